@@ -1,0 +1,217 @@
+"""TextFiles and ByteVocab: any file or folder of the user's."""
+
+import gin
+import numpy as np
+import pytest
+
+from trax_hier.data import ByteVocab, TextFiles
+from trax_hier.data.files import fill_splits, split_of
+
+
+def _write(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+  return str(path)
+
+
+def _scored(data, split):
+  """The bytes of a split, as evaluation scores them."""
+  return b''.join(
+    bytes(batch['targets'][batch['weights'] == 1].tolist())
+    for batch in data.eval_batches(split)
+  )
+
+
+def _folder(tmp_path, n_files=200):
+  for i in range(n_files):
+    _write(tmp_path / 'my' / f'{i % 7}' / f'{i}.txt', b'%d ' % i * 30)
+  return str(tmp_path / 'my')
+
+
+def test_byte_vocab_returns_what_it_was_given():
+  vocab = ByteVocab()
+  ids = vocab.encode('naïve 世界\n')
+  assert ids.dtype == np.int32
+  assert vocab.decode(ids) == 'naïve 世界\n'
+  assert vocab.decode(ids.tolist()) == 'naïve 世界\n'
+  assert vocab.decode([0xE4, 0x41]) == '\ufffdA'
+  with pytest.raises(ValueError, match='256'):
+    vocab.decode([256])
+
+
+def test_a_file_is_cut_in_order(tmp_path):
+  content = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
+  path = _write(tmp_path / 'my.bin', content)
+  data = TextFiles(path, 4, 64, valid_fraction=0.1, test_fraction=0.2)
+  assert _scored(data, 'valid') == content[3500:4000]
+  assert _scored(data, 'test') == content[4000:]
+  batch = data.train_batch(3)
+  assert batch['inputs'].shape == (4, 64)
+  assert batch['inputs'].dtype == np.int32
+  assert batch['weights'].dtype == np.float32
+  np.testing.assert_array_equal(batch['inputs'], batch['targets'])
+  for row in batch['inputs']:
+    assert bytes(row.tolist()) in content[:3500]
+  assert data.unit == 'byte'
+  assert data.describe() == (
+    f'TextFiles: {path} (split in order): train 3,500, valid 500, '
+    'test 1,000 bytes in windows of 64; batches of 4 rows'
+  )
+
+
+def test_batches_are_a_pure_function_of_seed_and_step(tmp_path):
+  path = _write(tmp_path / 'my.txt', bytes(range(256)) * 40)
+  a, b = TextFiles(path, 4, 64, seed=7), TextFiles(path, 4, 64, seed=7)
+  backwards = [b.train_batch(step)['inputs'] for step in reversed(range(60))]
+  for step, expected in zip(range(60), reversed(backwards), strict=True):
+    np.testing.assert_array_equal(a.train_batch(step)['inputs'], expected)
+  other = TextFiles(path, 4, 64, seed=8)
+  assert (a.train_batch(0)['inputs'] != other.train_batch(0)['inputs']).any()
+
+
+def test_shards_are_rows_of_the_global_batch(tmp_path):
+  path = _write(tmp_path / 'my.txt', bytes(range(256)) * 40)
+  data = TextFiles(path, 8, 32)
+  whole = data.train_batch(9)
+  for key, value in whole.items():
+    shards = [data.train_batch(9, shard, 4)[key] for shard in range(4)]
+    np.testing.assert_array_equal(np.concatenate(shards), value)
+  with pytest.raises(ValueError, match=r'TextFiles\.batch_size = 8.*3 shards'):
+    data.train_batch(9, 0, 3)
+
+
+def test_a_folder_is_split_by_file(tmp_path):
+  root = _folder(tmp_path)
+  data = TextFiles(root, 2, 64, valid_fraction=0.1, test_fraction=0.1)
+  assert 'split by file' in data.describe()
+  total = 200 * 30 * 4
+  seen = {}
+  for split in ('valid', 'test'):
+    scored = _scored(data, split)
+    assert 0.08 * total < len(scored) < 0.12 * total
+    for text in scored.split(b'\0')[:-1]:
+      number = int(text.split()[0])
+      assert text == b'%d ' % number * 30
+      seen[number] = split
+  assert set(seen.values()) == {'valid', 'test'}
+
+
+def test_filling_splits_is_pinned():
+  sizes = dict.fromkeys('abcdefghij', 10) | {'large': 100, 'small': 1}
+  splits = fill_splits(sizes, 0.1, 0.1)
+  assert {name for name in splits if splits[name] == 'test'} == {'d', 'j'}
+  assert {name for name in splits if splits[name] == 'valid'} == {'c', 'f'}
+
+
+def test_the_split_of_a_name_is_pinned():
+  splits = [split_of(name, 0.3, 0.3) for name in ('a', 'b', 'c', 'd/e.txt')]
+  assert splits == ['train', 'test', 'test', 'test']
+
+
+def test_a_folder_of_few_files_is_cut_in_order(tmp_path):
+  root = tmp_path / 'my'
+  _write(root / 'b.txt', b'b' * 500)
+  _write(root / 'a' / 'z.txt', b'a' * 500)
+  data = TextFiles(str(root), 2, 64, valid_fraction=0.1, test_fraction=0.1)
+  assert '2 files, split in order' in data.describe()
+  assert _scored(data, 'test') == b'b' * 99 + b'\0'
+
+
+def test_hidden_and_binary_files_are_left_out(tmp_path):
+  root = tmp_path / 'my'
+  _write(root / 'a.txt', b'a' * 300)
+  _write(root / 'b.txt', 'ß'.encode() * 100)
+  _write(root / '.hidden', b'h' * 300)
+  _write(root / '.git' / 'c.txt', b'g' * 300)
+  _write(root / 'zero.bin', b'z\0' * 300)
+  _write(root / 'latin.txt', 'ß'.encode('latin-1') * 300)
+  _write(root / 'empty.txt', b'')
+  (root / 'loop').symlink_to(root)
+  data = TextFiles(str(root), 1, 64)
+  assert '2 files' in data.describe()
+  assert 'train 452, valid 25, test 25 bytes' in data.describe()
+
+
+def test_evaluation_length_and_stride(tmp_path):
+  content = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
+  path = _write(tmp_path / 'my.bin', content)
+  data = TextFiles(
+    path, 2, 32, test_fraction=0.1, eval_length=64, eval_stride=8
+  )
+  assert data.eval_batches('test')[0]['inputs'].shape == (2, 64)
+  assert _scored(data, 'test') == content[3600:]
+
+
+def test_gin_needs_the_path_only(tmp_path):
+  path = _write(tmp_path / 'my.txt', b'abc ' * 500)
+  with gin.unlock_config():
+    gin.parse_config(f"""
+        DATA = '{path}'
+        trax_hier.data.TextFiles.path = %DATA
+        trax_hier.data.TextFiles.batch_size = 2
+        trax_hier.data.TextFiles.length = 16
+    """)
+  try:
+    assert TextFiles().train_batch(0)['inputs'].shape == (2, 16)
+  finally:
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'path': 'nowhere.txt'}, r"TextFiles\.path = 'nowhere\.txt': no such"),
+    ({'path': ''}, r"TextFiles\.path = '': no such"),
+    ({'path': '/dev/null'}, r'TextFiles\.path.*neither a file nor a folder'),
+    ({'batch_size': 0}, r'TextFiles\.batch_size = 0'),
+    ({'batch_size': True}, r'TextFiles\.batch_size = True'),
+    ({'length': -1}, r'TextFiles\.length = -1'),
+    ({'length': 901}, r'TextFiles\.length = 901: .* has only 900 bytes'),
+    ({'seed': -1}, r'TextFiles\.seed = -1'),
+    ({'valid_fraction': 1.0}, r'TextFiles\.valid_fraction = 1\.0'),
+    ({'test_fraction': -0.1}, r'TextFiles\.test_fraction = -0\.1'),
+    (
+      {'valid_fraction': 0.5, 'test_fraction': 0.5},
+      r'TextFiles\.valid_fraction \+ TextFiles\.test_fraction = 1',
+    ),
+    ({'eval_length': 0}, r'TextFiles\.eval_length = 0'),
+    ({'eval_stride': 0}, r'TextFiles\.eval_stride = 0'),
+    ({'eval_stride': 17}, r'TextFiles\.eval_stride = 17.*at most.*16'),
+  ],
+)
+def test_bad_arguments_are_named(tmp_path, changes, message):
+  arguments = {
+    'path': _write(tmp_path / 'my.txt', b'x' * 1000),
+    'batch_size': 2,
+    'length': 16,
+  }
+  with pytest.raises(ValueError, match=message):
+    TextFiles(**(arguments | changes))
+
+
+def test_an_empty_file_and_a_folder_without_text_are_named(tmp_path):
+  empty = _write(tmp_path / 'empty.txt', b'')
+  with pytest.raises(ValueError, match=r'TextFiles\.path.*the file is empty'):
+    TextFiles(empty, 2, 16)
+  with pytest.raises(ValueError, match=r'TextFiles\.path.*no UTF-8 text file'):
+    TextFiles(str(tmp_path), 2, 16)
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+  path = _write(tmp_path / 'my.txt', b'x' * 1000)
+
+  def refuse(*_, **__):
+    raise PermissionError('Permission denied')
+
+  monkeypatch.setattr(np, 'memmap', refuse)
+  with pytest.raises(ValueError, match=r'TextFiles\.path.*cannot be read'):
+    TextFiles(path, 2, 16)
+
+
+def test_an_empty_split_and_an_unknown_one_are_named(tmp_path):
+  path = _write(tmp_path / 'my.txt', b'x' * 1000)
+  data = TextFiles(path, 2, 16, valid_fraction=0.0)
+  with pytest.raises(ValueError, match='the valid split is empty'):
+    data.eval_batches('valid')
+  with pytest.raises(ValueError, match="'train': must be one of 'valid'"):
+    data.eval_batches('train')

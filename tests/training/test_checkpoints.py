@@ -1,0 +1,140 @@
+"""Checkpoints: exact, structure and all; what is trusted and what is kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trax_hier.training.checkpoints import (
+  CheckpointError,
+  Checkpoints,
+  named_leaves,
+)
+
+
+def make_state(seed=0, width=300):
+  """A tree with everything trax's trees have: markers, empty tuples, ints."""
+  rng = np.random.default_rng(seed)
+  return (
+    jnp.asarray(rng.normal(size=(width, 7)), jnp.float32),
+    (),
+    ({'__marker_for_cached_weights_': ()}, jnp.asarray(3, jnp.int32)),
+    ((jnp.asarray(rng.normal(size=5), jnp.bfloat16),),),
+  )
+
+
+def abstract(state):
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+
+
+def open_and_save(folder, steps, keep=10, metrics=None):
+  checkpoints = Checkpoints(folder, keep)
+  for step in steps:
+    values = {'loss': metrics[step]} if metrics else None
+    checkpoints.save(step, make_state(step), {'step': step}, values)
+  checkpoints.wait()
+  return checkpoints
+
+
+def damage(folder, step):
+  """Cuts the data files of a checkpoint in half."""
+  files = [f for f in (folder / str(step)).rglob('*') if f.stat().st_size > 500]
+  files = [f for f in files if f.is_file() and f.parent.name == 'd']
+  assert files
+  for file in files:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def assert_trees_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+def test_names_are_paths():
+  assert list(named_leaves(make_state())) == ['0', '2.1', '3.0.0']
+
+
+def test_the_newest_comes_back_exactly(tmp_path):
+  open_and_save(tmp_path, [1, 2]).close()
+  step, state, position = Checkpoints(tmp_path).restore(
+    abstract(make_state()), pytest.fail
+  )
+  assert (step, position) == (2, {'step': 2})
+  assert_trees_equal(state, make_state(2))
+
+
+def test_no_checkpoint_is_none(tmp_path):
+  assert Checkpoints(tmp_path).restore(abstract(make_state()), print) is None
+
+
+def test_a_save_is_not_changed_by_what_follows(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  state = make_state()
+  expected = jax.device_get(jax.tree.map(jnp.copy, state))
+  update = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0
+  )
+  checkpoints.save(1, state, {})
+  for _ in range(20):
+    state = update(state)
+  checkpoints.close()
+  _, restored, _ = Checkpoints(tmp_path).restore(abstract(state), pytest.fail)
+  assert_trees_equal(restored, expected)
+
+
+def test_a_truncated_newest_falls_back_and_says_so(tmp_path):
+  open_and_save(tmp_path, [1, 2, 3]).close()
+  damage(tmp_path, 3)
+  said = []
+  checkpoints = Checkpoints(tmp_path)
+  step, state, _ = checkpoints.restore(abstract(make_state()), said.append)
+  assert step == 2
+  assert_trees_equal(state, make_state(2))
+  assert 'checkpoint 3 cannot be loaded' in said[0]
+  assert said[-1] == 'falling back to checkpoint 2'
+  assert checkpoints.steps() == [1, 2]
+  assert (tmp_path.with_name(f'{tmp_path.name}_broken') / '3').is_dir()
+  # Step 3 can be written again.
+  checkpoints.save(3, make_state(3), {'step': 3})
+  checkpoints.close()
+  step, state, _ = Checkpoints(tmp_path).restore(abstract(state), pytest.fail)
+  assert step == 3
+
+
+def test_if_none_loads_it_stops(tmp_path):
+  open_and_save(tmp_path, [1, 2]).close()
+  damage(tmp_path, 1)
+  damage(tmp_path, 2)
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(CheckpointError, match=r'none of the checkpoints in'):
+    checkpoints.restore(abstract(make_state()), print)
+  assert checkpoints.steps() == [1, 2]
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    lambda s: (s[0][:100], *s[1:]),
+    lambda s: (s[0].astype(jnp.bfloat16), *s[1:]),
+    lambda s: s[:3],
+    lambda s: (*s, s[0]),
+  ],
+)
+def test_another_model_does_not_load(tmp_path, other):
+  open_and_save(tmp_path, [1]).close()
+  with pytest.raises(CheckpointError, match='checkpoint 1 in .* is of another model'):
+    Checkpoints(tmp_path).restore(abstract(other(make_state())), print)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.5}
+  checkpoints = open_and_save(tmp_path, losses, keep=2, metrics=losses)
+  assert checkpoints.steps() == [2, 4, 5]
+
+
+def test_without_metrics_only_the_newest_are_kept(tmp_path):
+  assert open_and_save(tmp_path, range(1, 6), keep=2).steps() == [4, 5]

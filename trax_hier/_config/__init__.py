@@ -1,0 +1,1 @@
+"""The parts behind `trax_hier.config`: files, names, types, table, text."""

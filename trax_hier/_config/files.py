@@ -1,0 +1,204 @@
+"""Reads gin files into statements that know their file and line.
+
+The search path, `include` and syntax errors, over gin's own parser. Names are
+resolved elsewhere.
+"""
+
+import dataclasses
+import difflib
+import io
+import os
+import pathlib
+import tokenize
+from collections.abc import Iterator
+
+from gin import config_parser
+
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+class ConfigError(ValueError):
+  """A fault in a gin file or binding: one message with file, line, binding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """`@name`, `@name()` or `%name` as written, scopes included."""
+
+  name: str
+  sigil: str
+  evaluate: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """Where a statement stands; `file` is None for a `--config` binding."""
+
+  file: str | None
+  line: int
+  text: str
+
+  def __str__(self) -> str:
+    if self.file is None:
+      return f"--config='{self.text}'"
+    return f'{self.file}:{self.line}: {self.text}'
+
+  @property
+  def short(self) -> str:
+    """`file:line`, without the statement."""
+    return str(self) if self.file is None else f'{self.file}:{self.line}'
+
+
+class _Delegate(config_parser.ParserDelegate):
+  """Keeps references as written: they are resolved with the statement."""
+
+  def configurable_reference(self, scoped_name, evaluate):
+    return Reference(scoped_name, '@', evaluate)
+
+  def macro(self, name):
+    return Reference(name, '%', True)
+
+
+def packaged_gin_dir() -> pathlib.Path:
+  """Returns the folder of the gin files that come with trax_hier.
+
+  A wheel carries them inside the package, a source checkout beside it.
+  """
+  inside = _PACKAGE / 'gin'
+  return inside if inside.is_dir() else _PACKAGE.parent / 'gin'
+
+
+def parse_value(text: str):
+  """Returns the value written in `text`; raises SyntaxError or the like."""
+  return config_parser.ConfigParser(text, _Delegate()).parse_value()
+
+
+def suggest(name: str, known) -> str:
+  """Returns '; did you mean ...?' for the known names near `name`, or ''."""
+  by_lower = {k.lower(): k for k in known}
+  near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
+  if not near:
+    return ''
+  return '; did you mean ' + ' or '.join(f"'{by_lower[n]}'" for n in near) + '?'
+
+
+def read_bindings(bindings: str) -> Iterator[tuple]:
+  """Yields (statement, Location) for a `--config` string.
+
+  Raises:
+    ConfigError: a syntax error, or a file it includes cannot be read.
+  """
+  yield from _statements(bindings, None, ())
+
+
+def read_file(
+  name: str, at: Location | None = None, stack: tuple[str, ...] = ()
+) -> Iterator[tuple]:
+  """Yields (statement, Location) for a gin file, its includes in place.
+
+  Args:
+    name: path, or short name of a packaged file.
+    at: the include statement, None for a file named by the user.
+    stack: resolved paths of the files being read, outermost first.
+
+  Raises:
+    ConfigError: no such file, not readable, a syntax error, an include cycle.
+  """
+  prefix = f'{at}: ' if at else ''
+  path = _find(name, prefix, stack[-1] if stack else None)
+  key = os.path.realpath(path)
+  if key in stack:
+    chain = ' includes '.join(_display(p) for p in (*stack, key))
+    raise ConfigError(f'{prefix}a file cannot include itself: {chain}')
+  try:
+    with open(path, encoding='utf-8-sig') as f:
+      text = f.read()
+  except UnicodeDecodeError as e:
+    raise ConfigError(
+      f'{prefix}{path} is not a gin file: byte {e.start} is not UTF-8 text'
+    ) from None
+  except OSError as e:
+    raise ConfigError(f'{prefix}cannot read {path}: {e.strerror}') from None
+  yield from _statements(text, _display(path), (*stack, key))
+
+
+def _find(name: str, prefix: str, includer: str | None) -> str:
+  """Current folder, then the including file's, then the packaged files."""
+  if not name.strip():
+    raise ConfigError(f'{prefix}the name of a gin file is empty')
+  packaged = packaged_gin_dir()
+  folders = [os.getcwd(), *([os.path.dirname(includer)] if includer else [])]
+  places = [os.path.join(folder, name) for folder in folders]
+  places.append(str(packaged / name.removeprefix('gin/')))
+  places = list(dict.fromkeys(os.path.normpath(p) for p in places))
+  for place in places:
+    if os.path.isfile(place):
+      return place
+  for place in places:
+    if os.path.isdir(place):
+      raise ConfigError(f'{prefix}{place} is a folder, not a gin file')
+  shipped = [str(p.relative_to(packaged)) for p in packaged.rglob('*.gin')]
+  raise ConfigError(
+    f"{prefix}there is no gin file '{name}'{suggest(name, shipped)}"
+    f' Looked for {", ".join(places)}'
+  )
+
+
+def _display(path: str) -> str:
+  """The path as short as it stays clear from the current folder."""
+  relative = os.path.relpath(path)
+  return path if relative.startswith('..') else relative
+
+
+def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
+  """Parses `text` statement by statement, follows includes."""
+  lines = text.splitlines() or ['']
+  start = 1
+
+  def location(line: int) -> Location:
+    line = min(max(line, 1), len(lines))
+    return Location(file, line, lines[line - 1].strip())
+
+  def fault(line: int | None, reason: str) -> ConfigError:
+    first = start  # of the faulty statement, after blank lines and comments
+    while first < len(lines) and lines[first - 1].strip()[:1] in ('', '#'):
+      first += 1
+    at = location(line or first)
+    since = (
+      f' (the statement starts at line {first})' if first < at.line else ''
+    )
+    return ConfigError(f'{at}: syntax error: {reason}{since}')
+
+  try:
+    parser = config_parser.ConfigParser(io.StringIO(text), _Delegate())
+    while True:
+      start = parser.current_token.start[0]
+      statement = parser.parse_statement()
+      if statement is None:
+        return
+      at = location(statement.location.line_num)
+      if isinstance(statement, config_parser.IncludeStatement):
+        yield from read_file(statement.filename, at, stack)
+      else:
+        yield statement, at
+  except ConfigError:
+    raise
+  except tokenize.TokenError as e:  # at the end of an unclosed statement
+    raise fault(None, e.args[0]) from None
+  except SyntaxError as e:
+    raise fault(e.lineno, _explain(e.msg)) from None
+  except (StopIteration, ValueError, RecursionError) as e:
+    # StopIteration: gin's parser ran past the end of the text.
+    reason = str(e).splitlines()[0] if str(e) else 'unexpected end'
+    raise fault(None, reason) from None
+
+
+def _explain(message: str) -> str:
+  """Gin's message in one line; a bare word gets the usual cause."""
+  _, marker, token = message.partition("Failed to parse token '")
+  if marker:
+    return (
+      f"'{token[:-1]}' is not a value: strings take quotes, references a"
+      ' leading @, macros a leading %; Python spells True, False and None'
+    )
+  return ' '.join(message.split())

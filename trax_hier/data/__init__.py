@@ -1,0 +1,33 @@
+"""Data sets: index-addressed token batches, with numpy alone.
+
+Every data set is an object with
+
+  train_batch(step, shard=0, n_shards=1) -> batch, a pure function
+  eval_batches('valid' or 'test') -> sequence of batches, each token once
+  vocab, unit, describe()
+
+where a batch is a dict of 'inputs' and 'targets', (b, l) int32, and 'weights',
+(b, l) float32, 1 where a token is scored.
+"""
+
+from trax_hier.data.dataset import DataSet, Vocab
+from trax_hier.data.documents import PaddedDocuments
+from trax_hier.data.enwik8 import Enwik8
+from trax_hier.data.images import ImageBytes
+from trax_hier.data.standard_library import StandardLibrary
+from trax_hier.data.synthetic import Synthetic
+from trax_hier.data.text import TextFiles
+from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+
+__all__ = [
+  'ByteVocab',
+  'DataSet',
+  'Enwik8',
+  'ImageBytes',
+  'PaddedDocuments',
+  'SentencePieceVocab',
+  'StandardLibrary',
+  'Synthetic',
+  'TextFiles',
+  'Vocab',
+]

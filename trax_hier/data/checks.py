@@ -1,0 +1,43 @@
+"""Checks of user-settable arguments, with messages that name the binding."""
+
+
+def check_positive(binding: str, value: int) -> None:
+  """Raises ValueError unless `value` is an int of at least 1."""
+  if not _is_int(value) or value < 1:
+    raise ValueError(f'{binding} = {value!r}: must be an integer of 1 or more')
+
+
+def check_not_negative(binding: str, value: int) -> None:
+  """Raises ValueError unless `value` is an int of at least 0."""
+  if not _is_int(value) or value < 0:
+    raise ValueError(f'{binding} = {value!r}: must be an integer of 0 or more')
+
+
+def check_fractions(name: str, valid: float, test: float) -> None:
+  """Raises ValueError unless both are in [0, 1) and leave something to train.
+
+  Args:
+    name: the configurable whose valid_fraction and test_fraction these are.
+    valid: share of the data held out for validation.
+    test: share of the data held out for the test.
+  """
+  for binding, value in (('valid_fraction', valid), ('test_fraction', test)):
+    if not 0 <= value < 1:
+      raise ValueError(f'{name}.{binding} = {value!r}: must be in [0, 1)')
+  if valid + test >= 1:
+    raise ValueError(
+      f'{name}.valid_fraction + {name}.test_fraction = {valid + test:g}: '
+      'must be less than 1, or nothing is left to train on'
+    )
+
+
+def check_choice(binding: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises ValueError unless `value` is one of `choices`."""
+  if value not in choices:
+    legal = ', '.join(map(repr, choices))
+    raise ValueError(f'{binding} = {value!r}: must be one of {legal}')
+
+
+def _is_int(value):
+  # bool is an int to Python, but `batch_size = True` is a mistake.
+  return isinstance(value, int) and not isinstance(value, bool)

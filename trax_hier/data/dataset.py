@@ -1,0 +1,176 @@
+"""The data set object that the trainer uses."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from trax_hier.data import checks
+from trax_hier.data.windows import (
+  Batch,
+  EvalBatches,
+  EvalWindows,
+  Rows,
+  TrainWindows,
+  example_indices,
+  make_batch,
+)
+
+_EVAL_SPLITS = ('valid', 'test')
+
+
+class Vocab(Protocol):
+  """What a vocabulary must have."""
+
+  size: int
+
+  def encode(self, text: str) -> np.ndarray:
+    """Returns (l,) int32 ids."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of the ids."""
+
+
+class DataSet:
+  """Rows addressed by number, served as batches.
+
+  Attributes:
+    vocab: the vocabulary of the ids.
+    unit: what one scored token is: 'byte', 'dim' or 'token'.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    description: str,
+    train_rows: Rows,
+    eval_rows: Mapping[str, tuple[Rows, int]],
+    vocab: Vocab,
+    unit: str,
+    batch_size: int,
+  ):
+    """Checks the batch size and stores the rest.
+
+    Args:
+      name: the configurable that makes this data set, for messages.
+      description: source and sizes, for `describe`.
+      train_rows: gives the tokens and weights, both (b, l), of (b,) positions
+        in an endless stream.
+      eval_rows: for 'valid' and 'test', a function that gives the same of (b,)
+        row numbers, and how many rows there are; past them it gives padding.
+      vocab: the vocabulary of the ids.
+      unit: what one scored token is.
+      batch_size: rows of the global batch.
+
+    Raises:
+      ValueError: if the batch size is not positive.
+    """
+    checks.check_positive(f'{name}.batch_size', batch_size)
+    self._name = name
+    self._description = description
+    self._train_rows = train_rows
+    self._eval_rows = eval_rows
+    self._batch_size = batch_size
+    self.vocab = vocab
+    self.unit = unit
+
+  def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
+    """Returns one shard of batch `step`: a pure function of its arguments.
+
+    Args:
+      step: which batch, from 0 without end.
+      shard: which part of the global batch, in [0, n_shards).
+      n_shards: in how many parts; must divide the batch size.
+
+    Returns:
+      'inputs' and 'targets', (b, l) int32, and 'weights', (b, l) float32.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    index = example_indices(self._name, step, self._batch_size, shard, n_shards)
+    return make_batch(*self._train_rows(index))
+
+  def eval_batches(self, split: str) -> EvalBatches:
+    """Returns all of 'valid' or 'test', each token scored exactly once.
+
+    Raises:
+      ValueError: if there is no such split or it is empty.
+    """
+    checks.check_choice('eval_batches: split', split, _EVAL_SPLITS)
+    rows, n_rows = self._eval_rows[split]
+    if not n_rows:
+      raise ValueError(f'{self._name}: the {split} split is empty')
+    return EvalBatches(rows, n_rows, self._batch_size)
+
+  def describe(self) -> str:
+    """Returns one line: the source, the sizes of the splits, the batch."""
+    return (
+      f'{self._name}: {self._description}; batches of {self._batch_size} rows'
+    )
+
+
+def windowed(
+  name: str,
+  origin: str,
+  splits: Mapping[str, np.ndarray],
+  vocab: Vocab,
+  batch_size: int,
+  length: int,
+  seed: int,
+  unit: str = 'byte',
+  eval_length: int | None = None,
+  eval_stride: int | None = None,
+  move_edges: bool = True,
+) -> DataSet:
+  """A data set of windows of three token arrays.
+
+  Args:
+    name: the configurable that has these arguments, for messages.
+    origin: where the data comes from, for `describe`.
+    splits: 'train', 'valid' and 'test', each (n,) integers.
+    vocab: the vocabulary of the ids.
+    batch_size: rows of the global batch.
+    length: tokens in a training window.
+    seed: which shuffle.
+    unit: what one token is.
+    eval_length: tokens in an evaluation window; None: `length`.
+    eval_stride: tokens that an evaluation window scores; None: all of them.
+    move_edges: whether training windows move from epoch to epoch.
+
+  Raises:
+    ValueError: naming the binding at fault.
+  """
+  eval_length = length if eval_length is None else eval_length
+  eval_stride = eval_length if eval_stride is None else eval_stride
+  checks.check_positive(f'{name}.length', length)
+  checks.check_positive(f'{name}.eval_length', eval_length)
+  checks.check_positive(f'{name}.eval_stride', eval_stride)
+  checks.check_not_negative(f'{name}.seed', seed)
+  if eval_stride > eval_length:
+    raise ValueError(
+      f'{name}.eval_stride = {eval_stride}: must be at most the evaluation '
+      f'length, {eval_length}'
+    )
+  if len(splits['train']) < length:
+    raise ValueError(
+      f'{name}.length = {length}: the training split of {origin} has only '
+      f'{len(splits["train"]):,} {unit}s, less than one window'
+    )
+  train = TrainWindows(splits['train'], length, seed, move_edges)
+  eval_windows = {
+    split: EvalWindows(splits[split], eval_length, eval_stride)
+    for split in _EVAL_SPLITS
+  }
+  sizes = ', '.join(
+    f'{split} {len(splits[split]):,}' for split in ('train', *_EVAL_SPLITS)
+  )
+  return DataSet(
+    name,
+    f'{origin}: {sizes} {unit}s in windows of {length}',
+    train.rows,
+    {split: (w.rows, w.n_windows) for split, w in eval_windows.items()},
+    vocab,
+    unit,
+    batch_size,
+  )

@@ -1,0 +1,137 @@
+"""PaddedDocuments: one document a row, as prepared from a tfds data set."""
+
+from pathlib import Path
+
+import gin
+import numpy as np
+
+from trax_hier.data import checks
+from trax_hier.data.dataset import DataSet, Vocab
+from trax_hier.data.permutation import shuffled
+from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+
+# The files of a prepared folder. `{split}.tokens` holds the ids of all
+# documents end to end, `{split}.ends.npy` where each one ends, int64.
+VOCAB_FILE = 'sentencepiece.model'
+COMMAND = 'python -m trax_hier.data.prepare --name=wiki40b/en --output_dir=DIR'
+
+
+def token_type(vocab: Vocab) -> np.dtype:
+  """The smallest unsigned integer that holds every id, on disk."""
+  return np.dtype(np.min_scalar_type(vocab.size - 1)).newbyteorder('<')
+
+
+class DocumentRows:
+  """Rows that each begin a document or go on with one, never two in a row.
+
+  A document longer than a row goes on in the next one, so no token is lost.
+  What a document leaves of its last row is padding of weight 0.
+  """
+
+  def __init__(self, tokens: np.ndarray, ends: np.ndarray, length: int):
+    """Counts the rows.
+
+    Args:
+      tokens: (n,) integers, the documents end to end.
+      ends: (documents,) int64, where each document ends.
+      length: tokens in a row.
+    """
+    self._tokens = tokens
+    self._ends = ends
+    self._length = length
+    self._begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    n_rows = -(-(ends - self._begins) // length)
+    self._row_ends = np.cumsum(n_rows)
+    self._first_rows = self._row_ends - n_rows
+    self.n_rows = int(n_rows.sum())
+
+  def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows by number; those past the last are all padding.
+
+    Args:
+      index: (b,) row numbers, 0 or more.
+
+    Returns:
+      (b, l) int32 tokens, padded with 0, and (b, l) float32 weights.
+    """
+    tokens = np.zeros((len(index), self._length), np.int32)
+    weights = np.zeros((len(index), self._length), np.float32)
+    documents = np.searchsorted(self._row_ends, index, side='right')
+    for row, (i, document) in enumerate(zip(index, documents, strict=True)):
+      if i < self.n_rows:
+        skipped = (i - self._first_rows[document]) * self._length
+        begin = self._begins[document] + skipped
+        end = min(begin + self._length, self._ends[document])
+        text = self._tokens[begin:end]
+        tokens[row, : len(text)] = text
+        weights[row, : len(text)] = 1
+    return tokens, weights
+
+
+@gin.configurable(module='trax_hier.data')
+def PaddedDocuments(
+  path: str, batch_size: int, length: int, seed: int = 0
+) -> DataSet:
+  """Documents such as wiki40b's articles, each in rows of its own.
+
+  Reads what `python -m trax_hier.data.prepare` writes, mapped. The vocabulary
+  is the SentencePiece model that the folder was prepared with, or bytes. Where
+  the set has no validation split, valid is test.
+
+  Args:
+    path: the folder.
+    batch_size: rows of the global batch.
+    length: tokens in a row.
+    seed: which shuffle.
+
+  Raises:
+    ValueError: naming the binding, if files are missing or do not fit
+      together, or if a number is not legal.
+  """
+  binding = f'PaddedDocuments.path = {path!r}'
+  checks.check_positive('PaddedDocuments.length', length)
+  checks.check_not_negative('PaddedDocuments.seed', seed)
+  root = Path(path).expanduser()
+  if not path or not root.is_dir():
+    raise ValueError(
+      f'{binding}: no such folder (looked for {root.absolute()}). To make '
+      f'one from a tfds data set: {COMMAND}'
+    )
+  model = root / VOCAB_FILE
+  vocab = SentencePieceVocab(str(model)) if model.exists() else ByteVocab()
+  try:
+    documents = {
+      split: _read(root, split, token_type(vocab), length)
+      for split in ('train', 'valid', 'test')
+      if split != 'valid' or (root / 'valid.tokens').exists()
+    }
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{binding}: {error}') from error
+  documents.setdefault('valid', documents['test'])
+  train = documents['train']
+
+  def train_rows(index):
+    return train.rows(shuffled(index, train.n_rows, seed)[1])
+
+  sizes = ', '.join(f'{split} {d.n_rows:,}' for split, d in documents.items())
+  return DataSet(
+    'PaddedDocuments',
+    f'{path}: {sizes} rows of {length}',
+    train_rows,
+    {
+      split: (documents[split].rows, documents[split].n_rows)
+      for split in ('valid', 'test')
+    },
+    vocab,
+    'token' if model.exists() else 'byte',
+    batch_size,
+  )
+
+
+def _read(root, split, dtype, length):
+  """Maps one split."""
+  ends = np.load(root / f'{split}.ends.npy', allow_pickle=False)
+  tokens = np.memmap(root / f'{split}.tokens', dtype, mode='r')
+  if not len(ends) or ends[-1] != len(tokens):
+    raise ValueError(f'{split}.ends.npy does not fit {split}.tokens')
+  return DocumentRows(tokens, ends, length)

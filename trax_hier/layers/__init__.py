@@ -1,0 +1,76 @@
+"""Layer combinators for long sequences; all of them plain Trax layers."""
+
+from trax_hier.layers.attention import (
+  Attend,
+  CausalAttention,
+  CrossAttention,
+  Heads,
+  KeyValueCache,
+  MergeHeads,
+  SelfAttention,
+  SoftmaxAttention,
+)
+from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
+from trax_hier.layers.build import build
+from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.normalization import LayerNorm
+from trax_hier.layers.positions import (
+  NoPositions,
+  RelativePositions,
+  RotaryPositions,
+  T5Positions,
+)
+from trax_hier.layers.shorten import (
+  AttentionShorten,
+  AverageShorten,
+  LinearShorten,
+)
+from trax_hier.layers.shortened_stack import ShortenedStack
+from trax_hier.layers.stacking import (
+  Once,
+  RandomChoice,
+  Remat,
+  Repeat,
+  ShareWeights,
+)
+from trax_hier.layers.upsample import (
+  AttentionUpsample,
+  LinearUpsample,
+  RepeatUpsample,
+  Upsample,
+  ZeroUpsample,
+)
+
+__all__ = [
+  'Attend',
+  'AttentionShorten',
+  'AttentionUpsample',
+  'AverageShorten',
+  'CausalAttention',
+  'CrossAttention',
+  'DecoderBlock',
+  'FeedForward',
+  'Heads',
+  'KeyValueCache',
+  'LayerNorm',
+  'LinearShorten',
+  'LinearUpsample',
+  'MergeHeads',
+  'NoPositions',
+  'Once',
+  'PreNormResidual',
+  'RandomChoice',
+  'RelativePositions',
+  'Remat',
+  'Repeat',
+  'RepeatUpsample',
+  'RotaryPositions',
+  'SelfAttention',
+  'ShareWeights',
+  'ShortenedStack',
+  'SoftmaxAttention',
+  'T5Positions',
+  'Upsample',
+  'ZeroUpsample',
+  'build',
+]

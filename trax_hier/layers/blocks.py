@@ -1,0 +1,63 @@
+"""Residual blocks, composed of the parts they are given."""
+
+from collections.abc import Callable
+
+import gin
+
+from trax_hier.layers.attention import SelfAttention
+from trax_hier.layers.build import build
+from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.normalization import LayerNorm
+from trax_hier.layers.positions import NoPositions
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.layers')
+def DecoderBlock(
+  d_model: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  attention: Callable[..., base.Layer] = SelfAttention,
+  feed_forward: Callable[..., base.Layer] = FeedForward,
+  dropout: float = 0.0,
+  mode: str = 'train',
+  max_len: int = 2048,
+  stride: int = 1,
+  positions: NoPositions | None = None,
+):
+  """A pre-norm Transformer decoder block: (b, l, d) -> (b, l, d).
+
+  x += Dropout(attention(LayerNorm(x))); x += Dropout(feed_forward(LayerNorm(x)))
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_ff: Width inside the feed-forward part.
+    n_heads: Number of attention heads.
+    attention: Makes the causal self-attention, from those of this function's
+      other arguments that it names.
+    feed_forward: Makes the feed-forward part, likewise.
+    dropout: Rate of all dropout in the block.
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity in tokens of caches in predict mode.
+    stride: Distance in tokens of neighbouring positions.
+    positions: Position scheme of the attention.
+  """
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    stride=stride,
+    positions=positions,
+  )
+  return tl.Serial(
+    PreNormResidual(build(attention, **dimensions), dropout, mode),
+    PreNormResidual(build(feed_forward, **dimensions), dropout, mode),
+  )
+
+
+def PreNormResidual(layer: base.Layer, dropout: float, mode: str) -> base.Layer:
+  """x + Dropout(layer(LayerNorm(x))): (b, l, d) -> (b, l, d)."""
+  return tl.Residual(LayerNorm(), layer, tl.Dropout(dropout, mode=mode))

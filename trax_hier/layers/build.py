@@ -1,0 +1,38 @@
+"""Calls a factory with those of the model's dimensions that it names.
+
+Models hand one set of dimensions (d_model, n_heads, mode, ...) to parts that
+gin injects. A part takes the ones in its signature: `LinearShorten` has no use
+for `n_heads`, so it neither declares nor receives it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
+  """Returns `factory(...)`, called with the `dimensions` in its signature.
+
+  Raises:
+    ValueError: `factory` cannot be called.
+  """
+  if not callable(factory):
+    raise ValueError(
+      f'expected a layer factory such as @DecoderBlock, got {factory!r}'
+    )
+  parameters = inspect.signature(factory).parameters
+  return factory(
+    **{name: dimensions[name] for name in parameters if name in dimensions}
+  )
+
+
+def check_mode(mode: str) -> None:
+  """Raises ValueError unless `mode` is 'train', 'eval' or 'predict'."""
+  if mode not in ('train', 'eval', 'predict'):
+    raise ValueError(f"mode must be 'train', 'eval' or 'predict', got {mode!r}")
+
+
+def check_heads(d_model: int, n_heads: int) -> None:
+  """Raises ValueError unless `n_heads` divides `d_model`."""
+  if n_heads < 1 or d_model % n_heads:
+    raise ValueError(f'n_heads = {n_heads} must divide d_model = {d_model}')

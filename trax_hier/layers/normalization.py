@@ -1,0 +1,30 @@
+"""Normalization, computed in float32 whatever the activations' dtype."""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.trax_compat import base
+
+
+class LayerNorm(base.Layer):
+  """Layer normalization over the last axis, with learned scale and bias.
+
+  (..., d) -> (..., d), in the dtype of its input; the mean and the variance are
+  taken in float32. Equals `trax.layers.LayerNorm` in float32.
+  """
+
+  def __init__(self, epsilon: float = 1e-6):
+    super().__init__()
+    self._epsilon = epsilon
+
+  def init_weights_and_state(self, input_signature):
+    d = input_signature.shape[-1]
+    self.weights = jnp.ones(d, jnp.float32), jnp.zeros(d, jnp.float32)
+
+  def forward(self, x):
+    scale, bias = (w.astype(jnp.float32) for w in self.weights)
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    variance = jnp.mean(y * y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(variance + self._epsilon)
+    return (y * scale + bias).astype(x.dtype)

@@ -1,0 +1,336 @@
+"""Position schemes for attention.
+
+A scheme says how the distance between a query and a key enters attention. It is
+made once per model and handed to every attention layer, which asks it for two
+layers:
+
+* `rotate(stride)`: queries or keys of a level whose neighbours lie `stride`
+  tokens apart, (b, h, l, d_head) -> same; keys are rotated before caching;
+* `logits(...)`: offsets, q, k -> bias, offsets, q, k, where `bias` is added to
+  the dot products q.k before scaling and `offsets` (..., n_queries, n_keys) are
+  the distances key minus query in tokens.
+
+`shared` lists layers whose weights all attention layers of the model share.
+Letters: b batch, h heads, l length, q queries, k keys, c rows of a table.
+"""
+
+import math
+
+import gin
+import jax.numpy as jnp
+import numpy as np
+
+from trax_hier.layers.build import check_heads
+from trax_hier.layers.stacking import Once
+from trax_hier.trax_compat import base, tl
+
+
+class Clock(base.Layer):
+  """Counts the tokens seen in earlier predict calls.
+
+  x (..., l, d) -> the number of positions (int32 scalar) that earlier calls
+  brought; 0 in 'train' and 'eval' modes, where a call is a whole sequence.
+  """
+
+  def __init__(self, mode: str):
+    super().__init__()
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._mode == 'predict':
+      self.state = jnp.zeros((), jnp.int32)
+
+  def forward(self, x):
+    if self._mode != 'predict':
+      return jnp.zeros((), jnp.int32)
+    t = self.state
+    self.state = t + x.shape[-2]
+    return t
+
+
+@gin.configurable(module='trax_hier.layers')
+class NoPositions:
+  """Attention that sees order only through its causal mask."""
+
+  shared = ()
+
+  def rotate(self, stride: int, mode: str) -> list[base.Layer]:
+    """Returns the layers that encode positions into queries or keys."""
+    del stride, mode
+    return []
+
+  def logits(
+    self, query_stride: int, key_stride: int, max_len: int, mode: str
+  ) -> base.Layer:
+    """Returns a layer (offsets, q, k) -> (bias, offsets, q, k)."""
+    del query_stride, key_stride, max_len, mode
+    return tl.Fn(
+      'NoBias', lambda offsets, q, k: (jnp.zeros(()), offsets, q, k), n_out=4
+    )
+
+
+@gin.configurable(module='trax_hier.layers')
+class RotaryPositions(NoPositions):
+  """Rotary positions: queries and keys turned by angles of their position.
+
+  Args:
+    base: Longest wavelength of the rotation, over 2 pi, in tokens.
+
+  Source: RoFormer (arXiv 2104.09864), with the two halves of a head as pairs.
+  """
+
+  def __init__(self, base: float = 10000.0):
+    self._base = base
+
+  def rotate(self, stride: int, mode: str) -> list[base.Layer]:
+    """Returns a layer that turns (b, h, l, d_head) by its positions."""
+
+    def turn(t, x):
+      half = x.shape[-1] // 2
+      positions = (t + jnp.arange(x.shape[-2])) * stride
+      frequencies = self._base ** (-jnp.arange(half) / half)
+      angles = positions[:, None] * frequencies
+      sin, cos = jnp.sin(angles), jnp.cos(angles)
+      x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+      y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+      return y.astype(x.dtype)
+
+    return [
+      tl.Branch(Clock(mode), None),  # t, x
+      tl.Fn('Rotate', turn),
+    ]
+
+
+@gin.configurable(module='trax_hier.layers')
+class T5Positions(NoPositions):
+  """A learned bias per head and logarithmic bucket of distance.
+
+  Args:
+    n_heads: Number of attention heads.
+    n_buckets: Number of buckets; the first half holds one distance each.
+    max_distance: Distance in tokens from which on all share the last bucket.
+
+  Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional buckets. Each
+  attention layer has its own table of weights (n_heads, n_buckets).
+  """
+
+  def __init__(
+    self, n_heads: int, n_buckets: int = 32, max_distance: int = 128
+  ):
+    if not 2 <= n_buckets < 2 * max_distance:
+      raise ValueError(
+        f'T5Positions.n_buckets = {n_buckets} must be between 2 and '
+        f'2 * max_distance = {2 * max_distance}'
+      )
+    self._n_heads = n_heads
+    self._n_buckets = n_buckets
+    self._max_distance = max_distance
+
+  def logits(
+    self, query_stride: int, key_stride: int, max_len: int, mode: str
+  ) -> base.Layer:
+    """Returns a layer (offsets, q, k) -> (bias, offsets, q, k)."""
+    n, longest = self._n_buckets, self._max_distance
+    table = tl.Weights(
+      tl.RandomNormalInitializer(n**-0.5), shape=(self._n_heads, n)
+    )
+
+    def look_up(table, offsets, q, k):
+      bias = table[:, t5_buckets(-offsets, n, longest)]
+      # (h, ..., q, k) -> (..., h, q, k)
+      bias = jnp.moveaxis(bias, 0, -3)
+      bias = bias.squeeze(-4) if offsets.ndim == 4 else bias
+      return bias, offsets, q, k
+
+    return tl.Serial(table, tl.Fn('T5Bias', look_up, n_out=4))
+
+
+def t5_buckets(distances, n_buckets: int, max_distance: int):
+  """Buckets (int32) of distances query minus key; negative ones count as 0."""
+  distances = jnp.maximum(distances, 0)
+  exact = n_buckets // 2
+  octaves = jnp.log(jnp.maximum(distances, 1) / exact) / math.log(
+    max_distance / exact
+  )
+  coarse = exact + (octaves * (n_buckets - exact)).astype(jnp.int32)
+  return jnp.where(
+    distances < exact, distances, jnp.minimum(coarse, n_buckets - 1)
+  )
+
+
+def sinusoid(positions, d_model: int):
+  """Sines, then cosines, of positions (n,): float32 (n, d_model)."""
+  frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
+  angles = positions[:, None] * frequencies
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(
+    jnp.float32
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+class RelativePositions(NoPositions):
+  """Transformer-XL's relative positions.
+
+  score(i, j) = (q_i + u).k_j + (q_i + v).r_ij, with r_ij a projection, learned
+  by each attention layer, of the sinusoid of the distance of key j from query
+  i. The biases u and v, (1, h, 1, d_head), are one pair for the whole model.
+
+  Args:
+    d_model: Width of the model and of the sinusoids; even.
+    n_heads: Number of attention heads; divides d_model.
+
+  Raises:
+    ValueError: d_model is odd or not divisible by n_heads.
+
+  Source: Transformer-XL (arXiv 1901.02860) section 3.3; Hourglass appendix B.
+  """
+
+  def __init__(self, d_model: int, n_heads: int):
+    check_heads(d_model, n_heads)
+    if d_model % 2:
+      raise ValueError(f'RelativePositions: d_model = {d_model} must be even')
+    self._d_model = d_model
+    self._n_heads = n_heads
+    shape = (1, n_heads, 1, d_model // n_heads)
+    initializer = tl.RandomNormalInitializer(1e-6)
+    self._context_bias = tl.Weights(initializer, shape)
+    self._location_bias = tl.Weights(initializer, shape)
+
+  @property
+  def shared(self) -> tuple[base.Layer, ...]:
+    """The layers u and v, to be owned by the model's `ShareWeights`."""
+    return self._context_bias, self._location_bias
+
+  def logits(
+    self, query_stride: int, key_stride: int, max_len: int, mode: str
+  ) -> base.Layer:
+    """Returns a layer (offsets, q, k) -> (bias, offsets, q + u, k)."""
+    if mode == 'predict':
+      grid = _AnyOffsets(query_stride, key_stride, max_len)
+    elif query_stride >= key_stride:
+      grid = _FineKeys(query_stride, key_stride)
+    else:
+      grid = _CoarseKeys(query_stride, key_stride)
+    h, d_head = self._n_heads, self._d_model // self._n_heads
+
+    def waves(q, k):
+      offsets = grid.rows(q.shape[-2], k.shape[-2])
+      return sinusoid(offsets, self._d_model).astype(q.dtype)
+
+    def relative_logits(r, v, u, offsets, q, k):
+      r = r.reshape(-1, h, d_head)
+      return grid.logits(q + v, r, offsets), offsets, q + u, k
+
+    return tl.Serial(  # offsets, q, k
+      tl.Select([1, 2, 0, 1, 2]),  # q, k, offsets, q, k
+      self._context_bias,
+      self._location_bias,
+      tl.Select([2, 3, 0, 1]),  # q, k, v, u, offsets, q, k
+      Once(
+        tl.Serial(tl.Fn('Sinusoid', waves), tl.Dense(self._d_model)), mode
+      ),  # r, v, u, offsets, q, k
+      tl.Fn('RelativeLogits', relative_logits, n_out=4),
+    )
+
+
+class _FineKeys:
+  """Queries whose stride is `ratio` >= 1 times that of the keys.
+
+  A query sees n_keys distances at most, from those of the last query to the
+  first key up to ratio - 1 keys ahead. One product scores all queries against
+  all those distances; shifting row i by its own position then aligns them.
+  """
+
+  def __init__(self, query_stride, key_stride):
+    self._ratio = query_stride // key_stride
+    self._stride = key_stride
+
+  def rows(self, n_queries, n_keys):
+    """Distances in tokens of the table's rows; the last `ratio` are padding."""
+    del n_queries
+    return (jnp.arange(n_keys + self._ratio) + self._ratio - n_keys) * (
+      self._stride
+    )
+
+  def logits(self, q, r, offsets):
+    """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
+    del offsets
+    return _shift(_scores(q, r), self._ratio)
+
+
+class _CoarseKeys:
+  """Queries whose stride is 1 / `ratio` of that of the keys.
+
+  The distance of key j from query i = ratio * a + m is ratio * (j - a) - m: for
+  each m, the queries a see n_keys distances that shift as in `_FineKeys`. The
+  cost is n_queries * n_keys; a table of all distances costs n_queries ** 2.
+  """
+
+  def __init__(self, query_stride, key_stride):
+    self._ratio = key_stride // query_stride
+    self._stride = query_stride
+
+  def rows(self, n_queries, n_keys):
+    """Distances in tokens of the table's rows, those of m = 0 first."""
+    del n_queries
+    groups = jnp.arange(n_keys + 1) + 1 - n_keys
+    m = jnp.arange(self._ratio)[:, None]
+    return ((groups * self._ratio - m) * self._stride).ravel()
+
+  def logits(self, q, r, offsets):
+    """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
+    del offsets
+    *batch, n_queries, d = q.shape
+    n_groups = n_queries // self._ratio
+    q = q.reshape(*batch, n_groups, self._ratio, d)
+    r = r.reshape(self._ratio, -1, *r.shape[1:])
+    scores = jnp.einsum(
+      '...hamd,mchd->...hmac', q, r, preferred_element_type=jnp.float32
+    )
+    y = jnp.swapaxes(_shift(scores, 1), -3, -2)  # (.., h, a, m, k)
+    return y.reshape(*batch, n_queries, n_groups)
+
+
+class _AnyOffsets:
+  """Queries and keys at positions known only when the program runs.
+
+  Scores every distance that a cache of `max_len` tokens can hold, then looks
+  each offset up.
+  """
+
+  def __init__(self, query_stride, key_stride, max_len):
+    self._stride = min(query_stride, key_stride)
+    self._n_past = -(-max_len // self._stride) + query_stride // self._stride
+    self._n_rows = self._n_past + query_stride // self._stride
+
+  def rows(self, n_queries, n_keys):
+    """Distances in tokens of the table's rows."""
+    del n_queries, n_keys
+    return (jnp.arange(self._n_rows) - self._n_past) * self._stride
+
+  def logits(self, q, r, offsets):
+    """(.., h, q, d) x (c, h, d) and offsets (.., q, k) -> (.., h, q, k)."""
+    scores = _scores(q, r)
+    rows = jnp.clip(offsets // self._stride + self._n_past, 0, self._n_rows - 1)
+    rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
+    return jnp.take_along_axis(scores, rows, axis=-1)
+
+
+def _scores(q, r):
+  """(.., h, q, d) x (c, h, d) -> (.., h, q, c), in float32."""
+  return jnp.einsum(
+    '...hqd,chd->...hqc', q, r, preferred_element_type=jnp.float32
+  )
+
+
+def _shift(scores, step):
+  """Moves row i of n left by step * (n - 1 - i): (.., n, c + step) -> (.., n, c).
+
+  Reading the rows end to end with a row length shorter by `step` does it. What
+  wraps round from the next row lands where the causal mask hides it.
+  """
+  *batch, n, width = scores.shape
+  c = width - step
+  flat = scores.reshape(*batch, n * width)
+  start = (n - 1) * step
+  return flat[..., start : start + n * c].reshape(*batch, n, c)

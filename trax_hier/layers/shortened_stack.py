@@ -1,0 +1,170 @@
+"""Work on a shortened sequence: shorten, apply layers, upsample."""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.attention import append
+from trax_hier.layers.upsample import Upsample
+from trax_hier.trax_compat import ShapeDtype, base, tl
+
+
+class ShortenedStack(base.Layer):
+  """Applies a layer to a sequence shortened k times: (b, l, d) -> (b, l, d).
+
+  upsample(inner(shorten(ShiftRight(x, k - 1))), x)
+
+  The shift by k - 1 is the smallest that is causal: group j ends at position
+  j k, the first that reads it. Lengths that k does not divide are padded inside
+  (with the same result as padding by hand, as long as `inner` is causal).
+
+  In predict mode `shorten`, `inner` and the coarse part of `upsample` run once
+  per k tokens, when a group is complete, in the same compiled program.
+
+  Args:
+    shorten_factor: k; 1 keeps the length.
+    shorten: (b, l, d) -> (b, l / k, d).
+    inner: (b, m, d) -> (b, m, d).
+    upsample: (b, m, d), (b, l, d) -> (b, l, d).
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity of predict mode in positions of this layer's input.
+
+  Raises:
+    ValueError: shorten_factor is not positive.
+
+  Source: Hourglass (arXiv 2110.13711) Algorithm 1.
+  """
+
+  def __init__(
+    self,
+    shorten_factor: int,
+    shorten: base.Layer,
+    inner: base.Layer,
+    upsample: Upsample,
+    mode: str = 'train',
+    max_len: int = 2048,
+  ):
+    super().__init__(name=f'ShortenedStack({shorten_factor})')
+    if shorten_factor < 1:
+      raise ValueError(f'shorten_factor = {shorten_factor} must be positive')
+    self._k = shorten_factor
+    self._mode = mode
+    self._n_groups = -(-max_len // shorten_factor)
+    self._sublayers = (
+      tl.Serial(shorten, inner, upsample.coarse),
+      upsample.fine,
+      base.Layer(name='Memory'),
+    )
+    self._weights = (None,) * 3
+    self._state = (None,) * 3
+
+  def init_weights_and_state(self, input_signature):
+    coarse, fine, _ = self.sublayers
+    b, l, d = input_signature.shape
+    l = self._k if self._mode == 'predict' else l + -l % self._k
+    x = ShapeDtype((b, l, d), input_signature.dtype)
+    coarse_weights, coarse_state = coarse.init(x, use_cache=True)
+    outputs = _as_tuple(coarse.output_signature(x))
+    u, buffers, memory = outputs[0], outputs[1:], ()
+    if self._mode == 'predict':
+      # One row more than there are groups: see `_decode`.
+      buffers = tuple(
+        ShapeDtype((*s.shape[:-2], self._n_groups + 1, s.shape[-1]), s.dtype)
+        for s in buffers
+      )
+      memory = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((b, self._k - 1, d), x.dtype),
+        jnp.zeros((b, self._k, d), u.dtype),
+        tuple(jnp.zeros(s.shape, s.dtype) for s in buffers),
+      )
+    fine_weights, fine_state = fine.init((u, *buffers, x), use_cache=True)
+    self.weights = coarse_weights, fine_weights, ()
+    self.state = coarse_state, fine_state, memory
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return self._decode(x)
+    coarse, fine, _ = self.sublayers
+    coarse_rng, fine_rng = jax.random.split(self.rng)
+    coarse_state, fine_state, memory = self.state
+    length = x.shape[1]
+    x = jnp.pad(x, [(0, 0), (0, -length % self._k), (0, 0)])
+    shifted = jnp.pad(x, [(0, 0), (self._k - 1, 0), (0, 0)])[:, : x.shape[1]]
+    outputs, coarse_state = coarse.pure_fn(
+      shifted, self.weights[0], coarse_state, coarse_rng, use_cache=True
+    )
+    y, fine_state = fine.pure_fn(
+      (*_as_tuple(outputs), x),
+      self.weights[1],
+      fine_state,
+      fine_rng,
+      use_cache=True,
+    )
+    self.state = coarse_state, fine_state, memory
+    return y[:, :length]
+
+  def _decode(self, x):
+    """Continues from the inputs of earlier calls with those in x (b, l, d).
+
+    Group j is complete at position j k. Of l positions from t on, every k-th
+    completes one: l // k groups for certain and at most one more, for which the
+    program branches.
+    """
+    coarse, fine, _ = self.sublayers
+    coarse_state, fine_state, (t, tail, last_u, buffers) = self.state
+    k, length = self._k, x.shape[1]
+    n = length // k
+    inputs = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
+    first = -(-t // k)  # The first group that this call completes.
+    start = first * k - t
+
+    def groups(state, start, n):
+      group = jax.lax.dynamic_slice_in_dim(inputs, start, n * k, axis=1)
+      outputs, state = coarse.pure_fn(group, self.weights[0], state, self.rng)
+      return _as_tuple(outputs), state
+
+    outputs = []
+    if n:
+      new, coarse_state = groups(coarse_state, start, n)
+      outputs.append(new)
+    if length % k:
+
+      def one_more(state):
+        return groups(state, start + n * k, 1)
+
+      def no_more(state):
+        shapes, _ = jax.eval_shape(one_more, state)
+        return jax.tree.map(
+          lambda s: jnp.zeros(s.shape, s.dtype), shapes
+        ), state
+
+      new, coarse_state = jax.lax.cond(
+        (first + n) * k < t + length, one_more, no_more, coarse_state
+      )
+      outputs.append(new)
+    new_u, *new_rows = (
+      jnp.concatenate(parts, axis=-2) for parts in zip(*outputs, strict=True)
+    )
+    # A row written for no group lies behind all others, unseen, until the next
+    # call overwrites it.
+    buffers = tuple(
+      append(buffer, rows, first)
+      for buffer, rows in zip(buffers, new_rows, strict=True)
+    )
+    u = jnp.concatenate([last_u, new_u.astype(last_u.dtype)], axis=1)
+    begin = (first - 1) * k  # The position of u's first row.
+    current = jax.lax.dynamic_slice_in_dim(u, t - begin, length, axis=1)
+    end = t + length
+    last_u = jax.lax.dynamic_slice_in_dim(
+      u, (end - 1) // k * k - begin, k, axis=1
+    )
+    y, fine_state = fine.pure_fn(
+      (current, *buffers, x), self.weights[1], fine_state, self.rng
+    )
+    memory = (end, inputs[:, length:], last_u, buffers)
+    self.state = coarse_state, fine_state, memory
+    return y
+
+
+def _as_tuple(x):
+  return tuple(x) if isinstance(x, (tuple, list)) else (x,)

@@ -1,0 +1,235 @@
+"""Stacks of equal blocks, and the weights and rematerialisation around them."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.layers')
+def Repeat(block: Callable[[], base.Layer], n: int, remat: bool = False):
+  """Applies `n` equal blocks one after another, as one compiled loop.
+
+  The weights of the blocks are stacked on a leading axis of size n, and so are
+  their states; compile time and program size do not grow with n. Each block
+  draws its own initial weights and its own dropout.
+
+  A layer object that occurs in every block is a shared layer in the sense of
+  Trax. Its weights must be owned outside the stack, by a `ShareWeights` that
+  runs before it; the blocks then read them from there.
+
+  Args:
+    block: Makes one block; its outputs have the shapes and dtypes of its
+      inputs. Must return a new layer object at every call.
+    n: Number of blocks; 0 is the identity.
+    remat: Whether the backward pass recomputes a block's activations instead
+      of keeping them.
+
+  Raises:
+    ValueError: `n` is negative, or `block` returns one object twice.
+  """
+  if n < 0:
+    raise ValueError(f'Repeat.n = {n} must not be negative')
+  if n == 0:
+    return tl.Serial()
+  template, other = block(), block()
+  if template is other:
+    raise ValueError(
+      'Repeat.block must return a new layer at every call, got the same '
+      f'{template.name} twice'
+    )
+  return _Repeat(Remat(template) if remat else template, other, n)
+
+
+class _Repeat(base.Layer):
+  """One template layer scanned over stacked weights, states and rngs."""
+
+  def __init__(self, template, other, n):
+    super().__init__(template.n_in, template.n_out, name=f'Repeat({n})')
+    if template.n_in != template.n_out:
+      raise ValueError(
+        'Repeat.block must return as many tensors as it takes, but '
+        f'{template.name} takes {template.n_in} and returns {template.n_out}'
+      )
+    self._n = n
+    self._sublayers = (template,)
+    self._weights = (None,)
+    self._state = (None,)
+    own, others = _leaves(template), _leaves(other)
+    self._shared = [own[i] for i in own.keys() & others.keys()]
+
+  def init_weights_and_state(self, input_signature):
+    (template,) = self.sublayers
+    owned = {id(layer) for layer in self._shared if layer._init_cached}
+
+    def init(rng):
+      return template.init(input_signature, rng, use_cache=True)
+
+    weights, state = jax.vmap(init)(jax.random.split(self.rng, self._n))
+    for layer in self._shared:
+      if id(layer) not in owned and jax.tree.leaves(layer.weights):
+        raise ValueError(
+          f'{layer.name} is shared between the blocks of {self.name}, so its '
+          'weights must be owned outside: put ShareWeights(...) before it'
+        )
+    self.rng = self.rng  # The template must not keep the traced one.
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (template,) = self.sublayers
+
+    def body(x, block):
+      weights, state, rng = block
+      return template.pure_fn(x, weights, state, rng)
+
+    rngs = jax.random.split(self.rng, self._n)
+    (weights,), (state,) = self.weights, self.state
+    x = tuple(x) if isinstance(x, list) else x
+    y, state = jax.lax.scan(body, x, (weights, state, rngs))
+    self.state = (state,)
+    return y
+
+
+def _leaves(layer):
+  """The layers at the bottom of `layer`, by identity."""
+  if not layer.sublayers:
+    return {id(layer): layer}
+  return {i: x for sub in layer.sublayers for i, x in _leaves(sub).items()}
+
+
+class Remat(base.Layer):
+  """Runs a layer without keeping its activations for the backward pass.
+
+  Same inputs, outputs, weights and state as `layer`, whose forward pass is
+  computed a second time when gradients are taken.
+  """
+
+  def __init__(self, layer: base.Layer):
+    super().__init__(layer.n_in, layer.n_out)
+    self._sublayers = (layer,)
+    self._weights = (None,)
+    self._state = (None,)
+
+  def init_weights_and_state(self, input_signature):
+    (layer,) = self.sublayers
+    weights, state = layer.init(input_signature, self.rng, use_cache=True)
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
+    y, state = jax.checkpoint(layer.pure_fn)(x, weights, state, self.rng)
+    self.state = (state,)
+    return y
+
+
+class ShareWeights(base.Layer):
+  """Owns the weights of layers that occur at several places of a model.
+
+  Takes and returns nothing. Trax keeps the weights of a layer object at its
+  first occurrence and reads them from there at every other one; this makes the
+  first occurrence explicit, outside any `Repeat` or `Remat`.
+  """
+
+  def __init__(self, *layers: base.Layer):
+    super().__init__(n_in=0, n_out=0)
+    self._sublayers = layers
+    self._weights = (None,) * len(layers)
+    self._state = (None,) * len(layers)
+
+  def init_weights_and_state(self, input_signature):
+    inits = [layer.init((), use_cache=True) for layer in self.sublayers]
+    self.weights = tuple(weights for weights, _ in inits)
+    self.state = tuple(state for _, state in inits)
+
+  def forward(self, x):
+    states = []
+    parts = zip(self.sublayers, self.weights, self.state, strict=True)
+    for layer, weights, state in parts:
+      _, state = layer.pure_fn((), weights, state, self.rng, use_cache=True)
+      states.append(state)
+    self.state = tuple(states)
+    return ()
+
+
+class Once(base.Layer):
+  """In predict mode, computes a layer in the first call and remembers it.
+
+  For what depends on weights and shapes alone, such as projected positions.
+  `layer` must be without state. In 'train' and 'eval' modes this is `layer`.
+  """
+
+  def __init__(self, layer: base.Layer, mode: str):
+    super().__init__(layer.n_in, layer.n_out)
+    self._mode = mode
+    self._sublayers = (layer, base.Layer(name='Memory'))
+    self._weights = (None, None)
+    self._state = (None, None)
+
+  def init_weights_and_state(self, input_signature):
+    layer, _ = self.sublayers
+    weights, state = layer.init(input_signature, self.rng, use_cache=True)
+    self.weights, self.state = (weights, ()), (state, ())
+    if self._mode == 'predict':
+      output = layer.output_signature(input_signature)
+      value = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), output)
+      self.state = state, (jnp.zeros((), bool), value)
+
+  def forward(self, x):
+    layer, (weights, _), (state, memory) = (
+      self.sublayers[0],
+      self.weights,
+      self.state,
+    )
+    if not memory:
+      y, state = layer.pure_fn(x, weights, state, self.rng)
+      self.state = state, ()
+      return y
+
+    def compute():
+      y, _ = layer.pure_fn(x, weights, state, self.rng)
+      return jax.tree.map(lambda a, b: a.astype(b.dtype), y, memory[1])
+
+    y = jax.lax.cond(memory[0], lambda: memory[1], compute)
+    self.state = state, (jnp.ones((), bool), y)
+    return y
+
+
+class RandomChoice(base.Layer):
+  """Applies one of several layers with the same weights, drawn at each call.
+
+  In 'train' mode each of `layers` is equally likely; in other modes it is
+  always the first. All must have weights and states of the same shapes.
+
+  Args:
+    layers: The alternatives; equal in inputs, outputs and weights.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, layers: Sequence[base.Layer], mode: str):
+    super().__init__(layers[0].n_in, layers[0].n_out)
+    self._sublayers = (layers[0],)
+    self._weights = (None,)
+    self._state = (None,)
+    self._choices = tuple(layers) if mode == 'train' else (layers[0],)
+
+  def init_weights_and_state(self, input_signature):
+    weights, state = self.sublayers[0].init(
+      input_signature, self.rng, use_cache=True
+    )
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (weights,), (state,) = self.weights, self.state
+    choice_rng, rng = jax.random.split(self.rng)
+    choice = jax.random.randint(choice_rng, (), 0, len(self._choices))
+    branches = [
+      functools.partial(layer.pure_fn, x, weights, state, rng)
+      for layer in self._choices
+    ]
+    y, state = jax.lax.switch(choice, branches)
+    self.state = (state,)
+    return y

@@ -1,0 +1,6 @@
+"""Language models, composed of the layers."""
+
+from trax_hier.models.hourglass import HourglassLM
+from trax_hier.models.transformer import TransformerLM
+
+__all__ = ['HourglassLM', 'TransformerLM']

@@ -1,0 +1,97 @@
+"""The Transformer decoder language model: the baseline of every table."""
+
+from collections.abc import Callable
+
+import gin
+import jax.numpy as jnp
+
+from trax_hier.layers import (
+  DecoderBlock,
+  LayerNorm,
+  NoPositions,
+  RelativePositions,
+  Repeat,
+  ShareWeights,
+  build,
+)
+from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.models')
+def TransformerLM(
+  vocab_size: int,
+  d_model: int = 512,
+  d_ff: int = 2048,
+  n_layers: int = 6,
+  n_heads: int = 8,
+  dropout: float = 0.1,
+  block: Callable[..., base.Layer] = DecoderBlock,
+  positions: Callable[..., NoPositions] = RelativePositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+):
+  """A decoder-only Transformer language model.
+
+  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
+  at position t predict token t from the tokens before it.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model.
+    d_ff: Width inside the feed-forward parts.
+    n_layers: Number of blocks.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    block: Makes a block, from those of the model's dimensions that it names.
+    positions: Makes the position scheme of all attention layers.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+  """
+  check_mode(mode)
+  check_heads(d_model, n_heads)
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+
+  def make_block():
+    return build(
+      block,
+      d_model=d_model,
+      d_ff=d_ff,
+      n_heads=n_heads,
+      dropout=dropout,
+      mode=mode,
+      max_len=max_len,
+      stride=1,
+      positions=scheme,
+    )
+
+  return tl.Serial(  # tokens
+    ShareWeights(*scheme.shared),
+    TokenEncoder(vocab_size, d_model, dropout, mode),  # (b, l, d)
+    Repeat(make_block, n_layers, remat),
+    LayerNorm(),
+    Logits(vocab_size),  # (b, l, v)
+  )
+
+
+def TokenEncoder(
+  vocab_size: int, d_model: int, dropout: float, mode: str
+) -> base.Layer:
+  """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d)."""
+  return tl.Serial(
+    tl.ShiftRight(mode=mode),
+    tl.Embedding(vocab_size, d_model),
+    tl.Dropout(dropout, mode=mode),
+  )
+
+
+def Logits(vocab_size: int) -> base.Layer:
+  """Projects to float32 logits: (b, l, d) -> (b, l, v)."""
+  return tl.Serial(
+    tl.Dense(vocab_size), tl.Fn('Float32', lambda x: x.astype(jnp.float32))
+  )

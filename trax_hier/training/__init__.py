@@ -1,0 +1,21 @@
+"""Training: schedules, optimizers, the jitted step, checkpoints, the loop."""
+
+from trax_hier.training.checkpoints import CheckpointError
+from trax_hier.training.loop import TrainResult, train
+from trax_hier.training.metrics_log import read_metrics
+from trax_hier.training.optimizers import SGD, Adafactor, Adam, Optimizer
+from trax_hier.training.report import NotFiniteError
+from trax_hier.training.schedules import multifactor
+
+__all__ = [
+  'SGD',
+  'Adafactor',
+  'Adam',
+  'CheckpointError',
+  'NotFiniteError',
+  'Optimizer',
+  'TrainResult',
+  'multifactor',
+  'read_metrics',
+  'train',
+]

@@ -1,0 +1,160 @@
+"""From factories to a run's functions: checked, abstract, nothing compiled."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from trax_hier.training.evaluate import Evaluator
+from trax_hier.training.mesh import (
+  data_mesh,
+  lane_shardings,
+  replicated,
+  split_rows,
+)
+from trax_hier.training.optimizers import Optimizer
+from trax_hier.training.state import (
+  TrainState,
+  abstract_init,
+  clean,
+  init_train_state,
+  lane_axes,
+)
+from trax_hier.training.step import apply_model, make_train_step
+from trax_hier.trax_compat import base
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+  """The parts of a run, ready to compile.
+
+  Attributes:
+    model: the model factory.
+    data: the data set.
+    mesh: the devices.
+    batch_shape: (b, l) of a global training batch.
+    abstract: the training state's shapes and shardings.
+    init: rng key -> training state; jitted.
+    step: (state, batch) -> (state, metrics); jitted, the state is donated.
+    evaluator: weights -> held-out metrics.
+  """
+
+  model: Callable[..., base.Layer]
+  data: object
+  mesh: Mesh
+  batch_shape: tuple[int, int]
+  abstract: TrainState
+  init: Callable
+  step: Callable
+  evaluator: Evaluator
+
+
+def build(
+  model: Callable,
+  data: object,
+  optimizer: Callable,
+  accumulate_steps: int = 1,
+  compute_dtype: str = "float32",
+) -> Build:
+  """Builds model, optimizer and data, and checks that they fit.
+
+  Arguments are those of `loop.train`.
+
+  Raises:
+    ValueError: for an argument of the wrong kind, a batch that does not split
+      over the devices and parts, or a vocabulary larger than the model's.
+  """
+  if compute_dtype not in COMPUTE_DTYPES:
+    raise ValueError(
+      f"train.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, got "
+      f"{compute_dtype!r}"
+    )
+  dtype = COMPUTE_DTYPES[compute_dtype]
+  if isinstance(model, base.Layer) or not callable(model):
+    raise ValueError(
+      "train.model must be a factory such as @HourglassLM (without "
+      f"parentheses), got {model!r:.80}"
+    )
+  if isinstance(optimizer, Optimizer) or not callable(optimizer):
+    raise ValueError(
+      "train.optimizer must be a factory such as @Adam (without "
+      f"parentheses), got {optimizer!r:.80}"
+    )
+  if not hasattr(data, "train_batch"):
+    raise ValueError(
+      "train.data must be a data set such as @TextFiles() (with "
+      f"parentheses), got {data!r:.80}"
+    )
+  mesh = data_mesh()
+  shape = data.train_batch(0)["inputs"].shape
+  _check_rows(shape[0], mesh.size, accumulate_steps)
+
+  layer, optimizer = model(mode="train"), optimizer()
+  _check_vocabulary(layer, shape, data.vocab.size)
+  lanes = lane_axes(layer, shape)
+  init = lambda rng: init_train_state(layer, optimizer, shape, rng)  # noqa: E731
+  weights, model_state = layer.weights, layer.state
+  abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
+  clean(layer, weights, model_state)
+  shardings = dataclasses.replace(
+    jax.tree.map(lambda _: replicated(mesh), abstract),
+    model_state=lane_shardings(mesh, lanes),
+  )
+  abstract = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+  step = make_train_step(layer, optimizer, lanes, accumulate_steps, dtype)
+  return Build(
+    model=model,
+    data=data,
+    mesh=mesh,
+    batch_shape=shape,
+    abstract=abstract,
+    init=jax.jit(init, out_shardings=shardings),
+    step=jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(shardings, split_rows(mesh)),
+      out_shardings=(shardings, replicated(mesh)),
+    ),
+    evaluator=Evaluator(
+      model(mode="eval"), data.eval_batches("valid"), data.unit, mesh, dtype
+    ),
+  )
+
+
+def _check_rows(rows, devices, parts):
+  if rows % (devices * parts):
+    raise ValueError(
+      f"a training batch of {rows} rows does not split evenly over {devices} "
+      f"devices and train.accumulate_steps = {parts}: the rows must be a "
+      f"multiple of {devices * parts}"
+    )
+
+
+def _check_vocabulary(layer, shape, size):
+  """Also the first time the whole model runs, on shapes alone."""
+  weights, model_state = abstract_init(layer, shape)
+  batch = {"inputs": jax.ShapeDtypeStruct(shape, np.int32)}
+  logits, _ = jax.eval_shape(
+    lambda *args: apply_model(layer, *args, jnp.float32),
+    weights,
+    model_state,
+    batch,
+    jax.random.PRNGKey(0),
+  )
+  clean(layer, weights, model_state)
+  if logits.shape[:-1] != shape or logits.shape[-1] < size:
+    raise ValueError(
+      f"train.model gives logits of shape {logits.shape}; the data needs "
+      f"{(*shape, size)}: check the model's vocab_size"
+    )

@@ -1,0 +1,184 @@
+"""Checkpoints: what is saved, when it may be trusted, what is kept.
+
+Orbax writes them in the background, and a checkpoint appears under its name
+only when whole: a run killed at any moment leaves whole checkpoints behind.
+Arrays are stored under names made of their place in the state, such as
+`weights.2.0` (trax's nested tuples have no names of their own).
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+PyTree = object
+
+
+class CheckpointError(RuntimeError):
+  """Checkpoints exist, but the run cannot carry on from them."""
+
+
+def named_leaves(tree: PyTree) -> dict[str, object]:
+  """The leaves of a tree by their path, joined by dots."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): leaf
+    for path, leaf in leaves
+  }
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  The newest `keep` are kept, and besides them the one with the lowest
+  evaluation loss among those saved with metrics.
+  """
+
+  def __init__(self, directory: str | Path, keep: int = 3):
+    """Opens the folder, creating it if it is not there."""
+    self._directory = Path(directory).absolute()
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(
+          [
+            policies.LatestN(keep),
+            policies.BestN(
+              get_metric_fn=lambda metrics: metrics["loss"],
+              reverse=True,
+              n=1,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
+        ),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """The steps that have a checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    position: Mapping[str, object],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Saves the state after `step` steps; returns before it is written.
+
+    Args:
+      step: the number of steps done.
+      state: a tree of arrays.
+      position: what else a resume needs, as JSON values.
+      metrics: of an evaluation at this step, with `loss` among them.
+    """
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(named_leaves(state)),
+        position=ocp.args.JsonSave(dict(position)),
+      ),
+      metrics=dict(metrics) if metrics else None,
+      force=True,
+    )
+
+  def restore(
+    self, abstract: PyTree, say: Callable[[str], None]
+  ) -> tuple[int, PyTree, dict[str, object]] | None:
+    """Loads the newest checkpoint that is whole.
+
+    Newer ones that cannot be loaded are set aside, in a folder whose name ends
+    in `_broken`, once an older one has been, so that the run can write these
+    steps again.
+
+    Args:
+      abstract: the state as a tree of `jax.ShapeDtypeStruct` with shardings.
+      say: gets a line for each checkpoint that cannot be loaded.
+
+    Returns:
+      The step, the state with the structure and shardings of `abstract`, and
+      the position; None if there are no checkpoints.
+
+    Raises:
+      CheckpointError: if there are checkpoints and none can be loaded, or one
+        is of another model or optimizer.
+    """
+    broken = []
+    for step in reversed(self.steps()):
+      try:
+        state, position = self._load(step, abstract)
+      except CheckpointError:
+        raise
+      except Exception as error:  # orbax and tensorstore raise many kinds
+        reason = str(error).strip().partition('\n')[0][:200]
+        say(f'checkpoint {step} cannot be loaded: {reason}')
+        broken.append(step)
+        continue
+      if broken:
+        say(f'falling back to checkpoint {step}')
+        self._set_aside(broken)
+      return step, state, position
+    if broken:
+      raise CheckpointError(
+        f'none of the checkpoints in {self._directory} can be loaded; mend '
+        'them, or start over in another output_dir'
+      )
+    return None
+
+  def wait(self) -> None:
+    """Returns when everything saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes writing and lets go of the folder."""
+    self._manager.close()
+
+  def _load(self, step, abstract):
+    wanted = named_leaves(abstract)
+    self._check_same(step, wanted)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(wanted),
+        position=ocp.args.JsonRestore(),
+      ),
+    )
+    leaves = [restored.state[name] for name in wanted]
+    state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    return state, dict(restored.position)
+
+  def _check_same(self, step, wanted):
+    """Tells a checkpoint of another model from one that is damaged."""
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      saved = handler.metadata(self._directory / str(step) / 'state').tree
+    there = {name: f'{x.dtype}{[*x.shape]}' for name, x in saved.items()}
+    here = {name: f'{x.dtype}{[*x.shape]}' for name, x in wanted.items()}
+    different = sorted(
+      name
+      for name in there.keys() | here.keys()
+      if there.get(name) != here.get(name)
+    )
+    if different:
+      name = different[0]
+      raise CheckpointError(
+        f'checkpoint {step} in {self._directory} is of another model or '
+        f'optimizer: {len(different)} arrays differ, {name} among them (saved '
+        f'{there.get(name, "not at all")}, now '
+        f'{here.get(name, "not at all")}); use the settings of that run, or '
+        'another output_dir'
+      )
+
+  def _set_aside(self, steps):
+    aside = self._directory.with_name(f'{self._directory.name}_broken')
+    aside.mkdir(exist_ok=True)
+    for step in steps:
+      target = aside / str(step)
+      shutil.rmtree(target, ignore_errors=True)
+      (self._directory / str(step)).rename(target)
+    self._manager.reload()

@@ -1,0 +1,90 @@
+"""Evaluation on a whole held-out set."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from trax_hier.training.mesh import (
+  lane_shardings,
+  pad_rows,
+  replicated,
+  split_rows,
+)
+from trax_hier.training.state import clean, init_layer, lane_axes
+from trax_hier.training.step import make_eval_step
+from trax_hier.trax_compat import base
+
+PyTree = object
+
+
+class Evaluator:
+  """Scores weights on a fixed sequence of batches.
+
+  The model state starts fresh at each evaluation and is carried from batch to
+  batch; the state of training is not touched.
+  """
+
+  def __init__(
+    self,
+    layer: base.Layer,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    unit: str,
+    mesh: Mesh,
+    compute_dtype: jnp.dtype = jnp.float32,
+  ):
+    """Prepares; nothing is compiled before the first call.
+
+    Args:
+      layer: the model in eval mode.
+      batches: of one shape, each with inputs, targets and weights (b, l).
+      unit: what a scored token is, for the name `bits_per_<unit>`.
+      mesh: the devices; batches that do not split over them are padded.
+      compute_dtype: what the weights are cast to.
+
+    Raises:
+      ValueError: if there is no batch.
+    """
+    if len(batches) == 0:
+      raise ValueError("the held-out set has no batches: it is too short")
+    self._batches = batches
+    self._unit = unit
+    self._mesh = mesh
+    self._layer = layer
+    shape = pad_rows(mesh, batches[0])["inputs"].shape
+    shardings = lane_shardings(mesh, lane_axes(layer, shape))
+    self._fresh_state = jax.jit(
+      lambda rng: init_layer(layer, shape, rng)[1], out_shardings=shardings
+    )
+    self._step = jax.jit(
+      make_eval_step(layer, compute_dtype),
+      donate_argnums=1,
+      in_shardings=(replicated(mesh), shardings, split_rows(mesh)),
+      out_shardings=(shardings, replicated(mesh)),
+    )
+
+  def __call__(self, weights: PyTree) -> dict[str, float]:
+    """Mean loss (nats), bits per unit, accuracy and tokens scored."""
+    old = self._layer.weights, self._layer.state
+    model_state = self._fresh_state(jax.random.PRNGKey(0))
+    clean(self._layer, *old)
+    totals = np.zeros(3, np.float64)
+    waiting = None
+    for i in range(len(self._batches)):
+      batch = pad_rows(self._mesh, self._batches[i])
+      model_state, sums = self._step(weights, model_state, batch)
+      if waiting is not None:
+        totals += np.asarray(waiting)
+      waiting = sums
+    nats, correct, tokens = (totals + np.asarray(waiting)).tolist()
+    if tokens == 0:
+      raise ValueError("the held-out set has no token with weight")
+    return {
+      "loss": nats / tokens,
+      f"bits_per_{self._unit}": nats / tokens / math.log(2),
+      "accuracy": correct / tokens,
+      "tokens": tokens,
+    }

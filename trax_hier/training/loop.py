@@ -1,0 +1,213 @@
+"""The training loop: `train`, the root of every gin file.
+
+The loop never waits for the device: it dispatches step n, prepares the batch
+of step n + 1, and only then reads the metrics of step n - 1.
+"""
+
+import contextlib
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+import gin
+from trax_hier import config
+from trax_hier.training.build import build
+from trax_hier.training.checkpoints import Checkpoints
+from trax_hier.training.console import Console
+from trax_hier.training.metrics_log import MetricsLog
+from trax_hier.training.report import NotFiniteError, Reporter
+from trax_hier.training.state import n_weights
+
+PyTree = object
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a finished run leaves in memory.
+
+  Attributes:
+    step: the number of steps done.
+    weights: the trained weights, float32, as nested tuples.
+    evaluation: loss, bits per unit, accuracy and tokens on the held-out set.
+    model: the model factory, and
+    data: the data set the run was given.
+  """
+
+  step: int
+  weights: PyTree
+  evaluation: dict[str, float]
+  model: Callable
+  data: object
+
+
+@gin.configurable(module="trax_hier.training", denylist=["before_compile"])
+def train(
+  output_dir: str,
+  model: Callable,
+  data: object,
+  optimizer: Callable,
+  steps: int,
+  eval_every: int = 1000,
+  checkpoint_every: int | None = None,
+  log_every: int = 10,
+  keep_checkpoints: int = 3,
+  accumulate_steps: int = 1,
+  compute_dtype: str = "float32",
+  seed: int = 0,
+  before_compile: Callable[[], None] | None = None,
+) -> TrainResult:
+  """Trains a model, or carries on with a run that was stopped.
+
+  `output_dir` gets `config.gin` (before the first step), `metrics.jsonl`,
+  TensorBoard event files, and `checkpoints/`. If it has checkpoints, the run
+  resumes from the newest whole one: weights, optimizer, model state, rng and
+  data position are those of that step, metrics written after it are dropped,
+  and the losses that follow are those of a run never stopped.
+
+  Args:
+    output_dir: the folder of the run; created if need be.
+    model: a factory of layers, `model(mode=...)`, such as `@HourglassLM`.
+    data: a data set, such as `@TextFiles()`.
+    optimizer: a factory of optimizers, such as `@Adam`.
+    steps: the number of steps to reach, those of an earlier run included.
+    eval_every: steps between evaluations on the whole held-out set; there is
+      one at the end as well.
+    checkpoint_every: steps between checkpoints; None: at each evaluation.
+      There is one at the end as well.
+    log_every: steps between the lines of metrics.jsonl.
+    keep_checkpoints: how many of the newest checkpoints are kept, besides the
+      best one by held-out loss.
+    accumulate_steps: parts in which a batch is taken, to save memory.
+    compute_dtype: 'float32' or 'bfloat16': what weights are cast to for
+      compute. Weights, loss and optimizer stay float32.
+    seed: of the initial weights and of dropout.
+    before_compile: called when everything is built and nothing is compiled.
+
+  Returns:
+    A `TrainResult`.
+
+  Raises:
+    ValueError: for an argument that cannot work, before any compilation.
+    report.NotFiniteError: when a metric is not finite; names the step, the
+      metric and the last checkpoint.
+    checkpoints.CheckpointError: if there are checkpoints and none loads.
+  """
+  if checkpoint_every is None:
+    checkpoint_every = eval_every
+  counts = {
+    "steps": steps,
+    "eval_every": eval_every,
+    "checkpoint_every": checkpoint_every,
+    "log_every": log_every,
+    "keep_checkpoints": keep_checkpoints,
+    "accumulate_steps": accumulate_steps,
+  }
+  for name, value in counts.items():
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise ValueError(
+        f"train.{name} must be a whole number, at least 1, got {value!r}"
+      )
+  folder = _make_folder(output_dir)
+  built = build(model, data, optimizer, accumulate_steps, compute_dtype)
+  if before_compile is not None:
+    before_compile()
+  (folder / "config.gin").write_text(config.operative_text())
+
+  with contextlib.ExitStack() as stack:
+    console = stack.enter_context(contextlib.closing(Console(steps)))
+    checkpoints = stack.enter_context(
+      contextlib.closing(Checkpoints(folder / "checkpoints", keep_checkpoints))
+    )
+    _introduce(built, compute_dtype, console.say)
+    done, state = _start(built, checkpoints, seed, console.say)
+    log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
+    reporter = Reporter(
+      log, console, data.unit, math.prod(built.batch_shape), log_every
+    )
+
+    def evaluate(step):
+      return step % eval_every == 0 or step == steps
+
+    def save(step):
+      return step % checkpoint_every == 0 or step == steps
+
+    if done >= steps:
+      console.say(f"nothing to train: train.steps is {steps}")
+      evaluation = built.evaluator(state.weights)
+      reporter.say_evaluation(done, evaluation)
+    batch = data.train_batch(done)
+    waiting = None
+    try:
+      for step in range(done + 1, steps + 1):
+        state, metrics = built.step(state, batch)
+        if step < steps:
+          batch = data.train_batch(step)
+        if waiting is not None:
+          reporter.step(step - 1, waiting)
+        waiting = metrics
+        if not (evaluate(step) or save(step)):
+          continue
+        # A checkpoint holds nothing that is not finite, and its metrics are
+        # on disk before it is.
+        reporter.step(step, waiting)
+        waiting = None
+        with reporter.pause():
+          evaluation = None
+          if evaluate(step):
+            evaluation = built.evaluator(state.weights)
+            reporter.evaluation(step, evaluation)
+          if save(step):
+            position = {"step": step, "seed": seed}
+            checkpoints.save(step, state, position, evaluation)
+    except NotFiniteError as error:
+      checkpoints.wait()
+      kept = checkpoints.steps()
+      kept = f"the last checkpoint is of step {kept[-1]}" if kept else "none"
+      raise NotFiniteError(f"{error}; training stopped, {kept}") from None
+  return TrainResult(max(done, steps), state.weights, evaluation, model, data)
+
+
+def _introduce(built, compute_dtype, say):
+  devices = built.mesh.devices.flat
+  say(
+    f"{n_weights(built.abstract.weights):,} weights, {compute_dtype} compute "
+    f"on {len(devices)} x {devices[0].device_kind}"
+  )
+  rows, length = built.batch_shape
+  say(f"{built.data.describe()}; batches of {rows} x {length}")
+
+
+def _start(built, checkpoints, seed, say):
+  """The newest checkpoint, or a fresh state where there is none."""
+  restored = checkpoints.restore(built.abstract, say)
+  if restored is None:
+    say(f"starting from seed {seed}")
+    return 0, built.init(jax.random.PRNGKey(seed))
+  step, state, position = restored
+  if position["seed"] != seed:
+    raise ValueError(
+      f"train.seed is {seed}, but the checkpoints of this run are of seed "
+      f"{position['seed']}: use that, or another output_dir"
+    )
+  say(f"resuming after step {step}")
+  return step, state
+
+
+def _make_folder(output_dir):
+  """The folder, there and writable.
+
+  Raises:
+    ValueError: if it cannot be made or written to.
+  """
+  folder = Path(output_dir).expanduser().absolute()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise ValueError(f"output_dir {folder} is not writable: {error}") from None
+  return folder

@@ -1,0 +1,145 @@
+"""Learning-rate schedules, written as trax writes them: products of factors.
+
+A schedule is a function of the step number n = 1, 2, ... (the first step is 1,
+as in trax) that works on Python integers and on traced arrays alike.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+import gin
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+
+FACTORS = (
+  "constant",
+  "two_constants",
+  "linear_warmup",
+  "rsqrt_decay",
+  "rsqrt_normalized_decay",
+  "decay_every",
+  "cosine_decay",
+  "cosine_decay_once",
+)
+
+
+@gin.configurable(module="trax_hier.training")
+def multifactor(
+  factors: str = "constant * linear_warmup * rsqrt_decay",
+  constant: float = 0.1,
+  warmup_steps: int = 400,
+  decay_factor: float = 0.5,
+  steps_per_decay: int = 20000,
+  steps_per_cycle: int = 100000,
+  second_constant: float = 0.01,
+  second_constant_step: int = 10000,
+  minimum: float = 0.0,
+  cosine_start: int = 0,
+  cosine_steps: int = 100000,
+) -> Schedule:
+  """Product of named factors of the step n; names and values are trax's.
+
+  * `constant`: the number `constant`.
+  * `two_constants`: `constant` before `second_constant_step`, then
+    `second_constant`.
+  * `linear_warmup`: min(1, n / warmup_steps).
+  * `rsqrt_decay`: 1 / sqrt(max(n, warmup_steps)).
+  * `rsqrt_normalized_decay`: the same times sqrt(warmup_steps), so that it
+    starts at 1.
+  * `decay_every`: decay_factor ** (n // steps_per_decay).
+  * `cosine_decay`: half a cosine from 1 to 0 over each `steps_per_cycle` steps
+    after warmup. It is cyclic, as trax's is: after a cycle it is 1 again.
+  * `cosine_decay_once` (not in trax): 1 until `cosine_start`, half a cosine
+    from 1 to 0 over the `cosine_steps` after it, and 0 from then on.
+
+  Args:
+    factors: factor names joined by `*`.
+    constant: see above.
+    warmup_steps: see above; at least 1 where a factor uses it.
+    decay_factor: see above.
+    steps_per_decay: see above.
+    steps_per_cycle: see above.
+    second_constant: see above.
+    second_constant_step: see above.
+    minimum: the product is never below this.
+    cosine_start: see above.
+    cosine_steps: see above.
+
+  Returns:
+    A function from the step number to the learning rate, a float32 scalar.
+
+  Raises:
+    ValueError: for an unknown factor or a period below 1 step.
+  """
+  names = [name.strip() for name in factors.split("*")]
+  unknown = [name for name in names if name not in FACTORS]
+  if unknown:
+    raise ValueError(
+      f"multifactor.factors has an unknown factor {unknown[0]!r} in "
+      f"{factors!r}; the factors are {', '.join(FACTORS)}"
+    )
+  periods = {
+    "warmup_steps": warmup_steps,
+    "steps_per_decay": steps_per_decay,
+    "steps_per_cycle": steps_per_cycle,
+    "cosine_steps": cosine_steps,
+  }
+  for name, value in periods.items():
+    if value < 1:
+      raise ValueError(f"multifactor.{name} must be at least 1, got {value}")
+
+  def factor(name, n):
+    match name:
+      case "constant":
+        return constant
+      case "two_constants":
+        return jnp.where(n < second_constant_step, constant, second_constant)
+      case "linear_warmup":
+        return jnp.minimum(1.0, n / warmup_steps)
+      case "rsqrt_decay":
+        return jax.lax.rsqrt(jnp.maximum(n, warmup_steps))
+      case "rsqrt_normalized_decay":
+        return jnp.sqrt(warmup_steps / jnp.maximum(n, warmup_steps))
+      case "decay_every":
+        return decay_factor ** (n // steps_per_decay)
+      case "cosine_decay":
+        cycles = jnp.maximum(0.0, (n - warmup_steps) / steps_per_cycle)
+        return half_cosine(cycles % 1.0)
+      case "cosine_decay_once":
+        return half_cosine(jnp.clip((n - cosine_start) / cosine_steps, 0, 1))
+
+  def learning_rate(step):
+    n = jnp.asarray(step, jnp.float32)
+    product = jnp.float32(1.0)
+    for name in names:
+      product *= factor(name, n)
+    return jnp.maximum(product, minimum)
+
+  return learning_rate
+
+
+def half_cosine(progress: jax.typing.ArrayLike) -> jax.Array:
+  """Half a cosine: 1 at progress 0, falling to 0 at progress 1."""
+  return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def as_schedule(learning_rate: float | Schedule) -> Schedule:
+  """A schedule as it is; a number as the schedule that is always that number.
+
+  Raises:
+    ValueError: if it is neither, or a negative number.
+  """
+  if callable(learning_rate):
+    return learning_rate
+  if isinstance(learning_rate, bool) or not isinstance(
+    learning_rate, int | float
+  ):
+    raise ValueError(
+      "learning_rate must be a number or a schedule such as @multifactor(), "
+      f"got {learning_rate!r}"
+    )
+  if learning_rate < 0:
+    raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
+  return lambda step: jnp.float32(learning_rate)
