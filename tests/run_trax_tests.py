@@ -41,7 +41,6 @@ MODULES = (
   'trax.layers.rnn_test',
   'trax.models.research.hourglass_test',
   'trax.optimizers.optimizers_test',
-  'trax.optimizers.trainer_test',
   'trax.supervised.training_test',
 )
 
@@ -64,12 +63,17 @@ KNOWN_FAILURES = {
     ' with jax_threefry_partitionable=False)'
   ),
   _EFFICIENT + 'test_self_attention_tf': _TF_NUMPY,
+  'trax.supervised.training_test.TrainingTest.test_train_save_restore_dense': (
+    'makes one array of arrays of unequal shape, which NumPy refuses by now'
+  ),
 }
 
+_MEMORY = 'is made to fill the memory of an accelerator'
+_ACCELERATION = 'trax.layers.acceleration_test.AccelerationTest.'
+
 NOT_RUN = {
-  'trax.layers.acceleration_test.AccelerationTest.test_chunk_memory': (
-    'is made to fill the memory of an accelerator'
-  ),
+  _ACCELERATION + 'test_chunk_memory': _MEMORY,
+  _ACCELERATION + 'test_chunk_grad_memory': _MEMORY,
 }
 
 

@@ -23,7 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
 
-  # Imported here so that --help and mistyped flags answer at once.
+  # Imported here so that --help and mistyped flags answer at once; all that
+  # registers names with gin comes before the files that use the names.
+  import trax_hier.data
+  import trax_hier.layers
+  import trax_hier.models
+  import trax_hier.training  # noqa: F401
   from trax_hier import config
 
   try:
@@ -78,12 +83,12 @@ def _train(output_dir):
   try:
     result = train(output_dir=output_dir, before_compile=before_compile)
   except (NotFiniteError, CheckpointError) as error:
-    return _fail(error, 1)
+    return _fail(config.explain(error), 1)
   except (ValueError, TypeError, OSError, base.LayerError) as error:
     # Until everything is built, what fails is what the user has written.
     if built:
       raise
-    return _fail(error, 2)
+    return _fail(config.explain(error), 2)
   except KeyboardInterrupt:
     return _fail('interrupted; the same command resumes the run', 130)
   _conclude(result, output_dir)
@@ -124,14 +129,11 @@ def _print_sample(result):
     _SAMPLE_TEMPERATURE,
     0,
   )
-  print(f'sample after the held-out text {prompt!r}:\n{text}\n')
+  print(f'sample, after held-out text in brackets:\n[{prompt}]{text}\n')
 
 
-def _fail(error, code):
-  """Prints an error without gin's account of the calls around it."""
-  lines = str(error).splitlines()
-  lines = [line for line in lines if 'In call to configurable' not in line]
-  print(f'trax_hier.trainer: {chr(10).join(lines).strip()}', file=sys.stderr)
+def _fail(message, code):
+  print(f'trax_hier.trainer: {message}', file=sys.stderr)
   return code
 
 

@@ -126,7 +126,9 @@ def test_if_none_loads_it_stops(tmp_path):
 )
 def test_another_model_does_not_load(tmp_path, other):
   open_and_save(tmp_path, [1]).close()
-  with pytest.raises(CheckpointError, match='checkpoint 1 in .* is of another model'):
+  with pytest.raises(
+    CheckpointError, match=r'checkpoint 1 in .* is of another model'
+  ):
     Checkpoints(tmp_path).restore(abstract(other(make_state())), print)
 
 

@@ -55,7 +55,10 @@ def test_adafactor_equals_optax():
   gradients = [jnp.asarray(rng.normal(size=weights.shape)) for _ in range(3)]
   theirs = optax.adafactor(1e-2)
   ours = Adafactor(1e-2).transform
-  (a, s), (b, t) = (weights, ours.init(weights)), (weights, theirs.init(weights))
+  (a, s), (b, t) = (
+    (weights, ours.init(weights)),
+    (weights, theirs.init(weights)),
+  )
   for g in gradients:
     u, s = ours.update(g, s, a)
     v, t = theirs.update(g, t, b)

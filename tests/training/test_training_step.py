@@ -38,7 +38,9 @@ def test_sums_by_hand():
   logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
   targets = rng.integers(0, 5, (2, 3))
   weights = np.array([[1, 0.5, 0], [1, 1, 0]], np.float32)
-  nats, correct = sums(jnp.asarray(logits), {'targets': targets, 'weights': weights})
+  nats, correct = sums(
+    jnp.asarray(logits), {'targets': targets, 'weights': weights}
+  )
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   rows, columns = np.indices((2, 3))
   expected = -np.log(p[rows, columns, targets]) * weights
@@ -69,8 +71,11 @@ def test_shared_layers_keep_their_marker():
   layer = tl.Serial(tl.Embedding(16, 8), dense, dense, tl.Dense(16))
   weights, _ = abstract_init(layer, SHAPE)
   assert isinstance(weights[2], dict)
-  _, state = run(model=lambda mode: tl.Serial(
-      tl.Embedding(16, 8), *[tl.Dense(8)] * 2, tl.Dense(16)))
+  _, state = run(
+    model=lambda mode: tl.Serial(
+      tl.Embedding(16, 8), *[tl.Dense(8)] * 2, tl.Dense(16)
+    )
+  )
   assert jax.tree.structure(state.weights) == jax.tree.structure(weights)
 
 
@@ -194,7 +199,7 @@ def test_evaluation_scores_every_token_once():
     ({'accumulate_steps': 3}, '8 rows does not split .*accumulate_steps = 3'),
     (
       {'model': lambda mode: tl.Serial(tl.Embedding(8, 4), tl.Dense(8))},
-      r"logits of shape \(8, 6, 8\); the data needs \(8, 6, 16\)",
+      r'logits of shape \(8, 6, 8\); the data needs \(8, 6, 16\)',
     ),
   ],
 )

@@ -13,6 +13,7 @@ from trax_hier.layers.attention import (
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
 from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import (
   NoPositions,
@@ -52,6 +53,7 @@ __all__ = [
   'FeedForward',
   'Heads',
   'KeyValueCache',
+  'LSHAttention',
   'LayerNorm',
   'LinearShorten',
   'LinearUpsample',

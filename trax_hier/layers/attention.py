@@ -129,7 +129,7 @@ def CrossAttention(
       Once(Heads(d_model, n_heads), mode),
     ),  # offsets, q, k, v
     NoPositions().logits(1, 1, 0, mode),  # bias, offsets, q, k, v
-    SoftmaxAttention(1, None, dropout, mode),  # (b, h, l, d_head)
+    SoftmaxAttention(dropout, mode),  # (b, h, l, d_head)
     MergeHeads(),
     tl.Dense(d_model),
   )

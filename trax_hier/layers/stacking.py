@@ -101,6 +101,18 @@ def _leaves(layer):
   return {i: x for sub in layer.sublayers for i, x in _leaves(sub).items()}
 
 
+def _shapes_of_weights(layer, input_signature, rng):
+  """The shapes of a layer's weights, without marking it as initialised."""
+  shared = [x for x in _leaves(layer).values() if x._init_cached]
+  weights, _ = jax.eval_shape(
+    lambda: layer.init(input_signature, rng, use_cache=True)
+  )
+  layer._clear_init_cache()
+  for x in shared:
+    x._init_cached = True
+  return jax.tree.map(lambda w: w.shape, weights)
+
+
 class Remat(base.Layer):
   """Runs a layer without keeping its activations for the backward pass.
 
@@ -207,6 +219,9 @@ class RandomChoice(base.Layer):
   Args:
     layers: The alternatives; equal in inputs, outputs and weights.
     mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: at `init`, if the weights of the alternatives differ in shape.
   """
 
   def __init__(self, layers: Sequence[base.Layer], mode: str):
@@ -217,10 +232,16 @@ class RandomChoice(base.Layer):
     self._choices = tuple(layers) if mode == 'train' else (layers[0],)
 
   def init_weights_and_state(self, input_signature):
-    weights, state = self.sublayers[0].init(
-      input_signature, self.rng, use_cache=True
-    )
+    first, *others = self._choices
+    weights, state = first.init(input_signature, self.rng, use_cache=True)
     self.weights, self.state = (weights,), (state,)
+    for other in others:
+      shapes = _shapes_of_weights(other, input_signature, self.rng)
+      if shapes != jax.tree.map(jnp.shape, weights):
+        raise ValueError(
+          f'the alternatives {first.name} and {other.name} must have weights '
+          'of the same shapes, so none may depend on what is drawn'
+        )
 
   def forward(self, x):
     (weights,), (state,) = self.weights, self.state

@@ -82,6 +82,13 @@ def HourglassLM(
   n_before, n_after = vanilla_layers
   levels = parse_hierarchy(hierarchy)
   max_len += -max_len % math.prod(k for _, k in levels)
+  if shorten_factor_dropout and (
+    len(levels) > 1 or levels[0][1] not in shorten_factor_dropout
+  ):
+    raise ValueError(
+      f'shorten_factor_dropout = {shorten_factor_dropout} must be empty or, '
+      f'with one level, contain its factor; hierarchy = {hierarchy!r}'
+    )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
     d_model=d_model,
@@ -101,24 +108,29 @@ def HourglassLM(
       LayerNorm(),
     )
 
-  def valley(levels, stride):
-    (n_blocks, k), *deeper = levels
+  def shortened(n_blocks, k, deeper, stride):
     blocks = [stack(shortened_block, n_blocks, k * stride)]
     if deeper:
       blocks += [valley(deeper, k * stride)]
       blocks += [stack(shortened_block, n_blocks, k * stride)]
     here = dict(dimensions, shorten_factor=k, stride=stride)
-    return tl.Residual(
-      ShortenedStack(
-        k,
-        shorten=build(shorten, **here),
-        inner=tl.Serial(*blocks),
-        upsample=build(upsample, **here),
-        mode=mode,
-        max_len=max_len // stride,
-      ),
-      LayerNorm(),
+    return ShortenedStack(
+      k,
+      shorten=build(shorten, **here),
+      inner=tl.Serial(*blocks),
+      upsample=build(upsample, **here),
+      mode=mode,
+      max_len=max_len // stride,
     )
+
+  def valley(levels, stride):
+    (n_blocks, k), *deeper = levels
+    layer = shortened(n_blocks, k, deeper, stride)
+    if shorten_factor_dropout:
+      others = [f for f in shorten_factor_dropout if f != k]
+      others = [shortened(n_blocks, f, deeper, stride) for f in others]
+      layer = RandomChoice([layer, *others], mode)
+    return tl.Residual(layer, LayerNorm())
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),

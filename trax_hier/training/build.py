@@ -26,7 +26,7 @@ from trax_hier.training.state import (
 from trax_hier.training.step import apply_model, make_train_step
 from trax_hier.trax_compat import base
 
-COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def build(
   data: object,
   optimizer: Callable,
   accumulate_steps: int = 1,
-  compute_dtype: str = "float32",
+  compute_dtype: str = 'float32',
 ) -> Build:
   """Builds model, optimizer and data, and checks that they fit.
 
@@ -71,30 +71,30 @@ def build(
   """
   if compute_dtype not in COMPUTE_DTYPES:
     raise ValueError(
-      f"train.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, got "
-      f"{compute_dtype!r}"
+      f'train.compute_dtype must be one of {", ".join(COMPUTE_DTYPES)}, got '
+      f'{compute_dtype!r}'
     )
   dtype = COMPUTE_DTYPES[compute_dtype]
   if isinstance(model, base.Layer) or not callable(model):
     raise ValueError(
-      "train.model must be a factory such as @HourglassLM (without "
-      f"parentheses), got {model!r:.80}"
+      'train.model must be a factory such as @HourglassLM (without '
+      f'parentheses), got {model!r:.80}'
     )
   if isinstance(optimizer, Optimizer) or not callable(optimizer):
     raise ValueError(
-      "train.optimizer must be a factory such as @Adam (without "
-      f"parentheses), got {optimizer!r:.80}"
+      'train.optimizer must be a factory such as @Adam (without '
+      f'parentheses), got {optimizer!r:.80}'
     )
-  if not hasattr(data, "train_batch"):
+  if not hasattr(data, 'train_batch'):
     raise ValueError(
-      "train.data must be a data set such as @TextFiles() (with "
-      f"parentheses), got {data!r:.80}"
+      'train.data must be a data set such as @TextFiles() (with '
+      f'parentheses), got {data!r:.80}'
     )
   mesh = data_mesh()
-  shape = data.train_batch(0)["inputs"].shape
+  shape = data.train_batch(0)['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
-  layer, optimizer = model(mode="train"), optimizer()
+  layer, optimizer = model(mode='train'), optimizer()
   _check_vocabulary(layer, shape, data.vocab.size)
   lanes = lane_axes(layer, shape)
   init = lambda rng: init_train_state(layer, optimizer, shape, rng)  # noqa: E731
@@ -127,7 +127,7 @@ def build(
       out_shardings=(shardings, replicated(mesh)),
     ),
     evaluator=Evaluator(
-      model(mode="eval"), data.eval_batches("valid"), data.unit, mesh, dtype
+      model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
     ),
   )
 
@@ -135,16 +135,16 @@ def build(
 def _check_rows(rows, devices, parts):
   if rows % (devices * parts):
     raise ValueError(
-      f"a training batch of {rows} rows does not split evenly over {devices} "
-      f"devices and train.accumulate_steps = {parts}: the rows must be a "
-      f"multiple of {devices * parts}"
+      f'a training batch of {rows} rows does not split evenly over {devices} '
+      f'devices and train.accumulate_steps = {parts}: the rows must be a '
+      f'multiple of {devices * parts}'
     )
 
 
 def _check_vocabulary(layer, shape, size):
   """Also the first time the whole model runs, on shapes alone."""
   weights, model_state = abstract_init(layer, shape)
-  batch = {"inputs": jax.ShapeDtypeStruct(shape, np.int32)}
+  batch = {'inputs': jax.ShapeDtypeStruct(shape, np.int32)}
   logits, _ = jax.eval_shape(
     lambda *args: apply_model(layer, *args, jnp.float32),
     weights,
@@ -155,6 +155,6 @@ def _check_vocabulary(layer, shape, size):
   clean(layer, weights, model_state)
   if logits.shape[:-1] != shape or logits.shape[-1] < size:
     raise ValueError(
-      f"train.model gives logits of shape {logits.shape}; the data needs "
+      f'train.model gives logits of shape {logits.shape}; the data needs '
       f"{(*shape, size)}: check the model's vocab_size"
     )

@@ -26,7 +26,7 @@ def named_leaves(tree: PyTree) -> dict[str, object]:
   """The leaves of a tree by their path, joined by dots."""
   leaves, _ = jax.tree.flatten_with_path(tree)
   return {
-    jax.tree_util.keystr(path, simple=True, separator="."): leaf
+    jax.tree_util.keystr(path, simple=True, separator='.'): leaf
     for path, leaf in leaves
   }
 
@@ -48,7 +48,7 @@ class Checkpoints:
           [
             policies.LatestN(keep),
             policies.BestN(
-              get_metric_fn=lambda metrics: metrics["loss"],
+              get_metric_fn=lambda metrics: metrics['loss'],
               reverse=True,
               n=1,
               keep_checkpoints_without_metrics=False,

@@ -24,7 +24,7 @@ class Console:
     )
     self._live = self._console.is_terminal
     self._first = self._start = None
-    self._drawn = float("-inf")
+    self._drawn = float('-inf')
     self._bar = None
 
   def say(self, text: str) -> None:
@@ -44,11 +44,11 @@ class Console:
       self._start, self._first = now, step
     elif step < self._steps:
       per_step = (now - self._start) / (step - self._first)
-      text += f", {duration(per_step * (self._steps - step))} left"
+      text += f', {duration(per_step * (self._steps - step))} left'
     if self._live:
       self._redraw(step, text)
     else:
-      self.say(f"step {step}/{self._steps}: {text}")
+      self.say(f'step {step}/{self._steps}: {text}')
 
   def close(self) -> None:
     """Leaves the progress line as it is."""
@@ -58,13 +58,13 @@ class Console:
   def _redraw(self, step, text):
     if self._bar is None:
       self._bar = rich.progress.Progress(
-        rich.progress.TextColumn("step {task.completed}/{task.total}"),
+        rich.progress.TextColumn('step {task.completed}/{task.total}'),
         rich.progress.BarColumn(bar_width=20),
-        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.TextColumn('{task.description}', markup=False),
         console=self._console,
         auto_refresh=False,
       )
-      self._bar.add_task("", total=self._steps)
+      self._bar.add_task('', total=self._steps)
       self._bar.start()
     self._bar.update(
       self._bar.task_ids[0], completed=step, description=text, refresh=True
@@ -75,10 +75,10 @@ def duration(seconds: float) -> str:
   """Seconds as a person writes them: 42s, 3m 20s, 5h 07m, 2d 03h."""
   seconds = round(seconds)
   for big, small, unit, part in (
-    (86400, 3600, "d", "h"),
-    (3600, 60, "h", "m"),
-    (60, 1, "m", "s"),
+    (86400, 3600, 'd', 'h'),
+    (3600, 60, 'h', 'm'),
+    (60, 1, 'm', 's'),
   ):
     if seconds >= big:
-      return f"{seconds // big}{unit} {seconds % big // small:02d}{part}"
-  return f"{seconds}s"
+      return f'{seconds // big}{unit} {seconds % big // small:02d}{part}'
+  return f'{seconds}s'

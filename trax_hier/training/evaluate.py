@@ -49,12 +49,12 @@ class Evaluator:
       ValueError: if there is no batch.
     """
     if len(batches) == 0:
-      raise ValueError("the held-out set has no batches: it is too short")
+      raise ValueError('the held-out set has no batches: it is too short')
     self._batches = batches
     self._unit = unit
     self._mesh = mesh
     self._layer = layer
-    shape = pad_rows(mesh, batches[0])["inputs"].shape
+    shape = pad_rows(mesh, batches[0])['inputs'].shape
     shardings = lane_shardings(mesh, lane_axes(layer, shape))
     self._fresh_state = jax.jit(
       lambda rng: init_layer(layer, shape, rng)[1], out_shardings=shardings
@@ -81,10 +81,10 @@ class Evaluator:
       waiting = sums
     nats, correct, tokens = (totals + np.asarray(waiting)).tolist()
     if tokens == 0:
-      raise ValueError("the held-out set has no token with weight")
+      raise ValueError('the held-out set has no token with weight')
     return {
-      "loss": nats / tokens,
-      f"bits_per_{self._unit}": nats / tokens / math.log(2),
-      "accuracy": correct / tokens,
-      "tokens": tokens,
+      'loss': nats / tokens,
+      f'bits_per_{self._unit}': nats / tokens / math.log(2),
+      'accuracy': correct / tokens,
+      'tokens': tokens,
     }

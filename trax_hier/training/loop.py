@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import gin
 import jax
 
-import gin
 from trax_hier import config
 from trax_hier.training.build import build
 from trax_hier.training.checkpoints import Checkpoints
@@ -44,7 +44,7 @@ class TrainResult:
   data: object
 
 
-@gin.configurable(module="trax_hier.training", denylist=["before_compile"])
+@gin.configurable(module='trax_hier.training', denylist=['before_compile'])
 def train(
   output_dir: str,
   model: Callable,
@@ -56,7 +56,7 @@ def train(
   log_every: int = 10,
   keep_checkpoints: int = 3,
   accumulate_steps: int = 1,
-  compute_dtype: str = "float32",
+  compute_dtype: str = 'float32',
   seed: int = 0,
   before_compile: Callable[[], None] | None = None,
 ) -> TrainResult:
@@ -99,28 +99,28 @@ def train(
   if checkpoint_every is None:
     checkpoint_every = eval_every
   counts = {
-    "steps": steps,
-    "eval_every": eval_every,
-    "checkpoint_every": checkpoint_every,
-    "log_every": log_every,
-    "keep_checkpoints": keep_checkpoints,
-    "accumulate_steps": accumulate_steps,
+    'steps': steps,
+    'eval_every': eval_every,
+    'checkpoint_every': checkpoint_every,
+    'log_every': log_every,
+    'keep_checkpoints': keep_checkpoints,
+    'accumulate_steps': accumulate_steps,
   }
   for name, value in counts.items():
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       raise ValueError(
-        f"train.{name} must be a whole number, at least 1, got {value!r}"
+        f'train.{name} must be a whole number, at least 1, got {value!r}'
       )
   folder = _make_folder(output_dir)
   built = build(model, data, optimizer, accumulate_steps, compute_dtype)
   if before_compile is not None:
     before_compile()
-  (folder / "config.gin").write_text(config.operative_text())
+  (folder / 'config.gin').write_text(config.operative_text())
 
   with contextlib.ExitStack() as stack:
     console = stack.enter_context(contextlib.closing(Console(steps)))
     checkpoints = stack.enter_context(
-      contextlib.closing(Checkpoints(folder / "checkpoints", keep_checkpoints))
+      contextlib.closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
     )
     _introduce(built, compute_dtype, console.say)
     done, state = _start(built, checkpoints, seed, console.say)
@@ -136,7 +136,7 @@ def train(
       return step % checkpoint_every == 0 or step == steps
 
     if done >= steps:
-      console.say(f"nothing to train: train.steps is {steps}")
+      console.say(f'nothing to train: train.steps is {steps}')
       evaluation = built.evaluator(state.weights)
       reporter.say_evaluation(done, evaluation)
     batch = data.train_batch(done)
@@ -161,39 +161,38 @@ def train(
             evaluation = built.evaluator(state.weights)
             reporter.evaluation(step, evaluation)
           if save(step):
-            position = {"step": step, "seed": seed}
+            position = {'step': step, 'seed': seed}
             checkpoints.save(step, state, position, evaluation)
     except NotFiniteError as error:
       checkpoints.wait()
       kept = checkpoints.steps()
-      kept = f"the last checkpoint is of step {kept[-1]}" if kept else "none"
-      raise NotFiniteError(f"{error}; training stopped, {kept}") from None
+      kept = f'the last checkpoint is of step {kept[-1]}' if kept else 'none'
+      raise NotFiniteError(f'{error}; training stopped, {kept}') from None
   return TrainResult(max(done, steps), state.weights, evaluation, model, data)
 
 
 def _introduce(built, compute_dtype, say):
   devices = built.mesh.devices.flat
   say(
-    f"{n_weights(built.abstract.weights):,} weights, {compute_dtype} compute "
-    f"on {len(devices)} x {devices[0].device_kind}"
+    f'{n_weights(built.abstract.weights):,} weights, {compute_dtype} compute '
+    f'on {len(devices)} x {devices[0].device_kind}'
   )
-  rows, length = built.batch_shape
-  say(f"{built.data.describe()}; batches of {rows} x {length}")
+  say(built.data.describe())
 
 
 def _start(built, checkpoints, seed, say):
   """The newest checkpoint, or a fresh state where there is none."""
   restored = checkpoints.restore(built.abstract, say)
   if restored is None:
-    say(f"starting from seed {seed}")
+    say(f'starting from seed {seed}')
     return 0, built.init(jax.random.PRNGKey(seed))
   step, state, position = restored
-  if position["seed"] != seed:
+  if position['seed'] != seed:
     raise ValueError(
-      f"train.seed is {seed}, but the checkpoints of this run are of seed "
-      f"{position['seed']}: use that, or another output_dir"
+      f'train.seed is {seed}, but the checkpoints of this run are of seed '
+      f'{position["seed"]}: use that, or another output_dir'
     )
-  say(f"resuming after step {step}")
+  say(f'resuming after step {step}')
   return step, state
 
 
@@ -209,5 +208,5 @@ def _make_folder(output_dir):
     with tempfile.TemporaryFile(dir=folder):
       pass
   except OSError as error:
-    raise ValueError(f"output_dir {folder} is not writable: {error}") from None
+    raise ValueError(f'output_dir {folder} is not writable: {error}') from None
   return folder

@@ -17,7 +17,7 @@ def data_mesh() -> Mesh:
   """A mesh of all local devices along one axis named `data`."""
   devices = jax.local_devices()
   return jax.make_mesh(
-    (len(devices),), ("data",), (AxisType.Auto,), devices=devices
+    (len(devices),), ('data',), (AxisType.Auto,), devices=devices
   )
 
 
@@ -28,7 +28,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """The sharding of an array whose `axis` holds the rows of a batch."""
-  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
 
 
 def lane_shardings(mesh: Mesh, lanes: PyTree) -> PyTree:
@@ -45,7 +45,7 @@ def pad_rows(
   """Adds rows of zeros (weights too) until the rows split over the devices."""
 
   def pad(array):
-    extra = -len(array) % mesh.shape["data"]
+    extra = -len(array) % mesh.shape['data']
     return np.pad(array, [(0, extra)] + [(0, 0)] * (array.ndim - 1))
 
   return {name: pad(array) for name, array in batch.items()}

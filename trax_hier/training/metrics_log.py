@@ -18,9 +18,9 @@ class MetricsLog:
 
   def __init__(self, directory: str | Path, last_step: int):
     """Opens the log, dropping what a killed run wrote past `last_step`."""
-    path = Path(directory) / "metrics.jsonl"
+    path = Path(directory) / 'metrics.jsonl'
     _truncate(path, last_step)
-    self._file = path.open("a", buffering=1)
+    self._file = path.open('a', buffering=1)
     self._events = tensorboardX.SummaryWriter(
       str(directory), purge_step=last_step + 1 if last_step else None
     )
@@ -28,10 +28,10 @@ class MetricsLog:
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds one line, and one TensorBoard scalar `kind/name` per value."""
     values = {name: float(value) for name, value in values.items()}
-    line = json.dumps({"kind": kind, "step": step, **values})
-    self._file.write(line + "\n")
+    line = json.dumps({'kind': kind, 'step': step, **values})
+    self._file.write(line + '\n')
     for name, value in values.items():
-      self._events.add_scalar(f"{kind}/{name}", value, step)
+      self._events.add_scalar(f'{kind}/{name}', value, step)
 
   def close(self) -> None:
     """Flushes and closes the files."""
@@ -41,7 +41,7 @@ class MetricsLog:
 
 def read_metrics(directory: str | Path) -> list[dict[str, object]]:
   """The lines of a run's `metrics.jsonl`; a last line cut short is left out."""
-  path = Path(directory) / "metrics.jsonl"
+  path = Path(directory) / 'metrics.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
   metrics = []
   for line in lines:
@@ -55,7 +55,7 @@ def read_metrics(directory: str | Path) -> list[dict[str, object]]:
 def _truncate(path, last_step):
   if not path.exists():
     return
-  kept = [m for m in read_metrics(path.parent) if m["step"] <= last_step]
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(json.dumps(m) + "\n" for m in kept))
+  kept = [m for m in read_metrics(path.parent) if m['step'] <= last_step]
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(''.join(json.dumps(m) + '\n' for m in kept))
   os.replace(temporary, path)

@@ -6,9 +6,9 @@ learning-rate schedule it uses, which the training step also logs.
 
 import dataclasses
 
+import gin
 import optax
 
-import gin
 from trax_hier.training.schedules import Schedule, as_schedule
 
 
@@ -26,7 +26,7 @@ class Optimizer:
   learning_rate: Schedule
 
 
-@gin.configurable(module="trax_hier.training")
+@gin.configurable(module='trax_hier.training')
 def Adam(
   learning_rate: float | Schedule = 1e-3,
   b1: float = 0.9,
@@ -52,15 +52,15 @@ def Adam(
     Kingma and Ba, 2014, https://arxiv.org/abs/1412.6980; Loshchilov and
     Hutter, 2017, https://arxiv.org/abs/1711.05101.
   """
-  _check_unit("Adam.b1", b1)
-  _check_unit("Adam.b2", b2)
+  _check_unit('Adam.b1', b1)
+  _check_unit('Adam.b2', b2)
   parts = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
   if weight_decay:
     parts.append(optax.add_decayed_weights(weight_decay))
-  return _build("Adam", parts, learning_rate, clip_norm)
+  return _build('Adam', parts, learning_rate, clip_norm)
 
 
-@gin.configurable(module="trax_hier.training")
+@gin.configurable(module='trax_hier.training')
 def Adafactor(
   learning_rate: float | Schedule = 1e-3,
   decay_rate: float = 0.8,
@@ -89,7 +89,7 @@ def Adafactor(
   References:
     Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235.
   """
-  _check_unit("Adafactor.decay_rate", decay_rate)
+  _check_unit('Adafactor.decay_rate', decay_rate)
   parts = [
     optax.scale_by_factored_rms(factored, decay_rate),
     optax.clip_by_block_rms(clipping_threshold),
@@ -97,14 +97,14 @@ def Adafactor(
   if multiply_by_parameter_scale:
     parts.append(optax.scale_by_param_block_rms())
   if momentum is not None:
-    _check_unit("Adafactor.momentum", momentum)
+    _check_unit('Adafactor.momentum', momentum)
     parts.append(optax.ema(momentum, debias=False))
   if weight_decay:
     parts.append(optax.add_decayed_weights(weight_decay))
-  return _build("Adafactor", parts, learning_rate, clip_norm)
+  return _build('Adafactor', parts, learning_rate, clip_norm)
 
 
-@gin.configurable(module="trax_hier.training")
+@gin.configurable(module='trax_hier.training')
 def SGD(
   learning_rate: float | Schedule = 1e-2,
   momentum: float | None = None,
@@ -122,21 +122,21 @@ def SGD(
   """
   parts = []
   if momentum is not None:
-    _check_unit("SGD.momentum", momentum)
+    _check_unit('SGD.momentum', momentum)
     parts.append(optax.trace(momentum))
-  return _build("SGD", parts, learning_rate, clip_norm)
+  return _build('SGD', parts, learning_rate, clip_norm)
 
 
 def _build(name, parts, learning_rate, clip_norm) -> Optimizer:
   """Clipping first, then the optimizer's own parts, then the learning rate."""
   if clip_norm is not None:
     if clip_norm <= 0:
-      raise ValueError(f"{name}.clip_norm must be above 0, got {clip_norm}")
+      raise ValueError(f'{name}.clip_norm must be above 0, got {clip_norm}')
     parts = [optax.clip_by_global_norm(clip_norm), *parts]
   try:
     schedule = as_schedule(learning_rate)
   except ValueError as error:
-    raise ValueError(f"{name}.{error}") from None
+    raise ValueError(f'{name}.{error}') from None
   # optax counts updates from 0, schedules count steps from 1.
   scale = optax.scale_by_learning_rate(lambda count: schedule(count + 1))
   return Optimizer(optax.chain(*parts, scale), schedule)
@@ -144,4 +144,4 @@ def _build(name, parts, learning_rate, clip_norm) -> Optimizer:
 
 def _check_unit(name, value):
   if not 0 <= value < 1:
-    raise ValueError(f"{name} must be in [0, 1), got {value}")
+    raise ValueError(f'{name} must be in [0, 1), got {value}')

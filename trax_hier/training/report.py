@@ -38,10 +38,10 @@ class Reporter:
       log_every: see above.
     """
     self._log, self._console = log, console
-    self._bits = f"bits_per_{unit}"
+    self._bits = f'bits_per_{unit}'
     self._tokens_per_step = tokens_per_step
     self._log_every = log_every
-    self._speeds = {"log": _Speed(), "console": _Speed()}
+    self._speeds = {'log': _Speed(), 'console': _Speed()}
 
   def step(self, step: int, metrics: jax.Array) -> None:
     """Reports a training step; waits until it is done.
@@ -56,31 +56,31 @@ class Reporter:
     values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
     for name, value in values.items():
       if not math.isfinite(value):
-        raise NotFiniteError(f"step {step}: {name} is {value}")
-    bits = values["loss"] / math.log(2)
+        raise NotFiniteError(f'step {step}: {name} is {value}')
+    bits = values['loss'] / math.log(2)
     if step % self._log_every == 0:
       values[self._bits] = bits
-      values["tokens_per_second"] = self._speed("log", step)
-      self._log.write("train", step, values)
+      values['tokens_per_second'] = self._speed('log', step)
+      self._log.write('train', step, values)
     if self._console.due(step):
-      speed = self._speed("console", step)
+      speed = self._speed('console', step)
       self._console.update(
         step,
-        f"loss {values['loss']:.4f}, {bits:.4f} {_spoken(self._bits)}, "
-        f"{speed:,.0f} tokens/s",
+        f'loss {values["loss"]:.4f}, {bits:.4f} {_spoken(self._bits)}, '
+        f'{speed:,.0f} tokens/s',
       )
 
   def evaluation(self, step: int, values: Mapping[str, float]) -> None:
     """Reports an evaluation on the held-out set."""
-    self._log.write("valid", step, values)
+    self._log.write('valid', step, values)
     self.say_evaluation(step, values)
 
   def say_evaluation(self, step: int, values: Mapping[str, float]) -> None:
     """Only prints an evaluation."""
     self._console.say(
-      f"held-out at step {step}: {values[self._bits]:.4f} "
-      f"{_spoken(self._bits)}, loss {values['loss']:.4f}, "
-      f"accuracy {values['accuracy']:.3f}"
+      f'held-out at step {step}: {values[self._bits]:.4f} '
+      f'{_spoken(self._bits)}, loss {values["loss"]:.4f}, '
+      f'accuracy {values["accuracy"]:.3f}'
     )
 
   @contextlib.contextmanager
@@ -109,4 +109,4 @@ class _Speed:
 
 
 def _spoken(name):
-  return name.replace("_", " ")
+  return name.replace('_', ' ')

@@ -6,28 +6,27 @@ as in trax) that works on Python integers and on traced arrays alike.
 
 from collections.abc import Callable
 
+import gin
 import jax
 import jax.numpy as jnp
-
-import gin
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
 FACTORS = (
-  "constant",
-  "two_constants",
-  "linear_warmup",
-  "rsqrt_decay",
-  "rsqrt_normalized_decay",
-  "decay_every",
-  "cosine_decay",
-  "cosine_decay_once",
+  'constant',
+  'two_constants',
+  'linear_warmup',
+  'rsqrt_decay',
+  'rsqrt_normalized_decay',
+  'decay_every',
+  'cosine_decay',
+  'cosine_decay_once',
 )
 
 
-@gin.configurable(module="trax_hier.training")
+@gin.configurable(module='trax_hier.training')
 def multifactor(
-  factors: str = "constant * linear_warmup * rsqrt_decay",
+  factors: str = 'constant * linear_warmup * rsqrt_decay',
   constant: float = 0.1,
   warmup_steps: int = 400,
   decay_factor: float = 0.5,
@@ -73,41 +72,41 @@ def multifactor(
   Raises:
     ValueError: for an unknown factor or a period below 1 step.
   """
-  names = [name.strip() for name in factors.split("*")]
+  names = [name.strip() for name in factors.split('*')]
   unknown = [name for name in names if name not in FACTORS]
   if unknown:
     raise ValueError(
-      f"multifactor.factors has an unknown factor {unknown[0]!r} in "
-      f"{factors!r}; the factors are {', '.join(FACTORS)}"
+      f'multifactor.factors has an unknown factor {unknown[0]!r} in '
+      f'{factors!r}; the factors are {", ".join(FACTORS)}'
     )
   periods = {
-    "warmup_steps": warmup_steps,
-    "steps_per_decay": steps_per_decay,
-    "steps_per_cycle": steps_per_cycle,
-    "cosine_steps": cosine_steps,
+    'warmup_steps': warmup_steps,
+    'steps_per_decay': steps_per_decay,
+    'steps_per_cycle': steps_per_cycle,
+    'cosine_steps': cosine_steps,
   }
   for name, value in periods.items():
     if value < 1:
-      raise ValueError(f"multifactor.{name} must be at least 1, got {value}")
+      raise ValueError(f'multifactor.{name} must be at least 1, got {value}')
 
   def factor(name, n):
     match name:
-      case "constant":
+      case 'constant':
         return constant
-      case "two_constants":
+      case 'two_constants':
         return jnp.where(n < second_constant_step, constant, second_constant)
-      case "linear_warmup":
+      case 'linear_warmup':
         return jnp.minimum(1.0, n / warmup_steps)
-      case "rsqrt_decay":
+      case 'rsqrt_decay':
         return jax.lax.rsqrt(jnp.maximum(n, warmup_steps))
-      case "rsqrt_normalized_decay":
+      case 'rsqrt_normalized_decay':
         return jnp.sqrt(warmup_steps / jnp.maximum(n, warmup_steps))
-      case "decay_every":
+      case 'decay_every':
         return decay_factor ** (n // steps_per_decay)
-      case "cosine_decay":
+      case 'cosine_decay':
         cycles = jnp.maximum(0.0, (n - warmup_steps) / steps_per_cycle)
         return half_cosine(cycles % 1.0)
-      case "cosine_decay_once":
+      case 'cosine_decay_once':
         return half_cosine(jnp.clip((n - cosine_start) / cosine_steps, 0, 1))
 
   def learning_rate(step):
@@ -137,9 +136,9 @@ def as_schedule(learning_rate: float | Schedule) -> Schedule:
     learning_rate, int | float
   ):
     raise ValueError(
-      "learning_rate must be a number or a schedule such as @multifactor(), "
-      f"got {learning_rate!r}"
+      'learning_rate must be a number or a schedule such as @multifactor(), '
+      f'got {learning_rate!r}'
     )
   if learning_rate < 0:
-    raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
+    raise ValueError(f'learning_rate must not be negative, got {learning_rate}')
   return lambda step: jnp.float32(learning_rate)

@@ -19,7 +19,7 @@ PyTree = object
 Batch = Mapping[str, jax.Array]
 
 # What a training step reports, in the order of its metrics array.
-METRICS = ("loss", "accuracy", "grad_norm", "learning_rate")
+METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
 
 
 def sums(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -33,7 +33,7 @@ def sums(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     The cross entropy in nats and the number of right guesses, both weighted.
   """
   logits = logits.astype(jnp.float32)
-  targets, weights = batch["targets"], batch["weights"]
+  targets, weights = batch['targets'], batch['weights']
   nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = jnp.argmax(logits, axis=-1) == targets
   return jnp.sum(nats * weights), jnp.sum(correct * weights)
@@ -60,7 +60,7 @@ def apply_model(
   The new state has the types of the old one, whatever the layers computed in.
   """
   weights = cast_floats(weights, compute_dtype)
-  logits, new_state = layer.pure_fn(batch["inputs"], weights, model_state, rng)
+  logits, new_state = layer.pure_fn(batch['inputs'], weights, model_state, rng)
   return logits, jax.tree.map(
     lambda new, old: jnp.asarray(new, old.dtype), new_state, model_state
   )
@@ -106,7 +106,7 @@ def make_train_step(
 
   def train_step(state, batch):
     rng = jax.random.fold_in(state.rng, state.step)
-    total = jnp.sum(batch["weights"])
+    total = jnp.sum(batch['weights'])
     total = jnp.where(total > 0, total, 1.0)  # an empty batch has loss 0
     grads, values, model_state = gradients(
       state.weights, state.model_state, batch, rng
@@ -144,6 +144,6 @@ def make_eval_step(
       layer, weights, model_state, batch, rng, compute_dtype
     )
     nats, correct = sums(logits, batch)
-    return model_state, jnp.stack([nats, correct, jnp.sum(batch["weights"])])
+    return model_state, jnp.stack([nats, correct, jnp.sum(batch['weights'])])
 
   return eval_step

@@ -1,0 +1,131 @@
+"""The command: what it says and the code it exits with."""
+
+import subprocess
+import sys
+import time
+
+import gin
+import pytest
+import toy_training as toy
+
+from trax_hier import config, generation, trainer
+
+GIN = """
+train.model = @toy.Model
+train.data = @toy.Data()
+train.optimizer = @Adam
+train.steps = 20
+train.eval_every = 10
+Adam.learning_rate = @multifactor()
+multifactor.factors = 'constant * linear_warmup'
+multifactor.constant = 0.05
+multifactor.warmup_steps = 5
+toy.Model.dropout = 0.1
+"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def toys():
+  """The toy model and data under names of their own in gin."""
+  gin.external_configurable(toy.Model, module='toy')
+  gin.external_configurable(toy.Data, module='toy')
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+  """Runs the command with the toy gin file; returns code, stdout, stderr."""
+  path = tmp_path / 'toy.gin'
+  path.write_text(GIN)
+
+  def sample_text(model, weights, vocab, prompt, n_tokens, temperature, seed):
+    assert len(prompt) == 6
+    return 'xyz'
+
+  monkeypatch.setattr(generation, 'sample_text', sample_text)
+
+  def run(*bindings, files=(str(path),), folder=tmp_path / 'run'):
+    config.clear()
+    arguments = [f'--config_file={file}' for file in files]
+    arguments += [f'--config={binding}' for binding in bindings]
+    code = trainer.main([*arguments, f'--output_dir={folder}'])
+    return (code, *capsys.readouterr())
+
+  yield run
+  config.clear()
+
+
+def test_it_trains_and_ends_with_what_to_type_next(run, tmp_path):
+  code, out, err = run()
+  assert (code, err) == (0, '')
+  assert 'held-out after 20 steps' in out and 'bits per byte' in out
+  assert ']xyz' in out
+  assert f'run directory: {tmp_path}/run' in out
+  assert 'train.steps = 40' in out.splitlines()[-1]
+
+
+def test_the_saved_configuration_carries_the_run_on(run, tmp_path):
+  assert run()[0] == 0
+  saved = tmp_path / 'run' / 'config.gin'
+  code, out, err = run('train.steps = 30', files=[saved])
+  assert (code, err) == (0, '')
+  assert 'resuming after step 20' in out and 'after 30 steps' in out
+
+
+@pytest.mark.parametrize(
+  'binding, message',
+  [
+    ('train.stepz = 3', 'stepz'),
+    ('train.steps = 0', 'train.steps must be a whole number'),
+    ("train.steps = 'many'", 'train.steps'),
+    ('train.optimizer = @Adam()', '@Adam'),
+    ('train.model = @toy.Modle', 'Modle'),
+    ('toy.Model.dropuot = 0.2', 'dropuot'),
+    ('SGD.momentum = 0.9', 'SGD'),
+    ("multifactor.factors = 'constant * x'", "unknown factor 'x'"),
+    ("train.compute_dtype = 'float8'", 'train.compute_dtype must be one of'),
+    ('toy.Data.rows = %gin.REQUIRED', 'toy.Data.rows'),
+  ],
+)
+def test_a_bad_binding_is_one_message_and_code_2(
+  run, tmp_path, binding, message
+):
+  code, out, err = run(binding)
+  assert code == 2
+  assert message in err and len(err.strip().splitlines()) == 1
+  assert 'Traceback' not in err and 'step' not in out
+  assert not (tmp_path / 'run' / 'config.gin').exists()
+
+
+def test_a_missing_binding_is_named(run, tmp_path):
+  path = tmp_path / 'empty.gin'
+  path.write_text('train.steps = 3\n')
+  code, _, err = run(files=[path])
+  assert code == 2 and 'train.data must be given' in err
+
+
+def test_an_unreadable_file(run):
+  code, _, err = run(files=['nowhere.gin'])
+  assert code == 2 and 'nowhere.gin' in err
+
+
+def test_what_fails_in_training_is_code_1(run):
+  code, _, err = run('multifactor.constant = 1e30')
+  assert code == 1
+  assert 'is nan' in err or 'is inf' in err
+  assert len(err.strip().splitlines()) == 1
+
+
+def test_help_is_instant():
+  start = time.monotonic()
+  command = [sys.executable, '-m', 'trax_hier.trainer', '--help']
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert '--config_file' in done.stdout
+  assert time.monotonic() - start < 2
+
+
+def test_a_bad_binding_as_a_process(tmp_path):
+  command = [sys.executable, '-m', 'trax_hier.trainer', '--config=a.b = 1']
+  command.append(f'--output_dir={tmp_path}')
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 2
+  assert 'Traceback' not in done.stderr and 'a.b' in done.stderr

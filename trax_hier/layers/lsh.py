@@ -1,0 +1,70 @@
+"""Trax's locality-sensitive-hashing attention as a part of our blocks."""
+
+import gin
+
+from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.trax_compat import tl
+
+
+@gin.configurable(module='trax_hier.layers')
+def LSHAttention(
+  d_model: int,
+  n_heads: int = 8,
+  chunk_len: int = 128,
+  n_hashes: int = 2,
+  dropout: float = 0.0,
+  mode: str = 'train',
+):
+  """Causal self-attention within hash buckets: (b, l, d) -> (b, l, d).
+
+  Queries and keys share one projection and carry rotary positions. The length
+  must be a multiple of `chunk_len`. The buckets are drawn at random, so results
+  vary with the layer's state, and no decoding matches evaluation: there is no
+  predict mode.
+
+  Args:
+    d_model: Width of inputs and outputs.
+    n_heads: Number of heads; divides d_model.
+    chunk_len: Length of the chunks of the sequence sorted by bucket; a position
+      attends to its own and the previous chunk.
+    n_hashes: Number of rounds of hashing.
+    dropout: Rate of dropout on attention weights and on the output.
+    mode: 'train' or 'eval'.
+
+  Raises:
+    ValueError: `mode` is 'predict', or n_heads does not divide d_model.
+
+  Source: Reformer (arXiv 2001.04451); Hourglass (arXiv 2110.13711), ImageNet64.
+  """
+  check_mode(mode)
+  check_heads(d_model, n_heads)
+  if mode == 'predict':
+    raise ValueError('LSHAttention has no predict mode; use SelfAttention')
+
+  def check_length(x):
+    if x.shape[1] % chunk_len:
+      raise ValueError(
+        f'length {x.shape[1]} is not a multiple of LSHAttention.chunk_len = '
+        f'{chunk_len}'
+      )
+    return x
+
+  return tl.Serial(
+    tl.Fn('CheckLength', check_length),
+    tl.PureLSHSelfAttentionWrapper(
+      n_heads=n_heads,
+      d_qk=d_model // n_heads,
+      d_v=d_model // n_heads,
+      causal=True,
+      masked=False,
+      output_dropout=dropout,
+      attention_dropout=dropout,
+      pure_lsh_implementation=tl.PureLSHSelfAttention,
+      mode=mode,
+      num_weights=2,
+      weights_format='model',
+      rotary_position_emb=True,
+      chunk_len=chunk_len,
+      n_hashes=n_hashes,
+    ),
+  )
