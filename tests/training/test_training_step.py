@@ -80,7 +80,9 @@ def test_shared_layers_keep_their_marker():
 
 
 def test_lane_axes():
-  axes = jax.tree.leaves(lane_axes(toy.Model(memory=True), SHAPE))
+  layer = toy.Model(memory=True)
+  _, model_state = abstract_init(layer, SHAPE)
+  axes = jax.tree.leaves(lane_axes(layer, SHAPE, model_state))
   assert sorted(axes) == [-1, -1, 0]
 
 

@@ -18,7 +18,6 @@ from trax_hier.training.mesh import (
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import (
   TrainState,
-  abstract_init,
   clean,
   init_train_state,
   lane_axes,
@@ -95,12 +94,14 @@ def build(
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
   layer, optimizer = model(mode='train'), optimizer()
-  _check_vocabulary(layer, shape, data.vocab.size)
-  lanes = lane_axes(layer, shape)
-  init = lambda rng: init_train_state(layer, optimizer, shape, rng)  # noqa: E731
-  weights, model_state = layer.weights, layer.state
+
+  def init(rng):
+    return init_train_state(layer, optimizer, shape, rng)
+
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
-  clean(layer, weights, model_state)
+  clean(layer, abstract.weights, abstract.model_state)
+  _check_logits(layer, abstract, shape, data.vocab.size)
+  lanes = lane_axes(layer, shape, abstract.model_state)
   shardings = dataclasses.replace(
     jax.tree.map(lambda _: replicated(mesh), abstract),
     model_state=lane_shardings(mesh, lanes),
@@ -119,7 +120,9 @@ def build(
     mesh=mesh,
     batch_shape=shape,
     abstract=abstract,
-    init=jax.jit(init, out_shardings=shardings),
+    init=jax.jit(
+      init, out_shardings=shardings, compiler_options=_init_options()
+    ),
     step=jax.jit(
       step,
       donate_argnums=0,
@@ -141,20 +144,29 @@ def _check_rows(rows, devices, parts):
     )
 
 
-def _check_vocabulary(layer, shape, size):
-  """Also the first time the whole model runs, on shapes alone."""
-  weights, model_state = abstract_init(layer, shape)
-  batch = {'inputs': jax.ShapeDtypeStruct(shape, np.int32)}
+def _check_logits(layer, abstract, shape, vocab_size):
+  """Runs the whole model on shapes alone, for the first time."""
   logits, _ = jax.eval_shape(
     lambda *args: apply_model(layer, *args, jnp.float32),
-    weights,
-    model_state,
-    batch,
+    abstract.weights,
+    abstract.model_state,
+    {'inputs': jax.ShapeDtypeStruct(shape, np.int32)},
     jax.random.PRNGKey(0),
   )
-  clean(layer, weights, model_state)
-  if logits.shape[:-1] != shape or logits.shape[-1] < size:
+  clean(layer, abstract.weights, abstract.model_state)
+  if logits.shape[:-1] != shape or logits.shape[-1] < vocab_size:
     raise ValueError(
       f'train.model gives logits of shape {logits.shape}; the data needs '
-      f"{(*shape, size)}: check the model's vocab_size"
+      f"{(*shape, vocab_size)}: check the model's vocab_size"
     )
+
+
+def _init_options():
+  """Compiler options for code that runs once.
+
+  XLA for CPU takes longer to optimise the drawing of initial weights than the
+  drawing takes.
+  """
+  if jax.default_backend() == 'cpu':
+    return {'xla_backend_optimization_level': 0}
+  return {}

@@ -14,7 +14,7 @@ from trax_hier.training.mesh import (
   replicated,
   split_rows,
 )
-from trax_hier.training.state import clean, init_layer, lane_axes
+from trax_hier.training.state import abstract_init, clean, init_layer, lane_axes
 from trax_hier.training.step import make_eval_step
 from trax_hier.trax_compat import base
 
@@ -55,7 +55,8 @@ class Evaluator:
     self._mesh = mesh
     self._layer = layer
     shape = pad_rows(mesh, batches[0])['inputs'].shape
-    shardings = lane_shardings(mesh, lane_axes(layer, shape))
+    _, model_state = abstract_init(layer, shape)
+    shardings = lane_shardings(mesh, lane_axes(layer, shape, model_state))
     self._fresh_state = jax.jit(
       lambda rng: init_layer(layer, shape, rng)[1], out_shardings=shardings
     )

@@ -79,30 +79,32 @@ def n_weights(weights: PyTree) -> int:
   return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
 
 
-def lane_axes(layer: base.Layer, shape: tuple[int, ...]) -> PyTree:
+def lane_axes(
+  layer: base.Layer, shape: tuple[int, ...], model_state: PyTree
+) -> PyTree:
   """For each array of the model state, the axis of the batch rows, else -1.
 
   A state array is per row ("lane") where its shape depends on the batch size,
-  so the layer is asked for its shapes at two batch sizes.
+  so the layer is asked for its shapes at another batch size.
 
   Args:
     layer: a layer from tokens (b, l) to logits (b, l, v).
     shape: (b, l).
+    model_state: the layer's state, or its shapes, for `shape`.
 
   Returns:
     A tree of integers like the layer's state.
   """
-  _, here = abstract_init(layer, shape)
-  if not any(shape[0] in s.shape for s in jax.tree.leaves(here)):
-    return jax.tree.map(lambda _: -1, here)
-  _, there = abstract_init(layer, (2 * shape[0], *shape[1:]))
-  clean(layer, layer.weights, here)
+  if not any(shape[0] in x.shape for x in jax.tree.leaves(model_state)):
+    return jax.tree.map(lambda _: -1, model_state)
+  weights, other = abstract_init(layer, (2 * shape[0], *shape[1:]))
+  clean(layer, weights, model_state)
 
   def axis(a, b):
     moved = [i for i, n in enumerate(a.shape) if n != b.shape[i]]
     return moved[0] if moved else -1
 
-  return jax.tree.map(axis, here, there)
+  return jax.tree.map(axis, model_state, other)
 
 
 def init_train_state(
