@@ -1,0 +1,217 @@
+"""The table of models that `test_contract.py` holds to their contract.
+
+A new model, or a new variant of one, is a new row. Weight trees are compared
+with a record; after a deliberate change write it anew:
+
+  python tests/contract.py --write-golden
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+
+if __name__ == '__main__':
+  import conftest  # noqa: F401
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import toy
+
+from trax_hier import layers as hl
+from trax_hier.models import HourglassLM, TransformerLM
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
+LENGTH = 13  # Divisible by none of the shorten factors and windows.
+P = functools.partial
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A model at toy size.
+
+  Attributes:
+    model: Its factory, called with `mode` and at times `dropout`.
+    idle: Number of weight arrays without a gradient. A key's bias adds the same
+      to all of a query's scores, and so does the bias of projected distances:
+      the softmax does not see them. (Rotation makes a key's bias matter.)
+    thorough: Whether to decode with calls of every length.
+    draws: Whether training draws more than dropout.
+  """
+
+  model: Callable
+  idle: int
+  thorough: bool = False
+  draws: bool = False
+
+
+def _transformer(**kwargs):
+  return P(TransformerLM, n_layers=4, **{**toy.SIZES, **kwargs})
+
+
+def _hourglass(hierarchy='2@3', **kwargs):
+  return P(HourglassLM, hierarchy=hierarchy, **{**toy.SIZES, **kwargs})
+
+
+_WINDOWED = P(hl.DecoderBlock, attention=P(hl.SelfAttention, window=4))
+_TOKEN_OFFSETS = P(hl.AttentionUpsample, token_offsets=True)
+_LINEAR = dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample)
+_PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)
+
+ROWS = {
+  'transformer': Row(_transformer(), idle=2, thorough=True),
+  'transformer rotary': Row(_transformer(positions=hl.RotaryPositions), idle=0),
+  'transformer t5': Row(_transformer(positions=hl.T5Positions), idle=1),
+  'transformer no positions': Row(
+    _transformer(positions=hl.NoPositions), idle=1
+  ),
+  'transformer windowed': Row(
+    _transformer(block=_WINDOWED), idle=2, thorough=True
+  ),
+  'transformer windowed rotary': Row(
+    _transformer(block=_WINDOWED, positions=hl.RotaryPositions), idle=0
+  ),
+  'transformer remat': Row(_transformer(remat=True), idle=2),
+  'hourglass': Row(_hourglass(), idle=10, thorough=True),
+  'hourglass linear pool, repeat': Row(
+    _hourglass(
+      shorten=P(hl.AttentionShorten, pool=hl.LinearShorten),
+      upsample=P(hl.AttentionUpsample, expand=hl.RepeatUpsample),
+    ),
+    idle=10,
+  ),
+  # And the scale of a LayerNorm of zeros.
+  'hourglass zero': Row(
+    _hourglass(upsample=P(hl.AttentionUpsample, expand=hl.ZeroUpsample)),
+    idle=11,
+  ),
+  'hourglass linear': Row(_hourglass(**_LINEAR), idle=6),
+  'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6),
+  'hourglass two levels': Row(
+    _hourglass('1@2 1@6 1@2'), idle=18, thorough=True
+  ),
+  'hourglass three levels': Row(
+    _hourglass(
+      '1@2 1@4 1@8 1@4 1@2', shorten=hl.AverageShorten, upsample=_TOKEN_OFFSETS
+    ),
+    idle=20,
+  ),
+  'hourglass rotary': Row(
+    _hourglass(positions=hl.RotaryPositions, upsample=_TOKEN_OFFSETS), idle=0
+  ),
+  'hourglass t5': Row(_hourglass(positions=hl.T5Positions), idle=5),
+  'hourglass k=1': Row(_hourglass('2@1'), idle=10),
+  'hourglass asymmetric': Row(_hourglass('1@4', vanilla_layers=(0, 2)), idle=8),
+  'hourglass factor dropout': Row(
+    _hourglass(shorten_factor_dropout=(2, 3), **_PLAIN), idle=6, draws=True
+  ),
+  'hourglass windowed, remat': Row(
+    _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10
+  ),
+}
+
+
+class Subject:
+  """A model of the table with its compiled programs, each made on first use."""
+
+  def __init__(self, name):
+    self.row = ROWS[name]
+    self.tokens = toy.tokens(LENGTH)
+    self.model = self.row.model(mode='eval')
+    self.shapes, state = toy.shapes(self.model, self.tokens)
+    self.state = toy.zeros_like(state)
+    self.weights = toy.random_like(self.shapes)
+    self.n_compiled = 0
+
+  @functools.cached_property
+  def eval(self):
+    """(weights, tokens) -> logits, in eval mode."""
+
+    @jax.jit
+    def logits(weights, x):
+      self.n_compiled += 1
+      return self.model.pure_fn(x, weights, self.state, toy.KEY)[0]
+
+    return logits
+
+  @functools.cached_property
+  def logits(self):
+    """Logits of `tokens` in eval mode."""
+    return np.asarray(self.eval(self.weights, self.tokens))
+
+  def train(self, dropout):
+    """(weights, rng) -> logits, in train mode with a rate of dropout."""
+    model = self.row.model(mode='train', dropout=dropout)
+
+    def logits(weights, rng):
+      return model.pure_fn(self.tokens, weights, self.state, rng)[0]
+
+    return logits
+
+  @functools.cached_property
+  def train_and_gradients(self):
+    """(weights, rng) -> logits and gradients, in train mode, no dropout."""
+    train = self.train(0.0)
+
+    def loss(weights, rng):
+      logits = train(weights, rng)
+      losses = jax.nn.log_softmax(logits)[..., ::2].sum(-1)
+      return jnp.mean(losses), logits
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+  @functools.cached_property
+  def predict(self):
+    """(first state, step: tokens, state -> logits, state) of decoding."""
+    model = self.row.model(mode='predict')
+    first = toy.signature(self.tokens[:, :1])
+    state = jax.jit(lambda: model.init(first, toy.KEY)[1])()
+    step = jax.jit(
+      lambda x, state: model.pure_fn(x, self.weights, state, toy.KEY)
+    )
+    return state, step
+
+  def decode(self, lengths):
+    """Logits of `tokens`, decoded by calls of these lengths."""
+    state, step = self.predict
+    inputs = np.pad(self.tokens, [(0, 0), (1, 0)])[:, :LENGTH]
+    outputs, start = [], 0
+    for n in lengths:
+      y, state = step(inputs[:, start : start + n], state)
+      outputs.append(y)
+      start += n
+    return np.concatenate(outputs, axis=1)
+
+
+@functools.cache
+def subject(name):
+  """The one `Subject` of this process for a row of the table."""
+  return Subject(name)
+
+
+def record(shapes):
+  """A tree of shapes, to be written as JSON."""
+  leaves = jax.tree_util.tree_leaves_with_path(shapes)
+  return {
+    'n_weights': sum(s.size for _, s in leaves),
+    'weights': {
+      jax.tree_util.keystr(path): f'{s.dtype}{list(s.shape)}'
+      for path, s in leaves
+    },
+  }
+
+
+def main():
+  """Writes the golden record of all rows."""
+  golden = {name: record(Subject(name).shapes) for name in ROWS}
+  GOLDEN.parent.mkdir(exist_ok=True)
+  GOLDEN.write_text(json.dumps(golden, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  if sys.argv[1:] != ['--write-golden']:
+    sys.exit(__doc__)
+  main()

@@ -1,0 +1,149 @@
+"""What every model must do: the properties of all rows of `contract.py`."""
+
+import json
+
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from contract import LENGTH
+
+GOLDEN = json.loads(contract.GOLDEN.read_text())
+EVERY_LENGTH = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
+
+
+@pytest.fixture(
+  scope='module',
+  params=[
+    pytest.param(name, marks=pytest.mark.xdist_group(name))
+    for name in contract.ROWS
+  ],
+)
+def name(request):
+  return request.param
+
+
+@pytest.fixture
+def model(name):
+  return contract.subject(name)
+
+
+def test_abstract_evaluation(model):
+  out = jax.eval_shape(model.eval, model.shapes, model.tokens)
+  assert (out.shape, out.dtype) == ((2, LENGTH, toy.VOCAB), jnp.float32)
+
+
+def test_weights_are_those_on_record(model, name):
+  assert contract.record(model.shapes) == GOLDEN[name]
+
+
+def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
+  for t in range(LENGTH):
+    changed = model.tokens.copy()
+    changed[:, t] = (changed[:, t] + 1) % toy.VOCAB
+    moved = model.eval(model.weights, changed) != model.logits
+    moved = np.asarray(moved.any(axis=-1))
+    assert not moved[:, : t + 1].any(), f'token {t} is seen too early'
+    assert moved[:, t + 1 :].all(), f'token {t} is not seen'
+
+
+def test_every_weight_gets_a_gradient(model):
+  gradients, _ = model.train_and_gradients(model.weights, toy.KEY)
+  rows = [
+    np.linalg.norm(g.reshape(g.shape[0], -1), axis=1)
+    for g in jax.tree.leaves(gradients)
+  ]
+  assert sum(norms.max() < 1e-6 for norms in rows) == model.row.idle
+  # Of the others every row, be it a block of a stack, a token or a feature.
+  assert all(norms.min() > 0 for norms in rows if norms.max() >= 1e-6)
+
+
+def test_training_without_dropout_is_evaluation(model):
+  logits = [
+    model.train_and_gradients(model.weights, jax.random.PRNGKey(seed))[1]
+    for seed in range(8 if model.row.draws else 1)
+  ]
+  gaps = [np.abs(y - model.logits).max() for y in logits]
+  assert min(gaps) < 1e-5
+  if model.row.draws:
+    assert max(gaps) > 1e-2
+
+
+def test_dropout_is_drawn_from_the_seed(model):
+  train = jax.jit(model.train(0.2))
+  first, again, other = (
+    train(model.weights, jax.random.PRNGKey(seed)) for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).mean() > 0.9
+
+
+def test_decoding_is_evaluation(model):
+  splits = [[1] * LENGTH, [5] + [1] * 8, [1, 5, 2, 5], [2, 1, 2, 5, 1, 2]]
+  if model.row.thorough:
+    splits += EVERY_LENGTH
+  for lengths in splits:
+    assert sum(lengths) == LENGTH
+    np.testing.assert_allclose(
+      model.decode(lengths), model.logits, 1e-5, 1e-5, err_msg=str(lengths)
+    )
+
+
+def test_any_length(model):
+  for length in (1, 5):
+    y = model.eval(model.weights, model.tokens[:, :length])
+    np.testing.assert_allclose(y, model.logits[:, :length], 1e-5, 1e-5)
+
+
+def test_padding_by_hand_changes_nothing(model):
+  padded = np.pad(model.tokens, [(0, 0), (0, 24 - LENGTH)])
+  y = model.eval(model.weights, padded)
+  np.testing.assert_allclose(y[:, :LENGTH], model.logits, 1e-5, 1e-5)
+
+
+def test_bfloat16(model):
+  halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
+  # The nearest that float32 can come: the same rounded weights.
+  rounded = jax.tree.map(lambda w: w.astype(jnp.float32), halves)
+  y = model.eval(halves, model.tokens)
+  assert y.dtype == jnp.float32
+  gap = y - model.eval(rounded, model.tokens)
+  assert np.linalg.norm(gap) < 0.03 * np.linalg.norm(y)
+
+
+def test_bfloat16_stays_bfloat16(model):
+  halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
+  jaxpr = jax.make_jaxpr(model.eval)(halves, model.tokens)
+  products = [e for e in equations(jaxpr.jaxpr) if 'dot' in e.primitive.name]
+  assert len(products) > 5
+  for product in products:
+    assert {x.aval.dtype.name for x in product.invars} == {'bfloat16'}, product
+
+
+def equations(jaxpr):
+  """All equations of a jaxpr and of those inside it."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.tree.leaves(list(equation.params.values())):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        yield from equations(inner)
+
+
+def test_batches_of_one_shape_compile_once(model):
+  model.eval(model.weights, model.tokens)
+  before = model.n_compiled
+  for seed in range(3):
+    model.eval(model.weights, toy.tokens(LENGTH, seed=seed))
+  assert model.n_compiled == before
+
+
+@pytest.mark.parametrize('name', ['transformer', 'hourglass factor dropout'])
+def test_nothing_leaks(name):
+  model = contract.ROWS[name].model(mode='train', dropout=0.1)
+  x = toy.tokens(LENGTH)
+  with jax.checking_leaks():
+    weights, state = toy.shapes(model, x)
+    jax.eval_shape(model.pure_fn, x, weights, state, toy.KEY)
