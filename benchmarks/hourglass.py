@@ -15,8 +15,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from trax.layers.research import resampling
-from trax.models.research import hourglass as official
 
 from trax_hier.layers import (
   AttentionShorten,
@@ -27,6 +25,10 @@ from trax_hier.layers import (
 )
 from trax_hier.models import HourglassLM, TransformerLM
 from trax_hier.trax_compat import ShapeDtype
+
+# After the door, which makes this import fast and works around today's JAX.
+from trax.layers.research import resampling  # isort: skip
+from trax.models.research import hourglass as official  # isort: skip
 
 _VARIANTS = {
   'attention, average and repeat': (

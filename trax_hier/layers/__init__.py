@@ -4,11 +4,11 @@ from trax_hier.layers.attention import (
   Attend,
   CausalAttention,
   CrossAttention,
+  DotProductAttention,
   Heads,
   KeyValueCache,
   MergeHeads,
   SelfAttention,
-  SoftmaxAttention,
 )
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
@@ -50,6 +50,7 @@ __all__ = [
   'CausalAttention',
   'CrossAttention',
   'DecoderBlock',
+  'DotProductAttention',
   'FeedForward',
   'Heads',
   'KeyValueCache',
@@ -70,7 +71,6 @@ __all__ = [
   'SelfAttention',
   'ShareWeights',
   'ShortenedStack',
-  'SoftmaxAttention',
   'T5Positions',
   'Upsample',
   'ZeroUpsample',

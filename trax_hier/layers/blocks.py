@@ -27,7 +27,8 @@ def DecoderBlock(
 ):
   """A pre-norm Transformer decoder block: (b, l, d) -> (b, l, d).
 
-  x += Dropout(attention(LayerNorm(x))); x += Dropout(feed_forward(LayerNorm(x)))
+  x += Dropout(attention(LayerNorm(x)))
+  x += Dropout(feed_forward(LayerNorm(x)))
 
   Args:
     d_model: Width of inputs and outputs.

@@ -1,22 +1,22 @@
 """Position schemes for attention.
 
 A scheme says how the distance between a query and a key enters attention. It is
-made once per model and handed to every attention layer, which asks it for two
-layers:
+made once per model and handed to every attention layer, which asks it for:
 
-* `rotate(stride)`: queries or keys of a level whose neighbours lie `stride`
+* `rotate(stride)`: layers for queries or keys whose neighbours lie `stride`
   tokens apart, (b, h, l, d_head) -> same; keys are rotated before caching;
-* `logits(...)`: offsets, q, k -> bias, offsets, q, k, where `bias` is added to
-  the dot products q.k before scaling and `offsets` (..., n_queries, n_keys) are
-  the distances key minus query in tokens.
+* `bias(...)`: a `Bias`, what it adds to the dot products.
 
 `shared` lists layers whose weights all attention layers of the model share.
 Letters: b batch, h heads, l length, q queries, k keys, c rows of a table.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import gin
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,6 +48,26 @@ class Clock(base.Layer):
     return t
 
 
+@dataclasses.dataclass(frozen=True)
+class Bias:
+  """What a position scheme adds to the dot products of one attention layer.
+
+  Attributes:
+    layer: q, k -> `n_arrays` arrays made of weights, such as a table.
+    n_arrays: Their number.
+    apply: (arrays, offsets, q, n_keys) -> (q, bias): the queries to take dot
+      products with, and what to add to the products before they are scaled, a
+      number or float32 (.., h, n_queries, n_keys). `offsets` (.., n_queries,
+      n_keys) are distances key minus query in tokens. The queries may be any
+      rows of those that `layer` saw, the keys its first n_keys, as long as both
+      end at the same token.
+  """
+
+  layer: base.Layer
+  n_arrays: int
+  apply: Callable[[Sequence[jax.Array], jax.Array, jax.Array, int], tuple]
+
+
 @gin.configurable(module='trax_hier.layers')
 class NoPositions:
   """Attention that sees order only through its causal mask."""
@@ -59,13 +79,20 @@ class NoPositions:
     del stride, mode
     return []
 
-  def logits(
+  def bias(
     self, query_stride: int, key_stride: int, max_len: int, mode: str
-  ) -> base.Layer:
-    """Returns a layer (offsets, q, k) -> (bias, offsets, q, k)."""
+  ) -> Bias:
+    """Returns what is added to dot products.
+
+    Args:
+      query_stride: Distance in tokens of neighbouring queries.
+      key_stride: Distance in tokens of neighbouring keys.
+      max_len: Capacity in tokens in predict mode.
+      mode: 'train', 'eval' or 'predict'.
+    """
     del query_stride, key_stride, max_len, mode
-    return tl.Fn(
-      'NoBias', lambda offsets, q, k: (jnp.zeros(()), offsets, q, k), n_out=4
+    return Bias(
+      tl.Select([], n_in=2), 0, lambda arrays, offsets, q, n_keys: (q, 0.0)
     )
 
 
@@ -126,23 +153,23 @@ class T5Positions(NoPositions):
     self._n_buckets = n_buckets
     self._max_distance = max_distance
 
-  def logits(
+  def bias(
     self, query_stride: int, key_stride: int, max_len: int, mode: str
-  ) -> base.Layer:
-    """Returns a layer (offsets, q, k) -> (bias, offsets, q, k)."""
+  ) -> Bias:
+    """Returns the bias by head and distance."""
+    del query_stride, key_stride, max_len, mode
     n, longest = self._n_buckets, self._max_distance
-    table = tl.Weights(
-      tl.RandomNormalInitializer(n**-0.5), shape=(self._n_heads, n)
-    )
 
-    def look_up(table, offsets, q, k):
-      bias = table[:, t5_buckets(-offsets, n, longest)]
-      # (h, ..., q, k) -> (..., h, q, k)
-      bias = jnp.moveaxis(bias, 0, -3)
-      bias = bias.squeeze(-4) if offsets.ndim == 4 else bias
-      return bias, offsets, q, k
+    def apply(arrays, offsets, q, n_keys):
+      del n_keys
+      (table,) = arrays
+      y = table[:, t5_buckets(-offsets, n, longest)]  # (h, .., 1, q, k)
+      y = jnp.moveaxis(y, 0, -3)
+      # Blocks have an axis of heads, of size 1, in their offsets.
+      return q, y.squeeze(-4) if offsets.ndim > 2 else y
 
-    return tl.Serial(table, tl.Fn('T5Bias', look_up, n_out=4))
+    table = tl.Weights(tl.RandomNormalInitializer(n**-0.5), (self._n_heads, n))
+    return Bias(tl.Serial(tl.Select([], n_in=2), table), 1, apply)
 
 
 def t5_buckets(distances, n_buckets: int, max_distance: int):
@@ -201,36 +228,33 @@ class RelativePositions(NoPositions):
     """The layers u and v, to be owned by the model's `ShareWeights`."""
     return self._context_bias, self._location_bias
 
-  def logits(
+  def bias(
     self, query_stride: int, key_stride: int, max_len: int, mode: str
-  ) -> base.Layer:
-    """Returns a layer (offsets, q, k) -> (bias, offsets, q + u, k)."""
+  ) -> Bias:
+    """Returns v, u and a table r of projected distances, and their use."""
     if mode == 'predict':
       grid = _AnyOffsets(query_stride, key_stride, max_len)
     elif query_stride >= key_stride:
       grid = _FineKeys(query_stride, key_stride)
     else:
       grid = _CoarseKeys(query_stride, key_stride)
-    h, d_head = self._n_heads, self._d_model // self._n_heads
 
     def waves(q, k):
-      offsets = grid.rows(q.shape[-2], k.shape[-2])
-      return sinusoid(offsets, self._d_model).astype(q.dtype)
+      return sinusoid(grid.rows(k.shape[-2]), self._d_model).astype(q.dtype)
 
-    def relative_logits(r, v, u, offsets, q, k):
-      r = r.reshape(-1, h, d_head)
-      return grid.logits(q + v, r, offsets), offsets, q + u, k
+    def apply(arrays, offsets, q, n_keys):
+      v, u, r = arrays
+      r = r.reshape(r.shape[0], self._n_heads, -1)
+      return q + u, grid.logits(q + v, r, offsets, n_keys)
 
-    return tl.Serial(  # offsets, q, k
-      tl.Select([1, 2, 0, 1, 2]),  # q, k, offsets, q, k
-      self._context_bias,
-      self._location_bias,
-      tl.Select([2, 3, 0, 1]),  # q, k, v, u, offsets, q, k
+    layer = tl.Serial(  # q, k
       Once(
         tl.Serial(tl.Fn('Sinusoid', waves), tl.Dense(self._d_model)), mode
-      ),  # r, v, u, offsets, q, k
-      tl.Fn('RelativeLogits', relative_logits, n_out=4),
+      ),  # r
+      self._context_bias,
+      self._location_bias,  # v, u, r
     )
+    return Bias(layer, 3, apply)
 
 
 class _FineKeys:
@@ -245,17 +269,16 @@ class _FineKeys:
     self._ratio = query_stride // key_stride
     self._stride = key_stride
 
-  def rows(self, n_queries, n_keys):
+  def rows(self, n_keys):
     """Distances in tokens of the table's rows; the last `ratio` are padding."""
-    del n_queries
     return (jnp.arange(n_keys + self._ratio) + self._ratio - n_keys) * (
       self._stride
     )
 
-  def logits(self, q, r, offsets):
+  def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
     del offsets
-    return _shift(_scores(q, r), self._ratio)
+    return _shift(_scores(q, r[-n_keys - self._ratio :]), self._ratio)
 
 
 class _CoarseKeys:
@@ -270,25 +293,23 @@ class _CoarseKeys:
     self._ratio = key_stride // query_stride
     self._stride = query_stride
 
-  def rows(self, n_queries, n_keys):
+  def rows(self, n_keys):
     """Distances in tokens of the table's rows, those of m = 0 first."""
-    del n_queries
     groups = jnp.arange(n_keys + 1) + 1 - n_keys
     m = jnp.arange(self._ratio)[:, None]
     return ((groups * self._ratio - m) * self._stride).ravel()
 
-  def logits(self, q, r, offsets):
+  def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
     del offsets
     *batch, n_queries, d = q.shape
-    n_groups = n_queries // self._ratio
-    q = q.reshape(*batch, n_groups, self._ratio, d)
-    r = r.reshape(self._ratio, -1, *r.shape[1:])
+    q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
+    r = r.reshape(self._ratio, -1, *r.shape[1:])[:, -n_keys - 1 :]
     scores = jnp.einsum(
       '...hamd,mchd->...hmac', q, r, preferred_element_type=jnp.float32
     )
     y = jnp.swapaxes(_shift(scores, 1), -3, -2)  # (.., h, a, m, k)
-    return y.reshape(*batch, n_queries, n_groups)
+    return y.reshape(*batch, n_queries, n_keys)
 
 
 class _AnyOffsets:
@@ -303,13 +324,14 @@ class _AnyOffsets:
     self._n_past = -(-max_len // self._stride) + query_stride // self._stride
     self._n_rows = self._n_past + query_stride // self._stride
 
-  def rows(self, n_queries, n_keys):
+  def rows(self, n_keys):
     """Distances in tokens of the table's rows."""
-    del n_queries, n_keys
+    del n_keys
     return (jnp.arange(self._n_rows) - self._n_past) * self._stride
 
-  def logits(self, q, r, offsets):
+  def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (c, h, d) and offsets (.., q, k) -> (.., h, q, k)."""
+    del n_keys
     scores = _scores(q, r)
     rows = jnp.clip(offsets // self._stride + self._n_past, 0, self._n_rows - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
@@ -324,7 +346,7 @@ def _scores(q, r):
 
 
 def _shift(scores, step):
-  """Moves row i of n left by step * (n - 1 - i): (.., n, c + step) -> (.., n, c).
+  """Moves row i of n left by step * (n - 1 - i): (n, c + step) -> (n, c).
 
   Reading the rows end to end with a row length shorter by `step` does it. What
   wraps round from the next row lands where the causal mask hides it.
