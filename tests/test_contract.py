@@ -51,13 +51,12 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
 
 def test_every_weight_gets_a_gradient(model):
   gradients, _ = model.train_and_gradients(model.weights, toy.KEY)
-  rows = [
-    np.linalg.norm(g.reshape(g.shape[0], -1), axis=1)
-    for g in jax.tree.leaves(gradients)
-  ]
-  assert sum(norms.max() < 1e-6 for norms in rows) == model.row.idle
-  # Of the others every row, be it a block of a stack, a token or a feature.
-  assert all(norms.min() > 0 for norms in rows if norms.max() >= 1e-6)
+  leaves = jax.tree.leaves(gradients)
+  rows = [np.linalg.norm(g.reshape(g.shape[0], -1), axis=1) for g in leaves]
+  active = [norms for norms in rows if norms.max() > 1e-6]
+  assert len(rows) - len(active) == model.row.idle
+  # Every row, be it a block of a stack or a feature, but tokens not in x.
+  assert all((norms > 0).all() for norms in active if len(norms) != toy.VOCAB)
 
 
 def test_training_without_dropout_is_evaluation(model):
@@ -140,10 +139,7 @@ def test_batches_of_one_shape_compile_once(model):
   assert model.n_compiled == before
 
 
-@pytest.mark.parametrize('name', ['transformer', 'hourglass factor dropout'])
-def test_nothing_leaks(name):
-  model = contract.ROWS[name].model(mode='train', dropout=0.1)
-  x = toy.tokens(LENGTH)
+def test_nothing_leaks(model):
+  train = model.train(0.1)
   with jax.checking_leaks():
-    weights, state = toy.shapes(model, x)
-    jax.eval_shape(model.pure_fn, x, weights, state, toy.KEY)
+    jax.eval_shape(train, model.shapes, toy.KEY)

@@ -12,7 +12,7 @@ from trax_hier.layers.attention import (
 )
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
-from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.feed_forward import FeedForward, Gelu
 from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import (
@@ -52,6 +52,7 @@ __all__ = [
   'DecoderBlock',
   'DotProductAttention',
   'FeedForward',
+  'Gelu',
   'Heads',
   'KeyValueCache',
   'LSHAttention',

@@ -371,12 +371,29 @@ def softmax_attention(q, k, v, bias, seen, dropout, rng):
   logits = bias + jnp.einsum(
     '...qd,...kd->...qk', q, k, preferred_element_type=jnp.float32
   )
-  logits = jnp.where(seen, logits / math.sqrt(q.shape[-1]), -1e9)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  weights = _softmax(logits / math.sqrt(q.shape[-1]), seen).astype(v.dtype)
   if dropout:
     keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
     weights = jnp.where(keep, weights / (1 - dropout), 0)
   return jnp.einsum('...qk,...kd->...qd', weights, v)
+
+
+def _seen_softmax(logits, seen):
+  """Softmax over the last axis of what is seen; uniform where nothing is."""
+  logits = jnp.where(seen, logits, -1e9)
+  y = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  return y / jnp.sum(y, axis=-1, keepdims=True)
+
+
+_softmax = jax.custom_jvp(_seen_softmax)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+  """Keeps the output alone for the gradient: autodiff keeps four arrays."""
+  y = _seen_softmax(*primals)
+  t, _ = tangents
+  return y, y * (t - jnp.sum(y * t, axis=-1, keepdims=True))
 
 
 class _MaskedAttention(base.Layer):
