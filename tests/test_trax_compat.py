@@ -111,6 +111,18 @@ MENDED = {
         path, weights_only=True, input_signature=ShapeDtype((1, 3)))
     assert (restored.weights[0] == layer.weights[0]).all()
   """,
+  'trax.layers.combinators': """
+    from trax_hier.trax_compat import ShapeDtype, tl
+    import numpy as np
+    calls = []
+    layer = tl.Fn('Count', lambda x: calls.append(x) or x)
+    for _ in range(5):
+      layer = tl.Serial(layer)
+    layer.init(ShapeDtype((2, 3), np.float32))
+    assert len(calls) == 1, calls
+    assert layer.output_signature(ShapeDtype((4, 3), np.float32)).shape == (4, 3)
+    assert len(calls) == 2, calls
+  """,
   'trax.layers.core': """
     from trax_hier.trax_compat import tl
     import numpy as np

@@ -142,6 +142,35 @@ def _mend_fastmath_jax(module):
   )
 
 
+def _mend_combinators(module):
+  """Makes initialising a model linear in the depth of its nesting.
+
+  `Serial.init` asks each sublayer for the shape of its output, which traces
+  the whole sublayer, once more for every `Serial` around it. Here a `Serial`
+  composes the answers of its sublayers, and a layer remembers its last one.
+  """
+  plain = module.base.Layer._forward_abstract
+
+  def remembering(self, input_signature):
+    leaves, structure = jax.tree.flatten(input_signature)
+    key = structure, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
+    if getattr(self, '_last_abstract', (None,))[0] != key:
+      self._last_abstract = key, plain(self, input_signature)
+    return self._last_abstract[1]
+
+  def composing(self, input_signature):
+    stack, states = input_signature, []
+    for layer in self.sublayers:
+      inputs = module.inputs_from_stack(stack, layer.n_in)
+      outputs, state = layer._forward_abstract(inputs)
+      stack = module.outputs_onto_stack(outputs, stack, layer.n_in)
+      states.append(state)
+    return stack, tuple(states)
+
+  module.base.Layer._forward_abstract = remembering
+  module.Serial._forward_abstract = composing
+
+
 def _string_tensor(values, shape):
   """`tf.make_tensor_proto` for bytes."""
   from tensorboardX.proto import tensor_pb2, tensor_shape_pb2
@@ -186,6 +215,7 @@ MENDS = {
     'inspect', stack=_stack, getframeinfo=_frame_info
   ),
   'trax.layers.base': _see('gzip', GzipFile=_gzip_file),
+  'trax.layers.combinators': _mend_combinators,
   'trax.layers.core': _mend_core,
   'trax.layers.research.position_encodings': _see('jax', random=_random),
   'trax.optimizers.trainer': _see(

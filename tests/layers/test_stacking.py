@@ -72,7 +72,7 @@ def test_blocks_begin_with_weights_of_their_own():
 def test_every_block_draws_its_own_dropout():
   x, n, rate = np.ones((50, 100), np.float32), 3, 0.2
   layer = hl.Repeat(lambda: tl.Dropout(rate, mode='train'), n)
-  y, _ = toy.run(layer, x, *toy.shapes(layer, x))
+  y, _ = toy.run(layer, x, *toy.make(layer, x))
   assert abs((y > 0).mean() - (1 - rate) ** n) < 0.03
 
 
@@ -172,9 +172,10 @@ def test_once_remembers_its_first_output():
 
 
 def choices(mode):
-  return hl.RandomChoice(
-    [tl.Fn(f'Times{i}', lambda x, i=i: i * x) for i in (1, 2, 3)], mode
-  )
+  def times(factor):
+    return tl.Fn(f'Times{factor}', lambda x: factor * x)
+
+  return hl.RandomChoice([times(1), times(2), times(3)], mode)
 
 
 def test_random_choice_is_uniform_in_training_only():
@@ -183,23 +184,15 @@ def test_random_choice_is_uniform_in_training_only():
   for mode in ('train', 'eval'):
     layer = choices(mode)
     weights, state = toy.make(layer, x)
-    draw = jax.jit(
-      jax.vmap(
-        lambda rng, layer=layer, weights=weights, state=state: layer.pure_fn(
-          x, weights, state, rng
-        )[0]
-      )
-    )
-    drawn[mode] = np.asarray(draw(jax.random.split(toy.KEY, 600)))
+    draw = jax.jit(jax.vmap(layer.pure_fn, in_axes=(None, None, None, 0)))
+    rngs = jax.random.split(toy.KEY, 600)
+    drawn[mode] = np.asarray(draw(x, weights, state, rngs)[0])
   assert set(drawn['eval']) == {1}
   assert all(150 < (drawn['train'] == i).sum() < 250 for i in (1, 2, 3))
 
 
 def test_random_choice_refuses_alternatives_with_other_weights():
-  layer = hl.RandomChoice([tl.Dense(4), tl.Serial(tl.Dense(4))], 'train')
-  toy.shapes(layer, X)
-  layer = hl.RandomChoice(
-    [tl.Dense(4), tl.Serial(tl.Dense(5), tl.Dense(4))], 'train'
-  )
+  toy.shapes(hl.RandomChoice([tl.Dense(4), tl.Dense(4)], 'train'), X)
+  layer = hl.RandomChoice([tl.Dense(4), tl.Dense(5)], 'train')
   with pytest.raises(base.LayerError, match='weights of the same shapes'):
     toy.shapes(layer, X)

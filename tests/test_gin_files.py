@@ -1,0 +1,117 @@
+"""Every gin file parses, has the parameters its header states, and trains."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import jax
+import numpy as np
+import pytest
+
+import trax_hier.data
+import trax_hier.models
+import trax_hier.training.loop  # noqa: F401  registers train
+from trax_hier import config
+from trax_hier.trax_compat import ShapeDtype
+
+GIN = Path(config.packaged_gin_dir())
+CONFIGURATIONS = sorted(
+  str(path.relative_to(GIN))
+  for path in GIN.rglob('*.gin')
+  if path.parent.name != 'base' and path.name != 'smoke.gin'
+)
+TABLE_1 = {
+  '6at1': 21,
+  '2at1_1at3_2at1': 24,
+  '2at1_4at4_2at1': 34,
+  '8at1': 28,
+  '2at1_4at3_2at1': 34,
+  '2at1_8at4_2at1': 48,
+  '2at1_1at2_4at4_1at2_2at1': 48,
+  '2at1_8at3_2at1': 48,
+  '10at1': 34,
+  '3at1_8at4_3at1': 55,
+  '12at1': 41,
+  '4at1_8at4_4at1': 62,
+  '2at1_16at3_2at1': 75,
+  '14at1': 48,
+  '5at1_8at2_5at1': 69,
+}
+PUBLISHED_CODE = {
+  'enwik8': 123_211_008,
+  'enwik8_paper': 138_616_576,
+  'imagenet32': 111_125_760,
+  'imagenet64': 135_068_416,
+  'cifar10': 42_824_960,
+  'wiki40b': 95_328_512,
+}
+
+
+@pytest.fixture(autouse=True)
+def _clear():
+  config.clear()
+  yield
+  config.clear()
+
+
+@gin.configurable(module='trax_hier.testing')
+def given_model(model):
+  return model
+
+
+def n_parameters(length):
+  """Counts the parameters of the model that the parsed files name."""
+  model = gin.query_parameter('train.model')
+  gin.parse_config(f'given_model.model = {model!r}')
+  layer = given_model()(mode='train')
+  weights, _ = jax.eval_shape(
+    lambda rng: layer.init(ShapeDtype((1, length), np.int32), rng),
+    jax.random.PRNGKey(0),
+  )
+  return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
+
+
+@pytest.mark.parametrize('name', CONFIGURATIONS)
+def test_stated_parameters(name):
+  config.parse([name], ["DATA = 'elsewhere'"] if 'hourglass' in name else [])
+  stated = re.search(r'# Parameters: ([0-9,]+)', (GIN / name).read_text())
+  assert n_parameters(768) == int(stated[1].replace(',', ''))
+
+
+def test_published_counts_are_those_of_the_paper_and_its_code():
+  for name, count in PUBLISHED_CODE.items():
+    text = (GIN / 'hourglass' / f'{name}.gin').read_text()
+    assert f'# Parameters: {count:,}\n' in text
+  for name, millions in TABLE_1.items():
+    text = (GIN / 'hourglass/table1' / f'{name}.gin').read_text()
+    stated = re.search(r'# Parameters: ([0-9,]+)', text)[1].replace(',', '')
+    assert round(int(stated) / 1e6) == millions, name
+  rows = {path.stem for path in (GIN / 'hourglass/table1').glob('*.gin')}
+  assert rows == set(TABLE_1)
+
+
+def train(name, folder):
+  command = [sys.executable, '-m', 'trax_hier.trainer']
+  command += [f'--config_file={name}', '--config_file=smoke.gin']
+  result = subprocess.run(
+    [*command, f'--output_dir={folder}'],
+    capture_output=True,
+    text=True,
+    cwd=folder.parent,
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'held-out after 2 steps' in result.stdout
+  assert (folder / 'config.gin').exists()
+  return result.stdout
+
+
+def test_smoke_trains_two_steps(tmp_path):
+  train('hourglass/enwik8.gin', tmp_path / 'run')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGURATIONS)
+def test_every_configuration_trains_two_steps(name, tmp_path):
+  train(name, tmp_path / 'run')
