@@ -38,7 +38,7 @@ class Row:
     idle: Number of weight arrays without a gradient. A key's bias adds the same
       to all of a query's scores, and so does the bias of projected distances:
       the softmax does not see them. (Rotation makes a key's bias matter.)
-    thorough: Whether to decode with calls of every length.
+    thorough: Whether to decode with calls of many lengths.
     draws: Whether training draws more than dropout.
   """
 

@@ -14,7 +14,7 @@ from trax_hier import config
 # Fakes ------------------------------------------------------------------------
 
 
-def train(
+def fakerun(
   model: Callable,
   data: Any = None,
   steps: int = 10,
@@ -87,7 +87,7 @@ def _called(part):
 def fakes(tmp_path, monkeypatch):
   """Registers the fakes for one test, in an empty current folder."""
   monkeypatch.chdir(tmp_path)
-  ours = {f.__name__: f for f in (train, FakeLM, FakeBlock, SparseFF)}
+  ours = {f.__name__: f for f in (fakerun, FakeLM, FakeBlock, SparseFF)}
   ours |= {f.__name__: f for f in (FakeData, Protocolish, typed_data)}
   selectors, made = [], {}
   for name, fn in ours.items():
@@ -334,10 +334,10 @@ FAULTS = {
   ' or None, not @FakeData(); did you mean @FakeData?',
   "FakeLM.block = 'x'": 'FakeLM.block takes a reference such as @Name or None,'
   " not str 'x'",
-  'train.debug = 1': 'train.debug takes bool, not int 1',
-  "train.debug = 'true'": "train.debug takes bool, not str 'true'; did you mean"
+  'fakerun.debug = 1': 'fakerun.debug takes bool, not int 1',
+  "fakerun.debug = 'true'": "fakerun.debug takes bool, not str 'true'; did you mean"
   ' True?',
-  "train.clip = '1'": "train.clip takes float or None, not str '1'",
+  "fakerun.clip = '1'": "fakerun.clip takes float or None, not str '1'",
   "FakeBlock.old = 'x'": 'FakeBlock.old takes int or float or None, not'
   " str 'x'",
   'typed_data.data = @FakeData': 'typed_data.data takes FakeData, not'
@@ -381,9 +381,9 @@ def test_one_message_names_file_line_and_binding(binding):
     'FakeLM.block = @middle/FakeBlock',
     'FakeLM.block = @FakeBlock()',
     'FakeLM.d_model = @SparseFF()',
-    'train.clip = None',
-    'train.clip = 2',
-    "train.data = [1, {'a': @FakeData}]",
+    'fakerun.clip = None',
+    'fakerun.clip = 2',
+    "fakerun.data = [1, {'a': @FakeData}]",
     'FakeBlock.old = None',
     'FakeBlock.old = 2',
     'typed_data.data = @FakeData()',
@@ -561,41 +561,41 @@ def test_value_hidden_by_a_scope_counts_as_used(fakes):
 def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
   text = """
       N = 3
-      train.model = @FakeLM
+      fakerun.model = @FakeLM
       FakeLM.block = @FakeBlock
       FakeBlock.n_heads = %N
       """
-  parse(text, 'train.model = @SparseFF')
-  fakes['train']()
+  parse(text, 'fakerun.model = @SparseFF')
+  fakes['fakerun']()
   config.check_used()
   assert 'FakeBlock' not in config.operative_text()
   assert 'N = 3' not in config.operative_text()
   config.clear()
   # Bindings later than the override, or beside one that is no choice, are not.
-  parse(text, 'train.model = @SparseFF', 'FakeBlock.old = 1')
-  fakes['train']()
+  parse(text, 'fakerun.model = @SparseFF', 'FakeBlock.old = 1')
+  fakes['fakerun']()
   assert unused().startswith("--config='FakeBlock.old = 1': nothing calls")
   config.clear()
-  parse(text + '\ntrain.steps = 3\nSparseFF.d_ff = 1\n', 'train.steps = 4')
-  fakes['train']()
+  parse(text + '\nfakerun.steps = 3\nSparseFF.d_ff = 1\n', 'fakerun.steps = 4')
+  fakes['fakerun']()
   assert 'SparseFF.d_ff = 1: nothing calls SparseFF' in unused()
 
 
 def test_explain_makes_one_message_of_gins(fakes):
-  parse('big/train.steps = 3')
+  parse('big/fakerun.steps = 3')
   with pytest.raises(TypeError) as e, gin.config_scope('big'):
-    fakes['train']()
+    fakes['fakerun']()
   assert config.explain(e.value) == (
-    'big/train.model must be given a value, as in'
-    " --config='big/train.model = ...'"
+    'big/fakerun.model must be given a value, as in'
+    " --config='big/fakerun.model = ...'"
   )
 
   def check():
-    config.parse(bindings=['train.stps = 3'])
+    config.parse(bindings=['fakerun.stps = 3'])
 
-  parse('train.model = @SparseFF')
+  parse('fakerun.model = @SparseFF')
   with pytest.raises(config.ConfigError) as e:
-    fakes['train'](model=check)
+    fakes['fakerun'](model=check)
   assert '\n' in str(e.value)
   assert config.explain(e.value).endswith(' debug')
   assert config.explain(ValueError('a\nb')) == 'a\nb'
@@ -623,10 +623,10 @@ WHOLE = r"""
     N = 3
     ALL = (%N, 'x')
     UNUSED_NUMBER = 4
-    train.model = @FakeLM
-    train.name = 'it\'s "quoted" # not a comment, {braces} \n two lines'
-    train.data = @FakeData()
-    train.clip = None
+    fakerun.model = @FakeLM
+    fakerun.name = 'it\'s "quoted" # not a comment, {braces} \n two lines'
+    fakerun.data = @FakeData()
+    fakerun.clip = None
     FakeData.path = "C:\\data"
     FakeLM.block = @middle/FakeBlock
     FakeLM.dropout = 1e999
@@ -647,12 +647,12 @@ WHOLE = r"""
 
 def test_operative_config_runs_the_same_again(fakes):
   parse(WHOLE)
-  first = fakes['train']()
+  first = fakes['fakerun']()
   config.check_used()
   text = config.operative_text()
   assert text.startswith('# Operative configuration')
   assert '\n# Read from: a.gin\n' in text
-  assert '\ntrain.steps = 10\n' in text  # a default
+  assert '\nfakerun.steps = 10\n' in text  # a default
   assert 'FakeLM.mode' not in text  # denied to gin
   assert max(map(len, text.splitlines())) <= 81
 
@@ -662,7 +662,7 @@ def test_operative_config_runs_the_same_again(fakes):
   with open('operative.gin', 'w') as f:
     f.write(text)
   config.parse(['operative.gin'])
-  assert fakes['train']() == first
+  assert fakes['fakerun']() == first
   config.check_used()
   again = config.operative_text()
   assert again.replace('operative.gin', 'a.gin') == text
@@ -729,3 +729,17 @@ def test_mutated_files_parse_or_give_one_message():
       assert '\n' not in str(e)
     config.clear()
   assert failed > 150
+
+
+def test_what_a_replaced_part_lacks_is_not_asked_for(fakes):
+  text = """
+      P = %gin.REQUIRED
+      fakerun.model = @FakeLM
+      fakerun.data = @FakeData()
+      FakeData.path = %P
+      """
+  parse(text, 'fakerun.data = @Protocolish()')
+  fakes['fakerun']()
+  config.check_used()
+  config.clear()
+  assert 'P must be given a value' in message(text, 'fakerun.model = @FakeBlock')

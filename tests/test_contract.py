@@ -12,7 +12,7 @@ import toy
 from contract import LENGTH
 
 GOLDEN = json.loads(contract.GOLDEN.read_text())
-EVERY_LENGTH = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
+MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
 
 
 @pytest.fixture(
@@ -53,11 +53,18 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
 def test_every_weight_gets_a_gradient(model):
   gradients, _ = model.train_and_gradients(model.weights, toy.KEY)
   leaves = jax.tree.leaves(gradients)
-  rows = [np.linalg.norm(g.reshape(g.shape[0], -1), axis=1) for g in leaves]
-  active = [norms for norms in rows if norms.max() > 1e-6]
-  assert len(rows) - len(active) == model.row.idle
-  # Every row, be it a block of a stack or a feature, but tokens not in x.
-  assert all((norms > 0).all() for norms in active if len(norms) != toy.VOCAB)
+  norms = [np.linalg.norm(g) for g in leaves]
+  # An idle bias has rounding errors for a gradient: compare it with its kernel.
+  idle = [
+    norm == 0 or (g.shape == w.shape[:-2] + w.shape[-1:] and norm < 0.01 * size)
+    for g, norm, w, size in zip(
+      leaves, norms, [leaves[-1], *leaves], [norms[-1], *norms], strict=False
+    )
+  ]
+  assert sum(idle) == model.row.idle
+  for g in (g for g, unused in zip(leaves, idle, strict=True) if not unused):
+    # Every row, be it a block of a stack or a feature, but tokens not in x.
+    assert np.any(g, axis=tuple(range(1, g.ndim))).all() or len(g) == toy.VOCAB
 
 
 def test_training_without_dropout_is_evaluation(model):
@@ -81,9 +88,9 @@ def test_dropout_is_drawn_from_the_seed(model):
 
 
 def test_decoding_is_evaluation(model):
-  splits = [[1] * LENGTH, [5] + [1] * 8, [1, 5, 2, 5], [2, 1, 2, 5, 1, 2]]
+  splits = [[1] * LENGTH, [5] + [1] * 8, [1, 5, 1, 5, 1]]
   if model.row.thorough:
-    splits += EVERY_LENGTH
+    splits += MANY_LENGTHS
   for lengths in splits:
     assert sum(lengths) == LENGTH
     np.testing.assert_allclose(

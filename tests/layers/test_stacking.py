@@ -1,5 +1,7 @@
 """Stacks of equal blocks, and the layers around them."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,7 @@ def loss_and_gradients(layer, weights, state, rng=toy.KEY):
 
 def unstacked(weights, n):
   """The weights of `Repeat(block, n)` as a list for its n blocks."""
-  return [jax.tree.map(lambda w: w[i], weights[0]) for i in range(n)]
+  return [jax.tree.map(operator.itemgetter(i), weights[0]) for i in range(n)]
 
 
 @pytest.mark.parametrize('remat', [False, True])
@@ -122,7 +124,7 @@ def test_shared_weights_must_be_owned():
 
 def test_repeat_refuses():
   one = block()
-  with pytest.raises(ValueError, match='Repeat.n = -1'):
+  with pytest.raises(ValueError, match=r'Repeat\.n = -1'):
     hl.Repeat(block, -1)
   with pytest.raises(ValueError, match='a new layer at every call'):
     hl.Repeat(lambda: one, 2)

@@ -93,7 +93,7 @@ class Table:
     for binding in self.bindings.values():
       self._check_given(binding)
     for binding in self.bindings.values():
-      if not binding.is_macro:
+      if not binding.is_macro and self._is_given(binding):
         self._check_type(binding)
 
   def _check_macros_exist(self, binding: Binding) -> None:
@@ -110,15 +110,37 @@ class Table:
         f'{binding.location}: the macro {binding.name} is defined by itself'
       )
 
+  def _is_given(self, binding: Binding) -> bool:
+    """Whether nothing in the value or below it is `%gin.REQUIRED`."""
+    below = self.macros_below([binding.key]).values()
+    return all(
+      names.is_given(ref)
+      for part in (binding, *below)
+      for ref in names.references(part.value)
+    )
+
+  def _is_replaced(self, binding: Binding) -> bool:
+    """Whether it is of a part that a later statement has put another for."""
+    chosen = (names.references(b.value) for b in self.bindings.values())
+    return binding.key in self.excused and not any(
+      ref.configurable.selector == binding.selector
+      for references in chosen
+      for ref in references
+    )
+
   def _check_given(self, binding: Binding) -> None:
     if all(map(names.is_given, names.references(binding.value))):
       return
     users = [
-      f'{user.name} ({user.location.short})'
+      user
       for user in self.bindings.values()
       if binding.key in self.macros_below([user.key])
     ]
-    used = f'; used by {", ".join(users)}' if users else ''
+    parts = [user for user in users if not user.is_macro]
+    if parts and all(map(self._is_replaced, parts)):
+      return
+    names_of_users = [f'{user.name} ({user.location.short})' for user in users]
+    used = f'; used by {", ".join(names_of_users)}' if users else ''
     raise ConfigError(
       f'{binding.location}: {binding.name} must be given a value, as in'
       f" --config='{binding.name} = ...'{used}"

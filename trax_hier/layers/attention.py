@@ -175,8 +175,16 @@ def Attend(
   if window is not None and window < 1:
     raise ValueError(f'window = {window} must be positive, or None')
   bias = positions.bias(query_stride, key_stride, max_len, mode)
+
+  def keys_of_a_block(q, k):
+    if window is None or q.shape[-2] <= window:
+      return q, k
+    k = jnp.pad(k, [(0, 0), (0, 0), (2 * window, 0), (0, 0)])
+    return q, k[..., -2 * window :, :]
+
   return tl.Serial(  # q, k, v
     tl.Select([0, 1, 0, 0, 1, 2]),
+    tl.Fn('KeysOfABlock', keys_of_a_block, n_out=2),
     bias.layer,  # arrays, q, q, k, v
     tl.Parallel(*[None] * bias.n_arrays, Clock(mode))
     if bias.n_arrays

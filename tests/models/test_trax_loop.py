@@ -1,0 +1,56 @@
+"""Our models in Trax's own training loop."""
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from trax_hier.models import HourglassLM, TransformerLM
+from trax_hier.trax_compat import tl
+
+MODELS = {
+  'transformer': lambda mode: TransformerLM(n_layers=2, mode=mode, **toy.SIZES),
+  'hourglass': lambda mode: HourglassLM(
+    hierarchy='1@3', mode=mode, **toy.SIZES
+  ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_two_steps(name, tmp_path):
+  from trax import optimizers
+  from trax.supervised import training
+
+  def batches():
+    while True:
+      x = toy.tokens(13, batch=8)
+      yield x, x, np.ones_like(x, np.float32)
+
+  task = training.TrainTask(
+    batches(),
+    tl.WeightedCategoryCrossEntropy(),
+    optimizers.Adam(0.01),
+    n_steps_per_checkpoint=2,
+  )
+  evaluation = training.EvalTask(
+    batches(), [tl.WeightedCategoryCrossEntropy()], n_eval_batches=1
+  )
+  model = MODELS[name]
+  loop = training.Loop(
+    model('train'),
+    [task],
+    eval_model=model('eval'),
+    eval_tasks=[evaluation],
+    output_dir=str(tmp_path),
+    random_seed=0,
+  )
+  before = [np.array(w) for w in jax.tree.leaves(loop.model.weights)]
+  loop.run(2)
+  after = jax.tree.leaves(loop.model.weights)
+  assert loop.step == 2
+  moved = [
+    np.isfinite(b).all() and (a != b).any()
+    for a, b in zip(before, after, strict=True)
+  ]
+  assert all(moved)
