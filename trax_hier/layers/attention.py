@@ -176,15 +176,17 @@ def Attend(
     raise ValueError(f'window = {window} must be positive, or None')
   bias = positions.bias(query_stride, key_stride, max_len, mode)
 
-  def keys_of_a_block(q, k):
-    if window is None or q.shape[-2] <= window:
-      return q, k
-    k = jnp.pad(k, [(0, 0), (0, 0), (2 * window, 0), (0, 0)])
-    return q, k[..., -2 * window :, :]
+  def prepare(q, k, v):
+    """q, k as the bias is to see them, then q, q, k, v."""
+    keys = k
+    if window is not None and q.shape[-2] > window:
+      # As many rows as the blocks of `DotProductAttention` have keys.
+      keys = jnp.pad(k, [(0, 0), (0, 0), (2 * window, 0), (0, 0)])
+      keys = keys[..., -2 * window :, :]
+    return q, keys, q, q, k, v
 
   return tl.Serial(  # q, k, v
-    tl.Select([0, 1, 0, 0, 1, 2]),
-    tl.Fn('KeysOfABlock', keys_of_a_block, n_out=2),
+    tl.Fn('Prepare', prepare, n_out=6),
     bias.layer,  # arrays, q, q, k, v
     tl.Parallel(*[None] * bias.n_arrays, Clock(mode))
     if bias.n_arrays

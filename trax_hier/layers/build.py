@@ -36,3 +36,9 @@ def check_heads(d_model: int, n_heads: int) -> None:
   """Raises ValueError unless `n_heads` divides `d_model`."""
   if n_heads < 1 or d_model % n_heads:
     raise ValueError(f'n_heads = {n_heads} must divide d_model = {d_model}')
+
+
+def check_dropout(dropout: float) -> None:
+  """Raises ValueError unless `dropout` is a rate in [0, 1)."""
+  if not 0 <= dropout < 1:
+    raise ValueError(f'dropout = {dropout} must be at least 0 and below 1')

@@ -29,7 +29,7 @@ class ShortenedStack(base.Layer):
     max_len: Capacity of predict mode in positions of this layer's input.
 
   Raises:
-    ValueError: shorten_factor is not positive.
+    ValueError: shorten_factor is not positive, or upsample no `Upsample`.
 
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
@@ -46,6 +46,16 @@ class ShortenedStack(base.Layer):
     super().__init__(name=f'ShortenedStack({shorten_factor})')
     if shorten_factor < 1:
       raise ValueError(f'shorten_factor = {shorten_factor} must be positive')
+    if not isinstance(upsample, Upsample):
+      raise ValueError(
+        'upsample must make an upsampling, such as @AttentionUpsample, not '
+        f'{upsample.name}'
+      )
+    if (shorten.n_in, shorten.n_out) != (1, 1):
+      raise ValueError(
+        'shorten must map one sequence to one, as @AttentionShorten does, not '
+        f'{shorten.n_in} to {shorten.n_out} as {shorten.name}'
+      )
     self._k = shorten_factor
     self._mode = mode
     self._n_groups = -(-max_len // shorten_factor)

@@ -140,6 +140,11 @@ def AttentionUpsample(
   expansion = build(
     expand, shorten_factor=shorten_factor, d_model=d_model, mode=mode
   )
+  if not isinstance(expansion, Upsample):
+    raise ValueError(
+      'AttentionUpsample.expand must make an upsampling, such as '
+      f'@LinearUpsample, not {expansion.name}'
+    )
   coarse = tl.Serial(  # x'
     LayerNorm(),
     tl.Branch(

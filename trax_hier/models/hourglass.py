@@ -20,7 +20,7 @@ from trax_hier.layers import (
   Upsample,
   build,
 )
-from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.layers.build import check_dropout, check_heads, check_mode
 from trax_hier.models.transformer import Logits, TokenEncoder
 from trax_hier.trax_compat import base, tl
 
@@ -43,7 +43,7 @@ def HourglassLM(
   remat: bool = False,
   max_len: int = 2048,
   mode: str = 'train',
-):
+) -> base.Layer:
   """Hourglass: shorten the sequence, work on it, upsample back.
 
   Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
@@ -79,15 +79,20 @@ def HourglassLM(
   """
   check_mode(mode)
   check_heads(d_model, n_heads)
+  check_dropout(dropout)
   n_before, n_after = vanilla_layers
+  if min(vanilla_layers) < 0:
+    raise ValueError(
+      f'HourglassLM.vanilla_layers = {vanilla_layers} must not be negative'
+    )
   levels = parse_hierarchy(hierarchy)
   max_len += -max_len % math.prod(k for _, k in levels)
   if shorten_factor_dropout and (
     len(levels) > 1 or levels[0][1] not in shorten_factor_dropout
   ):
     raise ValueError(
-      f'shorten_factor_dropout = {shorten_factor_dropout} must be empty or, '
-      f'with one level, contain its factor; hierarchy = {hierarchy!r}'
+      f'HourglassLM.shorten_factor_dropout = {shorten_factor_dropout} must be '
+      f'empty or, with one level, contain its factor; hierarchy = {hierarchy!r}'
     )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
@@ -156,8 +161,9 @@ def parse_hierarchy(hierarchy: str) -> list[tuple[int, int]]:
 
   def complain(reason):
     raise ValueError(
-      f"hierarchy = {hierarchy!r} {reason}; legal are '8@3' or, with each "
-      "factor a multiple of the one above, palindromes such as '1@2 4@4 1@2'"
+      f"HourglassLM.hierarchy = {hierarchy!r} {reason}; legal are '8@3' or, "
+      'with each factor a multiple of the one above, palindromes such as '
+      "'1@2 4@4 1@2'"
     )
 
   names = hierarchy.split()

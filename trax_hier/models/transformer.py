@@ -14,7 +14,7 @@ from trax_hier.layers import (
   ShareWeights,
   build,
 )
-from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.layers.build import check_dropout, check_heads, check_mode
 from trax_hier.trax_compat import base, tl
 
 
@@ -31,7 +31,7 @@ def TransformerLM(
   remat: bool = False,
   max_len: int = 2048,
   mode: str = 'train',
-):
+) -> base.Layer:
   """A decoder-only Transformer language model.
 
   Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
@@ -55,6 +55,9 @@ def TransformerLM(
   """
   check_mode(mode)
   check_heads(d_model, n_heads)
+  check_dropout(dropout)
+  if n_layers < 0:
+    raise ValueError(f'TransformerLM.n_layers = {n_layers} is negative')
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
 
   def make_block():
