@@ -50,13 +50,18 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
     assert moved[:, t + 1 :].all(), f'token {t} is not seen'
 
 
+def is_bias(g, w):
+  """Whether g has the shape of a bias of the kernel w."""
+  return w.ndim == g.ndim + 1 and g.shape == w.shape[:-2] + w.shape[-1:]
+
+
 def test_every_weight_gets_a_gradient(model):
   gradients, _ = model.train_and_gradients(model.weights, toy.KEY)
   leaves = jax.tree.leaves(gradients)
   norms = [np.linalg.norm(g) for g in leaves]
   # An idle bias has rounding errors for a gradient: compare it with its kernel.
   idle = [
-    norm == 0 or (g.shape == w.shape[:-2] + w.shape[-1:] and norm < 0.01 * size)
+    norm == 0 or (is_bias(g, w) and norm < 0.01 * size)
     for g, norm, w, size in zip(
       leaves, norms, [leaves[-1], *leaves], [norms[-1], *norms], strict=False
     )

@@ -16,7 +16,6 @@ MODELS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_two_steps(name, tmp_path):
   from trax import optimizers
