@@ -4,14 +4,14 @@ from trax_hier.layers.attention import (
   Attend,
   CausalAttention,
   CrossAttention,
-  DotProductAttention,
   Heads,
-  KeyValueCache,
   MergeHeads,
   SelfAttention,
 )
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
+from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.dot_product import DotProductAttention
 from trax_hier.layers.feed_forward import FeedForward, Gelu
 from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.normalization import LayerNorm

@@ -3,26 +3,24 @@
 Every attention layer is made of the same pieces: projections to heads, a
 key/value cache, dot products with a position scheme, an output projection.
 Queries and keys may lie on grids of different stride: neighbours in a sequence
-shortened k times are k tokens apart. A query at index i of stride s covers the
-tokens before (i + 1) * s and sees the keys that start before that point.
+shortened k times are k tokens apart (see `dot_product`).
 
 In predict mode keys and values go to a cache of `max_len` tokens, and a call
 takes any number of new tokens; calls together must not bring more than
 `max_len`.
 
-Letters: b batch, h heads, l length, d d_model; n blocks, w window.
+Letters: b batch, h heads, l length, d d_model.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import gin
-import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.build import check_heads, check_mode
-from trax_hier.layers.positions import Bias, Clock, NoPositions
+from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.dot_product import DotProductAttention, softmax_attention
+from trax_hier.layers.positions import Clock, NoPositions
 from trax_hier.layers.stacking import Once
 from trax_hier.trax_compat import base, tl
 
@@ -196,216 +194,6 @@ def Attend(
   )
 
 
-def append(buffer, rows, index):
-  """Writes `rows` (.., l, d) into `buffer` (.., n, d) from row `index` on."""
-  start = [0] * buffer.ndim
-  start[-2] = index
-  return jax.lax.dynamic_update_slice(buffer, rows.astype(buffer.dtype), start)
-
-
-class KeyValueCache(base.Layer):
-  """Keeps keys and values over predict calls: (k, v) -> (k, v).
-
-  In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
-  (b, h, l, d_head) join those of earlier calls:
-
-  * without a window, the output is the whole buffer of `max_len` rows;
-  * with a window and one new row, it is a ring of `window` rows in which
-    position p has row p mod window;
-  * with a window and more new rows, it is the last `window` rows before them
-    followed by the new ones.
-
-  Args:
-    max_len: Capacity in rows, if there is no window.
-    window: Number of rows to keep, or None for all.
-    mode: 'train', 'eval' or 'predict'.
-  """
-
-  def __init__(self, max_len: int, window: int | None, mode: str):
-    super().__init__(n_in=2, n_out=2)
-    self._n_rows = window or max_len
-    self._window = window
-    self._mode = mode
-
-  def init_weights_and_state(self, input_signature):
-    if self._mode != 'predict':
-      return
-    buffers = tuple(
-      jnp.zeros((*s.shape[:-2], self._n_rows, s.shape[-1]), s.dtype)
-      for s in input_signature
-    )
-    self.state = jnp.zeros((), jnp.int32), buffers
-
-  def forward(self, rows):
-    if self._mode != 'predict':
-      return rows
-    t, buffers = self.state
-    n_new = rows[0].shape[-2]
-    if self._window is None:
-      if n_new > self._n_rows:
-        raise ValueError(
-          f'{n_new} new positions exceed the cache of {self._n_rows}: raise '
-          'max_len'
-        )
-      outputs = buffers = tuple(
-        append(old, new, t) for old, new in zip(buffers, rows, strict=True)
-      )
-    elif n_new == 1:
-      outputs = buffers = tuple(
-        append(old, new, t % self._window)
-        for old, new in zip(buffers, rows, strict=True)
-      )
-    else:
-      outputs = tuple(
-        jnp.concatenate(
-          [jnp.roll(old, -t, axis=-2), new.astype(old.dtype)], axis=-2
-        )
-        for old, new in zip(buffers, rows, strict=True)
-      )
-      buffers = tuple(
-        jnp.roll(x[..., -self._window :, :], t + n_new, axis=-2)
-        for x in outputs
-      )
-    self.state = t + n_new, buffers
-    return outputs
-
-
-class DotProductAttention(base.Layer):
-  """Causal attention over heads: arrays, t, q, k, v -> (b, h, l, d / h).
-
-  `arrays` are those of the position scheme's bias, t the number of queries in
-  earlier predict calls. Keys are those of the same sequence or, in predict
-  mode, a `KeyValueCache`'s output.
-
-  Long sequences are cut, so that most of what causality or the window hides is
-  not computed: with a window into blocks that attend to themselves and the
-  block before, else into a few spans of queries that attend to the keys before
-  their end.
-
-  Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program.
-  """
-
-  _MAX_SPANS = 4
-  _MIN_SPAN = 128
-
-  def __init__(
-    self,
-    bias: Bias,
-    query_stride: int,
-    key_stride: int,
-    window: int | None,
-    dropout: float,
-    mode: str,
-  ):
-    super().__init__(n_in=bias.n_arrays + 4, n_out=1)
-    self._bias = bias
-    self._query_stride = query_stride
-    self._key_stride = key_stride
-    self._window = window
-    self._dropout = dropout if mode == 'train' else 0.0
-    self._mode = mode
-
-  def forward(self, inputs):
-    *arrays, t, q, k, v = inputs
-    length = q.shape[-2]
-    if self._window is not None and length > self._window:
-      q = _blocks(q, self._window)
-      k, v = (_block_pairs(x, self._window, length) for x in (k, v))
-      y = self._attend(arrays, t, q, k, v, self.rng)
-      b, n, h, w, d = y.shape
-      return y.swapaxes(1, 2).reshape(b, h, n * w, d)[:, :, :length]
-    if self._window is not None or self._mode == 'predict':
-      return self._attend(arrays, t, q, k, v, self.rng)
-    spans = self._spans(length, k.shape[-2])
-    rngs = jax.random.split(self.rng, len(spans))
-    outputs = [
-      self._attend(arrays, t, q[..., a:b, :], k[..., :c, :], v[..., :c, :], rng)
-      for (a, b, c), rng in zip(spans, rngs, strict=True)
-    ]
-    return jnp.concatenate(outputs, axis=-2)
-
-  def _spans(self, n_queries, n_keys):
-    """First query, end of queries and end of keys of each span."""
-    if n_queries * self._query_stride != n_keys * self._key_stride:
-      raise ValueError(
-        f'{n_queries} queries {self._query_stride} tokens apart and {n_keys} '
-        f'keys {self._key_stride} tokens apart do not cover the same tokens'
-      )
-    unit = max(1, self._key_stride // self._query_stride)
-    n = min(self._MAX_SPANS, max(1, n_queries // self._MIN_SPAN))
-    ends = [i * n_queries // (n * unit) * unit for i in range(n)] + [n_queries]
-    return [
-      (a, b, b * self._query_stride // self._key_stride)
-      for a, b in itertools.pairwise(ends)
-    ]
-
-  def _attend(self, arrays, t, q, k, v, rng):
-    offsets, seen = self._offsets(t, q, k)
-    q, bias = self._bias.apply(arrays, offsets, q, k.shape[-2])
-    return softmax_attention(q, k, v, bias, seen, self._dropout, rng)
-
-  def _offsets(self, t, q, k):
-    """Distances key minus query in tokens, and which keys a query may see.
-
-    Queries and keys end together, unless the keys are a cache, which begins at
-    position 0 or, with a window and one query, is a ring.
-    """
-    query_stride, key_stride = self._query_stride, self._key_stride
-    window, predict = self._window, self._mode == 'predict'
-    n_queries, n_keys = q.shape[-2], k.shape[-2]
-    queries = jnp.arange(n_queries)[:, None]
-    keys = jnp.arange(n_keys)
-    if window is None:
-      start = n_queries * query_stride - n_keys * key_stride
-      start = -t * query_stride if predict else start
-      offsets = start + keys * key_stride - queries * query_stride
-      return offsets, offsets < query_stride
-    if predict and n_queries == 1 and q.ndim == 4:
-      steps = -((t - keys[None]) % window)
-    else:
-      steps = n_queries - n_keys + keys - queries
-    if q.ndim == 5:
-      t = t + (jnp.arange(q.shape[1]) * window)[:, None, None, None]
-    exists = t + queries + steps >= 0
-    seen = (steps <= 0) & (steps > -window) & exists
-    return steps * query_stride, seen
-
-
-def softmax_attention(q, k, v, bias, seen, dropout, rng):
-  """Weighted means of the values (.., h, q, d / h), in their dtype.
-
-  The weights are the softmax, in float32, of (q.k + bias) / sqrt(d / h) over
-  the keys where `seen`.
-  """
-  logits = bias + jnp.einsum(
-    '...qd,...kd->...qk', q, k, preferred_element_type=jnp.float32
-  )
-  weights = _softmax(logits / math.sqrt(q.shape[-1]), seen).astype(v.dtype)
-  if dropout:
-    keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
-    weights = jnp.where(keep, weights / (1 - dropout), 0)
-  return jnp.einsum('...qk,...kd->...qd', weights, v)
-
-
-def _seen_softmax(logits, seen):
-  """Softmax over the last axis of what is seen; uniform where nothing is."""
-  logits = jnp.where(seen, logits, -1e9)
-  y = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-  return y / jnp.sum(y, axis=-1, keepdims=True)
-
-
-_softmax = jax.custom_jvp(_seen_softmax)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-  """Keeps the output alone for the gradient: autodiff keeps four arrays."""
-  y = _seen_softmax(*primals)
-  t, _ = tangents
-  return y, y * (t - jnp.sum(y * t, axis=-1, keepdims=True))
-
-
 class _MaskedAttention(base.Layer):
   """q, k, v, mask of the keys -> (b, h, l, d / h)."""
 
@@ -416,18 +204,3 @@ class _MaskedAttention(base.Layer):
   def forward(self, inputs):
     q, k, v, mask = inputs
     return softmax_attention(q, k, v, 0.0, mask, self._dropout, self.rng)
-
-
-def _blocks(x, window):
-  """(b, h, l, d) -> (b, n, h, w, d), padded to n blocks of w rows."""
-  x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % window), (0, 0)])
-  b, h, length, d = x.shape
-  return x.reshape(b, h, length // window, window, d).swapaxes(1, 2)
-
-
-def _block_pairs(x, window, length):
-  """Keys, with or without the window before them -> (b, n, h, 2 w, d)."""
-  if x.shape[-2] == length:
-    x = jnp.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
-  blocks = _blocks(x, window)
-  return jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-2)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.attention import append
+from trax_hier.layers.cache import append
 from trax_hier.layers.upsample import Upsample
 from trax_hier.trax_compat import ShapeDtype, base, tl
 

@@ -1,0 +1,80 @@
+"""Keys and values kept over the calls of predict mode."""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.trax_compat import base
+
+
+def append(buffer, rows, index):
+  """Writes `rows` (.., l, d) into `buffer` (.., n, d) from row `index` on."""
+  start = [0] * buffer.ndim
+  start[-2] = index
+  return jax.lax.dynamic_update_slice(buffer, rows.astype(buffer.dtype), start)
+
+
+class KeyValueCache(base.Layer):
+  """Keeps keys and values over predict calls: (k, v) -> (k, v).
+
+  In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
+  (b, h, l, d_head) join those of earlier calls:
+
+  * without a window, the output is the whole buffer of `max_len` rows;
+  * with a window and one new row, it is a ring of `window` rows in which
+    position p has row p mod window;
+  * with a window and more new rows, it is the last `window` rows before them
+    followed by the new ones.
+
+  Args:
+    max_len: Capacity in rows, if there is no window.
+    window: Number of rows to keep, or None for all.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, max_len: int, window: int | None, mode: str):
+    super().__init__(n_in=2, n_out=2)
+    self._n_rows = window or max_len
+    self._window = window
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._mode != 'predict':
+      return
+    buffers = tuple(
+      jnp.zeros((*s.shape[:-2], self._n_rows, s.shape[-1]), s.dtype)
+      for s in input_signature
+    )
+    self.state = jnp.zeros((), jnp.int32), buffers
+
+  def forward(self, rows):
+    if self._mode != 'predict':
+      return rows
+    t, buffers = self.state
+    n_new = rows[0].shape[-2]
+    if self._window is None:
+      if n_new > self._n_rows:
+        raise ValueError(
+          f'{n_new} new positions exceed the cache of {self._n_rows}: raise '
+          'max_len'
+        )
+      outputs = buffers = tuple(
+        append(old, new, t) for old, new in zip(buffers, rows, strict=True)
+      )
+    elif n_new == 1:
+      outputs = buffers = tuple(
+        append(old, new, t % self._window)
+        for old, new in zip(buffers, rows, strict=True)
+      )
+    else:
+      outputs = tuple(
+        jnp.concatenate(
+          [jnp.roll(old, -t, axis=-2), new.astype(old.dtype)], axis=-2
+        )
+        for old, new in zip(buffers, rows, strict=True)
+      )
+      buffers = tuple(
+        jnp.roll(x[..., -self._window :, :], t + n_new, axis=-2)
+        for x in outputs
+      )
+    self.state = t + n_new, buffers
+    return outputs
