@@ -3,14 +3,12 @@
 import os
 
 # Toy models run for microseconds and compile for seconds: compile cheaply.
-# Eight devices, so that sharded code can be tested on any machine.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_use_fusion_emitters=false',
-    '--xla_force_host_platform_device_count=8',
   ]
 )
 

@@ -56,16 +56,10 @@ def _clear():
   config.clear()
 
 
-@gin.configurable(module='trax_hier.testing')
-def given_model(model):
-  return model
-
-
 def n_parameters(length):
   """Counts the parameters of the model that the parsed files name."""
-  model = gin.query_parameter('train.model')
-  gin.parse_config(f'given_model.model = {model!r}')
-  layer = given_model()(mode='train')
+  model = gin.query_parameter('trax_hier.training.train.model')
+  layer = model.scoped_configurable_fn(mode='train')
   weights, _ = jax.eval_shape(
     lambda rng: layer.init(ShapeDtype((1, length), np.int32), rng),
     jax.random.PRNGKey(0),
