@@ -335,8 +335,8 @@ FAULTS = {
   "FakeLM.block = 'x'": 'FakeLM.block takes a reference such as @Name or None,'
   " not str 'x'",
   'fakerun.debug = 1': 'fakerun.debug takes bool, not int 1',
-  "fakerun.debug = 'true'": "fakerun.debug takes bool, not str 'true'; did you mean"
-  ' True?',
+  "fakerun.debug = 'true'": "fakerun.debug takes bool, not str 'true'; did you"
+  ' mean True?',
   "fakerun.clip = '1'": "fakerun.clip takes float or None, not str '1'",
   "FakeBlock.old = 'x'": 'FakeBlock.old takes int or float or None, not'
   " str 'x'",
@@ -742,4 +742,5 @@ def test_what_a_replaced_part_lacks_is_not_asked_for(fakes):
   fakes['fakerun']()
   config.check_used()
   config.clear()
-  assert 'P must be given a value' in message(text, 'fakerun.model = @FakeBlock')
+  other = message(text, 'fakerun.model = @FakeBlock')
+  assert 'P must be given a value' in other

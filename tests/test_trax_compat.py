@@ -120,7 +120,8 @@ MENDED = {
       layer = tl.Serial(layer)
     layer.init(ShapeDtype((2, 3), np.float32))
     assert len(calls) == 1, calls
-    assert layer.output_signature(ShapeDtype((4, 3), np.float32)).shape == (4, 3)
+    other = ShapeDtype((4, 3), np.float32)
+    assert layer.output_signature(other).shape == (4, 3)
     assert len(calls) == 2, calls
   """,
   'trax.layers.core': """

@@ -18,9 +18,10 @@ def LSHAttention(
   """Causal self-attention within hash buckets: (b, l, d) -> (b, l, d).
 
   Queries and keys share one projection and carry rotary positions. The length
-  must be a multiple of `chunk_len`. The buckets are drawn at random, so results
-  vary with the layer's state, and no decoding matches evaluation: there is no
-  predict mode.
+  must be a multiple of `chunk_len`. No value of a later position is attended
+  to, but later positions do fill the buckets, and so have a say in which of the
+  earlier ones a position sees. The buckets are drawn at random. Hence no
+  decoding equals evaluation, and there is no predict mode.
 
   Args:
     d_model: Width of inputs and outputs.
