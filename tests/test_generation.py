@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -67,16 +69,54 @@ def test_bad_arguments(arguments, message):
     generate(MODELS['transformer'], None, prompt(4), **arguments)
 
 
-def test_text():
-  class Vocab:
-    def encode(self, text):
-      return np.array([ord(c) - 96 for c in text], np.int32)
+class Letters:
+  """a to p are ids 1 to 16."""
 
-    def decode(self, ids):
-      assert 0 not in ids
-      return ''.join(chr(96 + i) for i in ids)
+  size = toy.VOCAB
 
-  text = sample_text(
-    MODELS['transformer'], weights_of('transformer'), Vocab(), 'abc', 8
+  def encode(self, text):
+    return np.array([ord(c) - 96 for c in text], np.int32)
+
+  def decode(self, ids):
+    assert 0 not in ids
+    return ''.join(chr(96 + i) for i in ids)
+
+
+def test_text_ends_before_the_first_zero():
+  factory, weights = MODELS['transformer'], weights_of('transformer')
+  ids = Letters().encode('abc')[None]
+  for seed in range(20):
+    new = list(generate(factory, weights, ids, 20, 3.0, seed)[0])
+    if 0 in new[1:]:
+      break
+  text = sample_text(factory, weights, Letters(), 'abc', 20, 3.0, seed)
+  assert text == Letters().decode(new[: new.index(0)])
+
+
+def test_draws_are_among_the_ids_of_the_vocabulary():
+  new = generate(
+    MODELS['transformer'],
+    weights_of('transformer'),
+    prompt(4),
+    30,
+    9.0,
+    n_ids=3,
   )
-  assert isinstance(text, str) and len(text) <= 8
+  assert set(new.ravel()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_bfloat16_weights_decode_as_they_evaluate(name):
+  layer = MODELS[name](mode='eval')
+  weights = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights_of(name))
+  _, state = toy.shapes(layer, prompt(4))
+  whole = prompt(9)
+  expected, _ = toy.run(layer, whole, weights, toy.zeros_like(state))
+  decoder = MODELS[name](mode='predict', max_len=9)
+  _, state = toy.make(decoder, whole[:, :1])
+  inputs = np.pad(whole, [(0, 0), (1, 0)])[:, :9]
+  parts = []
+  for new in (inputs[:, :5], *np.split(inputs[:, 5:], 4, axis=1)):
+    logits, state = toy.run(decoder, new, weights, state)
+    parts.append(logits)
+  toy.close(jnp.concatenate(parts, axis=1), expected, 3e-2)

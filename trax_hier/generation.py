@@ -17,6 +17,7 @@ def generate(
   n_tokens: int,
   temperature: float = 1.0,
   seed: int = 0,
+  n_ids: int | None = None,
 ) -> np.ndarray:
   """Continues prompts with tokens drawn from the model.
 
@@ -27,6 +28,7 @@ def generate(
     n_tokens: Number of tokens to draw for each row.
     temperature: What logits are divided by; 0 takes the likeliest token.
     seed: Seed of the draws.
+    n_ids: Draws from the first so many token ids; None is all of the model's.
 
   Returns:
     The new tokens, int32 (batch, n_tokens).
@@ -46,6 +48,7 @@ def generate(
   state = jax.jit(lambda rng: layer.init(signature, rng)[1])(rng)
 
   def draw(logits, rng):
+    logits = logits[:, :n_ids]
     if temperature == 0:
       return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jax.random.categorical(rng, logits / temperature).astype(jnp.int32)
@@ -84,6 +87,8 @@ def sample_text(
   The text ends before the first token 0, which ends a document.
   """
   ids = vocab.encode(prompt)[None]
-  new = generate(model, weights, ids, n_tokens, temperature, seed)[0]
+  new = generate(model, weights, ids, n_tokens, temperature, seed, vocab.size)[
+    0
+  ]
   ends = np.flatnonzero(new == 0)
   return vocab.decode(new[: ends[0]] if ends.size else new)

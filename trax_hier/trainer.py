@@ -120,15 +120,19 @@ def _print_sample(result):
   vocab = result.data.vocab
   held_out = result.data.eval_batches('valid')[0]['inputs'][0]
   prompt = vocab.decode(held_out[:_SAMPLE_PROMPT])
-  text = sample_text(
-    result.model,
-    result.weights,
-    vocab,
-    prompt,
-    _SAMPLE_TOKENS,
-    _SAMPLE_TEMPERATURE,
-    0,
-  )
+  try:
+    text = sample_text(
+      result.model,
+      result.weights,
+      vocab,
+      prompt,
+      _SAMPLE_TOKENS,
+      _SAMPLE_TEMPERATURE,
+      0,
+    )
+  except ValueError as error:  # A part of the model cannot decode.
+    print(f'no sample: {error}')
+    return
   print(f'sample, after held-out text in brackets:\n[{prompt}]{text}\n')
 
 

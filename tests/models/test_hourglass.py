@@ -291,3 +291,39 @@ def test_decoding_keeps_fewer_rows_of_shortened_layers():
   batch, d_model, length = 2, toy.SIZES['d_model'], 48
   per_layer = 2 * batch * d_model * length  # Keys and values.
   assert size(2 * length) - size(length) == 2 * per_layer + 2 * per_layer / 4
+
+
+def test_shorten_factors_beyond_the_length_of_a_span():
+  layer = HourglassLM(hierarchy='1@256', mode='eval', **toy.SIZES)
+  logits, _ = jax.eval_shape(
+    lambda: layer.pure_fn(
+      jnp.zeros((1, 512), jnp.int32),
+      *layer.init(ShapeDtype((1, 512), np.int32), toy.KEY),
+      toy.KEY,
+    )
+  )
+  assert logits.shape == (1, 512, toy.VOCAB)
+
+
+def test_a_capacity_that_the_factor_does_not_divide():
+  x = jnp.asarray(toy.normal(2, 10, 16))
+
+  def stack(mode):
+    return hl.ShortenedStack(
+      3,
+      hl.AttentionShorten(3, 16, d_ff=32, n_heads=2, mode=mode, max_len=10),
+      tl.Serial(),
+      hl.AttentionUpsample(3, 16, d_ff=32, n_heads=2, mode=mode, max_len=10),
+      mode=mode,
+      max_len=10,
+    )
+
+  weights, state = toy.make(stack('eval'), x)
+  expected, _ = toy.run(stack('eval'), x, weights, state)
+  decoder = stack('predict')
+  _, state = toy.make(decoder, x[:, :1])
+  outputs = []
+  for t in range(10):
+    y, state = toy.run(decoder, x[:, t : t + 1], weights, state)
+    outputs.append(y)
+  toy.close(jnp.concatenate(outputs, axis=1), expected, 1e-5)

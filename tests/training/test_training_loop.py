@@ -145,8 +145,11 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_another_seed_does_not_resume(tmp_path):
   run(tmp_path, 10)
-  with pytest.raises(ValueError, match=r'train.seed is 1, but .* seed 0'):
+  kept = (tmp_path / 'config.gin').read_text()
+  (tmp_path / 'config.gin').write_text(kept + '# mine\n')
+  with pytest.raises(CheckpointError, match=r'train.seed is 1, but .* seed 0'):
     run(tmp_path, 20, seed=1)
+  assert (tmp_path / 'config.gin').read_text() == kept + '# mine\n'
 
 
 def test_checkpoints_of_another_model_stop_the_run(tmp_path):

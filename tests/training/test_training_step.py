@@ -10,9 +10,14 @@ import toy_training as toy
 
 from trax_hier.training.build import build
 from trax_hier.training.optimizers import SGD, Adam
-from trax_hier.training.state import abstract_init, lane_axes, n_weights
-from trax_hier.training.step import sums
-from trax_hier.trax_compat import tl
+from trax_hier.training.state import (
+  abstract_init,
+  init_layer,
+  lane_axes,
+  n_weights,
+)
+from trax_hier.training.step import apply_model, sums
+from trax_hier.trax_compat import base, tl
 
 SHAPE = (8, 6)
 
@@ -209,3 +214,30 @@ def test_errors_name_the_binding(change, message):
   arguments = {'model': toy.Model, 'data': toy.Data(), 'optimizer': Adam}
   with pytest.raises(ValueError, match=message):
     build(**(arguments | change))
+
+
+class FromStart(base.Layer):
+  """Logits that are 1 in the lanes that start a sequence, else 0."""
+
+  def __init__(self):
+    super().__init__(n_in=2, n_out=1)
+
+  def init_weights_and_state(self, input_signature):
+    assert input_signature[1].shape == SHAPE[:1]
+    self.weights = np.ones((), np.float32)
+
+  def forward(self, inputs):
+    tokens, start = inputs
+    ones = jnp.ones((*tokens.shape, toy.VOCAB)) * self.weights
+    return jnp.where(start[:, None, None], ones, 0.0)
+
+
+def test_start_of_sequence_reaches_a_model_that_takes_it():
+  layer = FromStart()
+  weights, state = init_layer(layer, SHAPE, jax.random.PRNGKey(0))
+  start = np.arange(SHAPE[0]) % 2 == 0
+  batch = {'inputs': np.zeros(SHAPE, np.int32), 'start_of_sequence': start}
+  logits, _ = apply_model(
+    layer, weights, state, batch, jax.random.PRNGKey(0), jnp.float32
+  )
+  np.testing.assert_array_equal(logits[:, 0, 0], start.astype(np.float32))

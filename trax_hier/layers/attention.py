@@ -85,6 +85,8 @@ def CausalAttention(
   -> (b, l, d). Arguments as in `SelfAttention`.
   """
   scheme = positions or NoPositions()
+  # The last group of coarse queries or keys must fit in whole.
+  max_len += -max_len % max(query_stride, key_stride)
   return tl.Serial(  # x, y
     tl.Select([0, 1, 1]),
     tl.Parallel(
@@ -172,7 +174,8 @@ def Attend(
   check_mode(mode)
   if window is not None and window < 1:
     raise ValueError(f'window = {window} must be positive, or None')
-  bias = positions.bias(query_stride, key_stride, max_len, mode)
+  reach = max_len if window is None else window * key_stride
+  bias = positions.bias(query_stride, key_stride, reach, mode)
 
   def prepare(q, k, v):
     """q, k as the bias is to see them, then q, q, k, v."""

@@ -51,6 +51,11 @@ class KeyValueCache(base.Layer):
       return rows
     t, buffers = self.state
     n_new = rows[0].shape[-2]
+    if buffers[0].shape[0] != rows[0].shape[0]:
+      raise ValueError(
+        f'a batch of {rows[0].shape[0]} rows, but the state was made for '
+        f'{buffers[0].shape[0]}: initialise it for this batch size'
+      )
     if self._window is None:
       if n_new > self._n_rows:
         raise ValueError(
@@ -77,4 +82,7 @@ class KeyValueCache(base.Layer):
         for x in outputs
       )
     self.state = t + n_new, buffers
-    return outputs
+    # The state may be wider than the dtype of compute.
+    return tuple(
+      x.astype(new.dtype) for x, new in zip(outputs, rows, strict=True)
+    )

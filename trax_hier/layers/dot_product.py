@@ -80,7 +80,8 @@ class DotProductAttention(base.Layer):
         f'keys {self._key_stride} tokens apart do not cover the same tokens'
       )
     unit = max(1, self._key_stride // self._query_stride)
-    n = min(self._MAX_SPANS, max(1, n_queries // self._MIN_SPAN))
+    n = min(self._MAX_SPANS, n_queries // self._MIN_SPAN, n_queries // unit)
+    n = max(1, n)
     ends = [i * n_queries // (n * unit) * unit for i in range(n)] + [n_queries]
     return [
       (a, b, b * self._query_stride // self._key_stride)

@@ -39,6 +39,11 @@ def LSHAttention(
   """
   check_mode(mode)
   check_heads(d_model, n_heads)
+  if chunk_len < 1 or n_hashes < 1:
+    raise ValueError(
+      f'LSHAttention.chunk_len = {chunk_len} and n_hashes = {n_hashes} must be '
+      'positive'
+    )
   if mode == 'predict':
     raise ValueError('LSHAttention has no predict mode; use SelfAttention')
 

@@ -57,7 +57,7 @@ class Bias:
     n_arrays: Their number.
     apply: (arrays, offsets, q, n_keys) -> (q, bias): the queries to take dot
       products with, and what to add to the products before they are scaled, a
-      number or float32 (.., h, n_queries, n_keys). `offsets` (.., n_queries,
+      number or float32 (.., h, n_queries, n_keys). `offsets` (n_queries,
       n_keys) are distances key minus query in tokens. The queries may be any
       rows of those that `layer` saw, the keys its first n_keys, as long as both
       end at the same token.
@@ -113,7 +113,12 @@ class RotaryPositions(NoPositions):
     """Returns a layer that turns (b, h, l, d_head) by its positions."""
 
     def turn(t, x):
-      half = x.shape[-1] // 2
+      half, odd = divmod(x.shape[-1], 2)
+      if odd:
+        raise ValueError(
+          f'RotaryPositions needs heads of even width, not {x.shape[-1]}: '
+          'choose another n_heads or d_model'
+        )
       positions = (t + jnp.arange(x.shape[-2])) * stride
       frequencies = self._base ** (-jnp.arange(half) / half)
       angles = positions[:, None] * frequencies
@@ -163,10 +168,7 @@ class T5Positions(NoPositions):
     def apply(arrays, offsets, q, n_keys):
       del n_keys
       (table,) = arrays
-      y = table[:, t5_buckets(-offsets, n, longest)]  # (h, .., 1, q, k)
-      y = jnp.moveaxis(y, 0, -3)
-      # Blocks have an axis of heads, of size 1, in their offsets.
-      return q, y.squeeze(-4) if offsets.ndim > 2 else y
+      return q, table[:, t5_buckets(-offsets, n, longest)]  # (h, q, k)
 
     table = tl.Weights(tl.RandomNormalInitializer(n**-0.5), (self._n_heads, n))
     return Bias(tl.Serial(tl.Select([], n_in=2), table), 1, apply)

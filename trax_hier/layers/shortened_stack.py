@@ -124,7 +124,7 @@ class ShortenedStack(base.Layer):
     coarse_state, fine_state, (t, tail, last_u, buffers) = self.state
     k, length = self._k, x.shape[1]
     n = length // k
-    inputs = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
+    inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     first = -(-t // k)  # The first group that this call completes.
     start = first * k - t
 
@@ -161,17 +161,26 @@ class ShortenedStack(base.Layer):
       append(buffer, rows, first)
       for buffer, rows in zip(buffers, new_rows, strict=True)
     )
-    u = jnp.concatenate([last_u, new_u.astype(last_u.dtype)], axis=1)
+    u = jnp.concatenate([last_u.astype(new_u.dtype), new_u], axis=1)
     begin = (first - 1) * k  # The position of u's first row.
     current = jax.lax.dynamic_slice_in_dim(u, t - begin, length, axis=1)
     end = t + length
-    last_u = jax.lax.dynamic_slice_in_dim(
+    next_u = jax.lax.dynamic_slice_in_dim(
       u, (end - 1) // k * k - begin, k, axis=1
     )
-    y, fine_state = fine.pure_fn(
-      (current, *buffers, x), self.weights[1], fine_state, self.rng
+    seen = (
+      buffer.astype(rows.dtype)
+      for buffer, rows in zip(buffers, new_rows, strict=True)
     )
-    memory = (end, inputs[:, length:], last_u, buffers)
+    y, fine_state = fine.pure_fn(
+      (current, *seen, x), self.weights[1], fine_state, self.rng
+    )
+    # The state may be wider than the dtype of compute.
+    tail, last_u = (
+      inputs[:, length:].astype(tail.dtype),
+      next_u.astype(last_u.dtype),
+    )
+    memory = (end, tail, last_u, buffers)
     self.state = coarse_state, fine_state, memory
     return y
 

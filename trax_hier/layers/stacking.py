@@ -202,12 +202,16 @@ class Once(base.Layer):
       return y
 
     def compute():
-      y, _ = layer.pure_fn(x, weights, state, self.rng)
-      return jax.tree.map(lambda a, b: a.astype(b.dtype), y, memory[1])
+      return layer.pure_fn(x, weights, state, self.rng)[0]
 
-    y = jax.lax.cond(memory[0], lambda: memory[1], compute)
-    self.state = state, (jnp.ones((), bool), y)
-    return y
+    def cast(tree, like):
+      return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
+
+    known, value = memory
+    value = jax.lax.cond(known, lambda: value, lambda: cast(compute(), value))
+    self.state = state, (jnp.ones((), bool), value)
+    # The state may be wider than the dtype of compute.
+    return cast(value, jax.eval_shape(compute))
 
 
 class RandomChoice(base.Layer):

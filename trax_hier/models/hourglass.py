@@ -67,7 +67,8 @@ def HourglassLM(
     positions: Makes the position scheme of all attention layers.
     shorten_factor_dropout: Shorten factors to train with, drawn anew at each
       step; the one in `hierarchy` must be among them and is used in other
-      modes. For one level with `AverageShorten` and `RepeatUpsample` only.
+      modes. For one level, and for parts whose weights do not depend on the
+      factor, as those of `AverageShorten` and `RepeatUpsample`.
     remat: Whether the backward pass recomputes each block's activations.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.

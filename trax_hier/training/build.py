@@ -150,7 +150,10 @@ def _check_logits(layer, abstract, shape, vocab_size):
     lambda *args: apply_model(layer, *args, jnp.float32),
     abstract.weights,
     abstract.model_state,
-    {'inputs': jax.ShapeDtypeStruct(shape, np.int32)},
+    {
+      'inputs': jax.ShapeDtypeStruct(shape, np.int32),
+      'start_of_sequence': jax.ShapeDtypeStruct(shape[:1], np.bool_),
+    },
     jax.random.PRNGKey(0),
   )
   clean(layer, abstract.weights, abstract.model_state)

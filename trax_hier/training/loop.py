@@ -16,7 +16,7 @@ import jax
 
 from trax_hier import config
 from trax_hier.training.build import build
-from trax_hier.training.checkpoints import Checkpoints
+from trax_hier.training.checkpoints import CheckpointError, Checkpoints
 from trax_hier.training.console import Console
 from trax_hier.training.metrics_log import MetricsLog
 from trax_hier.training.report import NotFiniteError, Reporter
@@ -115,7 +115,6 @@ def train(
   built = build(model, data, optimizer, accumulate_steps, compute_dtype)
   if before_compile is not None:
     before_compile()
-  (folder / 'config.gin').write_text(config.operative_text())
 
   with contextlib.ExitStack() as stack:
     console = stack.enter_context(contextlib.closing(Console(steps)))
@@ -124,6 +123,8 @@ def train(
     )
     _introduce(built, compute_dtype, console.say)
     done, state = _start(built, checkpoints, seed, console.say)
+    # Not before: a run that refuses to resume keeps its configuration.
+    (folder / 'config.gin').write_text(config.operative_text())
     log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
     reporter = Reporter(
       log, console, data.unit, math.prod(built.batch_shape), log_every
@@ -188,7 +189,7 @@ def _start(built, checkpoints, seed, say):
     return 0, built.init(jax.random.PRNGKey(seed))
   step, state, position = restored
   if position['seed'] != seed:
-    raise ValueError(
+    raise CheckpointError(
       f'train.seed is {seed}, but the checkpoints of this run are of seed '
       f'{position["seed"]}: use that, or another output_dir'
     )

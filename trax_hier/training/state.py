@@ -42,10 +42,14 @@ def init_layer(
 ) -> tuple[PyTree, PyTree]:
   """Weights and state of a layer for int32 tokens of `shape` (b, l).
 
+  A layer of two inputs takes `start_of_sequence` (b,) as the second.
   Meant to be traced (`jax.jit`, `jax.eval_shape`): eager init is slow. Call
   `clean` on the layer afterwards.
   """
-  return _strong_types(layer.init(ShapeDtype(shape, np.int32), rng=rng))
+  signature = ShapeDtype(shape, np.int32)
+  if layer.n_in == 2:
+    signature = signature, ShapeDtype(shape[:1], np.bool_)
+  return _strong_types(layer.init(signature, rng=rng))
 
 
 def clean(layer: base.Layer, weights: PyTree, model_state: PyTree) -> None:

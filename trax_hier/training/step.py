@@ -57,10 +57,16 @@ def apply_model(
 ) -> tuple[jax.Array, PyTree]:
   """Logits (b, l, v) and new state, computed with weights in `compute_dtype`.
 
-  The new state has the types of the old one, whatever the layers computed in.
+  A model with memory across steps takes a second input, `start_of_sequence`
+  (b,) bool: which rows of the batch begin a sequence, so that the state of
+  those lanes is to be reset. The new state has the types of the old one,
+  whatever the layers computed in.
   """
   weights = cast_floats(weights, compute_dtype)
-  logits, new_state = layer.pure_fn(batch['inputs'], weights, model_state, rng)
+  inputs = batch['inputs']
+  if layer.n_in == 2:
+    inputs = inputs, batch['start_of_sequence']
+  logits, new_state = layer.pure_fn(inputs, weights, model_state, rng)
   return logits, jax.tree.map(
     lambda new, old: jnp.asarray(new, old.dtype), new_state, model_state
   )
