@@ -131,7 +131,7 @@ def _print_sample(result):
       0,
     )
   except ValueError as error:  # A part of the model cannot decode.
-    print(f'no sample: {error}')
+    print(f'no sample: {str(error).splitlines()[0]}')
     return
   print(f'sample, after held-out text in brackets:\n[{prompt}]{text}\n')
 
