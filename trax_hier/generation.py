@@ -87,8 +87,7 @@ def sample_text(
   The text ends before the first token 0, which ends a document.
   """
   ids = vocab.encode(prompt)[None]
-  new = generate(model, weights, ids, n_tokens, temperature, seed, vocab.size)[
-    0
-  ]
+  n_ids = vocab.size
+  (new,) = generate(model, weights, ids, n_tokens, temperature, seed, n_ids)
   ends = np.flatnonzero(new == 0)
   return vocab.decode(new[: ends[0]] if ends.size else new)

@@ -140,7 +140,7 @@ def _find(name: str, prefix: str, includer: str | None) -> str:
   shipped = [str(p.relative_to(packaged)) for p in packaged.rglob('*.gin')]
   raise ConfigError(
     f"{prefix}there is no gin file '{name}'{suggest(name, shipped)}"
-    f' Looked for {", ".join(places)}'
+    f'; looked for {", ".join(places)}'
   )
 
 
