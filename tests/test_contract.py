@@ -11,6 +11,8 @@ import pytest
 import toy
 from contract import LENGTH
 
+from trax_hier import generation
+
 GOLDEN = json.loads(contract.GOLDEN.read_text())
 MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
 
@@ -101,6 +103,22 @@ def test_decoding_is_evaluation(model):
     np.testing.assert_allclose(
       model.decode(lengths), model.logits, 1e-5, 1e-5, err_msg=str(lengths)
     )
+
+
+def test_greedy_generation_is_the_argmax_of_evaluation(model, monkeypatch):
+  # Prompts end inside groups, and are read by 5, by 2 and by single tokens.
+  monkeypatch.setattr(generation, '_PIECES', (5, 2))
+  prompts = [model.tokens[0, :9], model.tokens[1, :8]]
+  new = generation.generate(
+    model.row.model, model.weights, prompts, 4, temperature=0, max_len=LENGTH
+  )
+  rows = [np.concatenate(parts) for parts in zip(prompts, new, strict=True)]
+  # As models are causal, one evaluation gives all of the steps' logits.
+  whole = np.stack([np.pad(row, (0, LENGTH - len(row))) for row in rows])
+  logits = model.eval(model.weights, whole)
+  for y, prompt, tokens in zip(logits, prompts, new, strict=True):
+    best = np.asarray(y).argmax(-1)[len(prompt) : len(prompt) + 4]
+    np.testing.assert_array_equal(tokens, best)
 
 
 def test_any_length(model):

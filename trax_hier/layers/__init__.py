@@ -11,6 +11,12 @@ from trax_hier.layers.attention import (
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
 from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.decoding import (
+  PRECISIONS,
+  decoding_state,
+  decoding_weights,
+)
+from trax_hier.layers.dense import Dense
 from trax_hier.layers.dot_product import DotProductAttention
 from trax_hier.layers.feed_forward import FeedForward, Gelu
 from trax_hier.layers.lsh import LSHAttention
@@ -43,6 +49,7 @@ from trax_hier.layers.upsample import (
 )
 
 __all__ = [
+  'PRECISIONS',
   'Attend',
   'AttentionShorten',
   'AttentionUpsample',
@@ -50,6 +57,7 @@ __all__ = [
   'CausalAttention',
   'CrossAttention',
   'DecoderBlock',
+  'Dense',
   'DotProductAttention',
   'FeedForward',
   'Gelu',
@@ -76,4 +84,6 @@ __all__ = [
   'Upsample',
   'ZeroUpsample',
   'build',
+  'decoding_state',
+  'decoding_weights',
 ]

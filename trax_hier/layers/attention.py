@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from trax_hier.layers.build import check_heads, check_mode
 from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.dense import Dense, Projections
 from trax_hier.layers.dot_product import DotProductAttention, softmax_attention
 from trax_hier.layers.positions import Clock, NoPositions
 from trax_hier.layers.stacking import Once
@@ -52,18 +53,12 @@ def SelfAttention(
   Raises:
     ValueError: n_heads does not divide d_model, or window is not positive.
   """
-  return tl.Serial(
-    tl.Dup(),
-    CausalAttention(
-      d_model,
-      n_heads,
-      window=window,
-      dropout=dropout,
-      mode=mode,
-      max_len=max_len,
-      query_stride=stride,
-      key_stride=stride,
-      positions=positions,
+  scheme = positions or NoPositions()
+  rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
+  return tl.Serial(  # x
+    Heads(d_model, n_heads, rotate_q, rotate_k, []),  # q, k, v
+    _AttendToCache(
+      d_model, scheme, stride, stride, window, dropout, mode, max_len
     ),
   )
 
@@ -85,18 +80,28 @@ def CausalAttention(
   -> (b, l, d). Arguments as in `SelfAttention`.
   """
   scheme = positions or NoPositions()
+  rotate_q = scheme.rotate(query_stride, mode)
+  rotate_k = scheme.rotate(key_stride, mode)
+  return tl.Serial(  # x, y
+    tl.Parallel(
+      Heads(d_model, n_heads, rotate_q), Heads(d_model, n_heads, rotate_k, [])
+    ),  # q, k, v
+    _AttendToCache(
+      d_model, scheme, query_stride, key_stride, window, dropout, mode, max_len
+    ),
+  )
+
+
+def _AttendToCache(
+  d_model, scheme, query_stride, key_stride, window, dropout, mode, max_len
+):
+  """q, k, v (b, h, l, d / h) -> (b, l, d); keeps k and v in predict mode."""
   # The last group of coarse queries or keys must fit in whole.
   max_len += -max_len % max(query_stride, key_stride)
-  return tl.Serial(  # x, y
-    tl.Select([0, 1, 1]),
-    tl.Parallel(
-      Heads(d_model, n_heads, scheme.rotate(query_stride, mode)),
-      Heads(d_model, n_heads, scheme.rotate(key_stride, mode)),
-      Heads(d_model, n_heads),
-    ),  # q, k, v
+  return tl.Serial(  # q, k, v
     tl.Parallel(None, KeyValueCache(-(-max_len // key_stride), window, mode)),
     Attend(scheme, query_stride, key_stride, window, dropout, mode, max_len),
-    tl.Dense(d_model),
+    Dense(d_model),
   )
 
 
@@ -123,28 +128,40 @@ def CrossAttention(
   return tl.Serial(  # x, context, mask
     tl.Select([0, 1, 1, 2]),
     tl.Parallel(
-      Heads(d_model, n_heads),
-      Once(Heads(d_model, n_heads), mode),
-      Once(Heads(d_model, n_heads), mode),
+      Heads(d_model, n_heads, []),
+      Once(Heads(d_model, n_heads, []), mode),
+      Once(Heads(d_model, n_heads, []), mode),
       tl.Fn('OverHeads', lambda mask: mask[:, None, None]),
     ),  # q, k, v, mask
     _MaskedAttention(dropout),  # (b, h, l, d / h)
     MergeHeads(),
-    tl.Dense(d_model),
+    Dense(d_model),
   )
 
 
 def Heads(
-  d_model: int, n_heads: int, rotate: Sequence[base.Layer] = ()
+  d_model: int, n_heads: int, *rotations: Sequence[base.Layer]
 ) -> base.Layer:
-  """Projects to heads: (b, l, d) -> (b, h, l, d / h), rotated if asked to."""
+  """Projects to heads: (b, l, d) -> (b, h, l, d / h), once for each rotation.
+
+  Args:
+    d_model: Width of the input.
+    n_heads: Number of heads; divides d_model.
+    *rotations: For each output the layers that encode positions into it.
+  """
   check_heads(d_model, n_heads)
 
   def split(x):
     b, l, _ = x.shape
     return x.reshape(b, l, n_heads, -1).swapaxes(1, 2)
 
-  return tl.Serial(tl.Dense(d_model), tl.Fn('SplitHeads', split), *rotate)
+  outputs = [
+    tl.Serial(tl.Fn('SplitHeads', split), *layers) for layers in rotations
+  ]
+  return tl.Serial(
+    Projections(d_model, len(outputs)),
+    tl.Parallel(*outputs) if len(outputs) > 1 else outputs[0],
+  )
 
 
 def MergeHeads() -> base.Layer:
@@ -182,7 +199,8 @@ def Attend(
     keys = k
     if window is not None and q.shape[-2] > window:
       # As many rows as the blocks of `DotProductAttention` have keys.
-      keys = jnp.pad(k, [(0, 0), (0, 0), (2 * window, 0), (0, 0)])
+      padding = [(0, 0)] * (k.ndim - 2) + [(2 * window, 0), (0, 0)]
+      keys = jnp.pad(k, padding)
       keys = keys[..., -2 * window :, :]
     return q, keys, q, q, k, v
 

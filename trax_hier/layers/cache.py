@@ -1,23 +1,39 @@
 """Keys and values kept over the calls of predict mode."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from trax_hier.trax_compat import base
 
 
+def empty(rows, n):
+  """A buffer (s, n, d) for `n` rows like `rows` (.., l, d), s sequences.
+
+  Batch and heads are one axis, as products with a buffer take them: XLA updates
+  a buffer in place only if all that reads it takes it in one shape.
+  """
+  *lead, _, d = rows.shape
+  return jnp.zeros((math.prod(lead), n, d), rows.dtype)
+
+
 def append(buffer, rows, index):
-  """Writes `rows` (.., l, d) into `buffer` (.., n, d) from row `index` on."""
-  start = [0] * buffer.ndim
-  start[-2] = index
-  return jax.lax.dynamic_update_slice(buffer, rows.astype(buffer.dtype), start)
+  """Writes `rows` (.., l, d) into `buffer` (s, n, d) from row `index` on."""
+  rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
+  if rows.shape[0] != buffer.shape[0]:
+    raise ValueError(
+      f'{rows.shape[0]} sequences of rows (batch times heads), but the state '
+      f'was made for {buffer.shape[0]}: initialise it for this batch size'
+    )
+  return jax.lax.dynamic_update_slice(buffer, rows, (0, index, 0))
 
 
 class KeyValueCache(base.Layer):
   """Keeps keys and values over predict calls: (k, v) -> (k, v).
 
   In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
-  (b, h, l, d_head) join those of earlier calls:
+  (b, h, l, d_head) join those of earlier calls; outputs (b h, n, d_head):
 
   * without a window, the output is the whole buffer of `max_len` rows;
   * with a window and one new row, it is a ring of `window` rows in which
@@ -40,10 +56,7 @@ class KeyValueCache(base.Layer):
   def init_weights_and_state(self, input_signature):
     if self._mode != 'predict':
       return
-    buffers = tuple(
-      jnp.zeros((*s.shape[:-2], self._n_rows, s.shape[-1]), s.dtype)
-      for s in input_signature
-    )
+    buffers = tuple(empty(s, self._n_rows) for s in input_signature)
     self.state = jnp.zeros((), jnp.int32), buffers
 
   def forward(self, rows):
@@ -51,11 +64,6 @@ class KeyValueCache(base.Layer):
       return rows
     t, buffers = self.state
     n_new = rows[0].shape[-2]
-    if buffers[0].shape[0] != rows[0].shape[0]:
-      raise ValueError(
-        f'a batch of {rows[0].shape[0]} rows, but the state was made for '
-        f'{buffers[0].shape[0]}: initialise it for this batch size'
-      )
     if self._window is None:
       if n_new > self._n_rows:
         raise ValueError(
@@ -73,7 +81,11 @@ class KeyValueCache(base.Layer):
     else:
       outputs = tuple(
         jnp.concatenate(
-          [jnp.roll(old, -t, axis=-2), new.astype(old.dtype)], axis=-2
+          [
+            jnp.roll(old, -t, axis=-2),
+            new.reshape(-1, *new.shape[-2:]).astype(old.dtype),
+          ],
+          axis=-2,
         )
         for old, new in zip(buffers, rows, strict=True)
       )

@@ -57,6 +57,7 @@ class DotProductAttention(base.Layer):
     *arrays, t, q, k, v = inputs
     length = q.shape[-2]
     if self._window is not None and length > self._window:
+      k, v = (x.reshape(*q.shape[:2], *x.shape[-2:]) for x in (k, v))
       q = _blocks(q, self._window)
       k, v = (_block_pairs(x, self._window, length) for x in (k, v))
       y = self._attend(arrays, t, q, k, v, self.rng)
@@ -126,14 +127,23 @@ def softmax_attention(q, k, v, bias, seen, dropout, rng):
   The weights are the softmax, in float32, of (q.k + bias) / sqrt(d / h) over
   the keys where `seen`.
   """
-  logits = bias + jnp.einsum(
-    '...qd,...kd->...qk', q, k, preferred_element_type=jnp.float32
+  # A buffer of keys has batch and heads as one axis: see `cache.empty`.
+  lead = k.shape[:-2]
+  products = jnp.einsum(
+    '...qd,...kd->...qk',
+    q.reshape(*lead, *q.shape[-2:]),
+    k,
+    preferred_element_type=jnp.float32,
   )
+  logits = bias + products.reshape(*q.shape[:-1], -1)
   weights = _softmax(logits / math.sqrt(q.shape[-1]), seen).astype(v.dtype)
   if dropout:
     keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
     weights = jnp.where(keep, weights / (1 - dropout), 0)
-  return jnp.einsum('...qk,...kd->...qd', weights, v)
+  y = jnp.einsum(
+    '...qk,...kd->...qd', weights.reshape(*lead, *weights.shape[-2:]), v
+  )
+  return y.reshape(q.shape)
 
 
 def _seen_softmax(logits, seen):

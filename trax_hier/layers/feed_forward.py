@@ -7,6 +7,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from trax_hier.layers.dense import Dense
 from trax_hier.trax_compat import base, tl
 
 
@@ -55,8 +56,8 @@ def FeedForward(
     mode: 'train', 'eval' or 'predict'.
   """
   return tl.Serial(
-    tl.Dense(d_ff),  # (b, l, f)
+    Dense(d_ff),  # (b, l, f)
     activation(),
     tl.Dropout(dropout, mode=mode),
-    tl.Dense(d_model),  # (b, l, d)
+    Dense(d_model),  # (b, l, d)
   )

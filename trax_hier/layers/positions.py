@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier.layers.build import check_heads
-from trax_hier.layers.stacking import Once
+from trax_hier.layers.dense import Dense
+from trax_hier.layers.stacking import FromWeights
 from trax_hier.trax_compat import base, tl
 
 
@@ -241,18 +242,34 @@ class RelativePositions(NoPositions):
     else:
       grid = _CoarseKeys(query_stride, key_stride)
 
-    def waves(q, k):
-      return sinusoid(grid.rows(k.shape[-2]), self._d_model).astype(q.dtype)
+    def split(r):
+      return r.reshape(r.shape[0], self._n_heads, -1).swapaxes(0, 1)
+
+    def table(waves):
+      """A layer for r, (h, c, d / h)."""
+      return tl.Serial(
+        tl.Fn('Sinusoid', waves),
+        Dense(self._d_model),
+        tl.Fn('SplitHeads', split),
+      )
+
+    if mode == 'predict':
+      distances = FromWeights(
+        table(lambda: sinusoid(grid.rows(), self._d_model)), n_in=2
+      )
+    else:
+      distances = table(
+        lambda q, k: sinusoid(grid.rows(k.shape[-2]), self._d_model).astype(
+          q.dtype
+        )
+      )
 
     def apply(arrays, offsets, q, n_keys):
       v, u, r = arrays
-      r = r.reshape(r.shape[0], self._n_heads, -1)
       return q + u, grid.logits(q + v, r, offsets, n_keys)
 
     layer = tl.Serial(  # q, k
-      Once(
-        tl.Serial(tl.Fn('Sinusoid', waves), tl.Dense(self._d_model)), mode
-      ),  # r
+      distances,  # r
       self._context_bias,
       self._location_bias,  # v, u, r
     )
@@ -278,9 +295,9 @@ class _FineKeys:
     )
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
+    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
-    return _shift(_scores(q, r[-n_keys - self._ratio :]), self._ratio)
+    return _shift(_scores(q, r[:, -n_keys - self._ratio :]), self._ratio)
 
 
 class _CoarseKeys:
@@ -302,13 +319,13 @@ class _CoarseKeys:
     return ((groups * self._ratio - m) * self._stride).ravel()
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (c, h, d) -> (.., h, q, k)."""
+    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
     *batch, n_queries, d = q.shape
     q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
-    r = r.reshape(self._ratio, -1, *r.shape[1:])[:, -n_keys - 1 :]
+    r = r.reshape(r.shape[0], self._ratio, -1, d)[:, :, -n_keys - 1 :]
     scores = jnp.einsum(
-      '...hamd,mchd->...hmac', q, r, preferred_element_type=jnp.float32
+      '...hamd,hmcd->...hmac', q, r, preferred_element_type=jnp.float32
     )
     y = jnp.swapaxes(_shift(scores, 1), -3, -2)  # (.., h, a, m, k)
     return y.reshape(*batch, n_queries, n_keys)
@@ -326,13 +343,12 @@ class _AnyOffsets:
     self._n_past = -(-max_len // self._stride) + query_stride // self._stride
     self._n_rows = self._n_past + query_stride // self._stride
 
-  def rows(self, n_keys):
+  def rows(self):
     """Distances in tokens of the table's rows."""
-    del n_keys
     return (jnp.arange(self._n_rows) - self._n_past) * self._stride
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (c, h, d) and offsets (.., q, k) -> (.., h, q, k)."""
+    """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
     del n_keys
     scores = _scores(q, r)
     rows = jnp.clip(offsets // self._stride + self._n_past, 0, self._n_rows - 1)
@@ -341,9 +357,9 @@ class _AnyOffsets:
 
 
 def _scores(q, r):
-  """(.., h, q, d) x (c, h, d) -> (.., h, q, c), in float32."""
+  """(.., h, q, d) x (h, c, d) -> (.., h, q, c), in float32."""
   return jnp.einsum(
-    '...hqd,chd->...hqc', q, r, preferred_element_type=jnp.float32
+    '...hqd,hcd->...hqc', q, r, preferred_element_type=jnp.float32
   )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from trax_hier.layers.attention import CausalAttention
 from trax_hier.layers.blocks import PreNormResidual
 from trax_hier.layers.build import build
+from trax_hier.layers.dense import Dense
 from trax_hier.layers.feed_forward import FeedForward
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import NoPositions
@@ -52,7 +53,7 @@ def LinearShorten(
 
   return tl.Serial(
     tl.Fn(f'GroupTokens({shorten_factor})', group),  # (b, l / k, k d)
-    tl.Dense(d_model),  # (b, l / k, d)
+    Dense(d_model),  # (b, l / k, d)
     tl.Dropout(dropout, mode=mode),
   )
 

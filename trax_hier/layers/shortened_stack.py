@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.cache import append
+from trax_hier.layers.cache import append, empty
+from trax_hier.layers.stacking import apply_if
 from trax_hier.layers.upsample import Upsample
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
@@ -77,15 +78,12 @@ class ShortenedStack(base.Layer):
     u, buffers, memory = outputs[0], outputs[1:], ()
     if self._mode == 'predict':
       # One row more than there are groups: see `_decode`.
-      buffers = tuple(
-        ShapeDtype((*s.shape[:-2], self._n_groups + 1, s.shape[-1]), s.dtype)
-        for s in buffers
-      )
+      buffers = tuple(empty(s, self._n_groups + 1) for s in buffers)
       memory = (
         jnp.zeros((), jnp.int32),
         jnp.zeros((b, self._k - 1, d), x.dtype),
         jnp.zeros((b, self._k, d), u.dtype),
-        tuple(jnp.zeros(s.shape, s.dtype) for s in buffers),
+        buffers,
       )
     fine_weights, fine_state = fine.init((u, *buffers, x), use_cache=True)
     self.weights = coarse_weights, fine_weights, ()
@@ -139,17 +137,14 @@ class ShortenedStack(base.Layer):
       outputs.append(new)
     if length % k:
 
-      def one_more(state):
+      def one_more(old):
+        _, state = old
         return groups(state, start + n * k, 1)
 
-      def no_more(state):
-        shapes, _ = jax.eval_shape(one_more, state)
-        return jax.tree.map(
-          lambda s: jnp.zeros(s.shape, s.dtype), shapes
-        ), state
-
-      new, coarse_state = jax.lax.cond(
-        (first + n) * k < t + length, one_more, no_more, coarse_state
+      shapes, _ = jax.eval_shape(lambda s: groups(s, start, 1), coarse_state)
+      none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      new, coarse_state = apply_if(
+        (first + n) * k < t + length, one_more, (none, coarse_state)
       )
       outputs.append(new)
     new_u, *new_rows = (

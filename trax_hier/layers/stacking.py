@@ -1,5 +1,6 @@
 """Stacks of equal blocks, and the weights and rematerialisation around them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -42,13 +43,25 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: bool = False):
       'Repeat.block must return a new layer at every call, got the same '
       f'{template.name} twice'
     )
-  return _Repeat(Remat(template) if remat else template, other, n)
+  return Stack(Remat(template) if remat else template, other, n)
 
 
-class _Repeat(base.Layer):
-  """One template layer scanned over stacked weights, states and rngs."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """The weights or the states of the blocks of a `Stack`, each on its own."""
 
-  def __init__(self, template, other, n):
+  trees: tuple
+
+
+class Stack(base.Layer):
+  """One template layer applied n times; see `Repeat`, which makes it.
+
+  Weights and state are 1-tuples, of arrays stacked over the blocks, which one
+  scan then runs, or of `Blocks`, which a program for decoding runs in turn.
+  """
+
+  def __init__(self, template: base.Layer, other: base.Layer, n: int):
     super().__init__(template.n_in, template.n_out, name=f'Repeat({n})')
     if template.n_in != template.n_out:
       raise ValueError(
@@ -57,10 +70,33 @@ class _Repeat(base.Layer):
       )
     self._n = n
     self._sublayers = (template,)
-    self._weights = (None,)
-    self._state = (None,)
     own, others = _leaves(template), _leaves(other)
     self._shared = [own[i] for i in own.keys() & others.keys()]
+
+  @property
+  def n(self) -> int:
+    """The number of blocks."""
+    return self._n
+
+  # The template's own weights and state are those of one block.
+
+  @property
+  def weights(self):
+    return self._weights
+
+  @weights.setter
+  def weights(self, weights):
+    if not isinstance(weights, dict):  # The mark of a layer that ran before.
+      self._weights = weights
+
+  @property
+  def state(self):
+    return self._state
+
+  @state.setter
+  def state(self, state):
+    if not isinstance(state, dict):
+      self._state = state
 
   def init_weights_and_state(self, input_signature):
     (template,) = self.sublayers
@@ -89,6 +125,13 @@ class _Repeat(base.Layer):
     rngs = jax.random.split(self.rng, self._n)
     (weights,), (state,) = self.weights, self.state
     x = tuple(x) if isinstance(x, list) else x
+    if isinstance(weights, Blocks):
+      states = []
+      for block in zip(weights.trees, state.trees, rngs, strict=True):
+        x, new = body(x, block)
+        states.append(new)
+      self.state = (Blocks(tuple(states)),)
+      return x
     y, state = jax.lax.scan(body, x, (weights, state, rngs))
     self.state = (state,)
     return y
@@ -167,10 +210,40 @@ class ShareWeights(base.Layer):
     return ()
 
 
+class FromWeights(base.Layer):
+  """A layer whose output follows from its weights; it ignores its inputs.
+
+  A program for decoding computes the output once: see `decoding_state`.
+
+  Args:
+    layer: A layer without inputs and without state; its weights are this one's.
+    n_in: Number of inputs to take.
+  """
+
+  def __init__(self, layer: base.Layer, n_in: int):
+    super().__init__(n_in, layer.n_out)
+    self._layer = layer
+
+  def init_weights_and_state(self, input_signature):
+    self.weights, _ = self._layer.init((), self.rng)
+
+  def forward(self, x):
+    return (
+      self.state[0] if self.state else self._compute(self.weights, self.rng)
+    )
+
+  def remember(self, weights):
+    """The state in which the output for these weights is remembered."""
+    return (self._compute(weights, jax.random.PRNGKey(0)),)
+
+  def _compute(self, weights, rng):
+    return self._layer.pure_fn((), weights, self._layer.state, rng)[0]
+
+
 class Once(base.Layer):
   """In predict mode, computes a layer in the first call and remembers it.
 
-  For what depends on weights and shapes alone, such as projected positions.
+  For what later calls do not change, such as the keys of another sequence.
   `layer` must be without state. In 'train' and 'eval' modes this is `layer`.
   """
 
@@ -208,10 +281,21 @@ class Once(base.Layer):
       return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
 
     known, value = memory
-    value = jax.lax.cond(known, lambda: value, lambda: cast(compute(), value))
+    value = apply_if(~known, lambda value: cast(compute(), value), value)
     self.state = state, (jnp.ones((), bool), value)
     # The state may be wider than the dtype of compute.
     return cast(value, jax.eval_shape(compute))
+
+
+def apply_if(condition: jax.Array, fn: Callable, x):
+  """fn(x) where the scalar `condition` is true, else x; not for gradients.
+
+  A loop of one turn or none: what `lax.cond` passes on unchanged it copies,
+  which for the caches of decoding would be most of the work.
+  """
+  return jax.lax.fori_loop(
+    0, condition.astype(jnp.int32), lambda _, x: fn(x), x
+  )
 
 
 class RandomChoice(base.Layer):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from trax_hier.layers.attention import Attend, Heads
 from trax_hier.layers.blocks import PreNormResidual
 from trax_hier.layers.build import build
+from trax_hier.layers.dense import Dense
 from trax_hier.layers.feed_forward import FeedForward
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import NoPositions
@@ -88,7 +89,7 @@ def LinearUpsample(
     return s.reshape(b, m * shorten_factor, d_model)
 
   coarse = tl.Serial(
-    tl.Dense(shorten_factor * d_model),  # (b, m, k d)
+    Dense(shorten_factor * d_model),  # (b, m, k d)
     tl.Dropout(dropout, mode=mode),
     tl.Fn(f'UngroupTokens({shorten_factor})', ungroup),  # (b, m k, d)
   )
@@ -149,8 +150,7 @@ def AttentionUpsample(
     LayerNorm(),
     tl.Branch(
       tl.Serial(expansion.coarse, LayerNorm()),
-      Heads(d_model, n_heads, scheme.rotate(key_stride, mode)),
-      Heads(d_model, n_heads),
+      Heads(d_model, n_heads, scheme.rotate(key_stride, mode), []),
     ),  # u, k, v
   )
   attention = tl.Serial(  # q, k, v
@@ -158,7 +158,7 @@ def AttentionUpsample(
       Heads(d_model, n_heads, scheme.rotate(stride, mode)), None, None
     ),
     Attend(scheme, stride, key_stride, None, dropout, mode, max_len),
-    tl.Dense(d_model),
+    Dense(d_model),
   )
   fine = tl.Serial(  # u, k, v, x
     tl.Select([0, 3, 1, 2]),

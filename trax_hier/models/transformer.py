@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from trax_hier.layers import (
   DecoderBlock,
+  Dense,
   LayerNorm,
   NoPositions,
   RelativePositions,
@@ -96,5 +97,5 @@ def TokenEncoder(
 def Logits(vocab_size: int) -> base.Layer:
   """Projects to float32 logits: (b, l, d) -> (b, l, v)."""
   return tl.Serial(
-    tl.Dense(vocab_size), tl.Fn('Float32', lambda x: x.astype(jnp.float32))
+    Dense(vocab_size), tl.Fn('Float32', lambda x: x.astype(jnp.float32))
   )

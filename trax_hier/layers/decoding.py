@@ -1,0 +1,110 @@
+"""Weights and states laid out for decoding.
+
+Training keeps equal blocks stacked, for one scan to run them. A scan copies the
+block that it is at, be it weights or caches; a program that decodes a token at
+a time does little more than read them, so there each block is on its own.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.dense import (
+  Dense,
+  Projections,
+  merge_projections,
+  quantize,
+)
+from trax_hier.layers.stacking import Blocks, FromWeights, Stack
+from trax_hier.trax_compat import base
+
+PRECISIONS = ('float32', 'bfloat16', 'int8')
+
+
+def decoding_weights(
+  layer: base.Layer, weights: Any, precision: str = 'float32'
+) -> Any:
+  """A model's weights for decoding, to be given to it in place of its own.
+
+  Args:
+    layer: The model in 'predict' mode.
+    weights: Its weights.
+    precision: What they are stored in. 'float32' keeps them as they are.
+      'bfloat16' makes the model compute in bfloat16. 'int8' stores the kernels
+      of dense layers in 8 bits with a scale for each output channel.
+
+  Raises:
+    ValueError: precision is none of these.
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(
+      f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}'
+    )
+
+  def narrow(weights):
+    return _narrow(weights, precision)
+
+  def dense(weights):
+    kernel, bias = weights
+    return (quantize(kernel), bias) if precision == 'int8' else narrow(weights)
+
+  def convert(layer, weights):
+    if isinstance(weights, dict):
+      return weights  # Trax's mark of a layer that occurred before.
+    if isinstance(layer, Stack):
+      (stacked,), (block,) = weights, layer.sublayers
+      parts = _split(stacked, layer.n)
+      return (Blocks(tuple(convert(block, part) for part in parts)),)
+    if layer.sublayers:
+      parts = zip(layer.sublayers, weights, strict=True)
+      return tuple(convert(sub, part) for sub, part in parts)
+    if isinstance(layer, Projections):
+      return tuple(map(dense, merge_projections(weights)))
+    return dense(weights) if isinstance(layer, Dense) else narrow(weights)
+
+  return convert(layer, weights)
+
+
+def decoding_state(
+  layer: base.Layer, weights: Any, state: Any, precision: str = 'float32'
+) -> Any:
+  """A model's first state for decoding with its `decoding_weights`.
+
+  Args:
+    layer: The model in 'predict' mode.
+    weights: Its weights for decoding.
+    state: Its first state.
+    precision: That of the weights.
+  """
+
+  def convert(layer, weights, state):
+    if isinstance(state, dict):
+      return state
+    if isinstance(layer, Stack):
+      (blocks,), (stacked,), (block,) = weights, state, layer.sublayers
+      parts = zip(blocks.trees, _split(stacked, layer.n), strict=True)
+      return (Blocks(tuple(convert(block, *part) for part in parts)),)
+    if isinstance(layer, FromWeights):
+      state = layer.remember(weights)
+    elif layer.sublayers:
+      parts = zip(layer.sublayers, weights, state, strict=True)
+      return tuple(convert(*part) for part in parts)
+    return _narrow(state, precision)
+
+  return convert(layer, weights, state)
+
+
+def _split(stacked, n):
+  return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(n)]
+
+
+def _narrow(tree, precision):
+  if precision != 'bfloat16':
+    return tree
+  return jax.tree.map(
+    lambda x: (
+      x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    ),
+    tree,
+  )

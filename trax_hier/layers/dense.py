@@ -1,0 +1,106 @@
+"""Dense layers, whose kernels may be stored in 8 bits for decoding."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.trax_compat import base, tl
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8Kernel:
+  """A matrix in 8 bits: values * scale.
+
+  Attributes:
+    values: int8 (d_in, d_out).
+    scale: float32 (d_out,), one number for each output channel.
+  """
+
+  values: jax.Array
+  scale: jax.Array
+
+
+def quantize(kernel: jax.Array) -> Int8Kernel:
+  """Rounds a kernel (d_in, d_out) to 255 levels in each output channel."""
+  largest = jnp.max(jnp.abs(kernel), axis=0)
+  scale = jnp.where(largest > 0, largest, 1.0).astype(jnp.float32) / 127
+  return Int8Kernel(jnp.round(kernel / scale).astype(jnp.int8), scale)
+
+
+class Dense(tl.Dense):
+  """Trax's Dense, x (.., d_in) -> x W + b (.., d_out); W may be in 8 bits."""
+
+  def forward(self, x):
+    return _affine(x, self.weights)
+
+
+class Projections(base.Layer):
+  """Dense layers side by side: x (.., d_in) -> n tensors (.., d_model).
+
+  The weights are those of n `Dense`, or `merge_projections` of them: with few
+  rows of x, one large product reads its kernel faster than n small ones.
+  """
+
+  def __init__(self, d_model: int, n: int):
+    super().__init__(n_in=1, n_out=n)
+    self._layers = [Dense(d_model) for _ in range(n)]
+
+  def init_weights_and_state(self, input_signature):
+    rngs = jax.random.split(self.rng, len(self._layers))
+    self.weights = tuple(
+      layer.init(input_signature, rng)[0]
+      for layer, rng in zip(self._layers, rngs, strict=True)
+    )
+
+  def forward(self, x):
+    outputs = [_affine(x, weights) for weights in self.weights]
+    if len(outputs) < self.n_out:
+      outputs = jnp.split(outputs[0], self.n_out, axis=-1)
+    return outputs if self.n_out > 1 else outputs[0]
+
+
+def merge_projections(weights: Sequence) -> tuple:
+  """The weights of `Projections` as those of one product."""
+  return (
+    tuple(jnp.concatenate(parts, -1) for parts in zip(*weights, strict=True)),
+  )
+
+
+def _affine(x, weights):
+  kernel, bias = weights
+  if not isinstance(kernel, Int8Kernel):
+    return jnp.dot(x, kernel) + bias
+  y = jax.lax.platform_dependent(
+    x, kernel.values, cpu=_dot_by_rows, default=_dot
+  )
+  return y * kernel.scale.astype(x.dtype) + bias
+
+
+def _dot(x, values):
+  return jnp.dot(x, values.astype(x.dtype))
+
+
+def _dot_by_rows(x, values):
+  """The product, widening a few rows at a time, which stay in the cache.
+
+  XLA for CPU writes a widened matrix to memory and reads it again.
+  """
+  d_in, d_out = values.shape
+  n_rows = max(1, min(d_in, _CHUNK // d_out))
+  while d_in % n_rows:
+    n_rows -= 1
+
+  def add(i, y):
+    rows = jax.lax.dynamic_slice_in_dim(values, i * n_rows, n_rows, 0)
+    part = jax.lax.dynamic_slice_in_dim(x, i * n_rows, n_rows, x.ndim - 1)
+    return y + jnp.dot(part, rows.astype(x.dtype))
+
+  y = jnp.zeros((*x.shape[:-1], d_out), x.dtype)
+  return jax.lax.fori_loop(0, d_in // n_rows, add, y)
+
+
+# Numbers widened at a time: 512 KB in float32, half of a core's cache.
+_CHUNK = 1 << 17
