@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import gin
+import numpy as np
 import pytest
 
 from trax_hier import config
+from trax_hier.trax_compat import base, tl
 
 # Fakes ------------------------------------------------------------------------
 
@@ -599,6 +601,36 @@ def test_explain_makes_one_message_of_gins(fakes):
   assert '\n' in str(e.value)
   assert config.explain(e.value).endswith(' debug')
   assert config.explain(ValueError('a\nb')) == 'a\nb'
+
+
+def test_explain_keeps_what_a_layer_has_to_say():
+  def fail(x):
+    raise ValueError('n_heads = 3 does not fit')
+
+  layer = tl.Serial(tl.Serial(tl.Fn('Fails', fail)))
+  with pytest.raises(base.LayerError) as e:
+    layer(np.ones(2))
+  assert str(e.value).startswith('Exception passing through layer')
+  assert config.explain(e.value) == 'n_heads = 3 does not fit'
+
+
+def test_value_of_a_parameter(fakes):
+  parse("""
+      N = 3
+      FakeLM.d_model = %N
+      fakerun.model = @middle/FakeBlock
+      middle/FakeBlock.n_heads = %N
+      fakerun.data = [@FakeData()]
+      FakeData.path = 'x'
+      """)
+  assert config.value('FakeLM.d_model') == 3
+  assert config.value('trax_hier.testing.FakeLM.d_model') == 3
+  assert config.value('fakerun.model')() == fakes['FakeBlock'](n_heads=3)
+  assert config.value('fakerun.data') == [fakes['FakeData']()]
+  with pytest.raises(config.ConfigError, match='shape must be given'):
+    config.value('FakeLM.shape')
+  with pytest.raises(config.ConfigError, match="no configurable 'FakeML'"):
+    config.value('FakeML.shape')
 
 
 def test_explain_names_a_parameter_required_in_python():

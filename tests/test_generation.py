@@ -1,22 +1,25 @@
 """Generation: one program that gives what evaluation would."""
 
 import functools
+import re
 
+import gin
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
-from trax_hier.generation import generate, sample_text
+from trax_hier import config, generation
+from trax_hier.generation import generate, prepare, sample_text
 from trax_hier.models import HourglassLM, TransformerLM
+from trax_hier.trax_compat import tl
 
 SIZES = {key: value for key, value in toy.SIZES.items() if key != 'max_len'}
 MODELS = {
   'transformer': functools.partial(TransformerLM, n_layers=2, **SIZES),
   'hourglass': functools.partial(HourglassLM, hierarchy='1@3', **SIZES),
 }
-N_NEW = 6
+MODEL = MODELS['transformer']
 
 
 @functools.cache
@@ -28,45 +31,205 @@ def prompt(length):
   return toy.tokens(length)
 
 
-@pytest.mark.parametrize(
-  'name, length',
-  # No prompt at all, and one that ends inside a group of three.
-  [('transformer', 0), ('transformer', 4), ('hourglass', 4)],
-)
-def test_greedy_is_the_argmax_of_evaluation(name, length):
-  factory, weights = MODELS[name], weights_of(name)
-  new = generate(factory, weights, prompt(length), N_NEW, temperature=0)
-  assert new.shape == (2, N_NEW) and new.dtype == np.int32
-  model = factory(mode='eval')
-  whole = np.concatenate([prompt(length), new], axis=1)
-  _, state = toy.shapes(model, whole)
-  # As models are causal, one evaluation gives all of the steps' logits.
-  logits, _ = toy.run(model, whole, weights, toy.zeros_like(state))
-  expected = np.asarray(logits).argmax(-1)[:, length:]
-  np.testing.assert_array_equal(new, expected)
+def rows(*lengths):
+  return [toy.tokens(n, batch=1, seed=n)[0] for n in lengths]
 
 
-def test_draws_depend_on_the_seed():
-  name = 'transformer'
-  first, again, other = (
-    generate(MODELS[name], weights_of(name), prompt(4), 20, seed=seed)
-    for seed in (0, 0, 1)
+def one(prompts, n_tokens, **settings):
+  return generate(
+    MODEL, weights_of('transformer'), prompts, n_tokens, **settings
   )
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_unequal_prompts_are_as_one_at_a_time(name):
+  # None, one shorter than a group, and some that are read in pieces.
+  prompts = rows(0, 2, 17, 40)
+  together = generate(MODELS[name], weights_of(name), prompts, 6, temperature=0)
+  for row, new in zip(prompts, together, strict=True):
+    assert new.shape == (6,) and new.dtype == np.int32
+    (alone,) = generate(MODELS[name], weights_of(name), [row], 6, temperature=0)
+    np.testing.assert_array_equal(new, alone)
+
+
+def test_draws_depend_on_the_seed_and_the_row_alone():
+  first, again, other = (one(prompt(4), 20, seed=seed) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
-  assert (first != other).any()
-  assert (first[0] != first[1]).any()
+  assert (np.array(first) != other).any()
+  same = one([prompt(4)[0]] * 2, 20)
+  assert (same[0] != same[1]).any()
+  # Nor on the other prompts, how far they are, or how much is asked for.
+  (alone,) = one([prompt(4)[0]], 30)
+  together = one([prompt(4)[0], prompt(9)[0]], 20)
+  np.testing.assert_array_equal(alone[:20], together[0])
+
+
+def test_one_trace_for_all_lengths_and_settings():
+  traces = []
+
+  def model(mode, max_len=2048):
+    def note(x):
+      traces.append(x.shape)
+      return x
+
+    layer = MODEL(mode=mode, max_len=max_len)
+    return tl.Serial(tl.Fn('Note', note), layer)
+
+  weights = ((), weights_of('transformer'))
+  generate(model, weights, rows(3, 5), 4)
+  before = len(traces)
+  for settings in (
+    dict(temperature=0.0),
+    dict(temperature=0.3, seed=5),
+    dict(top_k=2),
+    dict(top_p=0.5, stop=[[1, 2], [3]]),
+    dict(n_ids=4, n_tokens=9),
+    dict(on_tokens=lambda new: None),
+  ):
+    generate(
+      model, weights, **{'prompt': rows(17, 30), 'n_tokens': 4, **settings}
+    )
+  assert len(traces) == before
+  generate(model, weights, rows(3), 4)
+  assert len(traces) > before
+
+
+def test_other_gin_bindings_are_another_model():
+  def make(mode, max_len=2048):
+    return TransformerLM(n_layers=2, mode=mode, max_len=max_len)
+
+  bind = gin.bind_parameter
+  new = []
+  try:
+    for key, value in {**SIZES, 'positions': TransformerLM}.items():
+      if key != 'positions':
+        bind(f'trax_hier.models.TransformerLM.{key}', value)
+    new.append(generate(make, weights_of('transformer'), prompt(9), 9, 0.0))
+    bind('trax_hier.models.TransformerLM.n_heads', 4)
+    new.append(generate(make, weights_of('transformer'), prompt(9), 9, 0.0))
+  except Exception as error:  # The weights of u and v have other shapes.
+    new.append(error)
+  finally:
+    config.clear()
+  assert isinstance(new[1], Exception)
+
+
+def stopping(new, stop):
+  """Where new tokens first end in a stop, cut before it; by hand."""
+  for end in range(1, len(new) + 1):
+    for s in sorted(stop, key=len, reverse=True):
+      if len(s) <= end and list(new[end - len(s) : end]) == list(s):
+        return new[: end - len(s)]
+  return new
+
+
+def test_stop_ends_a_row_before_the_sequence():
+  free = one(rows(4, 7), 40, seed=2)
+  some = free[0][11:14], free[1][20:22], [free[0][30]]
+  stopped = one(rows(4, 7), 40, seed=2, stop=some)
+  for new, whole in zip(stopped, free, strict=True):
+    np.testing.assert_array_equal(new, stopping(whole, some))
+  assert len(stopped[0]) < 40
+  assert {len(new) for new in stopped} != {40}
+
+
+def test_stop_does_not_reach_into_the_prompt():
+  (free,) = one(rows(6), 12, temperature=0)
+  (end,) = (row[-1] for row in rows(6))
+  (new,) = one(rows(6), 12, temperature=0, stop=[[end, free[0]]])
+  np.testing.assert_array_equal(new, stopping(free, [[end, free[0]]]))
+  assert len(new) > 0
+
+
+@pytest.mark.parametrize('length', [1, 3, 11])
+def test_longest_and_many_stops(length):
+  free = one(rows(4), 40, seed=2)[0]
+  never = [[16, 16, 16, 16, i] for i in range(6)]
+  stop = [*never, free[20 : 20 + length]]
+  np.testing.assert_array_equal(
+    one(rows(4), 40, seed=2, stop=stop)[0], stopping(free, stop)
+  )
+
+
+def test_chunks_add_up_and_nothing_is_taken_back():
+  free = one(rows(4, 7), 40, seed=2)
+  for stop in ((), [free[0][11:14]], [free[1][37:40], [*free[0][20:22], 1]]):
+    chunks = []
+    new = one(rows(4, 7), 40, seed=2, stop=stop, on_tokens=chunks.append)
+    assert len(chunks) > 2
+    streamed = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+    for a, b, whole in zip(streamed, new, free, strict=True):
+      np.testing.assert_array_equal(a, b)
+      np.testing.assert_array_equal(b, stopping(whole, stop))
+
+
+def test_full_to_the_last_token():
+  free = one(rows(4), 20)
+  np.testing.assert_array_equal(one(rows(4), 20, max_len=24)[0], free[0])
+  with pytest.raises(
+    ValueError,
+    match='4 tokens and n_tokens = 20 exceed max_len = 23: set max_len = 24',
+  ):
+    one(rows(4), 20, max_len=23)
 
 
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (dict(n_tokens=0), 'n_tokens = 0 must be positive'),
-    (dict(n_tokens=1, temperature=-1.0), 'temperature = -1.0'),
+    (dict(n_tokens=0), 'n_tokens = 0 must be at least 1'),
+    (dict(temperature=-1.0), 'temperature = -1.0 must'),
+    (dict(temperature=float('nan')), 'temperature = nan must'),
+    (dict(top_k=0), 'top_k = 0 must be at least 1'),
+    (dict(top_p=0.0), 'top_p = 0.0 must be above 0'),
+    (dict(top_p=1.5), 'top_p = 1.5 must be above 0 and at most 1'),
+    (dict(n_ids=0), 'n_ids = 0 must be at least 1'),
+    (dict(stop=[[1], []]), 'an empty sequence'),
+    (dict(prompt=[]), 'no rows'),
+    (dict(prompt=np.zeros((2, 3))), 'token ids'),
+    (dict(prompt=np.zeros((2, 3, 4), int)), 'token ids'),
+    (dict(prompt=[np.array([-1])]), 'token -1'),
+    (dict(prompt=[np.array([3, 17])]), 'token 17, but the model has 17 ids'),
   ],
 )
 def test_bad_arguments(arguments, message):
+  given = {'prompt': prompt(4), 'n_tokens': 1, **arguments}
   with pytest.raises(ValueError, match=message):
-    generate(MODELS['transformer'], None, prompt(4), **arguments)
+    generate(MODEL, weights_of('transformer'), **given)
+
+
+def test_bad_precision():
+  with pytest.raises(ValueError, match='one of float32, bfloat16, int8, got'):
+    prepare(MODEL, weights_of('transformer'), 'float16')
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_prepared_weights_of_full_precision_change_nothing(name):
+  prepared = prepare(MODELS[name], weights_of(name))
+  np.testing.assert_array_equal(
+    generate(MODELS[name], prepared, prompt(20), 9),
+    generate(MODELS[name], weights_of(name), prompt(20), 9),
+  )
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_no_step_copies_a_cache(name, monkeypatch):
+  monkeypatch.setattr(generation, '_PIECES', ())
+  program = generation._program(MODELS[name], '', 2, 1024, 'float32')
+  weights = prepare(MODELS[name], weights_of(name)).weights
+  request = generation._Request(
+    generation.Sampling(1.0, 17, 1.0, 17),
+    jax.random.PRNGKey(0),
+    4,
+    generation._stop_array(()),
+  )
+  arguments = np.zeros((2, 1025), np.int32), np.zeros(2, np.int32), request
+  decoding = jax.eval_shape(program.start, weights, *arguments)
+  text = (
+    program.advance.lower(weights, decoding, request, 9).compile().as_text()
+  )
+  # Rows of caches are 8 numbers wide, and hundreds of them are kept.
+  assert re.search(r'f32\[4,\d{3,4},8\]\S* dynamic-update-slice', text)
+  assert not re.search(r'f32\[4,\d{3,4},8\]\S* copy\(', text)
 
 
 class Letters:
@@ -83,40 +246,17 @@ class Letters:
 
 
 def test_text_ends_before_the_first_zero():
-  factory, weights = MODELS['transformer'], weights_of('transformer')
-  ids = Letters().encode('abc')[None]
+  ids = Letters().encode('abc')
   for seed in range(20):
-    new = list(generate(factory, weights, ids, 20, 3.0, seed)[0])
+    new = list(one([ids], 20, temperature=3.0, seed=seed)[0])
     if 0 in new[1:]:
       break
-  text = sample_text(factory, weights, Letters(), 'abc', 20, 3.0, seed)
+  text = sample_text(
+    MODEL, weights_of('transformer'), Letters(), 'abc', 20, 3.0, seed
+  )
   assert text == Letters().decode(new[: new.index(0)])
 
 
 def test_draws_are_among_the_ids_of_the_vocabulary():
-  new = generate(
-    MODELS['transformer'],
-    weights_of('transformer'),
-    prompt(4),
-    30,
-    9.0,
-    n_ids=3,
-  )
-  assert set(new.ravel()) == {0, 1, 2}
-
-
-@pytest.mark.parametrize('name', MODELS)
-def test_bfloat16_weights_decode_as_they_evaluate(name):
-  layer = MODELS[name](mode='eval')
-  weights = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights_of(name))
-  _, state = toy.shapes(layer, prompt(4))
-  whole = prompt(9)
-  expected, _ = toy.run(layer, whole, weights, toy.zeros_like(state))
-  decoder = MODELS[name](mode='predict', max_len=9)
-  _, state = toy.make(decoder, whole[:, :1])
-  inputs = np.pad(whole, [(0, 0), (1, 0)])[:, :9]
-  parts = []
-  for new in (inputs[:, :5], *np.split(inputs[:, 5:], 4, axis=1)):
-    logits, state = toy.run(decoder, new, weights, state)
-    parts.append(logits)
-  toy.close(jnp.concatenate(parts, axis=1), expected, 3e-2)
+  new = one(prompt(4), 30, temperature=9.0, n_ids=3)
+  assert set(np.ravel(new)) == {0, 1, 2}

@@ -11,6 +11,7 @@ swallows: names, types and macros are checked when parsed, and each fault is one
 trax_hier; a fully qualified name reaches the others.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +34,15 @@ __all__ = [
   'packaged_gin_dir',
   'parse',
   'resolved',
+  'value',
 ]
 
 # What gin 0.5.0 appends to the errors of the configurables it calls.
 _MISSING = re.compile(r'No values supplied by Gin or caller .*: \[(.*)\]')
+# How trax's LayerError, which tells the way through the layers, ends.
+_IN_LAYER = re.compile(
+  r'^Exception passing through layer .*\nValueError: (.*)', re.S
+)
 _SCOPE = re.compile(r" in scope '(.*)'\s*$")
 
 _table = Table()
@@ -110,9 +116,12 @@ def explain(error: Exception) -> str:
   """Returns an error that came through configurables as one clear message.
 
   Gin adds the chain of calls to each such error, and to a missing argument what
-  it had bound; here the first is dropped and the second names the binding.
+  it had bound; here the first is dropped and the second names the binding. Of a
+  ValueError in a trax layer its own message is left.
   """
   message, *calls = str(error).split('\n  In call to configurable ')
+  if in_layer := _IN_LAYER.match(message):
+    return in_layer[1].strip()
   missing = _MISSING.search(message)
   if not (missing and calls):
     return message
@@ -120,7 +129,7 @@ def explain(error: Exception) -> str:
   scope = _SCOPE.search(calls[0])
   binding = f'{scope[1]}/{name}' if scope else name
   binding += '.' + missing[1].split("'")[1]
-  return f"{binding} must be given a value, as in --config='{binding} = ...'"
+  return _must_be_given(binding)
 
 
 def operative_text() -> str:
@@ -165,6 +174,28 @@ def resolved() -> list[Binding]:
   return list(_table.bindings.values())
 
 
+def value(name: str) -> Any:
+  """Returns what a parameter is bound to; its `@name()` are called.
+
+  Args:
+    name: configurable and parameter, such as `'train.data'`.
+
+  Raises:
+    ConfigError: there is no such configurable, or the parameter is not bound.
+  """
+  configurable, _, parameter = name.rpartition('.')
+  binding = _table.bindings.get(('', names.resolve(configurable), parameter))
+  if binding is None:
+    raise ConfigError(_must_be_given(name))
+  # gin resolves references when they are copied.
+  return copy.deepcopy(binding.value)
+
+
+def fingerprint() -> str:
+  """Returns a text that changes whenever gin may give other values."""
+  return f'{names.bindings()} {gin.current_scope_str()}'
+
+
 def clear() -> None:
   """Forgets every binding, in gin too."""
   global _table
@@ -190,6 +221,10 @@ def _take(statement, at: Location, table: Table) -> None:
     selector, parameter = names.MACRO, 'value'
   value = names.map_leaves(value, files.Reference, lambda r: names.link(r, at))
   table.add(Binding(scope, selector, parameter, value, at))
+
+
+def _must_be_given(name: str) -> str:
+  return f"{name} must be given a value, as in --config='{name} = ...'"
 
 
 def _live(calls: dict[tuple[str, str], dict[str, Any]]) -> set[Key]:

@@ -1,76 +1,162 @@
-"""Sampling from a language model: prefill and token loop, one program."""
+"""Generation: prompts in, drawn tokens out, by one compiled program.
 
-from collections.abc import Callable
+The program reads the prompts in large pieces, then goes on token by token: it
+feeds the last one, draws the next on the device, and stops when every row has
+what it wants. Nothing in it depends on the length of a prompt or on how tokens
+are drawn, so it is compiled once for a model, a batch size and a capacity.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hier import config
+from trax_hier.layers import PRECISIONS, decoding_state, decoding_weights
+from trax_hier.sampling import Sampling, draw
 from trax_hier.trax_compat import ShapeDtype, base
+
+Callback = Callable[[list[np.ndarray]], None]
+
+# Prompts are read in pieces of these lengths; what is left, token by token.
+_PIECES = (256, 16)
+_SMALLEST_CAPACITY = 64
+_SECONDS_PER_CALLBACK = 0.1
+_NEVER = -1  # No token: pads stop sequences.
+_NOT_NEW = -2  # Stands for a token that was given, which stops nothing.
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A model's weights laid out for decoding; made by `prepare`."""
+
+  weights: Any
+  precision: str
+
+
+def prepare(
+  model: Callable[..., base.Layer], weights: Any, precision: str = 'float32'
+) -> Prepared:
+  """Lays weights out for decoding, once for many calls of `generate`.
+
+  Args:
+    model: The model's factory.
+    weights: The model's weights.
+    precision: 'float32', 'bfloat16' (weights, caches and compute) or 'int8'
+      (kernels of dense layers, with a scale for each output channel).
+
+  Raises:
+    ValueError: precision is none of these.
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(
+      f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}'
+    )
+  lay_out = _lay_out(model, config.fingerprint(), precision)
+  return Prepared(lay_out(weights), precision)
 
 
 def generate(
   model: Callable[..., base.Layer],
   weights: Any,
-  prompt: np.ndarray,
+  prompt: np.ndarray | Sequence[np.ndarray],
   n_tokens: int,
   temperature: float = 1.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
   seed: int = 0,
+  stop: Sequence[Sequence[int]] = (),
   n_ids: int | None = None,
-) -> np.ndarray:
+  max_len: int | None = None,
+  on_tokens: Callback | None = None,
+) -> list[np.ndarray]:
   """Continues prompts with tokens drawn from the model.
 
+  A row gets the tokens that it would get alone, whatever the other prompts are;
+  which random numbers it draws depends on its place in the batch.
+
   Args:
-    model: The model's factory, called with `mode` and `max_len`.
-    weights: The model's weights.
-    prompt: Tokens int32 (batch, length); may be empty.
+    model: The model's factory, called with `mode` and `max_len`. Programs are
+      kept per factory: calls with the same one do not compile again.
+    weights: The model's weights, or what `prepare` made of them.
+    prompt: Tokens int32 (batch, length), or a sequence of arrays (length,),
+      which may differ in length and be empty.
     n_tokens: Number of tokens to draw for each row.
     temperature: What logits are divided by; 0 takes the likeliest token.
+    top_k: Draws from so many likeliest tokens; None is all.
+    top_p: Draws from the fewest likeliest tokens whose probabilities, after
+      temperature and top_k, add up to at least this; None is all.
     seed: Seed of the draws.
+    stop: Sequences of tokens; a row ends as soon as its new tokens end in one.
     n_ids: Draws from the first so many token ids; None is all of the model's.
+    max_len: Capacity in tokens of the model's caches; None is as many as are
+      needed, rounded up to a power of two.
+    on_tokens: Called several times a second with the new tokens of each row
+      since the last call, a list of arrays int32 (n,).
 
   Returns:
-    The new tokens, int32 (batch, n_tokens).
+    The new tokens of each row, int32 (n,) with n at most n_tokens, without the
+    stop sequence that ended it.
 
   Raises:
-    ValueError: n_tokens or temperature is out of range.
+    ValueError: an argument is out of its range, or a prompt and its new tokens
+      exceed max_len.
   """
-  if n_tokens < 1:
-    raise ValueError(f'n_tokens = {n_tokens} must be positive')
-  if temperature < 0:
-    raise ValueError(f'temperature = {temperature} must not be negative')
-  batch, length = prompt.shape
-  layer = model(mode='predict', max_len=length + n_tokens)
-  rng = jax.random.PRNGKey(seed)
-  signature = ShapeDtype((batch, 1), np.int32)
-  # Weights are not among the outputs, so none are drawn.
-  state = jax.jit(lambda rng: layer.init(signature, rng)[1])(rng)
-
-  def draw(logits, rng):
-    logits = logits[:, :n_ids]
-    if temperature == 0:
-      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.random.categorical(rng, logits / temperature).astype(jnp.int32)
-
-  @jax.jit
-  def run(weights, state, prompt, rng):
-    def step(carry, rng):
-      tokens, state = carry
-      draw_rng, model_rng = jax.random.split(rng)
-      logits, state = layer.pure_fn(tokens, weights, state, model_rng)
-      token = draw(logits[:, -1], draw_rng)
-      return (token[:, None], state), token
-
-    rngs = jax.random.split(rng, n_tokens)
-    # Logits at a position predict the token that is fed next: begin with BOS.
-    inputs = jnp.pad(prompt, [(0, 0), (1, 0)])
-    carry, first = step((inputs, state), rngs[0])
-    _, rest = jax.lax.scan(step, carry, rngs[1:])
-    return jnp.concatenate([first[None], rest]).T
-
-  prompt = jnp.asarray(prompt, jnp.int32)
-  return np.asarray(run(weights, state, prompt, rng))
+  prompts = _check_prompts(prompt)
+  _check_at_least_1(
+    n_tokens=n_tokens, top_k=top_k, n_ids=n_ids, max_len=max_len
+  )
+  if not (np.isfinite(temperature) and temperature >= 0):
+    raise ValueError(f'temperature = {temperature} must be a number >= 0')
+  if top_p is not None and not 0 < top_p <= 1:
+    raise ValueError(f'top_p = {top_p} must be above 0 and at most 1')
+  longest = max(map(len, prompts))
+  needed = longest + n_tokens
+  if max_len is None:
+    max_len = max(_SMALLEST_CAPACITY, 1 << (needed - 1).bit_length())
+  if needed > max_len:
+    raise ValueError(
+      f'a prompt of {longest} tokens and n_tokens = {n_tokens} exceed max_len '
+      f'= {max_len}: set max_len = {needed} or more, or ask for fewer tokens'
+    )
+  if not isinstance(weights, Prepared):
+    weights = prepare(model, weights)
+  program = _program(
+    model, config.fingerprint(), len(prompts), max_len, weights.precision
+  )
+  largest = max((int(p.max()) for p in prompts if p.size), default=0)
+  if largest >= program.n_ids:
+    raise ValueError(
+      f'the prompt holds token {largest}, but the model has {program.n_ids} ids'
+    )
+  n_ids = program.n_ids if n_ids is None else n_ids
+  request = _Request(
+    Sampling(
+      jnp.float32(temperature),
+      jnp.int32(n_ids if top_k is None else top_k),
+      jnp.float32(1.0 if top_p is None else top_p),
+      jnp.int32(n_ids),
+    ),
+    jax.random.PRNGKey(seed),
+    jnp.int32(n_tokens),
+    _stop_array(stop),
+  )
+  lengths = np.array([len(p) for p in prompts], np.int32)
+  tokens = np.zeros((len(prompts), 1 + max_len), np.int32)
+  for row, p in zip(tokens, prompts, strict=True):
+    row[1 : 1 + len(p)] = p
+  decoding = program.start(weights.weights, tokens, lengths, request)
+  advance = functools.partial(program.advance, weights.weights)
+  if on_tokens is None:
+    decoding = advance(decoding, request, max_len)
+    return _new_tokens(decoding, lengths)
+  held_back = max((len(s) for s in stop), default=1) - 1
+  return _stream(advance, decoding, request, lengths, held_back, on_tokens)
 
 
 def sample_text(
@@ -86,8 +172,236 @@ def sample_text(
 
   The text ends before the first token 0, which ends a document.
   """
-  ids = vocab.encode(prompt)[None]
-  n_ids = vocab.size
-  (new,) = generate(model, weights, ids, n_tokens, temperature, seed, n_ids)
-  ends = np.flatnonzero(new == 0)
-  return vocab.decode(new[: ends[0]] if ends.size else new)
+  (new,) = generate(
+    model,
+    weights,
+    [vocab.encode(prompt)],
+    n_tokens,
+    temperature,
+    seed=seed,
+    stop=[[0]],
+    n_ids=vocab.size,
+  )
+  return vocab.decode(new)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Request:
+  """What is asked for: sampling, random key, n_tokens, stop (s, w) int32."""
+
+  sampling: Sampling
+  rng: jax.Array
+  n_tokens: jax.Array
+  stop: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Decoding:
+  """Where the rows of a batch are.
+
+  Attributes:
+    state: The model's.
+    t: Number of tokens fed, the leading 0 included.
+    tokens: 0, prompt and new tokens of each row, int32 (b, 1 + max_len).
+    lengths: Of the prompts, (b,).
+    recent: The last w new tokens, (b, w).
+    n_new: Number of new tokens of each row, a stop not counted, (b,).
+    done: Whether a row has ended, (b,).
+  """
+
+  state: Any
+  t: jax.Array
+  tokens: jax.Array
+  lengths: jax.Array
+  recent: jax.Array
+  n_new: jax.Array
+  done: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+  """Compiled for a model, a batch size and a capacity.
+
+  Attributes:
+    start: weights, tokens, lengths, request -> the first `_Decoding`.
+    advance: weights, `_Decoding` (its memory is used again), request, limit ->
+      `_Decoding` when every row has ended or `limit` tokens are fed.
+    n_ids: Number of the model's token ids.
+  """
+
+  start: Callable
+  advance: Callable
+  n_ids: int
+
+
+@functools.lru_cache(maxsize=16)
+def _lay_out(model, configuration, precision):
+  """Weights -> weights for decoding; arguments as in `_program`."""
+  del configuration
+  layer = model(mode='predict')
+  return jax.jit(lambda weights: decoding_weights(layer, weights, precision))
+
+
+@functools.lru_cache(maxsize=16)
+def _program(model, configuration, batch, max_len, precision):
+  """The program; `configuration` is what gin holds while the model is made."""
+  del configuration
+  layer = model(mode='predict', max_len=max_len)
+  signature = ShapeDtype((batch, 1), np.int32)
+  rng = jax.random.PRNGKey(0)
+
+  @jax.jit
+  def start(weights, tokens, lengths, request):
+    # The layer's own weights are not among the outputs, so none are drawn.
+    _, state = layer.init(signature, rng)
+    first = _Decoding(
+      decoding_state(layer, weights, state, precision),
+      jnp.int32(0),
+      tokens,
+      lengths,
+      jnp.full((batch, request.stop.shape[1]), _NOT_NEW),
+      jnp.zeros(batch, jnp.int32),
+      jnp.zeros(batch, bool),
+    )
+    # Weak types, as those of constants, would make `advance` compile twice.
+    return jax.tree.map(
+      lambda x: jax.lax.convert_element_type(x, x.dtype), first
+    )
+
+  def feed(weights, decoding, n):
+    """Feeds the next n tokens; also the logits (b, v) after them."""
+    x = jax.lax.dynamic_slice_in_dim(decoding.tokens, decoding.t, n, axis=1)
+    logits, state = layer.pure_fn(x, weights, decoding.state, rng)
+    fed = dataclasses.replace(decoding, state=state, t=decoding.t + n)
+    return logits[:, -1], fed
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def advance(weights, decoding, request, limit):
+    def reading(n, decoding):
+      return decoding.t + n <= jnp.min(decoding.lengths)
+
+    def writing(decoding):
+      return (decoding.t < limit) & ~jnp.all(decoding.done)
+
+    def write(decoding):
+      logits, decoding = feed(weights, decoding, 1)
+      return _take(decoding, request, logits)
+
+    for n in (n for n in _PIECES if n <= max_len):
+      decoding = jax.lax.while_loop(
+        functools.partial(reading, n),
+        lambda d, n=n: feed(weights, d, n)[1],
+        decoding,
+      )
+    return jax.lax.while_loop(writing, write, decoding)
+
+  logits, _ = jax.eval_shape(
+    lambda x: layer.pure_fn(x, *layer.init(signature, rng), rng),
+    signature,
+  )
+  return _Program(start, advance, logits.shape[-1])
+
+
+def _take(decoding, request, logits):
+  """Puts the next token in its place: one given, one drawn, or nothing."""
+  t, lengths = decoding.t, decoding.lengths
+  n_drawn = t - lengths  # With this one; not positive while in the prompt.
+  rows = jnp.arange(len(lengths))
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(request.rng, rows)
+  keys = jax.vmap(jax.random.fold_in)(keys, n_drawn)
+  drawn = draw(logits, keys, request.sampling)
+  given = jax.lax.dynamic_index_in_dim(decoding.tokens, t, 1, keepdims=False)
+  new = (n_drawn > 0) & ~decoding.done
+  token = jnp.where(new, drawn, given)
+  recent = jnp.where(new, drawn, _NOT_NEW)[:, None]
+  recent = jnp.concatenate([decoding.recent[:, 1:], recent], axis=1)
+  stopped = _stopped(recent, request.stop)
+  n_new = jnp.where(new, n_drawn - stopped, decoding.n_new)
+  return dataclasses.replace(
+    decoding,
+    tokens=jax.lax.dynamic_update_slice(
+      decoding.tokens, token[:, None], (0, t)
+    ),
+    recent=recent,
+    n_new=n_new,
+    done=decoding.done
+    | (new & ((stopped > 0) | (n_drawn >= request.n_tokens))),
+  )
+
+
+def _stopped(recent, stop):
+  """The length of the stop sequence in which recent (b, w) ends, or 0."""
+  fits = (recent[:, None] == stop) | (stop == _NEVER)  # (b, s, w)
+  lengths = jnp.sum(stop != _NEVER, axis=-1)
+  return jnp.max(jnp.all(fits, axis=-1) * lengths, axis=-1)
+
+
+def _stop_array(stop):
+  """Stop sequences as int32 (s, w), their ends aligned.
+
+  Both sizes are rounded up, as a program is compiled for each.
+  """
+  longest = 1
+  for sequence in stop:
+    if not len(sequence):
+      raise ValueError('stop holds an empty sequence, which ends everything')
+    longest = max(longest, len(sequence))
+  shape = [1 << (n - 1).bit_length() for n in (max(4, len(stop)), longest)]
+  array = np.full((shape[0], max(8, shape[1])), _NEVER, np.int32)
+  for row, sequence in zip(array, stop, strict=False):
+    row[-len(sequence) :] = sequence
+  return array
+
+
+def _stream(advance, decoding, request, lengths, held_back, on_tokens):
+  """Runs to the end, handing out what no stop sequence can take back."""
+  shown = np.zeros(len(lengths), np.int32)
+  limit, step = int(lengths.max()) + 1, 1
+  while True:
+    begin = time.perf_counter()
+    decoding = advance(decoding, request, limit)
+    done = np.asarray(decoding.done)
+    n = np.asarray(decoding.n_new) - np.where(done, 0, held_back)
+    n = np.maximum(n, shown)
+    rows = _new_tokens(decoding, lengths)
+    on_tokens([row[a:b] for row, a, b in zip(rows, shown, n, strict=True)])
+    shown = n
+    if done.all():
+      return rows
+    # From the second call on, a program is compiled and the prompt is read.
+    seconds = time.perf_counter() - begin
+    if limit > lengths.max() + 1:
+      step = max(1, min(2 * step, int(step * _SECONDS_PER_CALLBACK / seconds)))
+    limit += step
+
+
+def _new_tokens(decoding, lengths):
+  """The new tokens of each row."""
+  tokens, n_new = np.asarray(decoding.tokens), np.asarray(decoding.n_new)
+  return [
+    row[1 + length : 1 + length + n]
+    for row, length, n in zip(tokens, lengths, n_new, strict=True)
+  ]
+
+
+def _check_prompts(prompt):
+  prompts = [np.asarray(p) for p in prompt]
+  if not prompts:
+    raise ValueError('prompt has no rows')
+  for p in prompts:
+    if p.ndim != 1 or (p.size and not np.issubdtype(p.dtype, np.integer)):
+      raise ValueError(
+        'prompt must be token ids, (batch, length) or a sequence of arrays '
+        f'(length,), but a row has shape {p.shape} and dtype {p.dtype}'
+      )
+    if p.size and p.min() < 0:
+      raise ValueError(f'the prompt holds token {p.min()}, which is negative')
+  return prompts
+
+
+def _check_at_least_1(**numbers):
+  for name, value in numbers.items():
+    if value is not None and value < 1:
+      raise ValueError(f'{name} = {value} must be at least 1')

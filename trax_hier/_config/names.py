@@ -138,7 +138,7 @@ def is_given(ref: GinReference) -> bool:
   )
 
 
-# gin keeps these two to itself ------------------------------------------------
+# gin keeps these to itself ----------------------------------------------------
 
 
 def registry():
@@ -150,3 +150,8 @@ def calls() -> dict[tuple[str, str], dict[str, Any]]:
   """{(scope, selector): {parameter: value}} of the calls gin has seen."""
   with gin.config._OPERATIVE_CONFIG_LOCK:
     return {k: dict(v) for k, v in gin.config._OPERATIVE_CONFIG.items()}
+
+
+def bindings() -> dict[tuple[str, str], dict[str, Any]]:
+  """What gin holds: parameters and values by scope and selector."""
+  return gin.config._CONFIG
