@@ -1,6 +1,9 @@
 """Settings of the whole test suite; this runs before anything imports JAX."""
 
 import os
+import types
+
+import pytest
 
 # Toy models run for microseconds and compile for seconds: compile cheaply.
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -18,3 +21,36 @@ def pytest_configure(config):
   config.addinivalue_line('markers', 'xdist_group: tests for one process')
   if config.getoption('dist', 'no') == 'load':
     config.option.dist = 'loadgroup'
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """A run of a small Hourglass on bytes: `folder`, `text` and `result`.
+
+  It has checkpoints 2 and 4. The test split is the last 100 bytes of the text.
+  """
+  from trax_hier import _configurables, config  # noqa: F401
+  from trax_hier.training import train
+
+  folder = tmp_path_factory.mktemp('tiny')
+  text = ''.join(f'{n} is naïve. ' for n in range(100)).encode()[:1000]
+  (folder / 'text.txt').write_bytes(text)
+  bindings = [
+    f"DATA = '{folder}/text.txt'",
+    'D_MODEL = 8',
+    'D_FF = 16',
+    'N_HEADS = 2',
+    "HourglassLM.hierarchy = '1@3'",
+    'HourglassLM.shorten = @LinearShorten',
+    'HourglassLM.upsample = @LinearUpsample',
+    'TextFiles.batch_size = 3',
+    'TextFiles.length = 32',
+    'TextFiles.test_fraction = 0.1',
+    'train.steps = 4',
+    'train.eval_every = 2',
+  ]
+  config.clear()
+  config.parse(['text.gin'], bindings)
+  result = train(output_dir=str(folder / 'run'))
+  config.clear()
+  return types.SimpleNamespace(folder=folder / 'run', text=text, result=result)

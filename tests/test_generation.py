@@ -151,7 +151,9 @@ def test_longest_and_many_stops(length):
   )
 
 
-def test_chunks_add_up_and_nothing_is_taken_back():
+def test_chunks_add_up_and_nothing_is_taken_back(monkeypatch):
+  # A callback at every token shows the most.
+  monkeypatch.setattr(generation, '_SECONDS_PER_CALLBACK', 0)
   free = one(rows(4, 7), 40, seed=2)
   for stop in ((), [free[0][11:14]], [free[1][37:40], [*free[0][20:22], 1]]):
     chunks = []

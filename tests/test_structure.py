@@ -11,7 +11,10 @@ PACKAGE = ROOT / 'trax_hier'
 SOURCES = sorted(PACKAGE.rglob('*.py'))
 DOORS = {'trax_compat.py', '_trax_import.py'}
 
-# What a folder must not import. `jax` and `trax` are meant at import time.
+PROGRAMS = {'trax_hier.cli', 'trax_hier.trainer', 'trax_hier._commands'}
+TOP = PROGRAMS | {'trax_hier.runs', 'trax_hier._configurables'}
+
+# What a folder or file must not import. `jax` is meant at import time.
 FORBIDDEN = {
   'layers': {
     'trax_hier.models',
@@ -34,6 +37,9 @@ FORBIDDEN = {
     'trax_hier.trax_compat',
   },
   'training': {'trax_hier.layers', 'trax_hier.models', 'trax_hier.data'},
+  'generation.py': {'trax_hier.models', 'trax_hier.data', 'trax_hier.training'},
+  'runs.py': {'trax_hier.layers', 'trax_hier.models', 'trax_hier.data'}
+  | {'trax_hier.generation'},
 }
 
 
@@ -61,6 +67,13 @@ def imports(tree):
   yield from visit(tree, True)
 
 
+def above(folder):
+  """What is imported only by what stands over the folder or file."""
+  if f'trax_hier.{folder.removesuffix(".py")}' in PROGRAMS:
+    return set()
+  return PROGRAMS if folder == 'runs.py' else TOP
+
+
 def within(name, package):
   return name == package or name.startswith(f'{package}.')
 
@@ -80,6 +93,8 @@ def test_imports_go_one_way(path):
     if path.name not in DOORS:
       assert not within(name, 'trax'), name
     for package in FORBIDDEN.get(folder, ()):
+      assert not within(name, package), name
+    for package in above(folder):
       assert not within(name, package), name
     if folder == 'data' and at_import:
       assert not within(name, 'jax'), name

@@ -24,7 +24,7 @@ from trax_hier.trax_compat import ShapeDtype, base
 Callback = Callable[[list[np.ndarray]], None]
 
 # Prompts are read in pieces of these lengths; what is left, token by token.
-_PIECES = (256, 16)
+_PIECES = (256, 32, 4)
 _SMALLEST_CAPACITY = 64
 _SECONDS_PER_CALLBACK = 0.1
 _NEVER = -1  # No token: pads stop sequences.

@@ -54,7 +54,9 @@ def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
     ranked = jnp.where(jnp.arange(n) < sampling.top_k, ranked, -jnp.inf)
     before = jnp.cumsum(jax.nn.softmax(ranked), axis=-1)
     before = jnp.pad(before, [(0, 0), (1, 0)])[:, :-1]
-    ranked = jnp.where(before < sampling.top_p, ranked, -jnp.inf)
+    # Rounded sums may reach 1 before the last token.
+    keep = (before < sampling.top_p) | (sampling.top_p >= 1)
+    ranked = jnp.where(keep, ranked, -jnp.inf)
     rank = categorical(keys, ranked)
     return jnp.take_along_axis(ids, rank[:, None], axis=-1)[:, 0]
 

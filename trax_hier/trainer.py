@@ -14,6 +14,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from trax_hier._commands.shared import add_config, fail, interrupted
+
+_PROGRAM = 'trax_hier.trainer'
+
 _SAMPLE_PROMPT = 32
 _SAMPLE_TOKENS = 256
 _SAMPLE_TEMPERATURE = 0.8
@@ -23,18 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
 
-  # Imported here so that --help and mistyped flags answer at once; all that
-  # registers names with gin comes before the files that use the names.
-  import trax_hier.data
-  import trax_hier.layers
-  import trax_hier.models
-  import trax_hier.training  # noqa: F401
+  # Imported here so that --help and mistyped flags answer at once.
+  import trax_hier._configurables  # noqa: F401
   from trax_hier import config
 
   try:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
-    return _fail(error, 2)
+    return fail(_PROGRAM, error, 2)
   return _train(arguments.output_dir)
 
 
@@ -51,13 +51,7 @@ def _parser():
     help='a gin file, by path or by the name of a packaged one; repeatable, '
     'later files win',
   )
-  parser.add_argument(
-    '--config',
-    action='append',
-    default=[],
-    metavar="'NAME = VALUE'",
-    help='a gin binding that wins over the files; repeatable',
-  )
+  add_config(parser, 'the files')
   parser.add_argument(
     '--output_dir',
     required=True,
@@ -83,14 +77,16 @@ def _train(output_dir):
   try:
     result = train(output_dir=output_dir, before_compile=before_compile)
   except (NotFiniteError, CheckpointError) as error:
-    return _fail(config.explain(error), 1)
+    return fail(_PROGRAM, config.explain(error), 1)
   except (ValueError, TypeError, OSError, base.LayerError) as error:
     # Until everything is built, what fails is what the user has written.
     if built:
       raise
-    return _fail(config.explain(error), 2)
+    return fail(_PROGRAM, config.explain(error), 2)
   except KeyboardInterrupt:
-    return _fail('interrupted; the same command resumes the run', 130)
+    return interrupted(
+      _PROGRAM, 'interrupted; the same command resumes the run'
+    )
   _conclude(result, output_dir)
   return 0
 
@@ -134,11 +130,6 @@ def _print_sample(result):
     print(f'no sample: {str(error).splitlines()[0]}')
     return
   print(f'sample, after held-out text in brackets:\n[{prompt}]{text}\n')
-
-
-def _fail(message, code):
-  print(f'trax_hier.trainer: {message}', file=sys.stderr)
-  return code
 
 
 if __name__ == '__main__':

@@ -166,7 +166,7 @@ def test_subwords(tmp_path, tfds, monkeypatch):
       return [300 + ord(c) for c in text]
 
     def decode(self, ids):
-      return ''.join(chr(i - 300) for i in ids)
+      return ''.join(chr(i - 300) for i in ids).removeprefix(' ')
 
   module = types.ModuleType('sentencepiece')
   module.SentencePieceProcessor = Processor
@@ -183,6 +183,12 @@ def test_subwords(tmp_path, tfds, monkeypatch):
   batch = data.eval_batches('valid')[0]
   assert data.vocab.decode(batch['inputs'][0]) == 'valid te'
   assert data.vocab.encode('a').tolist() == [397]
+
+  # Whole documents are decoded: the row ' text' alone would lose its space.
+  assert data.count_bytes('test') == len('one' + 'the test text')
+  assert data.eval_batches('test').context is None
+  with pytest.raises(ValueError, match=r'window and stride.*PaddedDocuments'):
+    data.eval_batches('test', stride=4)
 
   (out / 'sentencepiece.model').write_text('broken')
   with pytest.raises(ValueError, match='no SentencePiece model'):

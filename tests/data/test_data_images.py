@@ -41,6 +41,15 @@ def test_rows_are_whole_images(tmp_path):
   assert 'windows of 48; batches of 2 rows' in data.describe()
 
 
+def test_evaluation_keeps_to_whole_images(tmp_path):
+  path = _save(tmp_path, train=_images(4), test=_images(2, seed=1))
+  data = ImageBytes(path, 2)
+  assert data.eval_batches('test').context is None
+  assert data.count_bytes('test') is None
+  with pytest.raises(ValueError, match=r'window and stride.*ImageBytes'):
+    data.eval_batches('test', window=10)
+
+
 def test_validation_images(tmp_path):
   train, test = _images(10), _images(5, seed=1)
   path = _save(tmp_path, train=train, test=test)

@@ -89,6 +89,11 @@ def test_evaluation_is_fixed_and_disjoint(task):
   assert not rows['valid'] & rows['test']
 
 
+def test_rows_are_not_cut_anew():
+  with pytest.raises(ValueError, match=r'window and stride.*Synthetic'):
+    Synthetic('copy', 8, 32).eval_batches('test', window=16)
+
+
 def test_describe():
   assert Synthetic('copy', 8, 32).describe() == (
     'Synthetic: copy, generated: valid 256, test 256 rows of 32 tokens; '

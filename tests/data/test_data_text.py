@@ -1,10 +1,12 @@
 """TextFiles and ByteVocab: any file or folder of the user's."""
 
+import re
+
 import gin
 import numpy as np
 import pytest
 
-from trax_hier.data import ByteVocab, TextFiles
+from trax_hier.data import ByteVocab, TextFiles, TextStream
 from trax_hier.data.files import fill_splits, split_of
 
 
@@ -14,11 +16,11 @@ def _write(path, content):
   return str(path)
 
 
-def _scored(data, split):
+def _scored(data, split, **context):
   """The bytes of a split, as evaluation scores them."""
   return b''.join(
     bytes(batch['targets'][batch['weights'] == 1].tolist())
-    for batch in data.eval_batches(split)
+    for batch in data.eval_batches(split, **context)
   )
 
 
@@ -142,6 +144,58 @@ def test_evaluation_length_and_stride(tmp_path):
   assert _scored(data, 'test') == content[3600:]
 
 
+# The test split has 400 bytes: fewer than a window; cut evenly; with a rest; a
+# stride that divides neither.
+@pytest.mark.parametrize(
+  ('window', 'stride'),
+  [(512, 512), (512, 100), (400, 400), (64, 64), (64, 8), (70, 33), (1, 1)],
+)
+def test_any_window_and_stride_score_each_byte_once(tmp_path, window, stride):
+  content = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
+  data = TextFiles(
+    _write(tmp_path / 'my.bin', content), 3, 32, test_fraction=0.1
+  )
+  context = {'window': window, 'stride': stride}
+  assert _scored(data, 'test', **context) == content[3600:]
+  batches = data.eval_batches('test', **context)
+  assert batches.context == (window, stride)
+  assert batches[0]['inputs'].shape == (3, window)
+  rows = [row for batch in batches for row in batch['weights'] if row.any()]
+  assert all(row[: window - stride].sum() == 0 for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+  ('given', 'context'),
+  [
+    ({}, (64, 8)),
+    ({'window': 100}, (100, 100)),
+    ({'stride': 5}, (64, 5)),
+    ({'window': 100, 'stride': 5}, (100, 5)),
+  ],
+)
+def test_what_is_not_given_is_as_the_data_set_was_made(
+  tmp_path, given, context
+):
+  path = _write(tmp_path / 'my.txt', b'x' * 1000)
+  data = TextFiles(path, 2, 32, eval_length=64, eval_stride=8)
+  assert data.eval_batches('test', **given).context == context
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'window': 0}, r'^window = 0: must be an integer of 1 or more'),
+    ({'stride': 0}, r'^stride = 0: must be an integer of 1 or more'),
+    ({'stride': 33}, r'^stride = 33: must be at most window = 32'),
+    ({'window': 8, 'stride': 9}, r'^stride = 9: must be at most window = 8'),
+  ],
+)
+def test_bad_windows_and_strides_are_named(tmp_path, given, message):
+  data = TextFiles(_write(tmp_path / 'my.txt', b'x' * 1000), 2, 32)
+  with pytest.raises(ValueError, match=message):
+    data.eval_batches('test', **given)
+
+
 def test_gin_needs_the_path_only(tmp_path):
   path = _write(tmp_path / 'my.txt', b'abc ' * 500)
   with gin.unlock_config():
@@ -215,3 +269,83 @@ def test_an_empty_split_and_an_unknown_one_are_named(tmp_path):
     data.eval_batches('valid')
   with pytest.raises(ValueError, match="'train': must be one of 'valid'"):
     data.eval_batches('train')
+
+
+def _chunks(ids, rng):
+  """Cuts ids into chunks of 0 to 5."""
+  while len(ids):
+    n = rng.integers(6)
+    yield ids[:n]
+    ids = ids[n:]
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_a_stream_of_any_bytes_joins_to_the_whole(seed):
+  rng = np.random.default_rng(seed)
+  text = ''.join(rng.choice(list('aé世😀\ufffd\n'), 100)).encode()
+  # Every second stream is broken: bytes are left out and put in.
+  ids = np.frombuffer(text, np.uint8).astype(np.int32)
+  if seed % 2:
+    ids = np.where(rng.random(len(ids)) < 0.3, 240 - seed, ids)
+    ids = ids[rng.random(len(ids)) < 0.8]
+  vocab = ByteVocab()
+  stream = TextStream(vocab.decode, vocab.encode('prompt é\ufffd'))
+  parts = [stream.push(chunk) for chunk in _chunks(ids, rng)]
+  assert ''.join(parts) + stream.flush() == vocab.decode(ids)
+
+
+def test_a_cut_character_comes_with_its_last_byte():
+  stream = TextStream(ByteVocab().decode)
+  parts = [stream.push([i]) for i in '世a😀é'.encode()]
+  assert parts == [*('', '', '世', 'a'), *('', '', '', '😀'), *('', 'é')]
+  assert stream.flush() == ''
+
+
+def test_what_never_becomes_a_character_is_not_held_back():
+  stream = TextStream(ByteVocab().decode)
+  assert stream.push([0xE4] * 10) == '\ufffd' * 7
+  assert stream.push([0x41]) == '\ufffd' * 3 + 'A'
+  assert stream.push([0xF0, 0x9F]) == ''
+  assert stream.flush() == '\ufffd'
+
+
+def test_a_long_stream_is_not_decoded_from_its_beginning():
+  decoded = []
+
+  def decode(ids):
+    decoded.append(len(ids))
+    return ByteVocab().decode(ids)
+
+  stream = TextStream(decode)
+  for _ in range(100):
+    assert stream.push(ByteVocab().encode('four')) == 'four'
+  assert max(decoded) == 8
+
+
+class _Subwords:
+  """Decodes as SentencePiece does: a leading space is dropped, and each byte
+  that is not yet a character has a mark of its own."""
+
+  _PIECES = ('', '▁', '▁the', '▁cat', 's', *'é世'.encode())
+
+  def decode(self, ids):
+    pieces = [self._PIECES[i] for i in ids]
+    content = b''.join(
+      bytes([p]) if isinstance(p, int) else p.encode() for p in pieces
+    )
+    text = content.replace('▁'.encode(), b' ').removeprefix(b' ')
+    text = text.decode('utf-8', errors='surrogateescape')
+    return re.sub('[\udc80-\udcff]', '\ufffd', text)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_a_stream_of_subwords_joins_to_the_whole(seed):
+  rng = np.random.default_rng(seed)
+  characters = ([5, 6], [7, 8, 9], [7], *([i] for i in range(5)))
+  ids = [i for n in rng.integers(8, size=60) for i in characters[n]]
+  decode = _Subwords().decode
+  prompt = [2, 3]
+  stream = TextStream(decode, prompt)
+  parts = [stream.push(chunk) for chunk in _chunks(ids, rng)]
+  parts.append(stream.flush())
+  assert decode(prompt) + ''.join(parts) == decode(prompt + ids)

@@ -80,6 +80,19 @@ def test_no_block_is_stacked_and_each_is_read_by_itself():
   assert sizes[0] == sizes[1]
 
 
+def test_projected_distances_are_computed_once():
+  layer = MODELS['transformer'](mode='predict')
+  weights, state = toy.make(layer, TOKENS[:, :1])
+
+  def n_sines(weights, state):
+    jaxpr = jax.make_jaxpr(layer.pure_fn)
+    return str(jaxpr(TOKENS[:, :1], weights, state, toy.KEY)).count(' sin ')
+
+  assert n_sines(weights, state) > 0
+  weights = hl.decoding_weights(layer, weights)
+  assert n_sines(weights, hl.decoding_state(layer, weights, state)) == 0
+
+
 @pytest.mark.parametrize('shape', [(7, 5), (16, 48), (1024, 384), (513, 512)])
 def test_int8_is_the_product_with_the_rounded_kernel(shape):
   kernel = toy.normal(*shape) * np.logspace(-2, 2, shape[1], dtype=np.float32)

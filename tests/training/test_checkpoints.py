@@ -1,5 +1,7 @@
 """Checkpoints: exact, structure and all; what is trusted and what is kept."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,3 +142,74 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 def test_without_metrics_only_the_newest_are_kept(tmp_path):
   assert open_and_save(tmp_path, range(1, 6), keep=2).steps() == [4, 5]
+
+
+# Of the weights alone -------------------------------------------------------
+
+
+def save_runs(folder, steps, opt_state=()):
+  """Checkpoints that hold weights and an optimizer's state."""
+  checkpoints = Checkpoints(folder, keep=10)
+  for step in steps:
+    state = {'weights': make_state(step), 'opt_state': opt_state}
+    checkpoints.save(step, state, {'step': step})
+  checkpoints.close()
+
+
+def listing(folder):
+  """Everything below a folder, with its size and time."""
+  return {
+    str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime)
+    for path in folder.rglob('*')
+  }
+
+
+def test_weights_come_without_the_rest(tmp_path):
+  save_runs(tmp_path, [1, 2, 3], opt_state=(jnp.ones(7), jnp.ones((2, 3))))
+  weights = abstract(make_state())
+  reader = Checkpoints(tmp_path, read_only=True)
+  step, found = reader.load_weights(weights, pytest.fail)
+  assert step == 3
+  assert_trees_equal(found, make_state(3))
+  step, found = reader.load_weights(weights, pytest.fail, step=1)
+  assert step == 1
+  assert_trees_equal(found, make_state(1))
+
+
+def test_reading_leaves_the_folder_as_it_is(tmp_path):
+  folder = tmp_path / 'checkpoints'
+  save_runs(folder, [1, 2])
+  damage(folder, 2)
+  # What orbax calls a checkpoint that is being written.
+  shutil.copytree(folder / '1', folder / '3.orbax-checkpoint-tmp')
+  before = listing(tmp_path)
+  said = []
+  reader = Checkpoints(folder, read_only=True)
+  assert reader.steps() == [1, 2]
+  step, weights = reader.load_weights(abstract(make_state()), said.append)
+  reader.close()
+  assert step == 1
+  assert_trees_equal(weights, make_state(1))
+  assert 'checkpoint 2 cannot be loaded' in said[0]
+  assert said[1:] == ['falling back to checkpoint 1']
+  assert listing(tmp_path) == before
+
+
+def test_weights_that_cannot_be_loaded(tmp_path):
+  weights = abstract(make_state())
+  reader = Checkpoints(tmp_path / 'none', read_only=True)
+  with pytest.raises(CheckpointError, match=r'there are no checkpoints in '):
+    reader.load_weights(weights, pytest.fail)
+  assert not (tmp_path / 'none').exists()
+  save_runs(tmp_path, [10, 20])
+  reader = Checkpoints(tmp_path, read_only=True)
+  with pytest.raises(ValueError, match=r'step = 15: .* these steps: 10, 20$'):
+    reader.load_weights(weights, pytest.fail, step=15)
+  with pytest.raises(CheckpointError, match=r'20 .* another model.*weights'):
+    reader.load_weights(weights[:3], pytest.fail)
+  damage(tmp_path, 20)
+  with pytest.raises(CheckpointError, match='checkpoint 20 cannot be loaded'):
+    reader.load_weights(weights, pytest.fail, step=20)
+  damage(tmp_path, 10)
+  with pytest.raises(CheckpointError, match='none of the checkpoints in'):
+    reader.load_weights(weights, print)

@@ -1,5 +1,7 @@
 """The command: what it says and the code it exits with."""
 
+import atexit
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ import pytest
 import toy_training as toy
 
 from trax_hier import config, generation, trainer
+from trax_hier.training import loop
 
 GIN = """
 train.model = @toy.Model
@@ -113,6 +116,18 @@ def test_what_fails_in_training_is_code_1(run):
   assert code == 1
   assert 'is nan' in err or 'is inf' in err
   assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_is_code_130(run, monkeypatch):
+  def interrupt(**_):
+    raise KeyboardInterrupt
+
+  ends = []
+  monkeypatch.setattr(atexit, 'register', lambda *args: ends.append(args))
+  monkeypatch.setattr(loop, 'train', interrupt)
+  code, _, err = run()
+  assert code == 130 and 'the same command resumes the run' in err
+  assert ends == [(os._exit, 130)]
 
 
 def test_help_is_instant():

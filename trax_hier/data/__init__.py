@@ -3,7 +3,9 @@
 Every data set is an object with
 
   train_batch(step, shard=0, n_shards=1) -> batch, a pure function
-  eval_batches('valid' or 'test') -> sequence of batches, each token once
+  eval_batches('valid' or 'test', window=None, stride=None) -> sequence of
+      batches, each token once; window and stride only where it is cut from text
+  count_bytes('valid' or 'test') -> bytes of text, where units are not bytes
   vocab, unit, describe()
 
 where a batch is a dict of 'inputs' and 'targets', (b, l) int32, and 'weights',
@@ -17,7 +19,7 @@ from trax_hier.data.images import ImageBytes
 from trax_hier.data.standard_library import StandardLibrary
 from trax_hier.data.synthetic import Synthetic
 from trax_hier.data.text import TextFiles
-from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+from trax_hier.data.vocab import ByteVocab, SentencePieceVocab, TextStream
 
 __all__ = [
   'ByteVocab',
@@ -29,5 +31,6 @@ __all__ = [
   'StandardLibrary',
   'Synthetic',
   'TextFiles',
+  'TextStream',
   'Vocab',
 ]

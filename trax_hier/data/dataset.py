@@ -1,6 +1,6 @@
 """The data set object that the trainer uses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from trax_hier.data import checks
 from trax_hier.data.windows import (
   Batch,
+  Context,
   EvalBatches,
   EvalWindows,
   Rows,
@@ -17,6 +18,11 @@ from trax_hier.data.windows import (
 )
 
 _EVAL_SPLITS = ('valid', 'test')
+
+# Of 'valid' or 'test', cut as the context says: a function that gives the
+# tokens and weights, both (b, l), of (b,) row numbers, and how many rows there
+# are. Past them it gives padding.
+EvalRows = Callable[[str, Context | None], tuple[Rows, int]]
 
 
 class Vocab(Protocol):
@@ -44,10 +50,12 @@ class DataSet:
     name: str,
     description: str,
     train_rows: Rows,
-    eval_rows: Mapping[str, tuple[Rows, int]],
+    eval_rows: EvalRows,
     vocab: Vocab,
     unit: str,
     batch_size: int,
+    context: Context | None = None,
+    n_bytes: Callable[[str], int] | None = None,
   ):
     """Checks the batch size and stores the rest.
 
@@ -56,11 +64,14 @@ class DataSet:
       description: source and sizes, for `describe`.
       train_rows: gives the tokens and weights, both (b, l), of (b,) positions
         in an endless stream.
-      eval_rows: for 'valid' and 'test', a function that gives the same of (b,)
-        row numbers, and how many rows there are; past them it gives padding.
+      eval_rows: gives the held-out rows.
       vocab: the vocabulary of the ids.
       unit: what one scored token is.
       batch_size: rows of the global batch.
+      context: how evaluation cuts a split unless asked otherwise; None if rows
+        are not windows of a text.
+      n_bytes: gives the bytes of text in 'valid' or 'test'; None where tokens
+        are bytes already, or no text.
 
     Raises:
       ValueError: if the batch size is not positive.
@@ -71,6 +82,8 @@ class DataSet:
     self._train_rows = train_rows
     self._eval_rows = eval_rows
     self._batch_size = batch_size
+    self._context = context
+    self._n_bytes = n_bytes
     self.vocab = vocab
     self.unit = unit
 
@@ -91,17 +104,48 @@ class DataSet:
     index = example_indices(self._name, step, self._batch_size, shard, n_shards)
     return make_batch(*self._train_rows(index))
 
-  def eval_batches(self, split: str) -> EvalBatches:
+  def eval_batches(
+    self, split: str, window: int | None = None, stride: int | None = None
+  ) -> EvalBatches:
     """Returns all of 'valid' or 'test', each token scored exactly once.
 
+    Args:
+      split: 'valid' or 'test'.
+      window: tokens in a window; None: as the data set was made.
+      stride: tokens that a window scores, so that each has window - stride
+        tokens before it or more, but for the first window's; None: all of
+        `window` if that is given, else as the data set was made.
+
     Raises:
-      ValueError: if there is no such split or it is empty.
+      ValueError: if there is no such split or it is empty, if stride and window
+        do not fit together, or if rows are not windows of a text.
     """
     checks.check_choice('eval_batches: split', split, _EVAL_SPLITS)
-    rows, n_rows = self._eval_rows[split]
+    context = self._context
+    if window is not None or stride is not None:
+      context = self._choose_context(window, stride)
+    rows, n_rows = self._eval_rows(split, context)
     if not n_rows:
       raise ValueError(f'{self._name}: the {split} split is empty')
-    return EvalBatches(rows, n_rows, self._batch_size)
+    return EvalBatches(rows, n_rows, self._batch_size, context)
+
+  def _choose_context(self, window, stride):
+    if self._context is None:
+      raise ValueError(
+        f'window and stride do not apply to {self._name}, whose rows are not '
+        'windows of a text'
+      )
+    if stride is None:
+      stride = self._context.stride if window is None else window
+    window = self._context.window if window is None else window
+    return _checked_context('window', window, 'stride', stride)
+
+  def count_bytes(self, split: str) -> int | None:
+    """Returns the bytes of text that the tokens of 'valid' or 'test' stand for.
+
+    None where the unit says it already, or tokens stand for no text.
+    """
+    return self._n_bytes and self._n_bytes(split)
 
   def describe(self) -> str:
     """Returns one line: the source, the sizes of the splits, the batch."""
@@ -136,7 +180,8 @@ def windowed(
     unit: what one token is.
     eval_length: tokens in an evaluation window; None: `length`.
     eval_stride: tokens that an evaluation window scores; None: all of them.
-    move_edges: whether training windows move from epoch to epoch.
+    move_edges: whether training windows move from epoch to epoch; False for
+      rows with edges of their own, which evaluation cannot cut anew either.
 
   Raises:
     ValueError: naming the binding at fault.
@@ -144,24 +189,21 @@ def windowed(
   eval_length = length if eval_length is None else eval_length
   eval_stride = eval_length if eval_stride is None else eval_stride
   checks.check_positive(f'{name}.length', length)
-  checks.check_positive(f'{name}.eval_length', eval_length)
-  checks.check_positive(f'{name}.eval_stride', eval_stride)
+  made_with = _checked_context(
+    f'{name}.eval_length', eval_length, f'{name}.eval_stride', eval_stride
+  )
   checks.check_not_negative(f'{name}.seed', seed)
-  if eval_stride > eval_length:
-    raise ValueError(
-      f'{name}.eval_stride = {eval_stride}: must be at most the evaluation '
-      f'length, {eval_length}'
-    )
   if len(splits['train']) < length:
     raise ValueError(
       f'{name}.length = {length}: the training split of {origin} has only '
       f'{len(splits["train"]):,} {unit}s, less than one window'
     )
   train = TrainWindows(splits['train'], length, seed, move_edges)
-  eval_windows = {
-    split: EvalWindows(splits[split], eval_length, eval_stride)
-    for split in _EVAL_SPLITS
-  }
+
+  def eval_rows(split, context):
+    windows = EvalWindows(splits[split], *(context or made_with))
+    return windows.rows, windows.n_windows
+
   sizes = ', '.join(
     f'{split} {len(splits[split]):,}' for split in ('train', *_EVAL_SPLITS)
   )
@@ -169,8 +211,19 @@ def windowed(
     name,
     f'{origin}: {sizes} {unit}s in windows of {length}',
     train.rows,
-    {split: (w.rows, w.n_windows) for split, w in eval_windows.items()},
+    eval_rows,
     vocab,
     unit,
     batch_size,
+    made_with if move_edges else None,
   )
+
+
+def _checked_context(window_name, window, stride_name, stride):
+  checks.check_positive(window_name, window)
+  checks.check_positive(stride_name, stride)
+  if stride > window:
+    raise ValueError(
+      f'{stride_name} = {stride}: must be at most {window_name} = {window}'
+    )
+  return Context(window, stride)

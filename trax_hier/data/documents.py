@@ -67,6 +67,20 @@ class DocumentRows:
         weights[row, : len(text)] = 1
     return tokens, weights
 
+  def n_bytes(self, vocab: Vocab) -> int:
+    """UTF-8 bytes of the documents' text, each decoded as a whole.
+
+    A row may begin in the middle of a sentence, where vocabularies of subwords
+    drop a space, so rows are not decoded one by one. Bytes that the vocabulary
+    normalised away when the set was prepared do not count, and a piece that it
+    does not know counts as the mark it decodes to.
+    """
+    spans = zip(self._begins, self._ends, strict=True)
+    return sum(
+      len(vocab.decode(self._tokens[begin:end]).encode('utf-8'))
+      for begin, end in spans
+    )
+
 
 @gin.configurable(module='trax_hier.data')
 def PaddedDocuments(
@@ -98,7 +112,8 @@ def PaddedDocuments(
       f'one from a tfds data set: {COMMAND}'
     )
   model = root / VOCAB_FILE
-  vocab = SentencePieceVocab(str(model)) if model.exists() else ByteVocab()
+  is_subwords = model.exists()
+  vocab = SentencePieceVocab(str(model)) if is_subwords else ByteVocab()
   try:
     documents = {
       split: _read(root, split, token_type(vocab), length)
@@ -113,18 +128,22 @@ def PaddedDocuments(
   def train_rows(index):
     return train.rows(shuffled(index, train.n_rows, seed)[1])
 
+  def eval_rows(split, _):
+    return documents[split].rows, documents[split].n_rows
+
+  def n_bytes(split):
+    return documents[split].n_bytes(vocab)
+
   sizes = ', '.join(f'{split} {d.n_rows:,}' for split, d in documents.items())
   return DataSet(
     'PaddedDocuments',
     f'{path}: {sizes} rows of {length}',
     train_rows,
-    {
-      split: (documents[split].rows, documents[split].n_rows)
-      for split in ('valid', 'test')
-    },
+    eval_rows,
     vocab,
-    'token' if model.exists() else 'byte',
+    'token' if is_subwords else 'byte',
     batch_size,
+    n_bytes=n_bytes if is_subwords else None,
   )
 
 

@@ -1,7 +1,5 @@
 """Synthetic: generated tasks, the same on every machine."""
 
-import functools
-
 import gin
 import numpy as np
 
@@ -67,20 +65,20 @@ def Synthetic(
   def train_rows(index):
     return _TASKS[task](hash64(seed, _STREAMS['train'], index), length)
 
-  def eval_rows(split, index):
-    tokens, weights = _TASKS[task](hash64(0, _STREAMS[split], index), length)
-    inside = (index < n_eval_rows)[:, None]
-    return tokens * inside, weights * inside
+  def eval_rows(split, _):
+    def rows(index):
+      tokens, weights = _TASKS[task](hash64(0, _STREAMS[split], index), length)
+      inside = (index < n_eval_rows)[:, None]
+      return tokens * inside, weights * inside
+
+    return rows, n_eval_rows
 
   return DataSet(
     'Synthetic',
     f'{task}, generated: valid {n_eval_rows}, test {n_eval_rows} rows of '
     f'{length} tokens',
     train_rows,
-    {
-      split: (functools.partial(eval_rows, split), n_eval_rows)
-      for split in ('valid', 'test')
-    },
+    eval_rows,
     ByteVocab(),
     'token',
     batch_size,

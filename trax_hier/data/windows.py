@@ -6,6 +6,7 @@ and gets what an uninterrupted run got.
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,17 @@ Batch = dict[str, np.ndarray]
 Rows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _OFFSET = 2  # names this use of the seed's hash; see permutation._SHUFFLE
+
+
+class Context(NamedTuple):
+  """How evaluation cuts a text: windows of `window` tokens, `stride` apart.
+
+  Each token is predicted from the window - stride tokens before it or more, up
+  to window - 1; in the first window from all before it.
+  """
+
+  window: int
+  stride: int
 
 
 def example_indices(
@@ -162,9 +174,19 @@ class EvalWindows:
 
 
 class EvalBatches(Sequence[Batch]):
-  """A split as batches of constant shape; the last is filled with weight 0."""
+  """A split as batches of constant shape; the last is filled with weight 0.
 
-  def __init__(self, rows: Rows, n_rows: int, batch_size: int):
+  Attributes:
+    context: how the split was cut; None if its rows are not windows of a text.
+  """
+
+  def __init__(
+    self,
+    rows: Rows,
+    n_rows: int,
+    batch_size: int,
+    context: Context | None = None,
+  ):
     """Groups rows 0 .. n_rows-1, in order.
 
     Args:
@@ -172,7 +194,9 @@ class EvalBatches(Sequence[Batch]):
         numbers; all padding for numbers from n_rows on.
       n_rows: how many there are.
       batch_size: rows in a batch.
+      context: how the split was cut.
     """
+    self.context = context
     self._rows = rows
     self._n_rows = n_rows
     self._batch_size = batch_size

@@ -334,14 +334,17 @@ class _CoarseKeys:
 class _AnyOffsets:
   """Queries and keys at positions known only when the program runs.
 
-  Scores every distance that a cache of `max_len` tokens can hold, then looks
-  each offset up.
+  The table holds every distance that a cache of `max_len` tokens can. Of many
+  queries, the scores of the rows around theirs are shifted as in `_FineKeys`;
+  for one, or if keys are coarser, each offset is looked up among all scores.
   """
 
   def __init__(self, query_stride, key_stride, max_len):
     self._stride = min(query_stride, key_stride)
-    self._n_past = -(-max_len // self._stride) + query_stride // self._stride
-    self._n_rows = self._n_past + query_stride // self._stride
+    self._ratio = query_stride // self._stride
+    self._fine_keys = key_stride == self._stride
+    self._n_past = -(-max_len // self._stride) + self._ratio
+    self._n_rows = self._n_past + self._ratio
 
   def rows(self):
     """Distances in tokens of the table's rows."""
@@ -349,9 +352,16 @@ class _AnyOffsets:
 
   def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
-    del n_keys
+    rows = offsets // self._stride + self._n_past
+    n = q.shape[-2]
+    if n > 1 and self._fine_keys:
+      # Rows that are not there belong to keys that the mask hides.
+      r = jnp.pad(r, [(0, 0), (n * self._ratio, n_keys), (0, 0)])
+      start = rows[-1, 0] + n * self._ratio
+      r = jax.lax.dynamic_slice_in_dim(r, start, n_keys + self._ratio, axis=1)
+      return _shift(_scores(q, r), self._ratio)
     scores = _scores(q, r)
-    rows = jnp.clip(offsets // self._stride + self._n_past, 0, self._n_rows - 1)
+    rows = jnp.clip(rows, 0, self._n_rows - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
     return jnp.take_along_axis(scores, rows, axis=-1)
 

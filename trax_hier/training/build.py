@@ -25,6 +25,8 @@ from trax_hier.training.state import (
 from trax_hier.training.step import apply_model, make_train_step
 from trax_hier.trax_compat import base
 
+PyTree = object
+
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -68,26 +70,12 @@ def build(
     ValueError: for an argument of the wrong kind, a batch that does not split
       over the devices and parts, or a vocabulary larger than the model's.
   """
-  if compute_dtype not in COMPUTE_DTYPES:
-    raise ValueError(
-      f'train.compute_dtype must be one of {", ".join(COMPUTE_DTYPES)}, got '
-      f'{compute_dtype!r}'
-    )
+  check_parts(model, data, compute_dtype)
   dtype = COMPUTE_DTYPES[compute_dtype]
-  if isinstance(model, base.Layer) or not callable(model):
-    raise ValueError(
-      'train.model must be a factory such as @HourglassLM (without '
-      f'parentheses), got {model!r:.80}'
-    )
   if isinstance(optimizer, Optimizer) or not callable(optimizer):
     raise ValueError(
       'train.optimizer must be a factory such as @Adam (without '
       f'parentheses), got {optimizer!r:.80}'
-    )
-  if not hasattr(data, 'train_batch'):
-    raise ValueError(
-      'train.data must be a data set such as @TextFiles() (with '
-      f'parentheses), got {data!r:.80}'
     )
   mesh = data_mesh()
   shape = data.train_batch(0)['inputs'].shape
@@ -100,7 +88,9 @@ def build(
 
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
   clean(layer, abstract.weights, abstract.model_state)
-  _check_logits(layer, abstract, shape, data.vocab.size)
+  check_logits(
+    layer, abstract.weights, abstract.model_state, shape, data.vocab.size
+  )
   lanes = lane_axes(layer, shape, abstract.model_state)
   shardings = dataclasses.replace(
     jax.tree.map(lambda _: replicated(mesh), abstract),
@@ -135,6 +125,29 @@ def build(
   )
 
 
+def check_parts(model: Callable, data: object, compute_dtype: str) -> None:
+  """Checks the kinds of what `train.model` and so on are bound to.
+
+  Raises:
+    ValueError: naming the binding.
+  """
+  if compute_dtype not in COMPUTE_DTYPES:
+    raise ValueError(
+      f'train.compute_dtype must be one of {", ".join(COMPUTE_DTYPES)}, got '
+      f'{compute_dtype!r}'
+    )
+  if isinstance(model, base.Layer) or not callable(model):
+    raise ValueError(
+      'train.model must be a factory such as @HourglassLM (without '
+      f'parentheses), got {model!r:.80}'
+    )
+  if not hasattr(data, 'train_batch'):
+    raise ValueError(
+      'train.data must be a data set such as @TextFiles() (with '
+      f'parentheses), got {data!r:.80}'
+    )
+
+
 def _check_rows(rows, devices, parts):
   if rows % (devices * parts):
     raise ValueError(
@@ -144,19 +157,36 @@ def _check_rows(rows, devices, parts):
     )
 
 
-def _check_logits(layer, abstract, shape, vocab_size):
-  """Runs the whole model on shapes alone, for the first time."""
+def check_logits(
+  layer: base.Layer,
+  weights: PyTree,
+  model_state: PyTree,
+  shape: tuple[int, int],
+  vocab_size: int,
+) -> None:
+  """Runs the whole model on shapes alone, for the first time.
+
+  Args:
+    layer: the model.
+    weights: shapes of its weights, and
+    model_state: of its state.
+    shape: (b, l) of a batch.
+    vocab_size: how many ids the data has.
+
+  Raises:
+    ValueError: if the logits are not (b, l, v) with v at least `vocab_size`.
+  """
   logits, _ = jax.eval_shape(
     lambda *args: apply_model(layer, *args, jnp.float32),
-    abstract.weights,
-    abstract.model_state,
+    weights,
+    model_state,
     {
       'inputs': jax.ShapeDtypeStruct(shape, np.int32),
       'start_of_sequence': jax.ShapeDtypeStruct(shape[:1], np.bool_),
     },
     jax.random.PRNGKey(0),
   )
-  clean(layer, abstract.weights, abstract.model_state)
+  clean(layer, weights, model_state)
   if logits.shape[:-1] != shape or logits.shape[-1] < vocab_size:
     raise ValueError(
       f'train.model gives logits of shape {logits.shape}; the data needs '

@@ -7,6 +7,7 @@ Arrays are stored under names made of their place in the state, such as
 """
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,9 +18,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 PyTree = object
 
+_WEIGHTS = 'weights'  # the field of TrainState
+
 
 class CheckpointError(RuntimeError):
-  """Checkpoints exist, but the run cannot carry on from them."""
+  """The checkpoints of a run are not there, or nothing can go on from them."""
+
+
+class _DamagedError(CheckpointError):
+  """One checkpoint cannot be read; an older one may."""
 
 
 def named_leaves(tree: PyTree) -> dict[str, object]:
@@ -31,6 +38,13 @@ def named_leaves(tree: PyTree) -> dict[str, object]:
   }
 
 
+def _from_named(leaves, names, like):
+  """The tree like `like` of the leaves with these names."""
+  return jax.tree.unflatten(
+    jax.tree.structure(like), [leaves[name] for name in names]
+  )
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -38,12 +52,23 @@ class Checkpoints:
   evaluation loss among those saved with metrics.
   """
 
-  def __init__(self, directory: str | Path, keep: int = 3):
-    """Opens the folder, creating it if it is not there."""
+  def __init__(
+    self, directory: str | Path, keep: int = 3, read_only: bool = False
+  ):
+    """Opens the folder.
+
+    Args:
+      directory: the folder; created if it is not there.
+      keep: how many of the newest are kept when one is saved.
+      read_only: for the run of another process: the folder is not created, and
+        what looks like a save cut short is not cleared away.
+    """
     self._directory = Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
       self._directory,
+      # Not orbax's own `read_only`: it logs a warning for each other option.
       options=ocp.CheckpointManagerOptions(
+        create=not read_only,
         preservation_policy=policies.AnyPreservationPolicy(
           [
             policies.LatestN(keep),
@@ -55,7 +80,7 @@ class Checkpoints:
             ),
           ]
         ),
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
       ),
     )
 
@@ -109,27 +134,48 @@ class Checkpoints:
       CheckpointError: if there are checkpoints and none can be loaded, or one
         is of another model or optimizer.
     """
-    broken = []
-    for step in reversed(self.steps()):
-      try:
-        state, position = self._load(step, abstract)
-      except CheckpointError:
-        raise
-      except Exception as error:  # orbax and tensorstore raise many kinds
-        reason = str(error).strip().partition('\n')[0][:200]
-        say(f'checkpoint {step} cannot be loaded: {reason}')
-        broken.append(step)
-        continue
-      if broken:
-        say(f'falling back to checkpoint {step}')
-        self._set_aside(broken)
-      return step, state, position
+    if not self.steps():
+      return None
+    load = functools.partial(self._load, abstract)
+    step, (state, position), broken = self._newest(load, say)
     if broken:
-      raise CheckpointError(
-        f'none of the checkpoints in {self._directory} can be loaded; mend '
-        'them, or start over in another output_dir'
+      self._set_aside(broken)
+    return step, state, position
+
+  def load_weights(
+    self,
+    abstract: PyTree,
+    say: Callable[[str], None],
+    step: int | None = None,
+  ) -> tuple[int, PyTree]:
+    """Loads the weights alone of a `TrainState`; changes nothing on disk.
+
+    Args:
+      abstract: the weights as a tree of `jax.ShapeDtypeStruct` with shardings.
+      say: gets a line for each newer checkpoint that cannot be loaded.
+      step: which checkpoint; None: the newest that is whole.
+
+    Returns:
+      The step and the weights.
+
+    Raises:
+      CheckpointError: if there are no checkpoints, none can be loaded, or one
+        is of another model.
+      ValueError: if there are checkpoints, but none of this step.
+    """
+    steps = self.steps()
+    if not steps:
+      raise CheckpointError(f'there are no checkpoints in {self._directory}')
+    load = functools.partial(self._load_weights, abstract)
+    if step is None:
+      step, weights, _ = self._newest(load, say)
+      return step, weights
+    if step not in steps:
+      raise ValueError(
+        f'step = {step}: {self._directory} has checkpoints of these steps: '
+        f'{", ".join(map(str, steps))}'
       )
-    return None
+    return step, self._attempt(load, step)
 
   def wait(self) -> None:
     """Returns when everything saved is on disk."""
@@ -139,7 +185,36 @@ class Checkpoints:
     """Finishes writing and lets go of the folder."""
     self._manager.close()
 
-  def _load(self, step, abstract):
+  def _newest(self, load, say):
+    """Step and content of the newest that loads, and the steps that do not."""
+    broken = []
+    for step in reversed(self.steps()):
+      try:
+        loaded = self._attempt(load, step)
+      except _DamagedError as error:
+        say(str(error))
+        broken.append(step)
+        continue
+      if broken:
+        say(f'falling back to checkpoint {step}')
+      return step, loaded, broken
+    raise CheckpointError(
+      f'none of the checkpoints in {self._directory} can be loaded; mend them, '
+      'or start over in another folder'
+    )
+
+  def _attempt(self, load, step):
+    try:
+      return load(step)
+    except CheckpointError:
+      raise
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      reason = str(error).strip().partition('\n')[0][:200]
+      raise _DamagedError(
+        f'checkpoint {step} cannot be loaded: {reason}'
+      ) from error
+
+  def _load(self, abstract, step):
     wanted = named_leaves(abstract)
     self._check_same(step, wanted)
     restored = self._manager.restore(
@@ -149,15 +224,36 @@ class Checkpoints:
         position=ocp.args.JsonRestore(),
       ),
     )
-    leaves = [restored.state[name] for name in wanted]
-    state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    state = _from_named(restored.state, wanted, abstract)
     return state, dict(restored.position)
 
-  def _check_same(self, step, wanted):
-    """Tells a checkpoint of another model from one that is damaged."""
+  def _load_weights(self, abstract, step):
+    wanted = named_leaves({_WEIGHTS: abstract})
+    self._check_same(step, wanted, only=_WEIGHTS)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          wanted,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+          partial_restore=True,
+        )
+      ),
+    )
+    return _from_named(restored.state, wanted, abstract)
+
+  def _check_same(self, step, wanted, only=''):
+    """Tells a checkpoint of another model from one that is damaged.
+
+    Saved arrays whose name does not start with `only` are passed over.
+    """
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
       saved = handler.metadata(self._directory / str(step) / 'state').tree
-    there = {name: f'{x.dtype}{[*x.shape]}' for name, x in saved.items()}
+    there = {
+      name: f'{x.dtype}{[*x.shape]}'
+      for name, x in saved.items()
+      if name.startswith(only)
+    }
     here = {name: f'{x.dtype}{[*x.shape]}' for name, x in wanted.items()}
     different = sorted(
       name
@@ -171,7 +267,7 @@ class Checkpoints:
         f'optimizer: {len(different)} arrays differ, {name} among them (saved '
         f'{there.get(name, "not at all")}, now '
         f'{here.get(name, "not at all")}); use the settings of that run, or '
-        'another output_dir'
+        'another folder'
       )
 
   def _set_aside(self, steps):

@@ -1,0 +1,98 @@
+"""`trax-hier evaluate`: scores a whole split, each byte once."""
+
+import argparse
+
+from trax_hier._commands.shared import add_run, say, user_errors
+
+HELP = 'score a held-out split: bits per byte'
+DESCRIPTION = """
+Scores a whole split of a run's data with its weights. Each byte (or token, or
+dimension of an image) is counted exactly once.
+
+Context: the split is cut into windows of --window tokens that begin --stride
+tokens apart. A window scores its last --stride tokens, the first window all of
+its own, so a token is predicted from the window - stride tokens before it or
+more, up to window - 1. With stride = window, windows lie side by side, and the
+first token of each is predicted from the beginning-of-sequence mark alone. A
+smaller stride gives more context, a better value, and takes window / stride
+times as long.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags."""
+  add_run(parser)
+  parser.add_argument(
+    '--split',
+    choices=('valid', 'test'),
+    default='test',
+    help='which held-out part; default: test',
+  )
+  parser.add_argument(
+    '--window',
+    type=int,
+    metavar='N',
+    help='tokens in a window; default: as in training',
+  )
+  parser.add_argument(
+    '--stride',
+    type=int,
+    metavar='N',
+    help='tokens that a window scores; default: all of --window if that is '
+    'given, else as in training',
+  )
+
+
+def main(arguments: argparse.Namespace) -> None:
+  """Scores, and prints what was scored, how, and the result."""
+  with user_errors():
+    import jax
+
+    from trax_hier.runs import open_run
+    from trax_hier.training.build import COMPUTE_DTYPES
+    from trax_hier.training.evaluate import Evaluator
+    from trax_hier.training.mesh import data_mesh, replicated
+
+    run = open_run(arguments.run, arguments.config)
+    batches = run.data.eval_batches(
+      arguments.split, arguments.window, arguments.stride
+    )
+    mesh = data_mesh()
+    evaluator = Evaluator(
+      run.model(mode='eval'),
+      batches,
+      run.data.unit,
+      mesh,
+      COMPUTE_DTYPES[run.compute_dtype],
+    )
+    step, weights = run.load_weights(arguments.step, say)
+  result = evaluator(jax.device_put(weights, replicated(mesh)))
+  n_bytes = run.data.count_bytes(arguments.split)
+  print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
+  print(f'split: {arguments.split}')
+  print(f'context: {_context(batches, run.data.unit)}')
+  _print_result(result, run.data.unit, n_bytes)
+
+
+def _context(batches, unit):
+  """What each token was predicted from, in words."""
+  if batches.context is None:
+    length = batches[0]['inputs'].shape[1]
+    return f'rows of {length:,}; each {unit} is predicted from those before it'
+  window, stride = batches.context
+  fewest = window - stride
+  first = ' (in the first window 0 or more)' if fewest else ''
+  return (
+    f'window {window:,}, stride {stride:,}; each {unit} is predicted from the '
+    f'{fewest:,} to {window - 1:,} before it{first}'
+  )
+
+
+def _print_result(result, unit, n_bytes):
+  bits, n = result[f'bits_per_{unit}'], round(result['tokens'])
+  print(f'bits per {unit}: {bits:.4f}')
+  if n_bytes is None:
+    print(f'{unit}s scored: {n:,}')
+  else:
+    print(f'bits per byte: {bits * n / n_bytes:.4f}')
+    print(f'scored: {n:,} {unit}s, which are {n_bytes:,} bytes of text')

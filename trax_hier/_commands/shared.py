@@ -1,0 +1,94 @@
+"""What the command line programs share: flags, messages, exit codes."""
+
+import argparse
+import atexit
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+class Failure(Exception):
+  """Ends a program with one message and an exit code."""
+
+  def __init__(self, message: object, code: int):
+    """Takes what is printed, and the code."""
+    super().__init__(message)
+    self.code = code
+
+
+def fail(program: str, message: object, code: int) -> int:
+  """Prints a message on standard error; returns the code."""
+  print(f'{program}: {message}', file=sys.stderr)
+  return code
+
+
+def interrupted(program: str, message: str) -> int:
+  """Like `fail` after Ctrl-C; the process ends with code 130 at its exit.
+
+  XLA may be compiling in threads of its own, which crash if the interpreter is
+  taken down in an orderly way.
+  """
+  code = fail(program, message, 130)
+  sys.stdout.flush()
+  atexit.register(os._exit, code)
+  return code
+
+
+def say(line: str) -> None:
+  """Prints a remark where it does not mix with results."""
+  print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+  """Marks code whose errors come of what the user has written.
+
+  Raises:
+    Failure: 1 for checkpoints that cannot be loaded, 2 for all else.
+  """
+  from trax_hier import config
+  from trax_hier.training.checkpoints import CheckpointError
+  from trax_hier.trax_compat import base
+
+  try:
+    yield
+  except BrokenPipeError:
+    raise
+  except CheckpointError as error:
+    raise Failure(error, 1) from error
+  except (ValueError, TypeError, OSError, base.LayerError) as error:
+    raise Failure(config.explain(error), 2) from error
+
+
+def add_config(parser: argparse.ArgumentParser, wins_over: str) -> None:
+  """Adds --config.
+
+  Args:
+    parser: gets the flag.
+    wins_over: the files it has precedence over, for the help.
+  """
+  parser.add_argument(
+    '--config',
+    action='append',
+    default=[],
+    metavar="'NAME = VALUE'",
+    help=f'a gin binding that wins over {wins_over}; repeatable',
+  )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say which weights: --run, --step, --config."""
+  parser.add_argument(
+    '--run',
+    required=True,
+    metavar='DIR',
+    help='the folder of a run, finished or still training; it is only read',
+  )
+  parser.add_argument(
+    '--step',
+    type=int,
+    metavar='N',
+    help='the step of a checkpoint; default: the newest',
+  )
+  add_config(parser, "the run's config.gin")

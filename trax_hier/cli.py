@@ -1,0 +1,59 @@
+"""The program `trax-hier`, for runs that are there: `trax-hier --help`.
+
+    trax-hier generate --run=runs/quickstart --prompt='def main('
+    trax-hier evaluate --run=runs/quickstart
+
+What the user got wrong is said in one message on standard error, with exit code
+2; checkpoints that cannot be loaded give code 1, Ctrl-C 130. Runs are made by
+`python -m trax_hier.trainer`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from trax_hier._commands import evaluate, generate, shared
+
+_COMMANDS = {'generate': generate, 'evaluate': evaluate}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  arguments = _parser().parse_args(argv)
+  program = f'trax-hier {arguments.command}'
+  try:
+    _COMMANDS[arguments.command].main(arguments)
+  except shared.Failure as error:
+    return shared.fail(program, error, error.code)
+  except KeyboardInterrupt:
+    return shared.interrupted(program, 'interrupted')
+  except BrokenPipeError:
+    # The reader, such as `head`, has enough. What Python still holds back would
+    # fail once more when it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  return 0
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog='trax-hier', description='Samples from and scores trained models.'
+  )
+  commands = parser.add_subparsers(
+    dest='command', required=True, metavar='COMMAND'
+  )
+  for name, command in _COMMANDS.items():
+    command.add_arguments(
+      commands.add_parser(
+        name,
+        help=command.HELP,
+        description=command.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+      )
+    )
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main())

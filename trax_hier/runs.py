@@ -1,0 +1,97 @@
+"""Runs: the folders that `train` writes, opened to score or to sample.
+
+    run = open_run('runs/quickstart')
+    step, weights = run.load_weights()
+
+Nothing in the folder is changed, so the run may still be training.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+import trax_hier._configurables  # noqa: F401
+from trax_hier import config
+from trax_hier.training.build import check_logits, check_parts
+from trax_hier.training.checkpoints import Checkpoints
+from trax_hier.training.state import abstract_init
+
+PyTree = object
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run was configured with, and where its checkpoints are.
+
+  Attributes:
+    folder: the folder of the run.
+    model: the model factory,
+    data: the data set, and
+    compute_dtype: the name of the type that `train` was bound to.
+  """
+
+  folder: Path
+  model: Callable
+  data: object
+  compute_dtype: str
+
+  def load_weights(
+    self, step: int | None = None, say: Callable[[str], None] = print
+  ) -> tuple[int, PyTree]:
+    """Loads the weights of a checkpoint onto the first local device.
+
+    Args:
+      step: which checkpoint; None: the newest that is whole.
+      say: gets a line for each newer checkpoint that cannot be loaded.
+
+    Returns:
+      The step, and the weights, float32, as nested tuples.
+
+    Raises:
+      ValueError: if the model does not fit the data, or if there are
+        checkpoints, but none of this step.
+      CheckpointError: if there are no checkpoints, none can be loaded, or they
+        are of another model.
+    """
+    shape = self.data.train_batch(0)['inputs'].shape
+    layer = self.model(mode='eval')
+    weights, model_state = abstract_init(layer, shape)
+    check_logits(layer, weights, model_state, shape, self.data.vocab.size)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), weights
+    )
+    checkpoints = Checkpoints(self.folder / 'checkpoints', read_only=True)
+    with contextlib.closing(checkpoints):
+      return checkpoints.load_weights(abstract, say, step)
+
+
+def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
+  """Reads `config.gin` of a run and makes the run's model factory and data set.
+
+  Whatever was bound in gin before is forgotten. A model factory reads gin when
+  it is called, so only the run opened last can be used.
+
+  Args:
+    folder: the run's folder, `output_dir` of `train`.
+    bindings: gin statements that win over the file.
+
+  Raises:
+    ValueError: one message, for a folder that is not of a run, or a binding
+      (config.ConfigError) or data set that does not work.
+  """
+  folder = Path(folder).expanduser().absolute()
+  if not folder.is_dir():
+    raise ValueError(f'{folder}: no such folder')
+  file = folder / 'config.gin'
+  if not file.is_file():
+    raise ValueError(f'{folder}: not the folder of a run: it has no config.gin')
+  config.clear()
+  config.parse([str(file)], bindings)
+  names = 'model', 'data', 'compute_dtype'
+  parts = {name: config.value(f'train.{name}') for name in names}
+  check_parts(**parts)
+  return Run(folder, **parts)
