@@ -214,8 +214,7 @@ def test_prepared_weights_of_full_precision_change_nothing(name):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_no_step_copies_a_cache(name, monkeypatch):
-  monkeypatch.setattr(generation, '_PIECES', ())
+def test_no_step_copies_a_cache(name):
   program = generation._program(MODELS[name], '', 2, 1024, 'float32')
   weights = prepare(MODELS[name], weights_of(name)).weights
   request = generation._Request(
@@ -226,9 +225,7 @@ def test_no_step_copies_a_cache(name, monkeypatch):
   )
   arguments = np.zeros((2, 1025), np.int32), np.zeros(2, np.int32), request
   decoding = jax.eval_shape(program.start, weights, *arguments)
-  text = (
-    program.advance.lower(weights, decoding, request, 9).compile().as_text()
-  )
+  text = program.write.lower(weights, decoding, request, 9).compile().as_text()
   # Rows of caches are 8 numbers wide, and hundreds of them are kept.
   assert re.search(r'f32\[4,\d{3,4},8\]\S* dynamic-update-slice', text)
   assert not re.search(r'f32\[4,\d{3,4},8\]\S* copy\(', text)

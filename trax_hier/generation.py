@@ -1,4 +1,4 @@
-"""Generation: prompts in, drawn tokens out, by one compiled program.
+"""Generation: prompts in, drawn tokens out, by compiled programs.
 
 The program reads the prompts in large pieces, then goes on token by token: it
 feeds the last one, draws the next on the device, and stops when every row has
@@ -24,7 +24,7 @@ from trax_hier.trax_compat import ShapeDtype, base
 Callback = Callable[[list[np.ndarray]], None]
 
 # Prompts are read in pieces of these lengths; what is left, token by token.
-_PIECES = (256, 32, 4)
+_PIECES = (256, 16)
 _SMALLEST_CAPACITY = 64
 _SECONDS_PER_CALLBACK = 0.1
 _NEVER = -1  # No token: pads stop sequences.
@@ -151,12 +151,12 @@ def generate(
   for row, p in zip(tokens, prompts, strict=True):
     row[1 : 1 + len(p)] = p
   decoding = program.start(weights.weights, tokens, lengths, request)
-  advance = functools.partial(program.advance, weights.weights)
+  decoding = program.read(weights.weights, decoding)
+  write = functools.partial(program.write, weights.weights)
   if on_tokens is None:
-    decoding = advance(decoding, request, max_len)
-    return _new_tokens(decoding, lengths)
+    return _new_tokens(write(decoding, request, max_len), lengths)
   held_back = max((len(s) for s in stop), default=1) - 1
-  return _stream(advance, decoding, request, lengths, held_back, on_tokens)
+  return _stream(write, decoding, request, lengths, held_back, on_tokens)
 
 
 def sample_text(
@@ -226,13 +226,17 @@ class _Program:
 
   Attributes:
     start: weights, tokens, lengths, request -> the first `_Decoding`.
-    advance: weights, `_Decoding` (its memory is used again), request, limit ->
-      `_Decoding` when every row has ended or `limit` tokens are fed.
+    read: weights, `_Decoding` -> the same after all of the shortest prompt but
+      a few tokens.
+    write: weights, `_Decoding`, request, limit -> the same when every row has
+      ended or `limit` tokens are fed. Like `read` it uses the memory of the
+      `_Decoding` that it is given again.
     n_ids: Number of the model's token ids.
   """
 
   start: Callable
-  advance: Callable
+  read: Callable
+  write: Callable
   n_ids: int
 
 
@@ -265,7 +269,7 @@ def _program(model, configuration, batch, max_len, precision):
       jnp.zeros(batch, jnp.int32),
       jnp.zeros(batch, bool),
     )
-    # Weak types, as those of constants, would make `advance` compile twice.
+    # Weak types, as those of constants, would make `write` compile twice.
     return jax.tree.map(
       lambda x: jax.lax.convert_element_type(x, x.dtype), first
     )
@@ -278,30 +282,30 @@ def _program(model, configuration, batch, max_len, precision):
     return logits[:, -1], fed
 
   @functools.partial(jax.jit, donate_argnums=1)
-  def advance(weights, decoding, request, limit):
-    def reading(n, decoding):
-      return decoding.t + n <= jnp.min(decoding.lengths)
-
-    def writing(decoding):
-      return (decoding.t < limit) & ~jnp.all(decoding.done)
-
-    def write(decoding):
-      logits, decoding = feed(weights, decoding, 1)
-      return _take(decoding, request, logits)
-
+  def read(weights, decoding):
     for n in (n for n in _PIECES if n <= max_len):
       decoding = jax.lax.while_loop(
-        functools.partial(reading, n),
+        lambda d, n=n: d.t + n <= jnp.min(d.lengths),
         lambda d, n=n: feed(weights, d, n)[1],
         decoding,
       )
-    return jax.lax.while_loop(writing, write, decoding)
+    return decoding
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def write(weights, decoding, request, limit):
+    def step(decoding):
+      logits, decoding = feed(weights, decoding, 1)
+      return _take(decoding, request, logits)
+
+    return jax.lax.while_loop(
+      lambda d: (d.t < limit) & ~jnp.all(d.done), step, decoding
+    )
 
   logits, _ = jax.eval_shape(
     lambda x: layer.pure_fn(x, *layer.init(signature, rng), rng),
     signature,
   )
-  return _Program(start, advance, logits.shape[-1])
+  return _Program(start, read, write, logits.shape[-1])
 
 
 def _take(decoding, request, logits):
@@ -355,13 +359,13 @@ def _stop_array(stop):
   return array
 
 
-def _stream(advance, decoding, request, lengths, held_back, on_tokens):
+def _stream(write, decoding, request, lengths, held_back, on_tokens):
   """Runs to the end, handing out what no stop sequence can take back."""
   shown = np.zeros(len(lengths), np.int32)
   limit, step = int(lengths.max()) + 1, 1
   while True:
     begin = time.perf_counter()
-    decoding = advance(decoding, request, limit)
+    decoding = write(decoding, request, limit)
     done = np.asarray(decoding.done)
     n = np.asarray(decoding.n_new) - np.where(done, 0, held_back)
     n = np.maximum(n, shown)

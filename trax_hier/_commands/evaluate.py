@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--window',
     type=int,
     metavar='N',
-    help='tokens in a window; default: as in training',
+    help='tokens in a window; default: as training evaluates',
   )
   parser.add_argument(
     '--stride',
     type=int,
     metavar='N',
     help='tokens that a window scores; default: all of --window if that is '
-    'given, else as in training',
+    'given, else as training evaluates',
   )
 
 

@@ -353,14 +353,18 @@ class _AnyOffsets:
   def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
     rows = offsets // self._stride + self._n_past
+    scores = _scores(q, r)
     n = q.shape[-2]
     if n > 1 and self._fine_keys:
       # Rows that are not there belong to keys that the mask hides.
-      r = jnp.pad(r, [(0, 0), (n * self._ratio, n_keys), (0, 0)])
-      start = rows[-1, 0] + n * self._ratio
-      r = jax.lax.dynamic_slice_in_dim(r, start, n_keys + self._ratio, axis=1)
-      return _shift(_scores(q, r), self._ratio)
-    scores = _scores(q, r)
+      margins = [(0, 0)] * (scores.ndim - 1) + [(n * self._ratio, n_keys)]
+      scores = jax.lax.dynamic_slice_in_dim(
+        jnp.pad(scores, margins),
+        rows[-1, 0] + n * self._ratio,
+        n_keys + self._ratio,
+        axis=-1,
+      )
+      return _shift(scores, self._ratio)
     rows = jnp.clip(rows, 0, self._n_rows - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
     return jnp.take_along_axis(scores, rows, axis=-1)
