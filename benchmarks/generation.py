@@ -41,8 +41,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier.generation import PRECISIONS, generate, prepare
-from trax_hier.layers import ShortenedStack, decoding_state, shortened_stack
+from trax_hier.generation import generate, prepare
+from trax_hier.layers import (
+  PRECISIONS,
+  ShortenedStack,
+  decoding_state,
+  shortened_stack,
+)
 from trax_hier.models import HourglassLM, TransformerLM
 from trax_hier.models.hourglass import parse_hierarchy
 from trax_hier.runs import open_run
@@ -567,7 +572,7 @@ def coarse_part(arguments):
   }
   decoders = []
   context = arguments.contexts[-1]
-  ((_, k),) = parse_hierarchy(arguments.hierarchy)
+  k = parse_hierarchy(arguments.hierarchy)[0][1]
   weights = initial_weights(our_model('hourglass', arguments))
   for name, way in ways.items():
     model = our_model('hourglass', arguments)
@@ -628,7 +633,7 @@ def main():
   )
   if 'speed' in arguments.parts:
     speed(arguments)
-  if 'coarse' in arguments.parts:
+  if 'coarse' in arguments.parts and 'hourglass' in arguments.models:
     coarse_part(arguments)
   if 'precision' in arguments.parts:
     precisions(arguments)

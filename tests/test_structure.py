@@ -117,7 +117,12 @@ def public(nodes):
   for node in nodes:
     if not isinstance(node, ast.FunctionDef | ast.ClassDef):
       continue
-    if not node.name.startswith('_'):
+    # The getter of a property has the docstring.
+    setter = any(
+      isinstance(d, ast.Attribute) and d.attr == 'setter'
+      for d in node.decorator_list
+    )
+    if not node.name.startswith('_') and not setter:
       yield node
       if isinstance(node, ast.ClassDef):
         yield from public(node.body)

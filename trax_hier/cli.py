@@ -22,8 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
   program = f'trax-hier {arguments.command}'
+  # As `python -m` has it: what a run's gin files import may lie there.
+  if '' not in sys.path and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
   try:
     _COMMANDS[arguments.command].main(arguments)
+    sys.stdout.flush()
   except shared.Failure as error:
     return shared.fail(program, error, error.code)
   except KeyboardInterrupt:

@@ -1,9 +1,10 @@
 """Generation: prompts in, drawn tokens out, by compiled programs.
 
-The program reads the prompts in large pieces, then goes on token by token: it
-feeds the last one, draws the next on the device, and stops when every row has
-what it wants. Nothing in it depends on the length of a prompt or on how tokens
-are drawn, so it is compiled once for a model, a batch size and a capacity.
+One program reads the prompts in large pieces. Another goes on token by token:
+it feeds the last one, draws the next on the device, and stops when every row
+has what it wants. Nothing in them depends on the length of a prompt or on how
+tokens are drawn: they are compiled once for a model, a batch size and a
+capacity of the caches.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier import config
-from trax_hier.layers import PRECISIONS, decoding_state, decoding_weights
+from trax_hier.layers import decoding_state, decoding_weights
 from trax_hier.sampling import Sampling, draw
 from trax_hier.trax_compat import ShapeDtype, base
 
@@ -53,10 +54,6 @@ def prepare(
   Raises:
     ValueError: precision is none of these.
   """
-  if precision not in PRECISIONS:
-    raise ValueError(
-      f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}'
-    )
   lay_out = _lay_out(model, config.fingerprint(), precision)
   return Prepared(lay_out(weights), precision)
 
@@ -85,7 +82,8 @@ def generate(
       kept per factory: calls with the same one do not compile again.
     weights: The model's weights, or what `prepare` made of them.
     prompt: Tokens int32 (batch, length), or a sequence of arrays (length,),
-      which may differ in length and be empty.
+      which may differ in length and be empty. What goes beyond the shortest is
+      read token by token, while that one is continued.
     n_tokens: Number of tokens to draw for each row.
     temperature: What logits are divided by; 0 takes the likeliest token.
     top_k: Draws from so many likeliest tokens; None is all.
@@ -115,6 +113,8 @@ def generate(
     raise ValueError(f'temperature = {temperature} must be a number >= 0')
   if top_p is not None and not 0 < top_p <= 1:
     raise ValueError(f'top_p = {top_p} must be above 0 and at most 1')
+  if not 0 <= seed < 1 << 63:
+    raise ValueError(f'seed = {seed} must be at least 0 and below 2 ** 63')
   longest = max(map(len, prompts))
   needed = longest + n_tokens
   if max_len is None:
@@ -138,7 +138,7 @@ def generate(
   request = _Request(
     Sampling(
       jnp.float32(temperature),
-      jnp.int32(n_ids if top_k is None else top_k),
+      jnp.int32(min(program.n_ids, top_k or program.n_ids)),
       jnp.float32(1.0 if top_p is None else top_p),
       jnp.int32(n_ids),
     ),
@@ -151,7 +151,8 @@ def generate(
   for row, p in zip(tokens, prompts, strict=True):
     row[1 : 1 + len(p)] = p
   decoding = program.start(weights.weights, tokens, lengths, request)
-  decoding = program.read(weights.weights, decoding)
+  if lengths.min() >= _PIECES[-1]:
+    decoding = program.read(weights.weights, decoding)
   write = functools.partial(program.write, weights.weights)
   if on_tokens is None:
     return _new_tokens(write(decoding, request, max_len), lengths)
@@ -349,9 +350,13 @@ def _stop_array(stop):
   """
   longest = 1
   for sequence in stop:
-    if not len(sequence):
-      raise ValueError('stop holds an empty sequence, which ends everything')
-    longest = max(longest, len(sequence))
+    ids = np.asarray(sequence)
+    if ids.ndim != 1 or not ids.size or not _are_ids(ids):
+      raise ValueError(
+        'stop must hold sequences of token ids that are not empty, such as '
+        f'[[0], [13, 10]], got {sequence!r}'
+      )
+    longest = max(longest, len(ids))
   shape = [1 << (n - 1).bit_length() for n in (max(4, len(stop)), longest)]
   array = np.full((shape[0], max(8, shape[1])), _NEVER, np.int32)
   for row, sequence in zip(array, stop, strict=False):
@@ -367,6 +372,7 @@ def _stream(write, decoding, request, lengths, held_back, on_tokens):
     begin = time.perf_counter()
     decoding = write(decoding, request, limit)
     done = np.asarray(decoding.done)
+    seconds = time.perf_counter() - begin
     n = np.asarray(decoding.n_new) - np.where(done, 0, held_back)
     n = np.maximum(n, shown)
     rows = _new_tokens(decoding, lengths)
@@ -374,8 +380,7 @@ def _stream(write, decoding, request, lengths, held_back, on_tokens):
     shown = n
     if done.all():
       return rows
-    # From the second call on, a program is compiled and the prompt is read.
-    seconds = time.perf_counter() - begin
+    # The first call compiles, and reads what is left of the prompts.
     if limit > lengths.max() + 1:
       step = max(1, min(2 * step, int(step * _SECONDS_PER_CALLBACK / seconds)))
     limit += step
@@ -395,14 +400,18 @@ def _check_prompts(prompt):
   if not prompts:
     raise ValueError('prompt has no rows')
   for p in prompts:
-    if p.ndim != 1 or (p.size and not np.issubdtype(p.dtype, np.integer)):
+    if p.ndim != 1 or not _are_ids(p):
       raise ValueError(
-        'prompt must be token ids, (batch, length) or a sequence of arrays '
-        f'(length,), but a row has shape {p.shape} and dtype {p.dtype}'
+        'prompt must be token ids, not negative, (batch, length) or a sequence '
+        f'of arrays (length,), got a row {p!r:.80}'
       )
-    if p.size and p.min() < 0:
-      raise ValueError(f'the prompt holds token {p.min()}, which is negative')
   return prompts
+
+
+def _are_ids(array):
+  if not array.size:
+    return True
+  return np.issubdtype(array.dtype, np.integer) and array.min() >= 0
 
 
 def _check_at_least_1(**numbers):

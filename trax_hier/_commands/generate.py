@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trax_hier._commands.shared import add_run, say, user_errors
+from trax_hier._commands.shared import Failure, add_run, say, user_errors
 
 HELP = 'continue a text'
 DESCRIPTION = """
@@ -102,9 +102,17 @@ def main(arguments: argparse.Namespace) -> None:
     stops = _stops(arguments.stop, run.data.vocab)
     _, weights = run.load_weights(arguments.step, say)
     weights = generation.prepare(run.model, weights, arguments.precision)
+  typed = not isinstance(prompts, Sequence)
   for number, prompt in enumerate(prompts):
-    with user_errors():
-      _continue(prompt, run, weights, stops, arguments.seed + number, arguments)
+    try:
+      with user_errors():
+        _continue(
+          prompt, run, weights, stops, arguments.seed + number, arguments
+        )
+    except Failure as error:
+      if not typed:
+        raise
+      say(str(error))
 
 
 def _prompts(arguments) -> Sequence[str] | Iterator[str]:
@@ -176,7 +184,8 @@ def _continue(prompt, run, weights, stops, seed, arguments):
     on_tokens=printer,
   )
   printer.close()
-  say(f'{len(new):,} tokens{printer.rate()}')
+  plural = '' if len(new) == 1 else 's'
+  say(f'{len(new):,} token{plural}{printer.rate()}')
 
 
 class _Printer:

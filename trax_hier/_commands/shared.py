@@ -83,7 +83,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     '--run',
     required=True,
     metavar='DIR',
-    help='the folder of a run, finished or still training; it is only read',
+    help='the folder of a run, finished or still training; it is only read. '
+    'Its data must be there too, as it has the vocabulary; data that moved: '
+    """--config="DATA = 'where'\"""",
   )
   parser.add_argument(
     '--step',

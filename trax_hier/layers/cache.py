@@ -20,13 +20,20 @@ def empty(rows, n):
 
 def append(buffer, rows, index):
   """Writes `rows` (.., l, d) into `buffer` (s, n, d) from row `index` on."""
+  return jax.lax.dynamic_update_slice(
+    buffer, _like(buffer, rows), (0, index, 0)
+  )
+
+
+def _like(buffer, rows):
+  """Rows (.., l, d) as those of a buffer (s, n, d)."""
   rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
   if rows.shape[0] != buffer.shape[0]:
     raise ValueError(
       f'{rows.shape[0]} sequences of rows (batch times heads), but the state '
       f'was made for {buffer.shape[0]}: initialise it for this batch size'
     )
-  return jax.lax.dynamic_update_slice(buffer, rows, (0, index, 0))
+  return rows
 
 
 class KeyValueCache(base.Layer):
@@ -80,13 +87,7 @@ class KeyValueCache(base.Layer):
       )
     else:
       outputs = tuple(
-        jnp.concatenate(
-          [
-            jnp.roll(old, -t, axis=-2),
-            new.reshape(-1, *new.shape[-2:]).astype(old.dtype),
-          ],
-          axis=-2,
-        )
+        jnp.concatenate([jnp.roll(old, -t, axis=-2), _like(old, new)], axis=-2)
         for old, new in zip(buffers, rows, strict=True)
       )
       buffers = tuple(

@@ -46,13 +46,12 @@ class Projections(base.Layer):
 
   def __init__(self, d_model: int, n: int):
     super().__init__(n_in=1, n_out=n)
-    self._layers = [Dense(d_model) for _ in range(n)]
+    self._d_model = d_model
 
   def init_weights_and_state(self, input_signature):
-    rngs = jax.random.split(self.rng, len(self._layers))
     self.weights = tuple(
-      layer.init(input_signature, rng)[0]
-      for layer, rng in zip(self._layers, rngs, strict=True)
+      Dense(self._d_model).init(input_signature, rng)[0]
+      for rng in jax.random.split(self.rng, self.n_out)
     )
 
   def forward(self, x):
@@ -73,8 +72,9 @@ def _affine(x, weights):
   kernel, bias = weights
   if not isinstance(kernel, Int8Kernel):
     return jnp.dot(x, kernel) + bias
+  few = x.size <= _FEW * x.shape[-1]
   y = jax.lax.platform_dependent(
-    x, kernel.values, cpu=_dot_by_rows, default=_dot
+    x, kernel.values, cpu=_dot_by_rows if few else _dot, default=_dot
   )
   return y * kernel.scale.astype(x.dtype) + bias
 
@@ -89,7 +89,7 @@ def _dot_by_rows(x, values):
   XLA for CPU writes a widened matrix to memory and reads it again.
   """
   d_in, d_out = values.shape
-  n_rows = max(1, min(d_in, _CHUNK // d_out))
+  n_rows = min(d_in, max(_MIN_ROWS, _CHUNK // d_out))
   while d_in % n_rows:
     n_rows -= 1
 
@@ -104,3 +104,5 @@ def _dot_by_rows(x, values):
 
 # Numbers widened at a time: 256 KB in float32, a fraction of a core's cache.
 _CHUNK = 1 << 16
+_MIN_ROWS = 16
+_FEW = 16  # Rows of x for which widening costs more than multiplying.

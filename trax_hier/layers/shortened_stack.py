@@ -115,8 +115,7 @@ class ShortenedStack(base.Layer):
     """Continues from the inputs of earlier calls with those in x (b, l, d).
 
     Group j is complete at position j k. Of l positions from t on, every k-th
-    completes one: l // k groups for certain and at most one more, for which the
-    program branches.
+    completes one: l // k groups for certain and at most one more.
     """
     coarse, fine, _ = self.sublayers
     coarse_state, fine_state, (t, tail, last_u, buffers) = self.state

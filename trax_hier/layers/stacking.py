@@ -8,7 +8,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from trax_hier.trax_compat import base, tl
+from trax_hier.trax_compat import ShapeDtype, base, tl
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -82,6 +82,7 @@ class Stack(base.Layer):
 
   @property
   def weights(self):
+    """A 1-tuple of the stacked weights, or of `Blocks`."""
     return self._weights
 
   @weights.setter
@@ -91,6 +92,7 @@ class Stack(base.Layer):
 
   @property
   def state(self):
+    """A 1-tuple of the stacked states, or of `Blocks`."""
     return self._state
 
   @state.setter
@@ -226,6 +228,10 @@ class FromWeights(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     self.weights, _ = self._layer.init((), self.rng)
+    # Not kept a second time, in a layer that no one else sees.
+    self._layer.weights = jax.tree.map(
+      lambda w: ShapeDtype(w.shape, w.dtype), self.weights
+    )
 
   def forward(self, x):
     return (
