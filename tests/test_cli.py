@@ -463,6 +463,21 @@ def test_generate_asks_at_a_terminal(program, fake_generate, monkeypatch, end):
   assert [call.seed for call in fake_generate.calls] == [5, 6]
 
 
+def test_a_typed_line_that_fails_is_not_the_end(
+  program, fake_generate, monkeypatch
+):
+  def only_short(model, weights, prompt, *args, **kwargs):
+    if len(prompt[0]) > 3:
+      raise ValueError('a prompt of 4 tokens exceeds max_len = 3')
+    return fake_generate.generate(model, weights, prompt, *args, **kwargs)
+
+  monkeypatch.setattr(generation, 'generate', only_short)
+  monkeypatch.setattr(sys, 'stdin', Terminal('four\none\n'))
+  code, out, err = program('generate', '--run=x')
+  assert code == 0 and 'oneé, you?' in out
+  assert err.startswith('a prompt of 4 tokens exceeds max_len = 3\n')
+
+
 def test_generate_refuses_images(program, fake_run, tmp_path):
   for split in ('train', 'test'):
     np.save(tmp_path / f'{split}.npy', np.zeros((2, 4, 4, 3), np.uint8))
