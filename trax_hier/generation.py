@@ -48,7 +48,8 @@ def prepare(
   Args:
     model: The model's factory.
     weights: The model's weights.
-    precision: 'float32', 'bfloat16' (weights, caches and compute) or 'int8'
+    precision: 'float32', 'bfloat16' (weights, caches and compute; for
+      accelerators: CPUs widen all of it before every few tokens) or 'int8'
       (kernels of dense layers, with a scale for each output channel).
 
   Raises:
