@@ -551,7 +551,9 @@ def precisions(arguments):
     run = open_run(arguments.run)
     _, weights = run.load_weights()
     tokens = run.data.eval_batches('test')[0]['inputs']
-    precision(arguments.run, run.model, weights, tokens, arguments)
+    precision(
+      pathlib.Path(arguments.run).name, run.model, weights, tokens, arguments
+    )
 
 
 def coarse_part(arguments):
