@@ -30,6 +30,7 @@ __all__ = [
   'check_used',
   'clear',
   'explain',
+  'fingerprint',
   'operative_text',
   'packaged_gin_dir',
   'parse',

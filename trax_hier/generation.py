@@ -252,7 +252,7 @@ def _lay_out(model, configuration, precision):
 
 @functools.lru_cache(maxsize=16)
 def _program(model, configuration, batch, max_len, precision):
-  """The program; `configuration` is what gin holds while the model is made."""
+  """The programs; `configuration` is what gin holds as the model is made."""
   del configuration
   layer = model(mode='predict', max_len=max_len)
   signature = ShapeDtype((batch, 1), np.int32)

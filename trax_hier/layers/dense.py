@@ -8,6 +8,11 @@ import jax.numpy as jnp
 
 from trax_hier.trax_compat import base, tl
 
+# Numbers widened at a time: 256 KB in float32, a fraction of a core's cache.
+_CHUNK = 1 << 16
+_MIN_ROWS = 16
+_FEW = 16  # Rows of x for which widening costs more than multiplying.
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +105,3 @@ def _dot_by_rows(x, values):
 
   y = jnp.zeros((*x.shape[:-1], d_out), x.dtype)
   return jax.lax.fori_loop(0, d_in // n_rows, add, y)
-
-
-# Numbers widened at a time: 256 KB in float32, a fraction of a core's cache.
-_CHUNK = 1 << 16
-_MIN_ROWS = 16
-_FEW = 16  # Rows of x for which widening costs more than multiplying.
