@@ -9,10 +9,12 @@ Every data set is an object with
   vocab, unit, describe()
 
 where a batch is a dict of 'inputs' and 'targets', (b, l) int32, and 'weights',
-(b, l) float32, 1 where a token is scored.
+(b, l) float32, 1 where a token is scored; where rows carry on from batch to
+batch, also 'start_of_sequence', (b,) bool, the rows that begin a sequence.
 """
 
 from trax_hier.data.dataset import DataSet, Vocab
+from trax_hier.data.document_lanes import DocumentLanes
 from trax_hier.data.documents import PaddedDocuments
 from trax_hier.data.enwik8 import Enwik8
 from trax_hier.data.images import ImageBytes
@@ -24,6 +26,7 @@ from trax_hier.data.vocab import ByteVocab, SentencePieceVocab, TextStream
 __all__ = [
   'ByteVocab',
   'DataSet',
+  'DocumentLanes',
   'Enwik8',
   'ImageBytes',
   'PaddedDocuments',

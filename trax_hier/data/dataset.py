@@ -19,9 +19,8 @@ from trax_hier.data.windows import (
 
 _EVAL_SPLITS = ('valid', 'test')
 
-# Of 'valid' or 'test', cut as the context says: a function that gives the
-# tokens and weights, both (b, l), of (b,) row numbers, and how many rows there
-# are. Past them it gives padding.
+# Of 'valid' or 'test', cut as the context says: what gives the rows, and how
+# many there are. Past them it gives padding.
 EvalRows = Callable[[str, Context | None], tuple[Rows, int]]
 
 
@@ -56,14 +55,14 @@ class DataSet:
     batch_size: int,
     context: Context | None = None,
     n_bytes: Callable[[str], int] | None = None,
+    eval_batch_size: int | None = None,
   ):
     """Checks the batch size and stores the rest.
 
     Args:
       name: the configurable that makes this data set, for messages.
       description: source and sizes, for `describe`.
-      train_rows: gives the tokens and weights, both (b, l), of (b,) positions
-        in an endless stream.
+      train_rows: gives the rows at positions in an endless stream.
       eval_rows: gives the held-out rows.
       vocab: the vocabulary of the ids.
       unit: what one scored token is.
@@ -72,16 +71,21 @@ class DataSet:
         are not windows of a text.
       n_bytes: gives the bytes of text in 'valid' or 'test'; None where tokens
         are bytes already, or no text.
+      eval_batch_size: rows of an evaluation batch; None: `batch_size`.
 
     Raises:
-      ValueError: if the batch size is not positive.
+      ValueError: if a batch size is not positive.
     """
+    if eval_batch_size is None:
+      eval_batch_size = batch_size
     checks.check_positive(f'{name}.batch_size', batch_size)
+    checks.check_positive(f'{name}.eval_batch_size', eval_batch_size)
     self._name = name
     self._description = description
     self._train_rows = train_rows
     self._eval_rows = eval_rows
     self._batch_size = batch_size
+    self._eval_batch_size = eval_batch_size
     self._context = context
     self._n_bytes = n_bytes
     self.vocab = vocab
@@ -96,7 +100,8 @@ class DataSet:
       n_shards: in how many parts; must divide the batch size.
 
     Returns:
-      'inputs' and 'targets', (b, l) int32, and 'weights', (b, l) float32.
+      'inputs' and 'targets', (b, l) int32, and 'weights', (b, l) float32;
+      where rows carry on from batch to batch, 'start_of_sequence', (b,) bool.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -127,7 +132,7 @@ class DataSet:
     rows, n_rows = self._eval_rows(split, context)
     if not n_rows:
       raise ValueError(f'{self._name}: the {split} split is empty')
-    return EvalBatches(rows, n_rows, self._batch_size, context)
+    return EvalBatches(rows, n_rows, self._eval_batch_size, context)
 
   def _choose_context(self, window, stride):
     if self._context is None:

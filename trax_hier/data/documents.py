@@ -1,6 +1,7 @@
 """PaddedDocuments: one document a row, as prepared from a tfds data set."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import gin
 import numpy as np
@@ -21,6 +22,48 @@ def token_type(vocab: Vocab) -> np.dtype:
   return np.dtype(np.min_scalar_type(vocab.size - 1)).newbyteorder('<')
 
 
+class Documents(NamedTuple):
+  """Documents in one array.
+
+  Attributes:
+    tokens: (n,) integers, in memory or mapped.
+    begins: (documents,) int64, where each document begins.
+    ends: (documents,) int64, where it ends.
+  """
+
+  tokens: np.ndarray
+  begins: np.ndarray
+  ends: np.ndarray
+
+  @classmethod
+  def end_to_end(cls, tokens: np.ndarray, ends: np.ndarray) -> 'Documents':
+    """Documents that each begin where the one before ends."""
+    return cls(tokens, np.insert(ends, 0, 0)[:-1], ends)
+
+  def n_tokens(self) -> int:
+    """Tokens of all documents."""
+    return int((self.ends - self.begins).sum())
+
+  def n_bytes(self, vocab: Vocab, skip_zeros: bool = False) -> int:
+    """UTF-8 bytes of the documents' text, each decoded as a whole.
+
+    A row may begin in the middle of a sentence, where vocabularies of subwords
+    drop a space, so rows are not decoded one by one. Bytes that the vocabulary
+    normalised away when the set was prepared do not count, and a piece that it
+    does not know counts as the mark it decodes to.
+
+    Args:
+      vocab: of the tokens.
+      skip_zeros: whether to leave out tokens of id 0.
+    """
+    total = 0
+    for begin, end in zip(self.begins, self.ends, strict=True):
+      ids = self.tokens[begin:end]
+      text = vocab.decode(ids[ids != 0] if skip_zeros else ids)
+      total += len(text.encode('utf-8'))
+    return total
+
+
 class DocumentRows:
   """Rows that each begin a document or go on with one, never two in a row.
 
@@ -39,7 +82,7 @@ class DocumentRows:
     self._tokens = tokens
     self._ends = ends
     self._length = length
-    self._begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    self._begins = Documents.end_to_end(tokens, ends).begins
     n_rows = -(-(ends - self._begins) // length)
     self._row_ends = np.cumsum(n_rows)
     self._first_rows = self._row_ends - n_rows
@@ -66,20 +109,6 @@ class DocumentRows:
         tokens[row, : len(text)] = text
         weights[row, : len(text)] = 1
     return tokens, weights
-
-  def n_bytes(self, vocab: Vocab) -> int:
-    """UTF-8 bytes of the documents' text, each decoded as a whole.
-
-    A row may begin in the middle of a sentence, where vocabularies of subwords
-    drop a space, so rows are not decoded one by one. Bytes that the vocabulary
-    normalised away when the set was prepared do not count, and a piece that it
-    does not know counts as the mark it decodes to.
-    """
-    spans = zip(self._begins, self._ends, strict=True)
-    return sum(
-      len(vocab.decode(self._tokens[begin:end]).encode('utf-8'))
-      for begin, end in spans
-    )
 
 
 @gin.configurable(module='trax_hier.data')
@@ -111,30 +140,27 @@ def PaddedDocuments(
       f'{binding}: no such folder (looked for {root.absolute()}). To make '
       f'one from a tfds data set: {COMMAND}'
     )
-  model = root / VOCAB_FILE
-  is_subwords = model.exists()
-  vocab = SentencePieceVocab(str(model)) if is_subwords else ByteVocab()
   try:
-    documents = {
-      split: _read(root, split, token_type(vocab), length)
-      for split in ('train', 'valid', 'test')
-      if split != 'valid' or (root / 'valid.tokens').exists()
-    }
+    vocab, documents = read_prepared(root)
   except (OSError, ValueError) as error:
     raise ValueError(f'{binding}: {error}') from error
-  documents.setdefault('valid', documents['test'])
-  train = documents['train']
+  is_subwords = not isinstance(vocab, ByteVocab)
+  rows = {
+    split: DocumentRows(tokens, ends, length)
+    for split, (tokens, _, ends) in documents.items()
+  }
+  train = rows['train']
 
   def train_rows(index):
     return train.rows(shuffled(index, train.n_rows, seed)[1])
 
   def eval_rows(split, _):
-    return documents[split].rows, documents[split].n_rows
+    return rows[split].rows, rows[split].n_rows
 
   def n_bytes(split):
     return documents[split].n_bytes(vocab)
 
-  sizes = ', '.join(f'{split} {d.n_rows:,}' for split, d in documents.items())
+  sizes = ', '.join(f'{split} {r.n_rows:,}' for split, r in rows.items())
   return DataSet(
     'PaddedDocuments',
     f'{path}: {sizes} rows of {length}',
@@ -147,10 +173,41 @@ def PaddedDocuments(
   )
 
 
-def _read(root, split, dtype, length):
+def is_prepared(path: Path) -> bool:
+  """Whether a path is a folder that `read_prepared` is to read."""
+  return (path / 'train.tokens').is_file()
+
+
+def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
+  """Maps the documents that `python -m trax_hier.data.prepare` wrote.
+
+  Args:
+    root: the folder.
+
+  Returns:
+    The vocabulary and 'train', 'valid' and 'test'; where the set has no
+    validation split, valid is test.
+
+  Raises:
+    OSError: if a file is missing or cannot be read.
+    ValueError: if files do not fit together, or if the vocabulary cannot be
+      loaded.
+  """
+  model = root / VOCAB_FILE
+  vocab = SentencePieceVocab(str(model)) if model.exists() else ByteVocab()
+  splits = {
+    split: _read(root, split, token_type(vocab))
+    for split in ('train', 'valid', 'test')
+    if split != 'valid' or (root / 'valid.tokens').exists()
+  }
+  splits.setdefault('valid', splits['test'])
+  return vocab, splits
+
+
+def _read(root, split, dtype):
   """Maps one split."""
   ends = np.load(root / f'{split}.ends.npy', allow_pickle=False)
   tokens = np.memmap(root / f'{split}.tokens', dtype, mode='r')
   if not len(ends) or ends[-1] != len(tokens):
     raise ValueError(f'{split}.ends.npy does not fit {split}.tokens')
-  return DocumentRows(tokens, ends, length)
+  return Documents.end_to_end(tokens, ends)

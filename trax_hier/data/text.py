@@ -72,6 +72,23 @@ def TextFiles(
   )
 
 
+def read_texts(root: Path) -> dict[str, bytes]:
+  """Reads the UTF-8 files below a folder, leaving out hidden and empty ones.
+
+  Returns:
+    Their bytes by path relative to `root`, sorted by path.
+
+  Raises:
+    OSError: if a file cannot be read.
+  """
+  contents = {}
+  for path in files.list_files(root, skip=lambda name: name.startswith('.')):
+    content = path.read_bytes()
+    if content and files.is_text(content):
+      contents[path.relative_to(root).as_posix()] = content
+  return contents
+
+
 def _map_file(path, binding, fractions):
   """Returns the splits of one file, and a word on how it was split."""
   if not path.is_file():
@@ -84,11 +101,7 @@ def _map_file(path, binding, fractions):
 
 def _read_folder(root, binding, fractions):
   """Returns the splits of a folder, and a word on how it was split."""
-  contents = {}
-  for path in files.list_files(root, skip=lambda name: name.startswith('.')):
-    content = path.read_bytes()
-    if content and files.is_text(content):
-      contents[path.relative_to(root).as_posix()] = content
+  contents = read_texts(root)
   if not contents:
     raise ValueError(f'{binding}: the folder holds no UTF-8 text file')
   sizes = {name: len(content) for name, content in contents.items()}

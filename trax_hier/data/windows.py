@@ -14,7 +14,10 @@ from trax_hier.data.hashing import hash64
 from trax_hier.data.permutation import shuffled
 
 Batch = dict[str, np.ndarray]
-Rows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+# The tokens and weights, both (b, l), of (b,) row numbers; where rows carry on
+# from batch to batch, also which of them begin a sequence, (b,) bool.
+Rows = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 _OFFSET = 2  # names this use of the seed's hash; see permutation._SHUFFLE
 
@@ -69,14 +72,23 @@ def example_indices(
   return np.arange(start, start + rows, dtype=np.int64)
 
 
-def make_batch(tokens: np.ndarray, weights: np.ndarray) -> Batch:
+def make_batch(
+  tokens: np.ndarray,
+  weights: np.ndarray,
+  start_of_sequence: np.ndarray | None = None,
+) -> Batch:
   """The batch dict of a language model, which shifts its inputs itself.
 
   Args:
     tokens: (b, l) int32; serves as both inputs and targets, not copied.
     weights: (b, l) float32, 1 where a token is scored.
+    start_of_sequence: (b,) bool, which rows begin a sequence; None where rows
+      do not carry on from batch to batch, and the batch has no such entry.
   """
-  return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+  batch = {'inputs': tokens, 'targets': tokens, 'weights': weights}
+  if start_of_sequence is not None:
+    batch['start_of_sequence'] = start_of_sequence
+  return batch
 
 
 class TrainWindows:
@@ -190,8 +202,7 @@ class EvalBatches(Sequence[Batch]):
     """Groups rows 0 .. n_rows-1, in order.
 
     Args:
-      rows: gives (b, l) int32 tokens and (b, l) float32 weights of (b,) row
-        numbers; all padding for numbers from n_rows on.
+      rows: gives the rows; all padding for numbers from n_rows on.
       n_rows: how many there are.
       batch_size: rows in a batch.
       context: how the split was cut.

@@ -1,0 +1,102 @@
+"""Memory: what layers carry from one call to the next in training.
+
+A long sequence is given to a model segment by segment, one sequence in each row
+of the batch (a "lane"). Layers keep what they need of the segments before in
+their state, and gradients stop there. Zeros are a fresh memory: a lane is reset
+by putting zeros in its place, which `Lanes` does for a whole model.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.stacking import Stack
+from trax_hier.trax_compat import base
+
+
+class Memory(base.Layer):
+  """A layer, or a place in one, whose state is memory.
+
+  The state is a tree of arrays whose first axis is the batch.
+  """
+
+
+class Lanes(base.Layer):
+  """Runs a layer whose memory is reset where a sequence starts.
+
+  x (b, ..), start_of_sequence (b,) bool -> layer(x). The `Memory` of lanes that
+  start is zeroed first.
+
+  Args:
+    layer: Takes x; its weights are this one's, in a 1-tuple.
+    carry: False for a layer without memory; there is then no second input.
+
+  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.
+  """
+
+  def __init__(self, layer: base.Layer, carry: bool):
+    super().__init__(n_in=1 + carry, n_out=layer.n_out, name='Lanes')
+    self._sublayers = (layer,)
+    self._weights = (None,)
+    self._state = (None,)
+
+  def init_weights_and_state(self, input_signature):
+    (layer,) = self.sublayers
+    x = input_signature[0] if self.n_in == 2 else input_signature
+    weights, state = layer.init(x, self.rng, use_cache=True)
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
+    if self.n_in == 2:
+      x, start = x
+      state = _reset(layer, state, start, axis=0)
+    y, state = layer.pure_fn(x, weights, state, self.rng, use_cache=True)
+    self.state = (state,)
+    return y
+
+
+def _reset(layer, state, start, axis):
+  """Zeros the memory, whose batch is on `axis`, of the lanes that start."""
+  if isinstance(layer, Memory):
+
+    def zero(x):
+      lanes = start.reshape([-1] + [1] * (x.ndim - axis - 1))
+      return jnp.where(lanes, jnp.zeros((), x.dtype), x)
+
+    return jax.tree.map(zero, state)
+  if isinstance(state, dict) or not layer.sublayers:
+    return state  # A dictionary is Trax's mark of a layer that ran before.
+  axis += isinstance(layer, Stack)
+  parts = zip(layer.sublayers, state, strict=True)
+  return tuple(_reset(sub, part, start, axis) for sub, part in parts)
+
+
+class ShiftRight(Memory):
+  """Shifts tokens right by one position: (b, l) int32 -> (b, l).
+
+  What comes first is 0 or, if memory is carried, the last token of the call
+  before. In predict mode, where the caller shifts, this is the identity.
+
+  Args:
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, carry: bool, mode: str):
+    super().__init__()
+    self._carry = carry
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._carry and self._mode != 'predict':
+      b, _ = input_signature.shape
+      self.state = jnp.zeros((b, 1), input_signature.dtype)
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return x
+    if not self._carry:
+      return jnp.pad(x[:, :-1], [(0, 0), (1, 0)])
+    y = jnp.concatenate([self.state, x[:, :-1]], axis=1)
+    self.state = x[:, -1:]
+    return y

@@ -1,0 +1,146 @@
+"""Block-Recurrent Transformers: language models recurrent over blocks."""
+
+import math
+from collections.abc import Callable
+
+import gin
+import jax.numpy as jnp
+
+from trax_hier.layers import (
+  BlockRecurrentCell,
+  DecoderBlock,
+  Lanes,
+  NoPositions,
+  ReluFeedForward,
+  Repeat,
+  RMSNorm,
+  ShareWeights,
+  ShiftRight,
+  SlidingAttention,
+  T5Positions,
+  build,
+)
+from trax_hier.layers.build import check_dropout, check_mode
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.models')
+def BlockRecurrentLM(
+  vocab_size: int,
+  d_model: int = 1024,
+  d_ff: int = 4096,
+  n_layers: int = 12,
+  recurrent_layers: tuple[int, ...] = (10,),
+  n_heads: int = 8,
+  d_head: int | None = None,
+  dropout: float = 0.05,
+  block: Callable[..., base.Layer] = DecoderBlock,
+  attention: Callable[..., base.Layer] = SlidingAttention,
+  recurrent_attention: Callable[..., base.Layer] = BlockRecurrentCell,
+  feed_forward: Callable[..., base.Layer] = ReluFeedForward,
+  norm: Callable[[], base.Layer] = RMSNorm,
+  positions: Callable[..., NoPositions] = T5Positions,
+  carry: bool = True,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """A Transformer with sliding attention, some of whose layers are recurrent.
+
+  Tokens (batch, length) int32, start_of_sequence (batch,) bool -> logits
+  (batch, length, vocab) float32; logits at position t predict token t from the
+  tokens before it, those of earlier calls included. `start_of_sequence` says
+  which rows begin a sequence; the others go on with that of the call before. In
+  predict mode, and without `carry`, tokens are the only input.
+
+  Without recurrent layers this is the paper's Slide or, where segments are as
+  long as the window, its Transformer-XL.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model.
+    d_ff: Width inside the feed-forward parts.
+    n_layers: Number of blocks, recurrent ones included.
+    recurrent_layers: Which of them are recurrent, counted from 1.
+    n_heads: Number of attention heads.
+    d_head: Width of a head; None is d_model / n_heads.
+    dropout: Rate of all dropout.
+    block: Makes a block, from those of the model's dimensions and parts that it
+      names.
+    attention: Makes the attention of the other blocks, and
+    recurrent_attention: that of the recurrent ones; their windows are arguments
+      of theirs.
+    feed_forward: Makes the feed-forward parts.
+    norm: Makes a normalization.
+    positions: Makes the position scheme of all attention layers.
+    carry: Whether sequences go on from call to call in 'train' and 'eval'.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode, for parts whose memory is not
+      bounded; those above have no use of it.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
+  """
+  check_mode(mode)
+  check_dropout(dropout)
+  layers = sorted(recurrent_layers)
+  if len(set(layers)) < len(layers) or not all(
+    1 <= i <= n_layers for i in layers
+  ):
+    raise ValueError(
+      f'BlockRecurrentLM.recurrent_layers = {recurrent_layers} must be '
+      f'different numbers from 1 to n_layers = {n_layers}'
+    )
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  # A vector of a token has about the length that the first norm gives it.
+  embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
+
+  def make_block(attention):
+    return build(
+      block,
+      d_model=d_model,
+      d_ff=d_ff,
+      n_heads=n_heads,
+      d_head=d_head,
+      attention=attention,
+      feed_forward=feed_forward,
+      norm=norm,
+      dropout=dropout,
+      mode=mode,
+      max_len=max_len,
+      stride=1,
+      positions=scheme,
+      carry=carry,
+    )
+
+  stack, above = [], 0
+  for i in layers:
+    stack += [
+      Repeat(lambda: make_block(attention), i - above - 1, remat),
+      Repeat(lambda: make_block(recurrent_attention), 1, remat),
+    ]
+    above = i
+  stack += [Repeat(lambda: make_block(attention), n_layers - above, remat)]
+
+  return Lanes(
+    tl.Serial(  # tokens
+      ShareWeights(embedding, *scheme.shared),
+      ShiftRight(carry, mode),
+      embedding,
+      tl.Fn('Embed', lambda table, tokens: table[tokens]),  # (b, l, d)
+      *stack,
+      norm(),
+      tl.Dropout(dropout, mode=mode),
+      embedding,
+      tl.Fn('Logits', _logits),  # (b, l, v)
+    ),
+    carry and mode != 'predict',
+  )
+
+
+def _logits(table, x):
+  """Products with the embeddings, of variance 1 at first: float32 (b, l, v)."""
+  return jnp.dot(x, table.T).astype(jnp.float32) / math.sqrt(x.shape[-1])
