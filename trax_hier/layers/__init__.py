@@ -8,19 +8,25 @@ from trax_hier.layers.attention import (
   MergeHeads,
   SelfAttention,
 )
+from trax_hier.layers.block_recurrent_cell import (
+  BlockRecurrentCell,
+  FixedGate,
+  LSTMGate,
+)
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
-from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.cache import KeyValueCache, PastRows
 from trax_hier.layers.decoding import (
   PRECISIONS,
   decoding_state,
   decoding_weights,
 )
-from trax_hier.layers.dense import Dense
+from trax_hier.layers.dense import Dense, Linear
 from trax_hier.layers.dot_product import DotProductAttention
-from trax_hier.layers.feed_forward import FeedForward, Gelu
+from trax_hier.layers.feed_forward import FeedForward, Gelu, ReluFeedForward
 from trax_hier.layers.lsh import LSHAttention
-from trax_hier.layers.normalization import LayerNorm
+from trax_hier.layers.memory import Lanes, Memory, ShiftRight
+from trax_hier.layers.normalization import LayerNorm, RMSNorm
 from trax_hier.layers.positions import (
   NoPositions,
   RelativePositions,
@@ -33,6 +39,7 @@ from trax_hier.layers.shorten import (
   LinearShorten,
 )
 from trax_hier.layers.shortened_stack import ShortenedStack
+from trax_hier.layers.sliding_attention import SlidingAttention
 from trax_hier.layers.stacking import (
   Once,
   RandomChoice,
@@ -54,32 +61,43 @@ __all__ = [
   'AttentionShorten',
   'AttentionUpsample',
   'AverageShorten',
+  'BlockRecurrentCell',
   'CausalAttention',
   'CrossAttention',
   'DecoderBlock',
   'Dense',
   'DotProductAttention',
   'FeedForward',
+  'FixedGate',
   'Gelu',
   'Heads',
   'KeyValueCache',
   'LSHAttention',
+  'LSTMGate',
+  'Lanes',
   'LayerNorm',
+  'Linear',
   'LinearShorten',
   'LinearUpsample',
+  'Memory',
   'MergeHeads',
   'NoPositions',
   'Once',
+  'PastRows',
   'PreNormResidual',
+  'RMSNorm',
   'RandomChoice',
   'RelativePositions',
+  'ReluFeedForward',
   'Remat',
   'Repeat',
   'RepeatUpsample',
   'RotaryPositions',
   'SelfAttention',
   'ShareWeights',
+  'ShiftRight',
   'ShortenedStack',
+  'SlidingAttention',
   'T5Positions',
   'Upsample',
   'ZeroUpsample',

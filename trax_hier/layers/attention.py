@@ -12,7 +12,7 @@ takes any number of new tokens; calls together must not bring more than
 Letters: b batch, h heads, l length, d d_model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 import jax.numpy as jnp
@@ -140,16 +140,24 @@ def CrossAttention(
 
 
 def Heads(
-  d_model: int, n_heads: int, *rotations: Sequence[base.Layer]
+  d_model: int,
+  n_heads: int,
+  *rotations: Sequence[base.Layer],
+  d_head: int | None = None,
+  dense: Callable[[int], base.Layer] = Dense,
 ) -> base.Layer:
-  """Projects to heads: (b, l, d) -> (b, h, l, d / h), once for each rotation.
+  """Projects to heads: (b, l, d) -> (b, h, l, d_head), once for each rotation.
 
   Args:
     d_model: Width of the input.
-    n_heads: Number of heads; divides d_model.
+    n_heads: Number of heads.
     *rotations: For each output the layers that encode positions into it.
+    d_head: Width of a head; None is d_model / n_heads, which must be whole.
+    dense: Makes a projection, of the width it is given.
   """
-  check_heads(d_model, n_heads)
+  if d_head is None:
+    check_heads(d_model, n_heads)
+    d_head = d_model // n_heads
 
   def split(x):
     b, l, _ = x.shape
@@ -159,7 +167,7 @@ def Heads(
     tl.Serial(tl.Fn('SplitHeads', split), *layers) for layers in rotations
   ]
   return tl.Serial(
-    Projections(d_model, len(outputs)),
+    Projections(n_heads * d_head, len(outputs), dense),
     tl.Parallel(*outputs) if len(outputs) > 1 else outputs[0],
   )
 
@@ -182,16 +190,17 @@ def Attend(
   dropout: float,
   mode: str,
   max_len: int,
+  past_only: bool = False,
 ) -> base.Layer:
   """Causal dot-product attention: q, k, v (b, h, l, d / h) -> (b, l, d).
 
   `window` counts keys of the queries' own sequence, so strides must be equal
-  if it is given.
+  if it is given; `past_only` is that of `DotProductAttention`.
   """
   check_mode(mode)
   if window is not None and window < 1:
     raise ValueError(f'window = {window} must be positive, or None')
-  reach = max_len if window is None else window * key_stride
+  reach = max_len if window is None else (window + past_only) * key_stride
   bias = positions.bias(query_stride, key_stride, reach, mode)
 
   def prepare(q, k, v):
@@ -210,7 +219,9 @@ def Attend(
     tl.Parallel(*[None] * bias.n_arrays, Clock(mode))
     if bias.n_arrays
     else Clock(mode),  # arrays, t, q, k, v
-    DotProductAttention(bias, query_stride, key_stride, window, dropout, mode),
+    DotProductAttention(
+      bias, query_stride, key_stride, window, dropout, mode, past_only
+    ),
     MergeHeads(),
   )
 

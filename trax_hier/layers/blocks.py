@@ -19,16 +19,19 @@ def DecoderBlock(
   n_heads: int = 8,
   attention: Callable[..., base.Layer] = SelfAttention,
   feed_forward: Callable[..., base.Layer] = FeedForward,
+  norm: Callable[[], base.Layer] = LayerNorm,
   dropout: float = 0.0,
   mode: str = 'train',
   max_len: int = 2048,
   stride: int = 1,
   positions: NoPositions | None = None,
+  d_head: int | None = None,
+  carry: bool = False,
 ):
   """A pre-norm Transformer decoder block: (b, l, d) -> (b, l, d).
 
-  x += Dropout(attention(LayerNorm(x)))
-  x += Dropout(feed_forward(LayerNorm(x)))
+  x += Dropout(attention(norm(x)))
+  x += Dropout(feed_forward(norm(x)))
 
   Args:
     d_model: Width of inputs and outputs.
@@ -37,11 +40,15 @@ def DecoderBlock(
     attention: Makes the causal self-attention, from those of this function's
       other arguments that it names.
     feed_forward: Makes the feed-forward part, likewise.
+    norm: Makes a normalization.
     dropout: Rate of all dropout in the block.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens of caches in predict mode.
     stride: Distance in tokens of neighbouring positions.
     positions: Position scheme of the attention.
+    d_head: Width of a head; None is d_model / n_heads.
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence, so
+      that the attention keeps a memory; see `memory`.
   """
   dimensions = dict(
     d_model=d_model,
@@ -52,13 +59,21 @@ def DecoderBlock(
     max_len=max_len,
     stride=stride,
     positions=positions,
+    norm=norm,
+    d_head=d_head,
+    carry=carry,
   )
   return tl.Serial(
-    PreNormResidual(build(attention, **dimensions), dropout, mode),
-    PreNormResidual(build(feed_forward, **dimensions), dropout, mode),
+    PreNormResidual(build(attention, **dimensions), dropout, mode, norm),
+    PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
   )
 
 
-def PreNormResidual(layer: base.Layer, dropout: float, mode: str) -> base.Layer:
-  """x + Dropout(layer(LayerNorm(x))): (b, l, d) -> (b, l, d)."""
-  return tl.Residual(LayerNorm(), layer, tl.Dropout(dropout, mode=mode))
+def PreNormResidual(
+  layer: base.Layer,
+  dropout: float,
+  mode: str,
+  norm: Callable[[], base.Layer] = LayerNorm,
+) -> base.Layer:
+  """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d)."""
+  return tl.Residual(norm(), layer, tl.Dropout(dropout, mode=mode))

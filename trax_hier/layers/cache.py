@@ -1,10 +1,11 @@
-"""Keys and values kept over the calls of predict mode."""
+"""Keys and values kept from call to call."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
+from trax_hier.layers.memory import Memory
 from trax_hier.trax_compat import base
 
 
@@ -99,3 +100,54 @@ class KeyValueCache(base.Layer):
     return tuple(
       x.astype(new.dtype) for x, new in zip(outputs, rows, strict=True)
     )
+
+
+def PastRows(
+  window: int, carry: bool, mode: str, n_kept: int | None = None
+) -> base.Layer:
+  """Puts the keys and values of the past in front: (k, v) -> (k, v).
+
+  In 'train' and 'eval' modes new rows (b, h, l, d_head) get `window` rows in
+  front of them. They are zeros at the start of a sequence, so that every
+  position has as many keys before it. In predict mode this is a
+  `KeyValueCache`.
+
+  Args:
+    window: Number of rows before a position that it has use of.
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence:
+      rows are then kept for the next call.
+    mode: 'train', 'eval' or 'predict'.
+    n_kept: Number of rows to keep in predict mode, the newest included; None is
+      window + 1.
+  """
+  if mode == 'predict':
+    return KeyValueCache(0, n_kept or window + 1, mode)
+  return _PastRows(window, carry)
+
+
+class _PastRows(Memory):
+  """Puts `window` rows of earlier calls, or zeros, before new ones."""
+
+  def __init__(self, window, carry):
+    super().__init__(n_in=2, n_out=2)
+    self._window = window
+    self._carry = carry
+
+  def init_weights_and_state(self, input_signature):
+    if self._carry:
+      self.state = tuple(
+        jnp.zeros((*s.shape[:-2], self._window, s.shape[-1]), s.dtype)
+        for s in input_signature
+      )
+
+  def forward(self, rows):
+    window = [(0, 0), (0, 0), (self._window, 0), (0, 0)]
+    if not self._carry:
+      return tuple(jnp.pad(x, window) for x in rows)
+    # The state may be wider than the dtype of compute.
+    rows = tuple(
+      jnp.concatenate([old.astype(new.dtype), new], axis=-2)
+      for old, new in zip(self.state, rows, strict=True)
+    )
+    self.state = tuple(x[..., -self._window :, :] for x in rows)
+    return rows

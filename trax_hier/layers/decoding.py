@@ -14,7 +14,7 @@ from trax_hier.layers.dense import (
   Dense,
   Projections,
   merge_projections,
-  quantize,
+  quantize_dense,
 )
 from trax_hier.layers.stacking import Blocks, FromWeights, Stack
 from trax_hier.trax_compat import base
@@ -46,8 +46,7 @@ def decoding_weights(
     return _narrow(weights, precision)
 
   def dense(weights):
-    kernel, bias = weights
-    return (quantize(kernel), bias) if precision == 'int8' else narrow(weights)
+    return quantize_dense(weights) if precision == 'int8' else narrow(weights)
 
   def convert(layer, weights):
     if isinstance(weights, dict):

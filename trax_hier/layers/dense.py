@@ -1,8 +1,9 @@
 """Dense layers, whose kernels may be stored in 8 bits for decoding."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import gin
 import jax
 import jax.numpy as jnp
 
@@ -42,20 +43,39 @@ class Dense(tl.Dense):
     return _affine(x, self.weights)
 
 
-class Projections(base.Layer):
-  """Dense layers side by side: x (.., d_in) -> n tensors (.., d_model).
+@gin.configurable(module='trax_hier.layers')
+def Linear(d_out: int, variance: float = 1.0):
+  """A dense layer without bias: x (.., d_in) -> x W (.., d_out).
 
-  The weights are those of n `Dense`, or `merge_projections` of them: with few
-  rows of x, one large product reads its kernel faster than n small ones.
+  Args:
+    d_out: Width of the output.
+    variance: Of the output at first, for an input of variance 1; the kernel is
+      drawn from a truncated normal distribution.
+  """
+  draw = jax.nn.initializers.variance_scaling(
+    variance, 'fan_in', 'truncated_normal'
+  )
+  return Dense(d_out, lambda shape, rng: draw(rng, shape), use_bias=False)
+
+
+class Projections(base.Layer):
+  """Dense layers side by side: x (.., d_in) -> n tensors (.., d_out).
+
+  The weights are those of n layers that `dense` makes, or `merge_projections`
+  of them: with few rows of x, one large product reads its kernel faster than n
+  small ones.
   """
 
-  def __init__(self, d_model: int, n: int):
+  def __init__(
+    self, d_out: int, n: int, dense: Callable[[int], base.Layer] = Dense
+  ):
     super().__init__(n_in=1, n_out=n)
-    self._d_model = d_model
+    self._d_out = d_out
+    self._dense = dense
 
   def init_weights_and_state(self, input_signature):
     self.weights = tuple(
-      Dense(self._d_model).init(input_signature, rng)[0]
+      self._dense(self._d_out).init(input_signature, rng)[0]
       for rng in jax.random.split(self.rng, self.n_out)
     )
 
@@ -68,20 +88,32 @@ class Projections(base.Layer):
 
 def merge_projections(weights: Sequence) -> tuple:
   """The weights of `Projections` as those of one product."""
-  return (
-    tuple(jnp.concatenate(parts, -1) for parts in zip(*weights, strict=True)),
-  )
+  return (jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), *weights),)
+
+
+def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
+  """The weights of a `Dense`, with or without bias, its kernel in 8 bits."""
+  if isinstance(weights, tuple):
+    kernel, bias = weights
+    return quantize(kernel), bias
+  return quantize(weights)
 
 
 def _affine(x, weights):
-  kernel, bias = weights
+  if isinstance(weights, tuple):
+    kernel, bias = weights
+    return _product(x, kernel) + bias
+  return _product(x, weights)
+
+
+def _product(x, kernel):
   if not isinstance(kernel, Int8Kernel):
-    return jnp.dot(x, kernel) + bias
+    return jnp.dot(x, kernel)
   few = x.size <= _FEW * x.shape[-1]
   y = jax.lax.platform_dependent(
     x, kernel.values, cpu=_dot_by_rows if few else _dot, default=_dot
   )
-  return y * kernel.scale.astype(x.dtype) + bias
+  return y * kernel.scale.astype(x.dtype)
 
 
 def _dot(x, values):

@@ -24,6 +24,11 @@ class DotProductAttention(base.Layer):
   earlier predict calls. Keys are those of the same sequence or, in predict
   mode, a `KeyValueCache`'s output.
 
+  With a window, a position sees so many keys up to its own or, if `past_only`,
+  up to the one before its own. In the latter case all positions have as many:
+  the keys begin with rows for what would come before the first (see
+  `cache.PastRows`), which are not masked.
+
   Long sequences are cut, so that most of what causality or the window hides is
   not computed: with a window into blocks that attend to themselves and the
   block before, else into a few spans of queries that attend to the keys before
@@ -44,6 +49,7 @@ class DotProductAttention(base.Layer):
     window: int | None,
     dropout: float,
     mode: str,
+    past_only: bool = False,
   ):
     super().__init__(n_in=bias.n_arrays + 4, n_out=1)
     self._bias = bias
@@ -52,14 +58,15 @@ class DotProductAttention(base.Layer):
     self._window = window
     self._dropout = dropout if mode == 'train' else 0.0
     self._mode = mode
+    self._past_only = past_only
 
   def forward(self, inputs):
     *arrays, t, q, k, v = inputs
     length = q.shape[-2]
     if self._window is not None and length > self._window:
       k, v = (x.reshape(*q.shape[:2], *x.shape[-2:]) for x in (k, v))
-      q = _blocks(q, self._window)
-      k, v = (_block_pairs(x, self._window, length) for x in (k, v))
+      q = blocks(q, self._window)
+      k, v = (block_pairs(x, self._window, length) for x in (k, v))
       y = self._attend(arrays, t, q, k, v, self.rng)
       b, n, h, w, d = y.shape
       return y.swapaxes(1, 2).reshape(b, h, n * w, d)[:, :, :length]
@@ -111,9 +118,11 @@ class DotProductAttention(base.Layer):
       offsets = start + keys * key_stride - queries * query_stride
       return offsets, offsets < query_stride
     if predict and n_queries == 1 and q.ndim == 4:
-      steps = -((t - keys[None]) % window)
+      steps = -((t - keys[None]) % n_keys)
     else:
       steps = n_queries - n_keys + keys - queries
+    if self._past_only:
+      return steps * query_stride, (steps < 0) & (steps >= -window)
     if q.ndim == 5:
       t = t + (jnp.arange(q.shape[1]) * window)[:, None, None, None]
     exists = t + queries + steps >= 0
@@ -164,16 +173,20 @@ def _softmax_jvp(primals, tangents):
   return y, y * (t - jnp.sum(y * t, axis=-1, keepdims=True))
 
 
-def _blocks(x, window):
+def blocks(x, window):
   """(b, h, l, d) -> (b, n, h, w, d), padded to n blocks of w rows."""
   x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % window), (0, 0)])
   b, h, length, d = x.shape
   return x.reshape(b, h, length // window, window, d).swapaxes(1, 2)
 
 
-def _block_pairs(x, window, length):
-  """Keys, with or without the window before them -> (b, n, h, 2 w, d)."""
+def block_pairs(x, window, length):
+  """Each block of keys and the one before it: (b, n, h, 2 w, d).
+
+  Of the keys (b, h, .., d) the last `length` are to be cut into blocks. What
+  comes before them is the block before, or nothing, which stands for zeros.
+  """
   if x.shape[-2] == length:
     x = jnp.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
-  blocks = _blocks(x, window)
-  return jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-2)
+  parts = blocks(x[..., -(length + window) :, :], window)
+  return jnp.concatenate([parts[:, :-1], parts[:, 1:]], axis=-2)

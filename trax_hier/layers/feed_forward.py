@@ -7,7 +7,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.dense import Dense
+from trax_hier.layers.dense import Dense, Linear
 from trax_hier.trax_compat import base, tl
 
 
@@ -60,4 +60,19 @@ def FeedForward(
     activation(),
     tl.Dropout(dropout, mode=mode),
     Dense(d_model),  # (b, l, d)
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def ReluFeedForward(d_model: int, d_ff: int = 2048):
+  """Two dense layers without bias, a ReLU between: (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_ff: Width between the two layers.
+  """
+  return tl.Serial(
+    Linear(d_ff),  # (b, l, f)
+    tl.Relu(),
+    Linear(d_model),  # (b, l, d)
   )

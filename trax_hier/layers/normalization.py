@@ -1,11 +1,36 @@
 """Normalization, computed in float32 whatever the activations' dtype."""
 
+import gin
 import jax
 import jax.numpy as jnp
 
 from trax_hier.trax_compat import base
 
 
+@gin.configurable(module='trax_hier.layers')
+class RMSNorm(base.Layer):
+  """x / sqrt(mean(x^2) + epsilon) times a learned scale, over the last axis.
+
+  (..., d) -> (..., d), in the dtype of its input.
+
+  Source: Root mean square layer normalization (arXiv 1910.07467).
+  """
+
+  def __init__(self, epsilon: float = 1e-6):
+    super().__init__()
+    self._epsilon = epsilon
+
+  def init_weights_and_state(self, input_signature):
+    self.weights = jnp.ones(input_signature.shape[-1], jnp.float32)
+
+  def forward(self, x):
+    y = x.astype(jnp.float32)
+    mean = jnp.mean(y * y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(mean + self._epsilon)
+    return (y * self.weights.astype(jnp.float32)).astype(x.dtype)
+
+
+@gin.configurable(module='trax_hier.layers')
 class LayerNorm(base.Layer):
   """Layer normalization over the last axis, with learned scale and bias.
 

@@ -1,6 +1,7 @@
 """Language models, composed of the layers."""
 
+from trax_hier.models.block_recurrent import BlockRecurrentLM
 from trax_hier.models.hourglass import HourglassLM
 from trax_hier.models.transformer import TransformerLM
 
-__all__ = ['HourglassLM', 'TransformerLM']
+__all__ = ['BlockRecurrentLM', 'HourglassLM', 'TransformerLM']
