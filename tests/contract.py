@@ -22,7 +22,7 @@ import numpy as np
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.models import HourglassLM, TransformerLM
+from trax_hier.models import BlockRecurrentLM, HourglassLM, TransformerLM
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
 LENGTH = 13  # Divisible by none of the shorten factors and windows.
@@ -56,6 +56,15 @@ def _hourglass(hierarchy='2@3', **kwargs):
   return P(HourglassLM, hierarchy=hierarchy, **{**toy.SIZES, **kwargs})
 
 
+def _block_recurrent(**kwargs):
+  # Without memory of earlier calls, which tests/models/test_block_recurrent.py
+  # is about.
+  sizes = dict(toy.SIZES, n_layers=4, recurrent_layers=(3,), carry=False)
+  return P(BlockRecurrentLM, attention=_SLIDING, **{**sizes, **kwargs})
+
+
+_SLIDING = P(hl.SlidingAttention, window=4)
+_CELL = P(hl.BlockRecurrentCell, window=4, n_states=3)
 _WINDOWED = P(hl.DecoderBlock, attention=P(hl.SelfAttention, window=4))
 _TOKEN_OFFSETS = P(hl.AttentionUpsample, token_offsets=True)
 _LINEAR = dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample)
@@ -108,6 +117,35 @@ ROWS = {
   ),
   'hourglass windowed, remat': Row(
     _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10
+  ),
+  'slide': Row(_block_recurrent(recurrent_layers=()), idle=0),
+  'block-recurrent': Row(
+    _block_recurrent(recurrent_attention=_CELL), idle=0, thorough=True
+  ),
+  'block-recurrent lstm dual, remat': Row(
+    _block_recurrent(
+      recurrent_attention=P(_CELL, gate=hl.LSTMGate, configuration='dual'),
+      remat=True,
+    ),
+    idle=0,
+  ),
+  # Where the recurrent layer is not in a stack, no unit may be switched off.
+  'block-recurrent feedback': Row(
+    _block_recurrent(
+      feedback=P(hl.FeedbackStack, window=4, n_states=3),
+      feed_forward=hl.FeedForward,
+    ),
+    idle=0,
+  ),
+  'hourglass block-recurrent': Row(
+    _hourglass(
+      '2@2',
+      shortened_block=P(
+        hl.DecoderBlock,
+        attention=P(hl.BlockRecurrentCell, window=2, n_states=3),
+      ),
+    ),
+    idle=9,
   ),
 }
 

@@ -6,15 +6,13 @@ import sys
 from pathlib import Path
 
 import gin
-import jax
-import numpy as np
 import pytest
 
 import trax_hier.data
 import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
-from trax_hier.trax_compat import ShapeDtype
+from trax_hier.training.state import abstract_init, n_weights
 
 GIN = Path(config.packaged_gin_dir())
 CONFIGURATIONS = sorted(
@@ -22,6 +20,7 @@ CONFIGURATIONS = sorted(
   for path in GIN.rglob('*.gin')
   if path.parent.name != 'base' and path.name != 'smoke.gin'
 )
+WITHOUT_DATA = ('quickstart.gin', 'mix/hourglass_block_recurrent.gin')
 TABLE_1 = {
   '6at1': 21,
   '2at1_1at3_2at1': 24,
@@ -47,6 +46,21 @@ PUBLISHED_CODE = {
   'cifar10': 42_824_960,
   'wiki40b': 95_328_512,
 }
+# Of the published code, without embeddings.
+BLOCK_RECURRENT = {
+  'xl_512': 151_023_712,
+  'slide_12l': 151_023_712,
+  'slide_13l': 163_608_936,
+  'fixed_skip': 160_462_968,
+  'fixed_dual': 168_853_624,
+  'fixed_single': 170_948_728,
+  'lstm_skip': 164_658_296,
+  'lstm_dual': 181_438_584,
+  'lstm_single': 179_338_360,
+  'feedback_fixed_skip': 183_531_728,
+  'tall_1300m': 1_279_384_032,
+  'tall_650m': 639_698_400,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -60,20 +74,15 @@ def n_parameters(length):
   """Counts the parameters of the model that the parsed files name."""
   model = gin.query_parameter('trax_hier.training.train.model')
   layer = model.scoped_configurable_fn(mode='train')
-  weights, _ = jax.eval_shape(
-    lambda rng: layer.init(ShapeDtype((1, length), np.int32), rng),
-    jax.random.PRNGKey(0),
-  )
-  return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
+  return n_weights(abstract_init(layer, (1, length))[0])
 
 
 @pytest.mark.parametrize('name', CONFIGURATIONS)
 def test_stated_parameters(name):
-  config.parse(
-    [name], ["DATA = 'elsewhere'"] if name != 'quickstart.gin' else []
-  )
+  needs_data = name not in WITHOUT_DATA
+  config.parse([name], ["DATA = 'elsewhere'"] if needs_data else [])
   stated = re.search(r'# Parameters: ([0-9,]+)', (GIN / name).read_text())
-  assert n_parameters(768) == int(stated[1].replace(',', ''))
+  assert n_parameters(12288) == int(stated[1].replace(',', ''))
 
 
 def test_published_counts_are_those_of_the_paper_and_its_code():
@@ -86,6 +95,12 @@ def test_published_counts_are_those_of_the_paper_and_its_code():
     assert round(int(stated) / 1e6) == millions, name
   rows = {path.stem for path in (GIN / 'hourglass/table1').glob('*.gin')}
   assert rows == set(TABLE_1)
+  for name, count in BLOCK_RECURRENT.items():
+    text = (GIN / 'block_recurrent' / f'{name}.gin').read_text()
+    assert f'# Without embeddings: {count:,}\n' in text
+    stated = int(re.search(r'# Parameters: ([0-9,]+)', text)[1].replace(',', ''))
+    d_model = int((re.search(r'D_MODEL = ([0-9]+)', text) or [0, 1024])[1])
+    assert stated - count == 32_128 * d_model
 
 
 def train(name, folder):

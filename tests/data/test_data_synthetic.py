@@ -80,7 +80,8 @@ def test_evaluation_is_fixed_and_disjoint(task):
     assert (batches[1]['weights'][4:] == 0).all()
     for i in range(2):
       for key, value in batches[i].items():
-        assert value.dtype == (np.float32 if key == 'weights' else np.int32)
+        types = {'weights': np.float32, 'start_of_sequence': np.bool_}
+        assert value.dtype == types.get(key, np.int32)
         np.testing.assert_array_equal(value, b.eval_batches(split)[i][key])
     rows[split] = {bytes(row) for batch in batches for row in batch['inputs']}
     rows[split].discard(bytes(np.zeros(64, np.int32)))

@@ -15,7 +15,7 @@ import toy
 
 from trax_hier import layers as hl
 from trax_hier.models import BlockRecurrentLM
-from trax_hier.trax_compat import ShapeDtype
+from trax_hier.trax_compat import ShapeDtype, base
 
 P = functools.partial
 WINDOW, N_STATES, LENGTH, VOCAB = 16, 8, 64, 50
@@ -126,18 +126,16 @@ def as_reference(weights, recurrent_layers, gate='fixed', update='skip'):
     names = ['norm', 'wq', 'wk', 'wv'] + ['wq2'] * is_recurrent
     parts = take(*names, 't5', 'scale')
     if is_recurrent:
-      state = take('norm', 'ids', 'wk', 'wv', 'wq', 'wq2')
+      state = take('initial', 'norm', 'ids', 'wk', 'wv', 'wq', 'wq2')
+      state |= take('scale', 'scale2') | update_of_states()
       parts |= take('scale2')
-      state |= take('scale', 'scale2') | update_of_states() | take('initial')
       parts['state'] = state
     return parts | take('wo', 'ffn_norm', 'w1', 'w2')
 
   def blocks(n, is_recurrent=False):
-    nonlocal leaves
     if not n:
       return []
-    before, stacked = leaves, layer(is_recurrent)
-    del before
+    stacked = layer(is_recurrent)
     return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(n)]
 
   params = take('embed') | {'layers': []}
@@ -177,3 +175,357 @@ def test_parity_with_the_equations(name):
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
     last = x[:, -1:]
+
+
+# What logits depend on
+# ------------------------------------------------------------------------------
+ALL = [*VARIANTS, 'slide']
+SOME = ['fixed skip', 'lstm dual', 'one block read', 'slide']
+FRESH, GOING_ON = [True, True], [False, False]
+
+
+def other_tokens(x, lane, p):
+  """x with another token at position p of a lane, or of all."""
+  x = x.copy()
+  x[lane, p] = x[lane, p] % (VOCAB - 1) + 1
+  return x
+
+
+def document(name, x, lengths):
+  """Logits of x, read from its start in segments of these lengths."""
+  ours = subject(name)
+  state, start, outputs = ours.fresh, FRESH, []
+  for part in np.split(x, np.cumsum(lengths)[:-1], axis=1):
+    y, state = ours(part, start, state)
+    outputs.append(y)
+    start = GOING_ON
+  return np.concatenate(outputs, axis=1)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_logits_see_tokens_before_them_and_no_others(name):
+  x = tokens()
+  y = document(name, x, [LENGTH])
+  for p in (0, 1, 15, 16, 31, 40, 63):
+    changed = document(name, other_tokens(x, slice(None), p), [LENGTH])
+    moved = (changed != y).any(axis=-1)
+    assert not moved[:, : p + 1].any(), f'token {p} is seen too early'
+    # The first of these is moved by the embedding, the next by attention.
+    assert moved[:, p + 1 : p + 3].all(), f'token {p} is not seen'
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_segments_of_any_length_give_the_same_logits(name):
+  x = tokens()
+  y = document(name, x, [LENGTH])
+  for lengths in [[16] * 4, [32, 32]][: 1 + (name in SOME)]:
+    parts = document(name, x, lengths)
+    np.testing.assert_allclose(parts, y, 1e-5, 1e-5, err_msg=str(lengths))
+
+
+def test_attention_alone_takes_segments_that_are_no_multiple_of_the_window():
+  x = tokens()
+  y = document('slide', x, [LENGTH])
+  parts = document('slide', x, [7, 25, 32])
+  np.testing.assert_allclose(parts, y, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize('name', SOME)
+def test_what_is_carried_matters(name):
+  ours, x = subject(name), tokens()
+  _, state = ours(tokens(seed=1), FRESH, ours.fresh)
+  y, _ = ours(x, GOING_ON, state)
+
+  def gap(forget):
+    kept = jax.tree.map(lambda a: 0 * a if forget(a) else a, state)
+    return np.abs(ours(x, GOING_ON, kept)[0] - y)
+
+  is_token, is_states, is_rows = (
+    lambda a, tail=tail: a.shape[-len(tail) :] == tail
+    for tail in [(2, 1), (2, N_STATES, 32), (2, 2, WINDOW, 16)]
+  )
+  assert gap(is_token)[:, 0].min() > 1e-4
+  assert gap(is_rows)[:, 0].max() > 1e-2
+  if name != 'slide':
+    assert gap(is_states)[:, -WINDOW:].max() > 1e-2
+
+
+@pytest.mark.parametrize('name', SOME)
+def test_lanes_begin_and_run_on_their_own(name):
+  ours, x = subject(name), tokens()
+  fresh, fresh_state = ours(x, FRESH, ours.fresh)
+  _, dirty = ours(tokens(seed=1), FRESH, ours.fresh)
+  _, dirtier = ours(other_tokens(tokens(seed=1), 1, 60), FRESH, ours.fresh)
+  y, state = ours(x, [True, False], dirty)
+  np.testing.assert_array_equal(y[0], fresh[0])
+  assert np.abs(y[1] - fresh[1]).max() > 0.1
+  both = [lane_of(s, 0) for s in (state, fresh_state)]
+  jax.tree.map(np.testing.assert_array_equal, *both)
+
+  swapped, _ = ours(x, [False, True], dirty)
+  np.testing.assert_array_equal(swapped[1], fresh[1])
+  going_on, _ = ours(x, GOING_ON, dirty)
+  np.testing.assert_array_equal(swapped[0], going_on[0])
+  np.testing.assert_array_equal(y[1], going_on[1])
+
+  for change in (
+    ours(other_tokens(x, 1, 3), GOING_ON, dirty),
+    ours(x, GOING_ON, dirtier),
+  ):
+    np.testing.assert_array_equal(change[0][0], going_on[0])
+    assert (change[0][1] != going_on[1]).any()
+
+
+def lane_of(state, lane):
+  """What a state holds of one lane: the batch is axis 1 within stacks."""
+  return [
+    a[lane] if a.shape == (2, 1) else a[:, lane]
+    for a in jax.tree.leaves(state)
+    if not is_rate(a)
+  ]
+
+
+def is_rate(a):
+  """Whether part of a state is a rate that Dropout keeps there."""
+  return a.ndim < 2
+
+
+@pytest.mark.parametrize('p', [3, 15, 20])
+def test_reach_of_sliding_attention(p):
+  n = 2 * LENGTH
+  x = tokens(n)
+  halves = [LENGTH, LENGTH]
+  y = document('slide', x, halves)
+  changed = document('slide', other_tokens(x, slice(None), p), halves)
+  moved = (changed != y).any(axis=-1)
+  # Token p is the input of position p + 1.
+  end = p + 1 + 3 * WINDOW
+  assert end + WINDOW < n
+  assert moved[:, p + 1 : end + 1].all()
+  assert not moved[:, end + 1 :].any()
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_states_reach_every_later_block(name):
+  x = tokens(2 * LENGTH)
+  halves = [LENGTH, LENGTH]
+  y = document(name, x, halves)
+  gap = np.abs(document(name, other_tokens(x, slice(None), 3), halves) - y)
+  by_block = gap.reshape(2, -1, WINDOW, VOCAB).max(axis=(2, 3))
+  # An old token fades by half in every block that passes.
+  assert (by_block > 1e-4).all(), by_block
+
+
+@pytest.mark.parametrize('name', ['fixed skip', 'lstm single', 'slide'])
+def test_without_memory_calls_are_whole_sequences_of_any_length(name):
+  ours, x = subject(name), tokens()
+  make = slide if name == 'slide' else P(lm, **VARIANTS[name])
+  layer = make(carry=False)(mode='eval')
+  shapes, state = toy.shapes(layer, x)
+  assert jax.tree.structure(shapes) == jax.tree.structure(ours.weights)
+  assert all(map(is_rate, jax.tree.leaves(state)))
+  y = document(name, x, [LENGTH])
+  for length in (LENGTH, 40, 13)[: 3 if name == 'fixed skip' else 2]:
+    part, _ = toy.run(layer, x[:, :length], ours.weights, toy.zeros_like(state))
+    np.testing.assert_allclose(part, y[:, :length], 1e-5, 1e-5)
+
+
+def test_segments_must_be_whole_blocks():
+  with pytest.raises(
+    base.LayerError, match=r'of 40 .* multiple of window = 16'
+  ):
+    Subject(lm(), length=40)
+
+
+@pytest.mark.parametrize('layers', [(0,), (4,), (2, 2)])
+def test_recurrent_layers_must_be_among_the_layers(layers):
+  with pytest.raises(ValueError, match='numbers from 1 to n_layers = 3'):
+    lm(recurrent_layers=layers)(mode='eval')
+
+
+def test_recurrent_layers_anywhere():
+  x = tokens()
+  ours = Subject(lm(recurrent_layers=(3, 1), remat=True))
+  y, _ = ours(x, FRESH, ours.fresh)
+  first, state = ours(x[:, :32], FRESH, ours.fresh)
+  second, _ = ours(x[:, 32:], GOING_ON, state)
+  both = np.concatenate([first, second], axis=1)
+  np.testing.assert_allclose(both, y, 1e-5, 1e-5)
+  states = [a for a in jax.tree.leaves(state) if a.shape[-2:] == (N_STATES, 32)]
+  assert len(states) == 2 and not np.allclose(*states)
+
+
+# Decoding
+# ------------------------------------------------------------------------------
+@functools.cache
+def decoder(name):
+  """The first state, and the compiled (tokens, state) -> logits, state."""
+  model = slide() if name == 'slide' else lm(**VARIANTS[name])
+  layer, weights = model(mode='predict'), subject(name).weights
+  shapes, state = toy.shapes(layer, tokens(1))
+  assert jax.tree.structure(shapes) == jax.tree.structure(weights)
+  step = jax.jit(lambda x, state: layer.pure_fn(x, weights, state, toy.KEY))
+  return toy.zeros_like(state), step
+
+
+ONE_BY_ONE, PREFILL = [1] * LENGTH, [20] + [1] * 44
+MIXED = [[7, 16, 17, 24], [1, 15, 16, 32], [LENGTH], [33] + [1] * 31]
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_decoding_is_evaluation(name):
+  x = tokens()
+  expected = document(name, x, [LENGTH])
+  inputs = np.pad(x, [(0, 0), (1, 0)])[:, :LENGTH]
+  fresh, step = decoder(name)
+  splits = [ONE_BY_ONE, PREFILL]
+  splits += MIXED[:3] if name == 'fixed skip' else []
+  splits += MIXED[3:] if name == 'one block read' else []
+  for lengths in splits:
+    assert sum(lengths) == LENGTH
+    state, outputs = fresh, []
+    for part in np.split(inputs, np.cumsum(lengths)[:-1], axis=1):
+      y, state = step(part, state)
+      outputs.append(y)
+    np.testing.assert_allclose(
+      np.concatenate(outputs, axis=1),
+      expected,
+      1e-5,
+      1e-5,
+      err_msg=str(lengths),
+    )
+
+
+# Gradients
+# ------------------------------------------------------------------------------
+LAYERS = {'slide': ()}
+
+
+@functools.cache
+def gradients_of(name):
+  """(x, start, state, picked) -> gradients of the sum of picked * logits."""
+  ours = subject(name)
+
+  def loss(weights, x, start, state, picked):
+    y, _ = ours.layer.pure_fn((x, start), weights, state, toy.KEY)
+    return jnp.sum(picked * y)
+
+  gradients = jax.jit(jax.grad(loss))
+  return lambda x, start, state, picked: gradients(
+    ours.weights, x, np.asarray(start), state, picked
+  )
+
+
+@pytest.mark.parametrize(
+  'name', ['fixed skip', 'lstm dual', 'lstm single', 'slide']
+)
+def test_every_weight_gets_a_gradient(name):
+  everything = toy.normal(2, LENGTH, VOCAB)
+  gradients = gradients_of(name)(
+    tokens(), FRESH, subject(name).fresh, everything
+  )
+  named = as_reference(gradients, LAYERS.get(name, (2,)), *name.split())
+  for layer in named['layers']:
+    table = np.asarray(layer.pop('t5'))
+    # Distances 1 to 16 have the buckets of their number, and no others occur.
+    assert (np.abs(table[:, 1:17]) > 0).all()
+    assert not table[:, 0].any() and not table[:, 17:].any()
+  for path, g in jax.tree_util.tree_leaves_with_path(named):
+    assert np.isfinite(g).all(), path
+    # Units of a feed-forward part of states may be off for all of them.
+    assert (g != 0).mean() > 0.6, path
+
+
+@pytest.mark.parametrize('name', ['fixed skip', 'lstm dual'])
+def test_first_states_learn_from_starts_alone(name):
+  ours, picked = subject(name), toy.normal(2, LENGTH, VOCAB)
+  _, state = ours(tokens(seed=1), FRESH, ours.fresh)
+  for start in (GOING_ON, [False, True], FRESH):
+    gradients = gradients_of(name)(tokens(), start, state, picked)
+    named = as_reference(gradients, (2,), *name.split())
+    first = named['layers'][1]['state']['initial']
+    assert np.any(first) == any(start)
+
+
+def test_gradients_within_a_segment_pass_through_the_states():
+  x = tokens() % 39 + 1
+  x[:, :WINDOW] = np.arange(WINDOW) % 10 + 40
+  # Embeddings are the output's as well, of tokens below 10 here.
+  picked = np.zeros((2, LENGTH, VOCAB), np.float32)
+  picked[:, -WINDOW:, :10] = toy.normal(2, WINDOW, 10)
+  rows = {}
+  for name in ('fixed skip', 'lstm single', 'slide'):
+    gradients = gradients_of(name)(x, FRESH, subject(name).fresh, picked)
+    rows[name] = np.asarray(jax.tree.leaves(gradients)[0])[40:]
+    assert rows[name].shape == (10, 32)
+  assert np.abs(rows['fixed skip']).max(axis=1).min() > 1e-4
+  assert np.abs(rows['lstm single']).max(axis=1).min() > 1e-4
+  # Three layers see 48 positions: the last tokens of block 0 are in reach.
+  one = Subject(slide(n_layers=1))
+
+  def loss(weights):
+    y, _ = one.layer.pure_fn((x, np.ones(2, bool)), weights, one.fresh, toy.KEY)
+    return jnp.sum(picked * y)
+
+  table = jax.tree.leaves(jax.jit(jax.grad(loss))(one.weights))[0]
+  assert np.any(table[:39]) and not np.any(table[40:])
+
+
+# Cost
+# ------------------------------------------------------------------------------
+def inner_jaxprs(equation):
+  for inner in jax.tree.leaves(list(equation.params.values())):
+    inner = getattr(inner, 'jaxpr', inner)
+    if hasattr(inner, 'eqns'):
+      yield inner
+
+
+def n_equations(jaxpr):
+  return sum(1 + sum(map(n_equations, inner_jaxprs(e))) for e in jaxpr.eqns)
+
+
+def flops(jaxpr):
+  """FLOPs of all products: XLA's own analysis counts a loop's body once."""
+  total = 0
+  for e in jaxpr.eqns:
+    if e.primitive.name == 'dot_general':
+      left, _ = (x.aval.shape for x in e.invars)
+      (contracted, _), _ = e.params['dimension_numbers']
+      width = np.prod([left[i] for i in contracted])
+      total += 2 * int(width) * e.outvars[0].aval.size
+    assert e.primitive.name != 'while'
+    times = e.params['length'] if e.primitive.name == 'scan' else 1
+    total += times * sum(map(flops, inner_jaxprs(e)))
+  return total
+
+
+def program(model, length):
+  """Jaxpr of a forward pass of one sequence, and the shapes of its state."""
+  layer = model(mode='eval')
+  x = ShapeDtype((1, length), jnp.int32), ShapeDtype((1,), bool)
+  weights, state = jax.eval_shape(lambda: layer.init(x, toy.KEY))
+  jaxpr = jax.make_jaxpr(layer.pure_fn)(x, weights, state, toy.KEY)
+  return jaxpr.jaxpr, state
+
+
+@pytest.mark.parametrize('name', ['fixed skip', 'lstm dual', 'slide'])
+def test_cost_is_linear_in_length_and_the_program_does_not_grow(name):
+  model = slide() if name == 'slide' else lm(**VARIANTS[name])
+  short, long = (program(model, n * WINDOW)[0] for n in (16, 32))
+  assert abs(flops(long) / flops(short) - 2) < 0.02
+  assert n_equations(long) == n_equations(short)
+
+
+def test_cost_and_memory_of_the_published_model():
+  ours, plain = (
+    P(BlockRecurrentLM, vocab_size=32128, **layers)
+    for layers in (dict(), dict(n_layers=13, recurrent_layers=()))
+  )
+  recurrent, state = program(ours, 4096)
+  assert 0.95 < flops(recurrent) / flops(program(plain, 4096)[0]) < 1.03
+  sizes = [a.size for a in jax.tree.leaves(state)]
+  # The smallest are the last token, whether the states are those of a sequence,
+  # and the rates of 25 Dropout layers.
+  assert sum(n for n in sizes if n > 12) == 13_107_200
+  assert sum(n for n in sizes if n <= 12) == 2 + 25
+  assert toy.signature(state) == toy.signature(program(ours, 512)[1])

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from trax_hier.training.optimizers import SGD, Adafactor, Adam
+from trax_hier.training.schedules import multifactor
 
 
 def run(optimizer, gradients, weights):
@@ -53,8 +54,12 @@ def test_adafactor_equals_optax():
   rng = np.random.default_rng(0)
   weights = jnp.asarray(rng.normal(size=(130, 140)), jnp.float32)
   gradients = [jnp.asarray(rng.normal(size=weights.shape)) for _ in range(3)]
-  theirs = optax.adafactor(1e-2)
-  ours = Adafactor(1e-2).transform
+  # Momentum tells whether it is of updates before or after the learning rate.
+  theirs = optax.adafactor(
+    lambda count: 1e-2 * (1 + count) ** -0.5, momentum=0.9
+  )
+  rate = multifactor('constant * rsqrt_decay', constant=1e-2, warmup_steps=1)
+  ours = Adafactor(rate, momentum=0.9).transform
   (a, s), (b, t) = (
     (weights, ours.init(weights)),
     (weights, theirs.init(weights)),

@@ -66,6 +66,15 @@ def test_cosine_decay_once_ends_at_zero():
   assert float(schedule(150)) == float(schedule(10**6)) == 0.0
 
 
+def test_cosine_decay_once_ends_where_it_is_told_to():
+  schedule = multifactor(
+    'cosine_decay_once', cosine_start=100, cosine_steps=50, cosine_end=0.1
+  )
+  assert float(schedule(100)) == 1.0
+  assert float(schedule(125)) == pytest.approx(0.55)
+  assert float(schedule(10**6)) == pytest.approx(0.1)
+
+
 def test_cosine_decay_starts_again():
   schedule = multifactor('cosine_decay', warmup_steps=10, steps_per_cycle=100)
   assert float(schedule(109)) < 1e-3

@@ -8,9 +8,10 @@ Every data set is an object with
   count_bytes('valid' or 'test') -> bytes of text, where units are not bytes
   vocab, unit, describe()
 
-where a batch is a dict of 'inputs' and 'targets', (b, l) int32, and 'weights',
-(b, l) float32, 1 where a token is scored; where rows carry on from batch to
-batch, also 'start_of_sequence', (b,) bool, the rows that begin a sequence.
+where a batch is a dict of 'inputs' and 'targets', (b, l) int32; 'weights',
+(b, l) float32, 1 where a token is scored; and 'start_of_sequence', (b,) bool,
+the rows that begin a sequence: all, but where rows carry on from batch to
+batch.
 """
 
 from trax_hier.data.dataset import DataSet, Vocab

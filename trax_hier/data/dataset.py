@@ -100,8 +100,8 @@ class DataSet:
       n_shards: in how many parts; must divide the batch size.
 
     Returns:
-      'inputs' and 'targets', (b, l) int32, and 'weights', (b, l) float32;
-      where rows carry on from batch to batch, 'start_of_sequence', (b,) bool.
+      'inputs' and 'targets', (b, l) int32, 'weights', (b, l) float32, and
+      'start_of_sequence', (b,) bool.
 
     Raises:
       ValueError: if an argument is out of range.

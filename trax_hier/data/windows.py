@@ -82,13 +82,17 @@ def make_batch(
   Args:
     tokens: (b, l) int32; serves as both inputs and targets, not copied.
     weights: (b, l) float32, 1 where a token is scored.
-    start_of_sequence: (b,) bool, which rows begin a sequence; None where rows
-      do not carry on from batch to batch, and the batch has no such entry.
+    start_of_sequence: (b,) bool, which rows begin a sequence and do not carry
+      on that of the batch before; None: all do.
   """
-  batch = {'inputs': tokens, 'targets': tokens, 'weights': weights}
-  if start_of_sequence is not None:
-    batch['start_of_sequence'] = start_of_sequence
-  return batch
+  if start_of_sequence is None:
+    start_of_sequence = np.ones(len(tokens), np.bool_)
+  return {
+    'inputs': tokens,
+    'targets': tokens,
+    'weights': weights,
+    'start_of_sequence': start_of_sequence,
+  }
 
 
 class TrainWindows:

@@ -8,11 +8,7 @@ from trax_hier.layers.attention import (
   MergeHeads,
   SelfAttention,
 )
-from trax_hier.layers.block_recurrent_cell import (
-  BlockRecurrentCell,
-  FixedGate,
-  LSTMGate,
-)
+from trax_hier.layers.block_recurrent_cell import BlockRecurrentCell
 from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
 from trax_hier.layers.build import build
 from trax_hier.layers.cache import KeyValueCache, PastRows
@@ -24,6 +20,8 @@ from trax_hier.layers.decoding import (
 from trax_hier.layers.dense import Dense, Linear
 from trax_hier.layers.dot_product import DotProductAttention
 from trax_hier.layers.feed_forward import FeedForward, Gelu, ReluFeedForward
+from trax_hier.layers.feedback_stack import FeedbackStack
+from trax_hier.layers.gates import FixedGate, LSTMGate
 from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.memory import Lanes, Memory, ShiftRight
 from trax_hier.layers.normalization import LayerNorm, RMSNorm
@@ -68,6 +66,7 @@ __all__ = [
   'Dense',
   'DotProductAttention',
   'FeedForward',
+  'FeedbackStack',
   'FixedGate',
   'Gelu',
   'Heads',

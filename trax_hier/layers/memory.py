@@ -50,7 +50,7 @@ class Lanes(base.Layer):
     if self.n_in == 2:
       x, start = x
       state = _reset(layer, state, start, axis=0)
-    y, state = layer.pure_fn(x, weights, state, self.rng, use_cache=True)
+    y, state = layer.pure_fn(x, weights, state, self.rng)
     self.state = (state,)
     return y
 

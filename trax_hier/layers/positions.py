@@ -266,6 +266,11 @@ class RelativePositions(NoPositions):
 
     def apply(arrays, offsets, q, n_keys):
       v, u, r = arrays
+      if q.shape[-1] != u.shape[-1]:
+        raise ValueError(
+          f'RelativePositions has heads of d_model / n_heads = {u.shape[-1]}, '
+          f'but the attention has d_head = {q.shape[-1]}'
+        )
       return q + u, grid.logits(q + v, r, offsets, n_keys)
 
     layer = tl.Serial(  # q, k
@@ -356,11 +361,13 @@ class _AnyOffsets:
     scores = _scores(q, r)
     n = q.shape[-2]
     if n > 1 and self._fine_keys:
-      # Rows that are not there belong to keys that the mask hides.
-      margins = [(0, 0)] * (scores.ndim - 1) + [(n * self._ratio, n_keys)]
+      # Rows that are not there belong to keys that the mask hides, such as
+      # those that a cache holds beyond the window.
+      before = n * self._ratio + max(0, n_keys - self._n_past)
+      margins = [(0, 0)] * (scores.ndim - 1) + [(before, n_keys)]
       scores = jax.lax.dynamic_slice_in_dim(
         jnp.pad(scores, margins),
-        rows[-1, 0] + n * self._ratio,
+        rows[-1, 0] + before,
         n_keys + self._ratio,
         axis=-1,
       )

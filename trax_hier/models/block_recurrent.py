@@ -40,6 +40,7 @@ def BlockRecurrentLM(
   feed_forward: Callable[..., base.Layer] = ReluFeedForward,
   norm: Callable[[], base.Layer] = RMSNorm,
   positions: Callable[..., NoPositions] = T5Positions,
+  feedback: Callable[..., base.Layer] | None = None,
   carry: bool = True,
   remat: bool = False,
   max_len: int = 2048,
@@ -73,6 +74,9 @@ def BlockRecurrentLM(
     feed_forward: Makes the feed-forward parts.
     norm: Makes a normalization.
     positions: Makes the position scheme of all attention layers.
+    feedback: Makes a `FeedbackStack`, in which all layers read the states of
+      the one that is recurrent; its window and states are arguments of its, and
+      the two kinds of attention have no use. None is no feedback.
     carry: Whether sequences go on from call to call in 'train' and 'eval'.
     remat: Whether the backward pass recomputes each block's activations.
     max_len: Capacity in tokens of predict mode, for parts whose memory is not
@@ -98,32 +102,49 @@ def BlockRecurrentLM(
   # A vector of a token has about the length that the first norm gives it.
   embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
 
-  def make_block(attention):
-    return build(
-      block,
-      d_model=d_model,
-      d_ff=d_ff,
-      n_heads=n_heads,
-      d_head=d_head,
-      attention=attention,
-      feed_forward=feed_forward,
-      norm=norm,
-      dropout=dropout,
-      mode=mode,
-      max_len=max_len,
-      stride=1,
-      positions=scheme,
-      carry=carry,
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    d_head=d_head,
+    feed_forward=feed_forward,
+    norm=norm,
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    stride=1,
+    positions=scheme,
+    carry=carry,
+  )
+
+  def repeat(attention, n):
+    return Repeat(
+      lambda: build(block, attention=attention, **dimensions), n, remat
     )
 
-  stack, above = [], 0
-  for i in layers:
-    stack += [
-      Repeat(lambda: make_block(attention), i - above - 1, remat),
-      Repeat(lambda: make_block(recurrent_attention), 1, remat),
-    ]
-    above = i
-  stack += [Repeat(lambda: make_block(attention), n_layers - above, remat)]
+  if feedback is not None:
+    if len(layers) != 1:
+      raise ValueError(
+        f'BlockRecurrentLM.recurrent_layers = {recurrent_layers} must be one '
+        'layer if there is feedback'
+      )
+    stack = build(
+      feedback,
+      n_layers=n_layers,
+      recurrent_layer=layers[0],
+      block=block,
+      remat=remat,
+      **dimensions,
+    )
+  else:
+    parts, above = [], 0
+    for i in layers:
+      parts += [
+        repeat(attention, i - above - 1),
+        repeat(recurrent_attention, 1),
+      ]
+      above = i
+    stack = tl.Serial(*parts, repeat(attention, n_layers - above))
 
   return Lanes(
     tl.Serial(  # tokens
@@ -131,7 +152,7 @@ def BlockRecurrentLM(
       ShiftRight(carry, mode),
       embedding,
       tl.Fn('Embed', lambda table, tokens: table[tokens]),  # (b, l, d)
-      *stack,
+      stack,
       norm(),
       tl.Dropout(dropout, mode=mode),
       embedding,

@@ -68,19 +68,21 @@ def Adafactor(
   momentum: float | None = None,
   multiply_by_parameter_scale: bool = True,
   factored: bool = True,
-  weight_decay: float = 0.0,
   clip_norm: float | None = None,
 ) -> Optimizer:
-  """Adafactor: second moments kept as row and column sums.
+  """Adafactor as optax has it: second moments kept as row and column sums.
+
+  What is said of one array holds for the stacked weights of equal blocks as a
+  whole: their updates are clipped and scaled by the size of all of them.
 
   Args:
     learning_rate: a number or a schedule such as `@multifactor()`.
     decay_rate: exponent of the second-moment decay, 1 - n ** -decay_rate.
     clipping_threshold: largest root mean square of one array's update.
-    momentum: decay of the running mean of updates; None keeps none.
+    momentum: decay of the running mean of updates, which have been multiplied
+      by the learning rate; None keeps none.
     multiply_by_parameter_scale: scale updates by the size of the weights.
     factored: factor the second moments of matrices.
-    weight_decay: decoupled decay of every weight, scaled by the learning rate.
     clip_norm: largest global norm of the gradients; None leaves them.
 
   Raises:
@@ -90,18 +92,19 @@ def Adafactor(
     Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235.
   """
   _check_unit('Adafactor.decay_rate', decay_rate)
-  parts = [
-    optax.scale_by_factored_rms(factored, decay_rate),
-    optax.clip_by_block_rms(clipping_threshold),
-  ]
-  if multiply_by_parameter_scale:
-    parts.append(optax.scale_by_param_block_rms())
   if momentum is not None:
     _check_unit('Adafactor.momentum', momentum)
-    parts.append(optax.ema(momentum, debias=False))
-  if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay))
-  return _build('Adafactor', parts, learning_rate, clip_norm)
+  schedule = _schedule('Adafactor', learning_rate)
+  transform = optax.adafactor(
+    _counted(schedule),
+    decay_rate=decay_rate,
+    clipping_threshold=clipping_threshold,
+    momentum=momentum,
+    multiply_by_parameter_scale=multiply_by_parameter_scale,
+    factored=factored,
+  )
+  clip = _clip('Adafactor', clip_norm)
+  return Optimizer(optax.chain(*clip, transform), schedule)
 
 
 @gin.configurable(module='trax_hier.training')
@@ -129,17 +132,30 @@ def SGD(
 
 def _build(name, parts, learning_rate, clip_norm) -> Optimizer:
   """Clipping first, then the optimizer's own parts, then the learning rate."""
-  if clip_norm is not None:
-    if clip_norm <= 0:
-      raise ValueError(f'{name}.clip_norm must be above 0, got {clip_norm}')
-    parts = [optax.clip_by_global_norm(clip_norm), *parts]
+  clip = _clip(name, clip_norm)
+  schedule = _schedule(name, learning_rate)
+  scale = optax.scale_by_learning_rate(_counted(schedule))
+  return Optimizer(optax.chain(*clip, *parts, scale), schedule)
+
+
+def _clip(name, clip_norm):
+  if clip_norm is None:
+    return []
+  if clip_norm <= 0:
+    raise ValueError(f'{name}.clip_norm must be above 0, got {clip_norm}')
+  return [optax.clip_by_global_norm(clip_norm)]
+
+
+def _schedule(name, learning_rate):
   try:
-    schedule = as_schedule(learning_rate)
+    return as_schedule(learning_rate)
   except ValueError as error:
     raise ValueError(f'{name}.{error}') from None
-  # optax counts updates from 0, schedules count steps from 1.
-  scale = optax.scale_by_learning_rate(lambda count: schedule(count + 1))
-  return Optimizer(optax.chain(*parts, scale), schedule)
+
+
+def _counted(schedule):
+  """optax counts updates from 0, schedules count steps from 1."""
+  return lambda count: schedule(count + 1)
 
 
 def _check_unit(name, value):

@@ -37,6 +37,7 @@ def multifactor(
   minimum: float = 0.0,
   cosine_start: int = 0,
   cosine_steps: int = 100000,
+  cosine_end: float = 0.0,
 ) -> Schedule:
   """Product of named factors of the step n; names and values are trax's.
 
@@ -51,7 +52,8 @@ def multifactor(
   * `cosine_decay`: half a cosine from 1 to 0 over each `steps_per_cycle` steps
     after warmup. It is cyclic, as trax's is: after a cycle it is 1 again.
   * `cosine_decay_once` (not in trax): 1 until `cosine_start`, half a cosine
-    from 1 to 0 over the `cosine_steps` after it, and 0 from then on.
+    from 1 to `cosine_end` over the `cosine_steps` after it, and `cosine_end`
+    from then on.
 
   Args:
     factors: factor names joined by `*`.
@@ -65,6 +67,7 @@ def multifactor(
     minimum: the product is never below this.
     cosine_start: see above.
     cosine_steps: see above.
+    cosine_end: see above.
 
   Returns:
     A function from the step number to the learning rate, a float32 scalar.
@@ -107,7 +110,8 @@ def multifactor(
         cycles = jnp.maximum(0.0, (n - warmup_steps) / steps_per_cycle)
         return half_cosine(cycles % 1.0)
       case 'cosine_decay_once':
-        return half_cosine(jnp.clip((n - cosine_start) / cosine_steps, 0, 1))
+        y = half_cosine(jnp.clip((n - cosine_start) / cosine_steps, 0, 1))
+        return cosine_end + (1 - cosine_end) * y
 
   def learning_rate(step):
     n = jnp.asarray(step, jnp.float32)

@@ -1,0 +1,430 @@
+"""Block-Recurrent Transformers: cost, decoding, recall, and books.
+
+    python benchmarks/block_recurrent.py [--parts=step,length,decode,recall]
+    python benchmarks/block_recurrent.py --parts=books --books=books.docs
+
+* step: seconds of forward and backward pass of the 12-layer recurrent model
+  (fixed gate, skip) against Slide with 13 layers and XL (segments as long as
+  their window), at equal tokens, in turns in one process.
+* length: the same of the recurrent model, and its dot-product FLOPs, against
+  the length of the segment.
+* decode: time per token against the position of the token.
+* recall: a toy that asks for a key named at the start of a document; nats by
+  how far the key lies back. Chance is ln 8 = 2.079.
+* books: bits per byte of a recurrent model and of Slide with a layer more,
+  trained for the same number of steps, on whole test books. `--books` is a
+  file of documents with its table, or a folder, as `DocumentLanes.path`.
+"""
+
+import argparse
+import functools
+import math
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trax_hier import generation
+from trax_hier.data import DocumentLanes
+from trax_hier.layers import (
+  BlockRecurrentCell,
+  FixedGate,
+  LSTMGate,
+  SlidingAttention,
+)
+from trax_hier.models import BlockRecurrentLM
+from trax_hier.training import Adafactor, Adam, multifactor
+from trax_hier.training.evaluate import Evaluator
+from trax_hier.training.mesh import data_mesh
+from trax_hier.training.state import abstract_init, init_train_state, lane_axes
+from trax_hier.training.step import make_train_step
+from trax_hier.trax_compat import ShapeDtype
+
+P = functools.partial
+
+
+def recurrent(window, n_states, gate=FixedGate, configuration='skip', **sizes):
+  """A factory of recurrent models; 'sizes' may say `recurrent_layers=()`."""
+  return P(
+    BlockRecurrentLM,
+    attention=P(SlidingAttention, window=window),
+    recurrent_attention=P(
+      BlockRecurrentCell,
+      window=window,
+      n_states=n_states,
+      gate=gate,
+      configuration=configuration,
+    ),
+    **sizes,
+  )
+
+
+def trainer(model, optimizer, shape, seed):
+  """The first state and the compiled step of a model."""
+  layer = model(mode='train')
+  _, model_state = abstract_init(layer, shape)
+  step = make_train_step(layer, optimizer, lane_axes(layer, shape, model_state))
+  init = jax.jit(lambda rng: init_train_state(layer, optimizer, shape, rng))
+  state = init(jax.random.PRNGKey(seed))
+  return state, jax.jit(step, donate_argnums=0)
+
+
+# Recall
+# ------------------------------------------------------------------------------
+DOCUMENT, SEGMENT, QUERY_EVERY, N_KEYS, N_NOISE = 256, 128, 16, 8, 32
+QUERY = 1 + N_KEYS  # The ids: 0, keys, the query, noise.
+VOCAB = QUERY + 1 + N_NOISE
+
+
+def recall_documents(rng, n):
+  """Documents whose token 1 is a key, which is asked for at every query.
+
+  The answer is a target only: as an input it would hand the key on.
+  """
+  inputs = rng.integers(QUERY + 1, VOCAB, (n, DOCUMENT))
+  keys = rng.integers(1, 1 + N_KEYS, n)
+  inputs[:, 1] = keys
+  inputs[:, QUERY_EVERY - 1 :: QUERY_EVERY] = QUERY
+  asked = np.zeros(DOCUMENT, bool)
+  asked[QUERY_EVERY::QUERY_EVERY] = True
+  return {
+    'inputs': inputs.astype(np.int32),
+    'targets': np.broadcast_to(keys[:, None], inputs.shape).astype(np.int32),
+    'weights': np.broadcast_to(asked, inputs.shape).astype(np.float32),
+  }
+
+
+def segments(documents):
+  """The documents in segments, as a trainer takes them."""
+  for start in range(0, DOCUMENT, SEGMENT):
+    batch = {
+      name: x[:, start : start + SEGMENT] for name, x in documents.items()
+    }
+    batch['start_of_sequence'] = np.full(len(batch['inputs']), start == 0)
+    yield batch
+
+
+def train_recall(model, seed, arguments):
+  """Yields steps done and losses, after half of the steps and after all."""
+  shape = (arguments.recall_batch, SEGMENT)
+  state, step = trainer(model, Adam(3e-3), shape, seed)
+  score = recall_scorer(model, shape)
+  rng = np.random.default_rng(seed)
+  half = arguments.recall_steps * SEGMENT // DOCUMENT // 2
+  for checkpoint in (1, 2):
+    for _ in range(half):
+      for batch in segments(recall_documents(rng, shape[0])):
+        state, _ = step(state, batch)
+    steps = checkpoint * half * DOCUMENT // SEGMENT
+    yield steps, score(state.weights)
+
+
+def recall_scorer(model, shape):
+  """Weights -> nats at the first query, over 5 windows back, and after that.
+
+  The last number is of the next segment.
+  """
+  layer = model(mode='eval')
+  _, model_state = abstract_init(layer, shape)
+  fresh = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model_state)
+
+  @jax.jit
+  def nats(weights, memory, batch):
+    logits, memory = layer.pure_fn(
+      (batch['inputs'], batch['start_of_sequence']),
+      weights,
+      memory,
+      jax.random.PRNGKey(0),
+    )
+    log_probs = jax.nn.log_softmax(logits)
+    targets = batch['targets'][..., None]
+    return -jnp.take_along_axis(log_probs, targets, -1)[..., 0], memory
+
+  def score(weights):
+    rng, memory, found = np.random.default_rng(1 << 20), fresh, []
+    for _ in range(16):
+      parts = []
+      for batch in segments(recall_documents(rng, shape[0])):
+        y, memory = nats(weights, memory, batch)
+        parts.append(np.asarray(y))
+      found.append(np.concatenate(parts, axis=1)[:, ::QUERY_EVERY].mean(axis=0))
+    by_query = np.mean(found, axis=0)[1:]  # At positions 16, 32, ...
+    within = SEGMENT // QUERY_EVERY - 1  # Queries of the first segment.
+    return by_query[0], by_query[5:within].mean(), by_query[within:].mean()
+
+  return score
+
+
+def recall(arguments):
+  """Prints the table of the toy recall, a row for each model and seed."""
+  sizes = dict(
+    vocab_size=VOCAB, d_model=32, d_ff=64, n_layers=3, n_heads=2, dropout=0.0
+  )
+  cell = P(recurrent, 16, 8, recurrent_layers=(2,), **sizes)
+  rows = {
+    'Slide': recurrent(16, 8, recurrent_layers=(), **sizes),
+    'fixed:skip, bias 0 (as published)': cell(),
+    'fixed:dual, bias 0 (as published)': cell(configuration='dual'),
+    'lstm:skip': cell(gate=LSTMGate),
+    'fixed:skip, bias +1': cell(gate=P(FixedGate, bias=1.0)),
+    'fixed:skip, bias +2': cell(gate=P(FixedGate, bias=2.0)),
+  }
+  print(
+    f'recall: batches of {arguments.recall_batch} segments of {SEGMENT} tokens,'
+    f' window 16, Adam 3e-3; nats, chance {math.log(N_KEYS):.3f}'
+  )
+  columns = 'seed', 'steps', 'first', '> 5 windows', 'next segment'
+  print(f'{"":36}' + ''.join(f'{name:>13}' for name in columns))
+  for name, model in rows.items():
+    for seed in range(arguments.seeds):
+      for steps, losses in train_recall(model, seed, arguments):
+        numbers = ''.join(f'{x:13.3f}' for x in losses)
+        print(f'{name:36}{seed:13}{steps:13}{numbers}', flush=True)
+
+
+# Cost
+# ------------------------------------------------------------------------------
+class GradientStep:
+  """Loss and gradients of a model on one segment, under a bare `jax.jit`."""
+
+  def __init__(self, model, shape):
+    layer = model(mode='train')
+    shapes, state = abstract_init(layer, shape)
+    rng = np.random.default_rng(0)
+    self._weights = jax.tree.map(
+      lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
+    )
+    state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+    self._tokens = jnp.asarray(rng.integers(1, 256, shape), jnp.int32)
+    start = jnp.ones(shape[0], bool)
+
+    def loss(weights, tokens):
+      logits, _ = layer.pure_fn(
+        (tokens, start), weights, state, jax.random.PRNGKey(0)
+      )
+      log_probs = jax.nn.log_softmax(logits)
+      return -jnp.mean(jnp.take_along_axis(log_probs, tokens[..., None], -1))
+
+    self._step = jax.jit(jax.value_and_grad(loss))
+    jax.block_until_ready(self._step(self._weights, self._tokens))
+
+  def __call__(self):
+    """Seconds of one step."""
+    start = time.perf_counter()
+    jax.block_until_ready(self._step(self._weights, self._tokens))
+    return time.perf_counter() - start
+
+
+def medians(steps, rounds):
+  """The median seconds of each step, taken in turns."""
+  times = [[step() for step in steps] for _ in range(rounds)]
+  return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def forward_flops(model, shape):
+  """FLOPs of the dot products of a forward pass, without the logits."""
+  layer = model(mode='eval')
+  weights, state = abstract_init(layer, shape)
+  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+  start = jax.ShapeDtypeStruct(shape[:1], bool)
+  jaxpr = jax.make_jaxpr(
+    lambda x, w, s: layer.pure_fn(x, w, s, jax.random.PRNGKey(0))[0]
+  )((tokens, start), weights, state)
+  table = layer.sublayers[0].weights[0][0]
+  return _dots(jaxpr.jaxpr) - 2 * math.prod(shape) * math.prod(table.shape)
+
+
+def _dots(jaxpr):
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'dot_general':
+      contracted, _ = equation.params['dimension_numbers'][0]
+      x, y = equation.invars[0].aval, equation.outvars[0].aval
+      inner = math.prod(x.shape[i] for i in contracted)
+      total += 2 * math.prod(y.shape) * inner
+    times = equation.params.get('length', 1)
+    for inner in jax.tree.leaves(list(equation.params.values())):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        total += times * _dots(inner)
+  return total
+
+
+def step(arguments):
+  """Prints step times at equal tokens, relative to Slide with 13 layers."""
+  n, w, d = arguments.length, 512, arguments.d_model
+  sizes = dict(vocab_size=256, d_model=d, d_ff=4 * d, n_heads=8, dropout=0.0)
+  models = {
+    'Slide:13L': (
+      n,
+      recurrent(w, w, n_layers=13, recurrent_layers=(), **sizes),
+    ),
+    'Rec:fixed:skip': (n, recurrent(w, w, **sizes)),
+    'Rec:lstm:dual': (
+      n,
+      recurrent(w, w, LSTMGate, 'dual', **sizes),
+    ),
+    'Slide:12L': (n, recurrent(w, w, recurrent_layers=(), **sizes)),
+  }
+  for size in (512, 1024, 2048):
+    xl = recurrent(size, w, recurrent_layers=(), **sizes)
+    models[f'XL:{size}'] = size, xl
+  steps = [
+    GradientStep(model, (n // length, length))
+    for length, model in models.values()
+  ]
+  seconds = medians(steps, arguments.rounds)
+  flops = [
+    forward_flops(model, (n // length, length))
+    for length, model in models.values()
+  ]
+  print(
+    f'step: d_model {d}, {n} tokens, window {w} but for XL, medians of '
+    f'{arguments.rounds} rounds'
+  )
+  print(f'{"":16}{"seconds":>9}{"ratio":>7}{"GFLOP/token":>13}{"ratio":>7}')
+  for name, t, f in zip(models, seconds, flops, strict=True):
+    print(
+      f'{name:16}{t:9.2f}{t / seconds[0]:7.3f}{f / n / 1e9:13.4f}'
+      f'{f / flops[0]:7.3f}',
+      flush=True,
+    )
+
+
+def length(arguments):
+  """Prints time and FLOPs of the recurrent model by length."""
+  sizes = dict(vocab_size=256, d_model=256, d_ff=1024, n_heads=8, dropout=0.0)
+  model = recurrent(256, 256, **sizes)
+  lengths = [512, 1024, 2048, 4096, 8192]
+  steps = [GradientStep(model, (1, n)) for n in lengths]
+  seconds = medians(steps, arguments.rounds)
+  print(f'{"length":>8}{"seconds":>9}{"us/token":>10}{"MFLOP/token":>13}')
+  for n, t in zip(lengths, seconds, strict=True):
+    flops = forward_flops(model, (1, n)) / n / 1e6
+    print(f'{n:8}{t:9.3f}{1e6 * t / n:10.1f}{flops:13.3f}', flush=True)
+
+
+def decode(arguments):
+  """Prints the time per token by position, and the size of the state."""
+  sizes = dict(vocab_size=256, d_model=128, d_ff=512, n_heads=4, dropout=0.0)
+  model = recurrent(128, 128, n_layers=4, recurrent_layers=(3,), **sizes)
+  weights, _ = abstract_init(model(mode='eval'), (1, 128))
+  rng = np.random.default_rng(0)
+  weights = jax.tree.map(
+    lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), weights
+  )
+  n = arguments.decode_tokens
+  stamps = []
+  begin = time.perf_counter()
+
+  def note(new):
+    stamps.append((time.perf_counter() - begin, len(new[0])))
+
+  generation.generate(model, weights, [[1]], n, on_tokens=note, max_len=n + 1)
+  seconds, tokens = np.cumsum([[0, 0], *stamps], axis=0).T
+  seconds = np.array([0, *(t for t, _ in stamps)])
+  print('decode: d_model 128, 4 layers, window 128; milliseconds a token')
+  for first in (1000, 2000, 5000, 10000, 20000, 50000, 90000):
+    last = first + max(500, first // 10)
+    if last <= n:
+      t = np.interp([first, last], tokens, seconds)
+      print(
+        f'{first:8} to {last:7}: {1e3 * (t[1] - t[0]) / (last - first):.3f}',
+        flush=True,
+      )
+  state = [
+    sum(
+      s.size * s.dtype.itemsize
+      for s in jax.tree.leaves(
+        jax.eval_shape(
+          lambda n=n: model(mode='predict', max_len=n).init(
+            ShapeDtype((1, 1), np.int32), jax.random.PRNGKey(0)
+          )[1]
+        )
+      )
+    )
+    for n in (1000, 100000)
+  ]
+  print(f'bytes of state for 1,000 and 100,000 tokens: {state}')
+
+
+# Books
+# ------------------------------------------------------------------------------
+def books(arguments):
+  """Prints bits per byte of two models of equal cost on whole test books."""
+  if not arguments.books:
+    raise SystemExit('--parts=books needs --books')
+  data = DocumentLanes(arguments.books, 4, 1024, predict_first=True)
+  print(data.describe())
+  w, d = 128, 128
+  sizes = dict(vocab_size=256, d_model=d, d_ff=4 * d, n_heads=4, dropout=0.0)
+  skip = P(recurrent, w, w, n_layers=4, recurrent_layers=(3,), **sizes)
+  models = {
+    'Slide:5L': recurrent(w, w, n_layers=5, recurrent_layers=(), **sizes),
+    'Rec:fixed:skip:4L, bias 0': skip(),
+    'Rec:fixed:skip:4L, bias +1': skip(gate=P(FixedGate, bias=1.0)),
+  }
+  schedule = multifactor(
+    'constant * linear_warmup * cosine_decay_once',
+    constant=arguments.rate,
+    warmup_steps=100,
+    cosine_steps=arguments.steps,
+    cosine_end=0.1,
+  )
+  shape = data.train_batch(0)['inputs'].shape
+  flops = [forward_flops(model, shape) for model in models.values()]
+  for (name, model), f in zip(models.items(), flops, strict=True):
+    state, train_step = trainer(
+      model, Adafactor(schedule, momentum=0.9), shape, arguments.seed
+    )
+    begin = time.perf_counter()
+    for i in range(arguments.steps):
+      state, metrics = train_step(state, data.train_batch(i))
+      if i % 200 == 199:
+        print(f'  step {i + 1}: {float(metrics[0]):.3f} nats', flush=True)
+    seconds = time.perf_counter() - begin
+    result = Evaluator(
+      model(mode='eval'), data.eval_batches('test'), 'byte', data_mesh()
+    )(state.weights)
+    print(
+      f'{name:28}{result["bits_per_byte"]:8.4f} bits per byte of '
+      f'{result["tokens"]:,.0f}; {arguments.steps} steps of '
+      f'{math.prod(shape)} bytes in {seconds / 60:.1f} min; forward FLOPs '
+      f'{f / flops[0]:.3f} of the first',
+      flush=True,
+    )
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--parts', default='step,length,decode,recall')
+  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--length', type=int, default=4096)
+  parser.add_argument('--d_model', type=int, default=512)
+  parser.add_argument('--decode_tokens', type=int, default=100000)
+  parser.add_argument('--seeds', type=int, default=3, help='of recall')
+  parser.add_argument('--recall_steps', type=int, default=600)
+  parser.add_argument('--recall_batch', type=int, default=64)
+  parser.add_argument('--books', help='documents, as DocumentLanes.path')
+  parser.add_argument('--steps', type=int, default=1200, help='of books')
+  parser.add_argument('--rate', type=float, default=0.02, help='of books')
+  parser.add_argument('--seed', type=int, default=0, help='of books')
+  arguments = parser.parse_args()
+  print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}')
+  for part in arguments.parts.split(','):
+    PARTS[part](arguments)
+
+
+PARTS = {
+  'step': step,
+  'length': length,
+  'decode': decode,
+  'recall': recall,
+  'books': books,
+}
+
+
+if __name__ == '__main__':
+  main()
