@@ -98,7 +98,9 @@ def test_published_counts_are_those_of_the_paper_and_its_code():
   for name, count in BLOCK_RECURRENT.items():
     text = (GIN / 'block_recurrent' / f'{name}.gin').read_text()
     assert f'# Without embeddings: {count:,}\n' in text
-    stated = int(re.search(r'# Parameters: ([0-9,]+)', text)[1].replace(',', ''))
+    stated = int(
+      re.search(r'# Parameters: ([0-9,]+)', text)[1].replace(',', '')
+    )
     d_model = int((re.search(r'D_MODEL = ([0-9]+)', text) or [0, 1024])[1])
     assert stated - count == 32_128 * d_model
 

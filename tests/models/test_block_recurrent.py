@@ -26,12 +26,16 @@ VARIANTS = {
   for update in ('skip', 'dual', 'single')
 }
 VARIANTS['one block read'] = dict(gate='fixed', update='skip', n_read_blocks=1)
+FEEDBACK = {
+  'feedback fixed skip': dict(gate='fixed', update='skip', feedback=True),
+  'feedback lstm single': dict(gate='lstm', update='single', feedback=True),
+}
+VARIANTS |= FEEDBACK
 
 
-def lm(gate='fixed', update='skip', n_read_blocks=2, **kwargs):
+def lm(gate='fixed', update='skip', n_read_blocks=2, feedback=False, **kwargs):
   """The toy model of the published code's properties, as a factory."""
-  cell = P(
-    hl.BlockRecurrentCell,
+  states = dict(
     window=WINDOW,
     n_states=N_STATES,
     gate=GATES[gate],
@@ -47,7 +51,8 @@ def lm(gate='fixed', update='skip', n_read_blocks=2, **kwargs):
     n_heads=2,
     dropout=0.0,
     attention=P(hl.SlidingAttention, window=WINDOW),
-    recurrent_attention=cell,
+    recurrent_attention=P(hl.BlockRecurrentCell, **states),
+    feedback=P(hl.FeedbackStack, **states) if feedback else None,
   )
   return P(BlockRecurrentLM, **{**sizes, **kwargs})
 
@@ -103,7 +108,9 @@ def tokens(length=LENGTH, batch=2, seed=0):
 
 # Parity
 # ------------------------------------------------------------------------------
-def as_reference(weights, recurrent_layers, gate='fixed', update='skip'):
+def as_reference(
+  weights, recurrent_layers, gate='fixed', update='skip', feedback=False
+):
   """The weights of a model as the reference names them."""
   leaves = iter(jax.tree.leaves(weights))
 
@@ -113,38 +120,43 @@ def as_reference(weights, recurrent_layers, gate='fixed', update='skip'):
   def take_gate():
     return take(*(['bias'] if gate == 'fixed' else ['wf', 'bf', 'wi', 'bi']))
 
-  def update_of_states():
+  def take_states():
+    parts = take('initial', 'norm', 'ids', 'wk', 'wv', 'wq', 'wq2')
+    parts |= take('scale', 'scale2')
     if update == 'single':
-      return {'ffn': take('w1', 'w2') | {'gate': take_gate()}}
-    parts = {'attention': take('w') | {'gate': take_gate()}}
+      return parts | {'ffn': take('w1', 'w2') | {'gate': take_gate()}}
+    parts['attention'] = take('w') | {'gate': take_gate()}
     if update == 'dual':
       parts |= take('norm2')
       parts['ffn'] = take('w1', 'w2') | {'gate': take_gate()}
     return parts
 
-  def layer(is_recurrent):
-    names = ['norm', 'wq', 'wk', 'wv'] + ['wq2'] * is_recurrent
-    parts = take(*names, 't5', 'scale')
-    if is_recurrent:
-      state = take('initial', 'norm', 'ids', 'wk', 'wv', 'wq', 'wq2')
-      state |= take('scale', 'scale2') | update_of_states()
+  def take_layer(reads=False, owns_states=False):
+    parts = take(*['norm', 'wq', 'wk', 'wv'] + ['wq2'] * reads, 't5', 'scale')
+    if owns_states:
+      parts['state'] = take_states()
+    if reads:
       parts |= take('scale2')
-      parts['state'] = state
     return parts | take('wo', 'ffn_norm', 'w1', 'w2')
 
-  def blocks(n, is_recurrent=False):
+  def take_stack(n, **kind):
     if not n:
       return []
-    stacked = layer(is_recurrent)
+    stacked = take_layer(**kind)
     return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(n)]
 
-  params = take('embed') | {'layers': []}
-  below = 0
-  for i in recurrent_layers:
-    params['layers'] += blocks(i - below - 1) + blocks(1, True)
-    below = i
-  params['layers'] += blocks(3 - below)
-  params |= take('norm')
+  params, layers = take('embed'), []
+  if feedback:
+    states, (i,) = take_states(), recurrent_layers
+    layers += take_stack(i - 1, reads=True)
+    layers += [take_layer(reads=True) | {'state': states}]
+    layers += take_stack(3 - i, reads=True)
+  else:
+    for i in recurrent_layers:
+      layers += take_stack(i - 1 - len(layers))
+      layers += take_stack(1, reads=True, owns_states=True)
+    layers += take_stack(3 - len(layers))
+  params |= {'layers': layers} | take('norm')
   assert next(leaves, None) is None
   return params
 
@@ -156,8 +168,7 @@ def test_parity_with_the_equations(name):
   params = as_reference(
     ours.weights,
     () if name == 'slide' else (2,),
-    variant['gate'],
-    variant['update'],
+    **{k: v for k, v in variant.items() if k != 'n_read_blocks'},
   )
   config = reference.Config(n_heads=2, window=WINDOW, **variant)
   forward = jax.jit(

@@ -15,7 +15,8 @@ its own, so a token is predicted from the window - stride tokens before it or
 more, up to window - 1. With stride = window, windows lie side by side, and the
 first token of each is predicted from the beginning-of-sequence mark alone. A
 smaller stride gives more context, a better value, and takes window / stride
-times as long.
+times as long. Documents in rows, such as those of @DocumentLanes, are not cut
+into windows: models with a memory carry it from row to row.
 """
 
 
@@ -58,8 +59,9 @@ def main(arguments: argparse.Namespace) -> None:
       arguments.split, arguments.window, arguments.stride
     )
     mesh = data_mesh()
+    layer = run.model(mode='eval')
     evaluator = Evaluator(
-      run.model(mode='eval'),
+      layer,
       batches,
       run.data.unit,
       mesh,
@@ -70,15 +72,21 @@ def main(arguments: argparse.Namespace) -> None:
   n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
   print(f'split: {arguments.split}')
-  print(f'context: {_context(batches, run.data.unit)}')
+  print(f'context: {_context(batches, run.data.unit, layer.n_in == 2)}')
   _print_result(result, run.data.unit, n_bytes)
 
 
-def _context(batches, unit):
+def _context(batches, unit, carries):
   """What each token was predicted from, in words."""
   if batches.context is None:
-    length = batches[0]['inputs'].shape[1]
-    return f'rows of {length:,}; each {unit} is predicted from those before it'
+    first = batches[0]
+    text = f'rows of {first["inputs"].shape[1]:,}; each {unit} is predicted '
+    text += 'from those before it'
+    if carries:
+      text += ', and from a memory of the rows before'
+    if not first['weights'][:, 0].any():
+      text += f'; the first {unit} of a row is not scored'
+    return text
   window, stride = batches.context
   fewest = window - stride
   first = ' (in the first window 0 or more)' if fewest else ''
