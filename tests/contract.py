@@ -40,12 +40,14 @@ class Row:
       the softmax does not see them. (Rotation makes a key's bias matter.)
     thorough: Whether to decode with calls of many lengths.
     draws: Whether training draws more than dropout.
+    slow: Whether its tests are among those that CI leaves out.
   """
 
   model: Callable
   idle: int
   thorough: bool = False
   draws: bool = False
+  slow: bool = False
 
 
 def _transformer(**kwargs):
@@ -128,6 +130,7 @@ ROWS = {
       remat=True,
     ),
     idle=0,
+    slow=True,
   ),
   # Where the recurrent layer is not in a stack, no unit may be switched off.
   'block-recurrent feedback': Row(
@@ -142,7 +145,7 @@ ROWS = {
       '2@2',
       shortened_block=P(
         hl.DecoderBlock,
-        attention=P(hl.BlockRecurrentCell, window=2, n_states=3),
+        attention=P(hl.BlockRecurrentCell, window=3, n_states=3),
       ),
     ),
     idle=9,

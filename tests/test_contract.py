@@ -20,8 +20,11 @@ MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
 @pytest.fixture(
   scope='module',
   params=[
-    pytest.param(name, marks=pytest.mark.xdist_group(name))
-    for name in contract.ROWS
+    pytest.param(
+      name,
+      marks=[pytest.mark.xdist_group(name)] + [pytest.mark.slow] * row.slow,
+    )
+    for name, row in contract.ROWS.items()
   ],
 )
 def name(request):

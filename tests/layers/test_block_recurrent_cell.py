@@ -9,7 +9,6 @@ import toy
 
 from trax_hier import layers as hl
 from trax_hier.layers.positions import t5_buckets
-from trax_hier.models import HourglassLM
 
 P = functools.partial
 B, D, H, W = 2, 16, 2, 4
@@ -362,47 +361,3 @@ def test_bad_arguments_of_sliding_attention():
 # In a hierarchy
 # ------------------------------------------------------------------------------
 LENGTH = 40
-
-
-@functools.cache
-def hourglass():
-  """A factory, weights, and the compiled tokens -> logits of eval mode."""
-  recurrent = P(
-    hl.DecoderBlock, attention=P(hl.BlockRecurrentCell, window=W, n_states=3)
-  )
-  model = P(
-    HourglassLM,
-    hierarchy='2@3',
-    shortened_block=recurrent,
-    **{**toy.SIZES, 'max_len': LENGTH},
-  )
-  layer, x = model(mode='eval'), toy.tokens(LENGTH)
-  weights, state = toy.make(layer, x)
-  run = jax.jit(lambda x: layer.pure_fn(x, weights, state, toy.KEY)[0])
-  return model, weights, run
-
-
-def test_hourglass_with_a_recurrent_middle_is_causal():
-  _, _, run = hourglass()
-  x = toy.tokens(LENGTH)
-  y = run(x)
-  for p in (0, 1, 11, 12, 13, 24, LENGTH - 1):
-    changed = x.copy()
-    changed[:, p] = (changed[:, p] + 1) % toy.VOCAB
-    moved = np.asarray((run(changed) != y).any(axis=-1))
-    assert not moved[:, : p + 1].any() and moved[:, p + 1 :].all()
-
-
-@pytest.mark.parametrize('lengths', [[1] * LENGTH, [13, 27]])
-def test_hourglass_with_a_recurrent_middle_decodes(lengths):
-  model, weights, run = hourglass()
-  x = toy.tokens(LENGTH)
-  inputs = np.pad(x, [(0, 0), (1, 0)])[:, :LENGTH]
-  layer = model(mode='predict')
-  _, state = toy.make(layer, x[:, :1])
-  step = jax.jit(lambda x, state: layer.pure_fn(x, weights, state, toy.KEY))
-  outputs = []
-  for part in np.split(inputs, np.cumsum(lengths)[:-1], axis=1):
-    y, state = step(part, state)
-    outputs.append(y)
-  toy.close(np.concatenate(outputs, 1), run(x))
