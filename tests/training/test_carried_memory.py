@@ -151,12 +151,30 @@ def gap(x, y):
 
 # Whole runs
 # ------------------------------------------------------------------------------
+class Unmarked:
+  """The data, but the first rows of evaluation are not said to begin.
+
+  A fresh memory needs no reset; one that evaluation found would show.
+  """
+
+  def __init__(self, data):
+    self._data = data
+
+  def __getattr__(self, name):
+    return getattr(self._data, name)
+
+  def eval_batches(self, split):
+    first, *others = self._data.eval_batches(split)
+    assert first['start_of_sequence'].all()
+    return [first | {'start_of_sequence': np.zeros(LANES, bool)}, *others]
+
+
 class Runs:
   """Runs of `train` with dropout, which compile once."""
 
   def __init__(self, data):
-    self._data = data
-    self.built = build(P(MODEL, dropout=0.3), data, P(Adam, 0.01))
+    self._data = Unmarked(data)
+    self.built = build(P(MODEL, dropout=0.3), self._data, P(Adam, 0.01))
 
   def __call__(self, folder, steps, eval_every=6):
     with pytest.MonkeyPatch.context() as patch:
@@ -196,8 +214,8 @@ def logged(folder):
   """What is written of each training step, but for the time it took."""
   lines = [m for m in read_metrics(folder) if m['kind'] == 'train']
   assert [m['step'] for m in lines] == [1, 2, 3, 4, 5, 6]
-  times = ('time', 'tokens_per_second')
-  return [{k: v for k, v in m.items() if k not in times} for m in lines]
+  timing = 'tokens_per_second'
+  return [{k: v for k, v in m.items() if k != timing} for m in lines]
 
 
 def test_a_run_carried_on_remembers(runs, whole, docs, tmp_path):
