@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trax_hier.data import ImageBytes, PaddedDocuments, prepare
-from trax_hier.data.documents import DocumentRows
+from trax_hier.data.documents import DocumentRows, Documents
 
 _TEXTS = {
   'train': ['a long first article', 'short', '', 'exactly8', 'naïve'],
@@ -72,7 +72,8 @@ def _rows(batches):
 
 def test_documents_keep_to_their_rows():
   tokens = np.arange(1, 18)
-  rows = DocumentRows(tokens, np.array([9, 9, 12, 16, 17]), 4)
+  ends = np.array([9, 9, 12, 16, 17])
+  rows = DocumentRows(Documents.end_to_end(tokens, ends), 4)
   assert rows.n_rows == 6
   out, weights = rows.rows(np.arange(7))
   assert out.tolist() == [

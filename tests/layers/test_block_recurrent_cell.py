@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.layers.gates import CONFIGURATIONS
 from trax_hier.layers.positions import t5_buckets
 
 P = functools.partial
@@ -154,7 +155,7 @@ def test_fixed_gate():
   y, (b_g,) = gate(hl.FixedGate(), s, z, h)
   g = sigmoid(b_g)
   np.testing.assert_allclose(y, g * s + (1 - g) * z, 1e-5, 1e-5)
-  y, (b_g, b_z) = gate(hl.FixedGate(candidate_bias=True), s, z, h)
+  y, (b_g, b_z) = gate(hl.FixedGate(paper_candidate=True), s, z, h)
   g = sigmoid(b_g)
   np.testing.assert_allclose(y, g * s + (1 - g) * (z + b_z), 1e-5, 1e-5)
 
@@ -298,21 +299,31 @@ def test_states_at_first():
     np.testing.assert_array_equal(weights[name], 1)
 
 
-@pytest.mark.parametrize('update', ['skip', 'dual', 'single'])
-@pytest.mark.parametrize(
-  'make, option',
-  [(hl.FixedGate, 'candidate_bias'), (hl.LSTMGate, 'paper_candidate')],
-)
-def test_every_gate_has_its_options(make, option, update):
-  def n_vectors(**kwargs):
-    layer = ATTENTIONS['recurrent'](
-      gate=P(make, **kwargs), configuration=update, mode='eval'
-    )
-    weights, _ = toy.shapes(layer, toy.normal(B, 9, D))
-    return [w.shape for w in jax.tree.leaves(weights)].count((D,))
-
-  n_gates = 2 if update == 'dual' else 1
-  assert n_vectors(**{option: True}) == n_vectors() + n_gates
+@pytest.mark.parametrize('paper', [False, True])
+@pytest.mark.parametrize('make', [hl.FixedGate, hl.LSTMGate])
+def test_candidate_of_a_single_gate(make, paper):
+  gate = P(make, paper_candidate=paper)
+  layer = CONFIGURATIONS['single'](D, 7, gate, hl.RMSNorm)
+  s, _, o = gate_inputs()
+  weights, state = toy.make(layer, (s, o), scale=1.0)
+  y, _ = toy.run(layer, (s, o), weights, state)
+  w1, w2, *rest = (np.asarray(w) for w in jax.tree.leaves(weights))
+  hidden = np.maximum(o @ w1, 0)
+  z = hidden @ w2
+  if not paper:
+    z = np.tanh(z)
+  elif make is hl.FixedGate:
+    z = z + rest[1]
+  else:
+    z = np.tanh(z + rest[4])
+  if make is hl.FixedGate:
+    g = sigmoid(rest[0])
+    expected = g * s + (1 - g) * z
+  else:
+    wf, bf, wi, bi = rest[:4]
+    forget, enter = sigmoid(hidden @ wf + bf + 1), sigmoid(hidden @ wi + bi - 1)
+    expected = forget * s + enter * z
+  np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
 
 
 def test_dropout_is_for_training_and_spares_states():

@@ -72,17 +72,21 @@ def main(arguments: argparse.Namespace) -> None:
   n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
   print(f'split: {arguments.split}')
-  print(f'context: {_context(batches, run.data.unit, layer.n_in == 2)}')
+  print(f'context: {_context(batches, run.data.unit, layer)}')
   _print_result(result, run.data.unit, n_bytes)
 
 
-def _context(batches, unit, carries):
+def _context(batches, unit, layer):
   """What each token was predicted from, in words."""
   if batches.context is None:
     first = batches[0]
     text = f'rows of {first["inputs"].shape[1]:,}; each {unit} is predicted '
     text += 'from those before it'
-    if carries:
+    # Of a document of one row there is no next one; the first are the longest.
+    goes_on = not all(
+      batches[i]['start_of_sequence'].all() for i in range(min(2, len(batches)))
+    )
+    if layer.n_in == 2 and goes_on:
       text += ', and from a memory of the rows before'
     if not first['weights'][:, 0].any():
       text += f'; the first {unit} of a row is not scored'

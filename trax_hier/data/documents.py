@@ -71,19 +71,16 @@ class DocumentRows:
   What a document leaves of its last row is padding of weight 0.
   """
 
-  def __init__(self, tokens: np.ndarray, ends: np.ndarray, length: int):
+  def __init__(self, documents: Documents, length: int):
     """Counts the rows.
 
     Args:
-      tokens: (n,) integers, the documents end to end.
-      ends: (documents,) int64, where each document ends.
+      documents: what to cut into rows.
       length: tokens in a row.
     """
-    self._tokens = tokens
-    self._ends = ends
+    self._tokens, self._begins, self._ends = documents
     self._length = length
-    self._begins = Documents.end_to_end(tokens, ends).begins
-    n_rows = -(-(ends - self._begins) // length)
+    n_rows = -(-(self._ends - self._begins) // length)
     self._row_ends = np.cumsum(n_rows)
     self._first_rows = self._row_ends - n_rows
     self.n_rows = int(n_rows.sum())
@@ -146,8 +143,8 @@ def PaddedDocuments(
     raise ValueError(f'{binding}: {error}') from error
   is_subwords = not isinstance(vocab, ByteVocab)
   rows = {
-    split: DocumentRows(tokens, ends, length)
-    for split, (tokens, _, ends) in documents.items()
+    split: DocumentRows(split_documents, length)
+    for split, split_documents in documents.items()
   }
   train = rows['train']
 

@@ -154,10 +154,17 @@ def Heads(
     *rotations: For each output the layers that encode positions into it.
     d_head: Width of a head; None is d_model / n_heads, which must be whole.
     dense: Makes a projection, of the width it is given.
+
+  Raises:
+    ValueError: n_heads or d_head is out of its range.
   """
   if d_head is None:
     check_heads(d_model, n_heads)
     d_head = d_model // n_heads
+  if min(n_heads, d_head) < 1:
+    raise ValueError(
+      f'n_heads = {n_heads} and d_head = {d_head} must be positive'
+    )
 
   def split(x):
     b, l, _ = x.shape

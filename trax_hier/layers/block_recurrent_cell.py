@@ -37,7 +37,7 @@ from trax_hier.layers.sliding_attention import (
 from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['carry'])
 def BlockRecurrentCell(
   d_model: int,
   d_ff: int = 2048,
@@ -87,8 +87,8 @@ def BlockRecurrentCell(
   Raises:
     ValueError: an argument is out of its range.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3, with the
-  details of its published code.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852), with the details of
+  its published code.
   """
   states = state_layers(
     'BlockRecurrentCell',
@@ -155,6 +155,11 @@ class _RecurrentStates(Recurrence):
   def _read(self, q, k_s, v_s):
     return self._apply(3, (q, k_s, v_s))
 
+  def _join(self, y, length):
+    """(b, n, h, w, d_head) -> (b, h, length, d_head)."""
+    b, _, h, _, d = y.shape
+    return y.swapaxes(1, 2).reshape(b, h, -1, d)[:, :, :length]
+
   def forward(self, inputs):
     q, k, v = inputs
     if self._mode == 'predict':
@@ -170,13 +175,13 @@ class _RecurrentStates(Recurrence):
     s, states = jax.lax.scan(step, s, rows)
     y = self._read(blocks(q, w), *(x.swapaxes(0, 1) for x in states))
     self.state = self._end(s), *self.state[1:]
-    y = y.swapaxes(1, 2)  # (b, h, n, w, d_head)
-    return y.reshape(*q.shape[:2], -1, q.shape[-1])[:, :, :length]
+    return self._join(y, length)
 
   def _decode(self, q, k, v):
     """Continues with the tokens of q; k and v hold 2 w rows before theirs.
 
-    With one token, k and v are a ring of the newest 2 w rows.
+    With one token, k and v are a ring of the newest 2 w rows, of which the
+    token sees half; an update needs all of them.
     """
     length, w = q.shape[-2], self._window
     t, kept = self._open(q.shape[0], q.dtype)
@@ -200,13 +205,17 @@ class _RecurrentStates(Recurrence):
     if length == 1:
       y = self._read(q, *(x.astype(q.dtype) for x in first))
     else:
-      # All tokens read the states of all blocks, and take those of their own.
-      states = (
-        jnp.concatenate([x[None], xs]).astype(q.dtype)
+      # An edge cuts each run of w tokens: all read the states before it and
+      # after it, and take the right ones.
+      n = min(length, w)
+      runs = blocks(q, n)  # (b, n_edges, h, n, d_head)
+      states = [
+        jnp.concatenate([x[None], xs]).astype(q.dtype).swapaxes(0, 1)
         for x, xs in zip(first, later, strict=True)
-      )
-      y = self._read(jnp.broadcast_to(q, (n_edges + 1, *q.shape)), *states)
-      block = (t % w + jnp.arange(length)) // w
-      y = jnp.take_along_axis(y, block[None, None, None, :, None], axis=0)[0]
+      ]
+      before = self._read(runs, *(x[:, :-1] for x in states))
+      after = self._read(runs, *(x[:, 1:] for x in states))
+      is_before = t % w + jnp.arange(n) < w
+      y = self._join(jnp.where(is_before[:, None], before, after), length)
     self.state = (t + length, kept), *self.state[1:]
     return y

@@ -12,7 +12,7 @@ from trax_hier.layers.positions import NoPositions
 from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['carry'])
 def DecoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -48,7 +48,8 @@ def DecoderBlock(
     positions: Position scheme of the attention.
     d_head: Width of a head; None is d_model / n_heads.
     carry: Whether calls in 'train' and 'eval' modes go on with one sequence, so
-      that the attention keeps a memory; see `memory`.
+      that the attention keeps a memory. Only a model can say so, which resets
+      it by `Lanes`.
   """
   dimensions = dict(
     d_model=d_model,

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import gin
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +42,6 @@ class Dense(tl.Dense):
     return _affine(x, self.weights)
 
 
-@gin.configurable(module='trax_hier.layers')
 def Linear(d_out: int, variance: float = 1.0):
   """A dense layer without bias: x (.., d_in) -> x W (.., d_out).
 

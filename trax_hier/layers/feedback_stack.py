@@ -21,6 +21,7 @@ from trax_hier.layers.dense import Linear
 from trax_hier.layers.dot_product import blocks
 from trax_hier.layers.feed_forward import ReluFeedForward
 from trax_hier.layers.gates import FixedGate
+from trax_hier.layers.memory import map_memory
 from trax_hier.layers.normalization import RMSNorm
 from trax_hier.layers.positions import NoPositions
 from trax_hier.layers.recurrent_states import (
@@ -33,11 +34,11 @@ from trax_hier.layers.sliding_attention import (
   NormalisedHeads,
   ScaledAttention,
 )
-from trax_hier.layers.stacking import Repeat
+from trax_hier.layers.stacking import Remat, Repeat
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['carry'])
 def FeedbackStack(
   d_model: int,
   n_layers: int,
@@ -72,10 +73,11 @@ def FeedbackStack(
     n_heads: Number of heads.
     window: Number of positions that a position sees, and length of a block of
       tokens.
-    n_states: As in `BlockRecurrentCell`, and so are
-    gate,
-    configuration,
-    n_read_blocks: and this.
+    n_states: Number of state vectors.
+    gate: Makes `FixedGate` or `LSTMGate`.
+    configuration: 'skip', 'dual' or 'single'.
+    n_read_blocks: Number of blocks of tokens that an update of the states
+      attends to; see `BlockRecurrentCell`.
     block: Makes a block, from those of these arguments that it names.
     feed_forward: Makes the feed-forward parts.
     norm: Makes a normalization.
@@ -92,7 +94,7 @@ def FeedbackStack(
   Raises:
     ValueError: an argument is out of its range.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.5.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
   if not 1 <= recurrent_layer <= n_layers:
     raise ValueError(
@@ -129,16 +131,17 @@ def FeedbackStack(
       dropout=dropout,
     )
     if is_recurrent:
-      return layer  # x, k_s, v_s -> x, k, v
+      return layer
     return tl.Serial(tl.Select([0, 1, 2, 1, 2]), layer)  # x, k_s, v_s
 
   def repeat(n):
     return Repeat(make_block, n, remat) if n else tl.Select([0, 1, 2])
 
+  recurrent = make_block(is_recurrent=True)  # x, k_s, v_s -> x, k, v
   return _FeedbackStack(
     states,
     repeat(recurrent_layer - 1),
-    make_block(is_recurrent=True),
+    Remat(recurrent) if remat else recurrent,
     repeat(n_layers - recurrent_layer),
     n_in=1,
     carry=carry,
@@ -191,7 +194,15 @@ class _FeedbackStack(Recurrence):
         layer.init(inputs, use_cache=True)
         for layer in (below, recurrent, above)
       ]
-      return inits, recurrent.output_signature(inputs)[1:]
+      rows = recurrent.output_signature(inputs)[1:]
+      if self._mode == 'predict' or self._carry:
+        return inits, rows
+      # Nothing is kept, so the batch may be another one at every call.
+      parts = zip((below, recurrent, above), inits, strict=True)
+      return [
+        (weights, map_memory(_zeros(1), layer, state))
+        for layer, (weights, state) in parts
+      ], rows
 
     self._init_states(b, x.dtype, init_stack)
 
@@ -230,6 +241,11 @@ class _FeedbackStack(Recurrence):
 
     rngs = jax.random.split(self.rng, len(parts))
     before = tuple(self.state[3:])
+    if not self._carry:
+      before = tuple(
+        map_memory(_zeros(b), layer, state)
+        for layer, state in zip(self.sublayers[3:], before, strict=True)
+      )
     (s, stack), y = jax.lax.scan(step, (s, before), (parts, rngs))
     if self._carry:
       self.state = self._end(s), *self.state[1:3], *stack
@@ -255,3 +271,10 @@ class _FeedbackStack(Recurrence):
       y = jnp.swapaxes(y[:, :, 0], 0, 1)
     self.state = (t, kept), *self.state[1:3], *stack
     return y
+
+
+def _zeros(b):
+  """Makes fresh memory for a batch of b."""
+  return lambda x, axis: jnp.zeros(
+    (*x.shape[:axis], b, *x.shape[axis + 1 :]), x.dtype
+  )

@@ -19,26 +19,30 @@ class FixedGate(base.Layer):
   average in each channel.
 
   Args:
-    bias: Mean of b_g at first (its deviation is 0.1), which decides how long
-      states last: gates hardly move in training. 0, as published, halves a
-      state in every block; 1 or more recalls what lies further back
-      (benchmarks/block_recurrent.py, part recall).
-    candidate_bias: Whether b_z is learned, as the paper writes; the published
-      code has none.
+    bias: Mean of b_g at first (its deviation is 0.1). 0, as published, halves a
+      state in every block. 1 or more learns sooner to recall what lies further
+      back, in the toy of benchmarks/block_recurrent.py, part recall.
+    paper_candidate: Whether there is a learned b_z, as the paper writes; the
+      published code has none.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.2.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
 
-  def __init__(self, bias: float = 0.0, candidate_bias: bool = False):
+  def __init__(self, bias: float = 0.0, paper_candidate: bool = False):
     super().__init__(n_in=3, n_out=1)
     self._bias = bias
-    self._candidate_bias = candidate_bias
+    self._paper_candidate = paper_candidate
+
+  @property
+  def paper_candidate(self) -> bool:
+    """Whether z is the paper's."""
+    return self._paper_candidate
 
   def init_weights_and_state(self, input_signature):
     d = input_signature[0].shape[-1]
     g, z = jax.random.split(self.rng)
     self.weights = (self._bias + small(g, d),)
-    if self._candidate_bias:
+    if self._paper_candidate:
       self.weights += (small(z, d),)
 
   def forward(self, inputs):
@@ -60,13 +64,18 @@ class LSTMGate(base.Layer):
     paper_candidate: Whether z is tanh(z + b_z) with a learned b_z, as the paper
       writes; the published code takes z as it is.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.2.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
 
   def __init__(self, bias: float = 1.0, paper_candidate: bool = False):
     super().__init__(n_in=3, n_out=1)
     self._bias = bias
     self._paper_candidate = paper_candidate
+
+  @property
+  def paper_candidate(self) -> bool:
+    """Whether z is the paper's."""
+    return self._paper_candidate
 
   def init_weights_and_state(self, input_signature):
     s, _, h = input_signature
@@ -102,7 +111,7 @@ def small(rng, *shape):
 def _skip(d_model, d_ff, gate, norm):
   """The states skip the feed-forward part."""
   del d_ff, norm
-  return _gated([], [Linear(d_model)], gate)
+  return _gated([], [Linear(d_model)], gate())
 
 
 def _dual(d_model, d_ff, gate, norm):
@@ -110,14 +119,17 @@ def _dual(d_model, d_ff, gate, norm):
   return tl.Serial(
     _skip(d_model, d_ff, gate, norm),
     tl.Select([0, 0]),  # u, u
-    _gated([norm(), Linear(d_ff), tl.Relu()], [Linear(d_model)], gate),
+    _gated([norm(), Linear(d_ff), tl.Relu()], [Linear(d_model)], gate()),
   )
 
 
 def _single(d_model, d_ff, gate, norm):
   """One gate, after attention and feed-forward part."""
   del norm
-  return _gated([Linear(d_ff), tl.Relu()], [Linear(d_model), tl.Tanh()], gate)
+  gate = gate()
+  # Where the published code has a tanh, whatever the gate.
+  tanh = [] if gate.paper_candidate else [tl.Tanh()]
+  return _gated([Linear(d_ff), tl.Relu()], [Linear(d_model), *tanh], gate)
 
 
 def _gated(hidden, candidate, gate):
@@ -126,7 +138,7 @@ def _gated(hidden, candidate, gate):
     tl.Parallel(None, tl.Serial(*hidden)),
     tl.Select([0, 1, 1]),  # s, h, h
     tl.Parallel(None, tl.Serial(*candidate), None),
-    gate(),
+    gate,
   )
 
 

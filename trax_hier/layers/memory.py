@@ -6,6 +6,9 @@ their state, and gradients stop there. Zeros are a fresh memory: a lane is reset
 by putting zeros in its place, which `Lanes` does for a whole model.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,7 +33,7 @@ class Lanes(base.Layer):
     layer: Takes x; its weights are this one's, in a 1-tuple.
     carry: False for a layer without memory; there is then no second input.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
 
   def __init__(self, layer: base.Layer, carry: bool):
@@ -49,26 +52,31 @@ class Lanes(base.Layer):
     (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
     if self.n_in == 2:
       x, start = x
-      state = _reset(layer, state, start, axis=0)
+
+      def zero(memory, axis):
+        lanes = start.reshape([-1] + [1] * (memory.ndim - axis - 1))
+        return jnp.where(lanes, jnp.zeros((), memory.dtype), memory)
+
+      state = map_memory(zero, layer, state)
     y, state = layer.pure_fn(x, weights, state, self.rng)
     self.state = (state,)
     return y
 
 
-def _reset(layer, state, start, axis):
-  """Zeros the memory, whose batch is on `axis`, of the lanes that start."""
+def map_memory(
+  fn: Callable[[jax.Array, int], jax.Array],
+  layer: base.Layer,
+  state: Any,
+  axis: int = 0,
+) -> Any:
+  """The state of a layer, with fn(array, axis of the batch) for all memory."""
   if isinstance(layer, Memory):
-
-    def zero(x):
-      lanes = start.reshape([-1] + [1] * (x.ndim - axis - 1))
-      return jnp.where(lanes, jnp.zeros((), x.dtype), x)
-
-    return jax.tree.map(zero, state)
+    return jax.tree.map(lambda x: fn(x, axis), state)
   if isinstance(state, dict) or not layer.sublayers:
     return state  # A dictionary is Trax's mark of a layer that ran before.
   axis += isinstance(layer, Stack)
   parts = zip(layer.sublayers, state, strict=True)
-  return tuple(_reset(sub, part, start, axis) for sub, part in parts)
+  return tuple(map_memory(fn, sub, part, axis) for sub, part in parts)
 
 
 class ShiftRight(Memory):

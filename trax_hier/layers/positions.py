@@ -118,7 +118,7 @@ class RotaryPositions(NoPositions):
       if odd:
         raise ValueError(
           f'RotaryPositions needs heads of even width, not {x.shape[-1]}: '
-          'choose another n_heads or d_model'
+          'choose another n_heads, d_model or d_head'
         )
       positions = (t + jnp.arange(x.shape[-2])) * stride
       frequencies = self._base ** (-jnp.arange(half) / half)

@@ -33,6 +33,7 @@ class StateLayers:
   """The layers of the horizontal direction.
 
   Attributes:
+    name: The configurable that has the arguments, for messages.
     first: -> the first states (s, d).
     project: s (b, s, d) -> k_s, v_s, q_s, q2_s, each (b, h, s, d_head).
     advance: s, k_s, v_s, q_s, q2_s, k, v -> the next s; k and v are those of
@@ -41,6 +42,7 @@ class StateLayers:
     n_read: Number of tokens whose keys and values `advance` takes.
   """
 
+  name: str
   first: base.Layer
   project: base.Layer
   advance: base.Layer
@@ -79,7 +81,8 @@ def state_layers(
   if n_read_blocks not in (1, 2):
     raise ValueError(f'{name}.n_read_blocks = {n_read_blocks} must be 1 or 2')
   return StateLayers(
-    first=_First((n_states, d_model)),
+    name,
+    first=_FirstStates((n_states, d_model)),
     project=tl.Serial(  # s
       norm(),
       _Identities(),
@@ -118,7 +121,7 @@ class _Identities(base.Layer):
     return x + self.weights
 
 
-class _First(Memory):
+class _FirstStates(Memory):
   """The first states, and the place where later ones are kept."""
 
   def __init__(self, shape):
@@ -155,6 +158,7 @@ class Recurrence(base.Layer):
     self._sublayers = (layers.first, layers.project, layers.advance, *others)
     self._weights = (None,) * len(self._sublayers)
     self._state = (None,) * len(self._sublayers)
+    self._configurable = layers.name
     self._window = layers.window
     self._n_read = layers.n_read
     self._carry = carry
@@ -188,7 +192,7 @@ class Recurrence(base.Layer):
     layer, weights, state = self.sublayers[i], self.weights[i], self.state[i]
     return layer.pure_fn(x, weights, state, self.rng)[0]
 
-  def _first(self, b, dtype):
+  def _fresh(self, b, dtype):
     start = self.weights[0].astype(dtype)
     return jnp.broadcast_to(start, (b, *start.shape))
 
@@ -205,14 +209,14 @@ class Recurrence(base.Layer):
 
   def _begin(self, b, length, dtype):
     """The states that enter a call."""
-    s = self._first(b, dtype)
+    s = self._fresh(b, dtype)
     if not self._carry:
       return s
     if length % self._window:
       raise ValueError(
-        f'a segment of {length} positions must be a multiple of window = '
-        f'{self._window}, the length of a block, as states are carried to the '
-        'next segment'
+        f'{self._configurable}.window = {self._window} must divide the '
+        f'{length} positions of a segment (such as DocumentLanes.length): '
+        'states are carried from segment to segment in whole blocks'
       )
     old, began = self.state[0]
     return jnp.where(began[:, None, None], old.astype(dtype), s)
@@ -228,7 +232,7 @@ class Recurrence(base.Layer):
     t, kept = self.state[0]
 
     def first(kept):
-      s = self._first(b, dtype)
+      s = self._fresh(b, dtype)
       return _like(kept, (s, *self._project(s)[:2]))
 
     return t, apply_if(t == 0, first, kept)

@@ -23,7 +23,7 @@ from trax_hier.layers.positions import Bias, NoPositions
 from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['carry'])
 def SlidingAttention(
   d_model: int,
   n_heads: int = 8,
@@ -55,8 +55,8 @@ def SlidingAttention(
   Raises:
     ValueError: window is not positive, or n_heads does not divide d_model.
 
-  Source: Block-Recurrent Transformers (arXiv 2203.07852) section 3.1 and its
-  published code.
+  Source: Block-Recurrent Transformers (arXiv 2203.07852) and its published
+  code.
   """
   scheme = NormalisedHeads(positions or NoPositions())
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
@@ -90,7 +90,6 @@ class NormalisedHeads(NoPositions):
 
   def __init__(self, positions: NoPositions):
     self._positions = positions
-    self.shared = positions.shared
 
   def rotate(self, stride: int, mode: str) -> list[base.Layer]:
     """Returns the layers of the scheme and one that normalises."""

@@ -90,6 +90,8 @@ def BlockRecurrentLM(
   """
   check_mode(mode)
   check_dropout(dropout)
+  if n_layers < 0:
+    raise ValueError(f'BlockRecurrentLM.n_layers = {n_layers} is negative')
   layers = sorted(recurrent_layers)
   if len(set(layers)) < len(layers) or not all(
     1 <= i <= n_layers for i in layers
@@ -164,4 +166,5 @@ def BlockRecurrentLM(
 
 def _logits(table, x):
   """Products with the embeddings, of variance 1 at first: float32 (b, l, v)."""
-  return jnp.dot(x, table.T).astype(jnp.float32) / math.sqrt(x.shape[-1])
+  logits = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
+  return logits / math.sqrt(x.shape[-1])
