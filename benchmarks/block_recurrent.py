@@ -186,17 +186,23 @@ def recall(arguments):
 
 # Cost
 # ------------------------------------------------------------------------------
+def random_weights(shapes):
+  """Small normal numbers for a tree of shapes."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
+  )
+
+
 class GradientStep:
   """Loss and gradients of a model on one segment, under a bare `jax.jit`."""
 
   def __init__(self, model, shape):
     layer = model(mode='train')
     shapes, state = abstract_init(layer, shape)
-    rng = np.random.default_rng(0)
-    self._weights = jax.tree.map(
-      lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
-    )
+    self._weights = random_weights(shapes)
     state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+    rng = np.random.default_rng(0)
     self._tokens = jnp.asarray(rng.integers(1, 256, shape), jnp.int32)
     start = jnp.ones(shape[0], bool)
 
@@ -311,20 +317,16 @@ def decode(arguments):
   sizes = dict(vocab_size=256, d_model=128, d_ff=512, n_heads=4, dropout=0.0)
   model = recurrent(128, 128, n_layers=4, recurrent_layers=(3,), **sizes)
   weights, _ = abstract_init(model(mode='eval'), (1, 128))
-  rng = np.random.default_rng(0)
-  weights = jax.tree.map(
-    lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), weights
-  )
+  weights = random_weights(weights)
   n = arguments.decode_tokens
-  stamps = []
+  stamps = [(0.0, 0)]
   begin = time.perf_counter()
 
   def note(new):
-    stamps.append((time.perf_counter() - begin, len(new[0])))
+    stamps.append((time.perf_counter() - begin, stamps[-1][1] + len(new[0])))
 
   generation.generate(model, weights, [[1]], n, on_tokens=note, max_len=n + 1)
-  seconds, tokens = np.cumsum([[0, 0], *stamps], axis=0).T
-  seconds = np.array([0, *(t for t, _ in stamps)])
+  seconds, tokens = zip(*stamps, strict=True)
   print('decode: d_model 128, 4 layers, window 128; milliseconds a token')
   for first in (1000, 2000, 5000, 10000, 20000, 50000, 90000):
     last = first + max(500, first // 10)
@@ -356,16 +358,32 @@ def books(arguments):
   """Prints bits per byte of two models of equal cost on whole test books."""
   if not arguments.books:
     raise SystemExit('--parts=books needs --books')
-  data = DocumentLanes(arguments.books, 4, 1024, predict_first=True)
+  data = DocumentLanes(
+    arguments.books,
+    arguments.books_batch,
+    arguments.books_length,
+    predict_first=True,
+  )
   print(data.describe())
-  w, d = 128, 128
-  sizes = dict(vocab_size=256, d_model=d, d_ff=4 * d, n_heads=4, dropout=0.0)
-  skip = P(recurrent, w, w, n_layers=4, recurrent_layers=(3,), **sizes)
+  w, d, n = (
+    arguments.books_window,
+    arguments.books_d_model,
+    arguments.books_layers,
+  )
+  sizes = dict(
+    vocab_size=256, d_model=d, d_ff=4 * d, n_heads=d // 32, dropout=0.0
+  )
+  skip = P(
+    recurrent, w, w, n_layers=n, recurrent_layers=(round(n * 10 / 12),), **sizes
+  )
   models = {
-    'Slide:5L': recurrent(w, w, n_layers=5, recurrent_layers=(), **sizes),
-    'Rec:fixed:skip:4L, bias 0': skip(),
-    'Rec:fixed:skip:4L, bias +1': skip(gate=P(FixedGate, bias=1.0)),
+    f'Slide:{n + 1}L': recurrent(
+      w, w, n_layers=n + 1, recurrent_layers=(), **sizes
+    ),
+    f'Rec:fixed:skip:{n}L, bias 0': skip(),
+    f'Rec:fixed:skip:{n}L, bias +1': skip(gate=P(FixedGate, bias=1.0)),
   }
+  print(f'books: d_model {d}, window {w}, Adafactor, rate {arguments.rate}')
   schedule = multifactor(
     'constant * linear_warmup * cosine_decay_once',
     constant=arguments.rate,
@@ -408,6 +426,11 @@ def main():
   parser.add_argument('--recall_steps', type=int, default=600)
   parser.add_argument('--recall_batch', type=int, default=64)
   parser.add_argument('--books', help='documents, as DocumentLanes.path')
+  parser.add_argument('--books_d_model', type=int, default=128)
+  parser.add_argument('--books_layers', type=int, default=4)
+  parser.add_argument('--books_window', type=int, default=128)
+  parser.add_argument('--books_batch', type=int, default=4)
+  parser.add_argument('--books_length', type=int, default=1024)
   parser.add_argument('--steps', type=int, default=1200, help='of books')
   parser.add_argument('--rate', type=float, default=0.02, help='of books')
   parser.add_argument('--seed', type=int, default=0, help='of books')

@@ -50,7 +50,8 @@ def prepare(
     weights: The model's weights.
     precision: 'float32', 'bfloat16' (weights, caches and compute; for
       accelerators: CPUs widen all of it before every few tokens) or 'int8'
-      (kernels of dense layers, with a scale for each output channel).
+      (kernels of dense layers, with a scale for each output channel; tables of
+      embeddings stay as they are).
 
   Raises:
     ValueError: precision is none of these.
