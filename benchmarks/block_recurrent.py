@@ -268,11 +268,6 @@ def step(arguments):
       recurrent(w, w, n_layers=13, recurrent_layers=(), **sizes),
     ),
     'Rec:fixed:skip': (n, recurrent(w, w, **sizes)),
-    'Rec:lstm:dual': (
-      n,
-      recurrent(w, w, LSTMGate, 'dual', **sizes),
-    ),
-    'Slide:12L': (n, recurrent(w, w, recurrent_layers=(), **sizes)),
   }
   for size in (512, 1024, 2048):
     xl = recurrent(size, w, recurrent_layers=(), **sizes)
