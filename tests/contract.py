@@ -40,7 +40,8 @@ class Row:
       the softmax does not see them. (Rotation makes a key's bias matter.)
     thorough: Whether to decode with calls of many lengths.
     draws: Whether training draws more than dropout.
-    slow: Whether its tests are among those that CI leaves out.
+    slow: Whether CI leaves it out, as a variant of which other rows have all
+      the parts.
   """
 
   model: Callable
@@ -77,15 +78,17 @@ ROWS = {
   'transformer rotary': Row(_transformer(positions=hl.RotaryPositions), idle=0),
   'transformer t5': Row(_transformer(positions=hl.T5Positions), idle=1),
   'transformer no positions': Row(
-    _transformer(positions=hl.NoPositions), idle=1
+    _transformer(positions=hl.NoPositions), idle=1, slow=True
   ),
   'transformer windowed': Row(
     _transformer(block=_WINDOWED), idle=2, thorough=True
   ),
   'transformer windowed rotary': Row(
-    _transformer(block=_WINDOWED, positions=hl.RotaryPositions), idle=0
+    _transformer(block=_WINDOWED, positions=hl.RotaryPositions),
+    idle=0,
+    slow=True,
   ),
-  'transformer remat': Row(_transformer(remat=True), idle=2),
+  'transformer remat': Row(_transformer(remat=True), idle=2, slow=True),
   'hourglass': Row(_hourglass(), idle=10, thorough=True),
   'hourglass linear pool, repeat': Row(
     _hourglass(
@@ -93,11 +96,13 @@ ROWS = {
       upsample=P(hl.AttentionUpsample, expand=hl.RepeatUpsample),
     ),
     idle=10,
+    slow=True,
   ),
   # And the scale of a LayerNorm of zeros.
   'hourglass zero': Row(
     _hourglass(upsample=P(hl.AttentionUpsample, expand=hl.ZeroUpsample)),
     idle=11,
+    slow=True,
   ),
   'hourglass linear': Row(_hourglass(**_LINEAR), idle=6),
   'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6),
@@ -107,18 +112,23 @@ ROWS = {
       '1@2 1@4 1@8 1@4 1@2', shorten=hl.AverageShorten, upsample=_TOKEN_OFFSETS
     ),
     idle=20,
+    slow=True,
   ),
   'hourglass rotary': Row(
-    _hourglass(positions=hl.RotaryPositions, upsample=_TOKEN_OFFSETS), idle=0
+    _hourglass(positions=hl.RotaryPositions, upsample=_TOKEN_OFFSETS),
+    idle=0,
+    slow=True,
   ),
-  'hourglass t5': Row(_hourglass(positions=hl.T5Positions), idle=5),
-  'hourglass k=1': Row(_hourglass('2@1'), idle=10),
-  'hourglass asymmetric': Row(_hourglass('1@4', vanilla_layers=(0, 2)), idle=8),
+  'hourglass t5': Row(_hourglass(positions=hl.T5Positions), idle=5, slow=True),
+  'hourglass k=1': Row(_hourglass('2@1'), idle=10, slow=True),
+  'hourglass asymmetric': Row(
+    _hourglass('1@4', vanilla_layers=(0, 2)), idle=8, slow=True
+  ),
   'hourglass factor dropout': Row(
     _hourglass(shorten_factor_dropout=(2, 3), **_PLAIN), idle=6, draws=True
   ),
   'hourglass windowed, remat': Row(
-    _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10
+    _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10, slow=True
   ),
   'slide': Row(_block_recurrent(recurrent_layers=()), idle=0),
   'block-recurrent': Row(

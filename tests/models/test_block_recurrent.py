@@ -190,9 +190,14 @@ def test_parity_with_the_equations(name):
 
 # What logits depend on
 # ------------------------------------------------------------------------------
-ALL = [*VARIANTS, 'slide']
-SLOW = ['fixed dual', 'fixed single', 'lstm skip', 'lstm dual', 'lstm single']
-SOME = ['fixed skip', 'lstm dual', 'one block read', 'slide']
+# Of all variants, those that have all the parts; CI leaves the others out.
+SOME = [
+  *('fixed skip', 'lstm dual', 'one block read', 'feedback fixed skip', 'slide')
+]
+ALL = [
+  name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
+  for name in [*VARIANTS, 'slide']
+]
 FRESH, GOING_ON = [True, True], [False, False]
 
 
@@ -271,8 +276,9 @@ def test_lanes_begin_and_run_on_their_own(name):
   y, state = ours(x, [True, False], dirty)
   np.testing.assert_array_equal(y[0], fresh[0])
   assert np.abs(y[1] - fresh[1]).max() > 0.1
-  both = [lane_of(s, 0) for s in (state, fresh_state)]
-  jax.tree.map(np.testing.assert_array_equal, *both)
+  if name not in FEEDBACK:  # Where not all memory is in stacks.
+    both = [lane_of(s, 0) for s in (state, fresh_state)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
 
   swapped, _ = ours(x, [False, True], dirty)
   np.testing.assert_array_equal(swapped[1], fresh[1])
@@ -411,14 +417,7 @@ ONE_BY_ONE, PREFILL = [1] * LENGTH, [20] + [1] * 44
 MIXED = [[7, 16, 17, 24], [1, 15, 16, 32], [LENGTH], [33] + [1] * 31]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    *('fixed skip', 'one block read', 'feedback fixed skip', 'slide'),
-    # Their updates of states are those of evaluation.
-    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
-  ],
-)
+@pytest.mark.parametrize('name', ALL)
 def test_decoding_is_evaluation(name):
   x = tokens()
   expected = document(name, x, [LENGTH])
