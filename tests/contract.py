@@ -106,7 +106,7 @@ ROWS = {
   ),
   'hourglass linear': Row(_hourglass(**_LINEAR), idle=6),
   'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6),
-  'hourglass two levels': Row(_hourglass('1@2 1@6 1@2'), idle=18),
+  'hourglass two levels': Row(_hourglass('1@2 1@6 1@2'), idle=18, slow=True),
   'hourglass three levels': Row(
     _hourglass(
       '1@2 1@4 1@8 1@4 1@2', shorten=hl.AverageShorten, upsample=_TOKEN_OFFSETS

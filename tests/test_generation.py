@@ -252,7 +252,7 @@ def test_frequencies_over_steps_and_rows(settings, kept, temperature):
   assert scipy.stats.chisquare(seen[kept], p * seen.sum()).pvalue > 0.001
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ['transformer', 'block-recurrent'])
 @pytest.mark.parametrize(
   'precision, tolerance', [('float32', 0), ('bfloat16', 0.2), ('int8', 0.2)]
 )

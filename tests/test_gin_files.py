@@ -153,7 +153,7 @@ def train(name, folder):
 
 
 def test_smoke_trains_two_steps(tmp_path):
-  train('mix/hourglass_block_recurrent.gin', tmp_path / 'run')
+  train('hourglass/enwik8.gin', tmp_path / 'run')
 
 
 @pytest.mark.slow

@@ -248,6 +248,7 @@ def test_loop_trains_and_restores_without_tensorflow():
   check(BLOCK + textwrap.dedent(LOOP))
 
 
+@pytest.mark.slow
 def test_loop_on_several_devices():
   check(LOOP, n_devices=4)
 

@@ -33,6 +33,7 @@ def model(**changes):
   return HourglassLM(**settings | changes)
 
 
+@pytest.mark.slow
 def test_hourglass_of_hashed_attention_trains():
   layer = model()
   rng = jax.random.PRNGKey(0)

@@ -323,6 +323,7 @@ def test_parts_of_a_batch_keep_their_memories(docs, plain):
   toy.close(last.weights, plain.last.weights)
 
 
+@pytest.mark.slow
 def test_bfloat16_remembers_in_float32(docs, plain):
   built = build(MODEL, docs.data, OPTIMIZER, compute_dtype='bfloat16')
   losses, memories, last = steps(built, plain.first, range(4), docs.data)
@@ -336,6 +337,7 @@ def test_bfloat16_remembers_in_float32(docs, plain):
       assert 0 < gap(x, y) < 0.1
 
 
+@pytest.mark.slow
 def test_two_devices_hold_their_own_lanes(docs, plain, tmp_path):
   paths = [HERE, HERE.parent, HERE.parent.parent]
   flags = '--xla_force_host_platform_device_count=2'
@@ -383,6 +385,7 @@ def run_on_devices(path, folder):
 
 # Rows that are independent
 # ------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_rows_that_are_whole_texts_are_as_without_memory(plain, tmp_path):
   (tmp_path / 'text').write_bytes(b'to be, or not to be, that is it; ' * 30)
   data = TextFiles(str(tmp_path / 'text'), LANES, LENGTH)
