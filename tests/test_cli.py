@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,14 @@ import toy
 
 from trax_hier import cli, config, generation, runs
 from trax_hier._commands import generate as command
-from trax_hier.data import ByteVocab, ImageBytes, Synthetic, TextFiles
+from trax_hier._commands.evaluate import _context
+from trax_hier.data import (
+  ByteVocab,
+  DocumentLanes,
+  ImageBytes,
+  Synthetic,
+  TextFiles,
+)
 from trax_hier.data.dataset import DataSet
 from trax_hier.data.windows import EvalWindows
 from trax_hier.layers import PRECISIONS
@@ -548,3 +556,22 @@ def test_a_reader_that_has_enough(fake_generate, monkeypatch, capfd):
     # What Python does when it exits.
     pipe.flush()
   assert capfd.readouterr().err == ''
+
+
+def test_context_of_documents_in_lanes(tmp_path):
+  # Five segments and two of 8: the second batch goes on with documents.
+  (tmp_path / 'x.docs').write_bytes(b'a' * 56)
+  rows = [['a', 'train', 0, 40], ['b', 'test', 0, 40], ['c', 'test', 40, 16]]
+  (tmp_path / 'x.docs.json').write_text(json.dumps(rows))
+
+  def context(n_in, **kwargs):
+    data = DocumentLanes(str(tmp_path / 'x.docs'), 2, 8, **kwargs)
+    layer = types.SimpleNamespace(n_in=n_in)
+    return _context(data.eval_batches('test'), data.unit, layer)
+
+  plain = 'rows of 8; each byte is predicted from those before it'
+  unscored = '; the first byte of a row is not scored'
+  memory = ', and from a memory of the rows before'
+  assert context(2) == plain + memory + unscored
+  assert context(2, predict_first=True) == plain + memory
+  assert context(1) == plain + unscored

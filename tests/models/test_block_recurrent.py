@@ -340,6 +340,19 @@ def test_number_of_layers(layers):
     lm(n_layers=layers)(mode='eval')
 
 
+@pytest.mark.parametrize(
+  'name, make',
+  [
+    ('SlidingAttention', slide(positions=hl.RotaryPositions)),
+    ('BlockRecurrentCell', lm(n_layers=1, recurrent_layers=(1,))),
+    ('FeedbackStack', lm(feedback=True, carry=False)),
+  ],
+)
+def test_positions_that_rotate_are_not_carried(name, make):
+  with pytest.raises(ValueError, match=f'{name}: keys that are carried'):
+    make(mode='eval', positions=hl.RotaryPositions)
+
+
 @pytest.mark.parametrize('d_head', [0, -4])
 def test_width_of_heads(d_head):
   with pytest.raises(ValueError, match=f'd_head = {d_head} must be positive'):

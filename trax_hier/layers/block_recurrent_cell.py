@@ -33,6 +33,7 @@ from trax_hier.layers.sliding_attention import (
   Normalise,
   NormalisedHeads,
   ScaledAttention,
+  check_carry,
 )
 from trax_hier.trax_compat import base, tl
 
@@ -104,7 +105,9 @@ def BlockRecurrentCell(
     norm=norm,
     mode=mode,
   )
-  scheme = NormalisedHeads(positions or NoPositions())
+  positions = positions or NoPositions()
+  scheme = NormalisedHeads(positions)
+  check_carry('BlockRecurrentCell', positions, carry)
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
   return tl.Serial(  # x
     Heads(

@@ -33,6 +33,7 @@ from trax_hier.layers.sliding_attention import (
   Normalise,
   NormalisedHeads,
   ScaledAttention,
+  check_carry,
 )
 from trax_hier.layers.stacking import Remat, Repeat
 from trax_hier.trax_compat import ShapeDtype, base, tl
@@ -158,6 +159,7 @@ def _ReadingAttention(
   Memory is carried from block to block of tokens.
   """
   scheme = NormalisedHeads(positions)
+  check_carry('FeedbackStack', positions, carry=True)
   rotate_q, rotate_k = (scheme.rotate(1, mode) for _ in range(2))
   n_kept = 2 * window if gives_rows else None
   return tl.Serial(  # x, k_s, v_s

@@ -53,14 +53,17 @@ def SlidingAttention(
       the first positions then see the last ones of the call before.
 
   Raises:
-    ValueError: window is not positive, or n_heads does not divide d_model.
+    ValueError: window is not positive, n_heads does not divide d_model, or
+      positions that rotate are to be carried.
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852) and its published
   code.
   """
-  scheme = NormalisedHeads(positions or NoPositions())
+  positions = positions or NoPositions()
+  scheme = NormalisedHeads(positions)
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
   check_window('SlidingAttention', window)
+  check_carry('SlidingAttention', positions, carry)
   return tl.Serial(  # x
     Heads(
       d_model, n_heads, rotate_q, rotate_k, [], d_head=d_head, dense=Linear
@@ -77,6 +80,19 @@ def check_window(name: str, window: int) -> None:
   """Raises ValueError unless `window` is positive."""
   if window < 1:
     raise ValueError(f'{name}.window = {window} must be positive')
+
+
+def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
+  """Raises ValueError if keys that are carried would be rotated.
+
+  Their angles count from the beginning of the call that they came in.
+  """
+  if carry and positions.rotate(1, 'train'):
+    raise ValueError(
+      f'{name}: keys that are carried from one call to the next cannot have '
+      'positions that rotate, such as RotaryPositions: use T5Positions, '
+      'RelativePositions or NoPositions'
+    )
 
 
 class NormalisedHeads(NoPositions):
