@@ -4,20 +4,27 @@ from trax_hier.layers.attention import (
   Attend,
   CausalAttention,
   CrossAttention,
+  DenseQKV,
+  EncoderAttention,
   Heads,
   MergeHeads,
   SelfAttention,
 )
 from trax_hier.layers.block_recurrent_cell import BlockRecurrentCell
-from trax_hier.layers.blocks import DecoderBlock, PreNormResidual
+from trax_hier.layers.blocks import (
+  DecoderBlock,
+  EncoderBlock,
+  EncoderDecoderBlock,
+  PreNormResidual,
+)
 from trax_hier.layers.build import build
-from trax_hier.layers.cache import KeyValueCache, PastRows
+from trax_hier.layers.cache import KeyValueCache, PastInputs, PastRows
 from trax_hier.layers.decoding import (
   PRECISIONS,
   decoding_state,
   decoding_weights,
 )
-from trax_hier.layers.dense import Dense, Linear
+from trax_hier.layers.dense import Dense, Linear, NoProjection
 from trax_hier.layers.dot_product import DotProductAttention
 from trax_hier.layers.feed_forward import FeedForward, Gelu, ReluFeedForward
 from trax_hier.layers.feedback_stack import FeedbackStack
@@ -26,10 +33,12 @@ from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.memory import Lanes, Memory, ShiftRight
 from trax_hier.layers.normalization import LayerNorm, RMSNorm
 from trax_hier.layers.positions import (
+  LearnedPositions,
   NoPositions,
   RelativePositions,
   RotaryPositions,
   T5Positions,
+  longest_sequence,
 )
 from trax_hier.layers.shorten import (
   AttentionShorten,
@@ -38,6 +47,15 @@ from trax_hier.layers.shorten import (
 )
 from trax_hier.layers.shortened_stack import ShortenedStack
 from trax_hier.layers.sliding_attention import SlidingAttention
+from trax_hier.layers.sparse_ff import Choices, SparseFF, remember_choices
+from trax_hier.layers.sparse_qkv import (
+  ModularConv,
+  MultiplicativeDense,
+  SparseAttention,
+  SparseCrossAttention,
+  SparseDense,
+  SparseQKV,
+)
 from trax_hier.layers.stacking import (
   Once,
   RandomChoice,
@@ -61,10 +79,15 @@ __all__ = [
   'AverageShorten',
   'BlockRecurrentCell',
   'CausalAttention',
+  'Choices',
   'CrossAttention',
   'DecoderBlock',
   'Dense',
+  'DenseQKV',
   'DotProductAttention',
+  'EncoderAttention',
+  'EncoderBlock',
+  'EncoderDecoderBlock',
   'FeedForward',
   'FeedbackStack',
   'FixedGate',
@@ -75,13 +98,18 @@ __all__ = [
   'LSTMGate',
   'Lanes',
   'LayerNorm',
+  'LearnedPositions',
   'Linear',
   'LinearShorten',
   'LinearUpsample',
   'Memory',
   'MergeHeads',
+  'ModularConv',
+  'MultiplicativeDense',
   'NoPositions',
+  'NoProjection',
   'Once',
+  'PastInputs',
   'PastRows',
   'PreNormResidual',
   'RMSNorm',
@@ -97,10 +125,17 @@ __all__ = [
   'ShiftRight',
   'ShortenedStack',
   'SlidingAttention',
+  'SparseAttention',
+  'SparseCrossAttention',
+  'SparseDense',
+  'SparseFF',
+  'SparseQKV',
   'T5Positions',
   'Upsample',
   'ZeroUpsample',
   'build',
   'decoding_state',
   'decoding_weights',
+  'longest_sequence',
+  'remember_choices',
 ]

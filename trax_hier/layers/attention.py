@@ -17,13 +17,19 @@ from collections.abc import Callable, Sequence
 import gin
 import jax.numpy as jnp
 
-from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.layers.build import build, check_heads, check_mode
 from trax_hier.layers.cache import KeyValueCache
 from trax_hier.layers.dense import Dense, Projections
 from trax_hier.layers.dot_product import DotProductAttention, softmax_attention
 from trax_hier.layers.positions import Clock, NoPositions
 from trax_hier.layers.stacking import Once
 from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.layers')
+def DenseQKV(d_out: int):
+  """Three dense layers side by side: (b, l, d) -> three of (b, l, d_out)."""
+  return Projections(d_out, 3)
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -36,6 +42,8 @@ def SelfAttention(
   max_len: int = 2048,
   stride: int = 1,
   positions: NoPositions | None = None,
+  qkv: Callable[..., base.Layer] = DenseQKV,
+  output: Callable[..., base.Layer] = Dense,
 ):
   """Causal self-attention: (b, l, d) -> (b, l, d).
 
@@ -49,16 +57,26 @@ def SelfAttention(
     max_len: Capacity in tokens of the cache in predict mode.
     stride: Distance in tokens of neighbouring positions.
     positions: Position scheme; None is `NoPositions()`.
+    qkv: Makes what projects to queries, keys and values, of width `d_out`.
+    output: Makes what projects the heads' outputs, to width `d_out`.
 
   Raises:
     ValueError: n_heads does not divide d_model, or window is not positive.
   """
   scheme = positions or NoPositions()
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
+  project = build(qkv, d_out=d_model, mode=mode)
   return tl.Serial(  # x
-    Heads(d_model, n_heads, rotate_q, rotate_k, []),  # q, k, v
+    Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project),  # q, k, v
     _AttendToCache(
-      d_model, scheme, stride, stride, window, dropout, mode, max_len
+      build(output, d_out=d_model, mode=mode),
+      scheme,
+      stride,
+      stride,
+      window,
+      dropout,
+      mode,
+      max_len,
     ),
   )
 
@@ -87,13 +105,20 @@ def CausalAttention(
       Heads(d_model, n_heads, rotate_q), Heads(d_model, n_heads, rotate_k, [])
     ),  # q, k, v
     _AttendToCache(
-      d_model, scheme, query_stride, key_stride, window, dropout, mode, max_len
+      Dense(d_model),
+      scheme,
+      query_stride,
+      key_stride,
+      window,
+      dropout,
+      mode,
+      max_len,
     ),
   )
 
 
 def _AttendToCache(
-  d_model, scheme, query_stride, key_stride, window, dropout, mode, max_len
+  output, scheme, query_stride, key_stride, window, dropout, mode, max_len
 ):
   """q, k, v (b, h, l, d / h) -> (b, l, d); keeps k and v in predict mode."""
   # The last group of coarse queries or keys must fit in whole.
@@ -101,7 +126,7 @@ def _AttendToCache(
   return tl.Serial(  # q, k, v
     tl.Parallel(None, KeyValueCache(-(-max_len // key_stride), window, mode)),
     Attend(scheme, query_stride, key_stride, window, dropout, mode, max_len),
-    Dense(d_model),
+    output,
   )
 
 
@@ -111,6 +136,8 @@ def CrossAttention(
   n_heads: int = 8,
   dropout: float = 0.0,
   mode: str = 'train',
+  query: Callable[..., base.Layer] = Dense,
+  output: Callable[..., base.Layer] = Dense,
 ):
   """Attention of all positions to all of another sequence, without positions.
 
@@ -123,17 +150,37 @@ def CrossAttention(
     dropout: Rate of dropout on the attention weights.
     mode: 'train', 'eval' or 'predict'. In predict mode the keys and values of
       the first call's context are kept for all later calls.
+    query: Makes what projects to queries, of width `d_out`.
+    output: Makes what projects the heads' outputs, to width `d_out`.
   """
   dropout = dropout if mode == 'train' else 0.0
+  project = build(query, d_out=d_model, mode=mode)
   return tl.Serial(  # x, context, mask
-    tl.Select([0, 1, 1, 2]),
     tl.Parallel(
-      Heads(d_model, n_heads, []),
-      Once(Heads(d_model, n_heads, []), mode),
-      Once(Heads(d_model, n_heads, []), mode),
+      Heads(d_model, n_heads, [], project=project),
+      Once(Heads(d_model, n_heads, [], []), mode),
       tl.Fn('OverHeads', lambda mask: mask[:, None, None]),
     ),  # q, k, v, mask
     _MaskedAttention(dropout),  # (b, h, l, d / h)
+    MergeHeads(),
+    build(output, d_out=d_model, mode=mode),
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def EncoderAttention(
+  d_model: int, n_heads: int = 8, dropout: float = 0.0, mode: str = 'train'
+):
+  """Attention of all positions to all others: x (b, l, d), mask -> (b, l, d).
+
+  Arguments and mask as in `CrossAttention`; a call is a whole sequence.
+  """
+  return tl.Serial(  # x, mask
+    tl.Parallel(
+      Heads(d_model, n_heads, [], [], []),
+      tl.Fn('OverHeads', lambda mask: mask[:, None, None]),
+    ),  # q, k, v, mask
+    _MaskedAttention(dropout if mode == 'train' else 0.0),  # (b, h, l, d / h)
     MergeHeads(),
     Dense(d_model),
   )
@@ -145,6 +192,7 @@ def Heads(
   *rotations: Sequence[base.Layer],
   d_head: int | None = None,
   dense: Callable[[int], base.Layer] = Dense,
+  project: base.Layer | None = None,
 ) -> base.Layer:
   """Projects to heads: (b, l, d) -> (b, h, l, d_head), once for each rotation.
 
@@ -154,6 +202,7 @@ def Heads(
     *rotations: For each output the layers that encode positions into it.
     d_head: Width of a head; None is d_model / n_heads, which must be whole.
     dense: Makes a projection, of the width it is given.
+    project: Makes all the outputs, (b, l, h d_head) each, in place of `dense`.
 
   Raises:
     ValueError: n_heads or d_head is out of its range.
@@ -174,7 +223,7 @@ def Heads(
     tl.Serial(tl.Fn('SplitHeads', split), *layers) for layers in rotations
   ]
   return tl.Serial(
-    Projections(n_heads * d_head, len(outputs), dense),
+    project or Projections(n_heads * d_head, len(outputs), dense),
     tl.Parallel(*outputs) if len(outputs) > 1 else outputs[0],
   )
 

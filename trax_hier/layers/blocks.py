@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 import gin
 
-from trax_hier.layers.attention import SelfAttention
+from trax_hier.layers.attention import (
+  CrossAttention,
+  EncoderAttention,
+  SelfAttention,
+)
 from trax_hier.layers.build import build
 from trax_hier.layers.feed_forward import FeedForward
 from trax_hier.layers.normalization import LayerNorm
@@ -67,6 +71,86 @@ def DecoderBlock(
   return tl.Serial(
     PreNormResidual(build(attention, **dimensions), dropout, mode, norm),
     PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def EncoderBlock(
+  d_model: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  attention: Callable[..., base.Layer] = EncoderAttention,
+  feed_forward: Callable[..., base.Layer] = FeedForward,
+  norm: Callable[[], base.Layer] = LayerNorm,
+  dropout: float = 0.0,
+  mode: str = 'train',
+):
+  """A pre-norm block that sees both ways: x, mask -> x, mask.
+
+  x (b, l, d), mask (b, l) bool: where it is False, a row is not attended to.
+
+  x += Dropout(attention(norm(x), mask))
+  x += Dropout(feed_forward(norm(x)))
+
+  Args as in `DecoderBlock`; there is no predict mode, as a call is a whole
+  sequence.
+  """
+  dimensions = dict(
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
+  )
+  return tl.Serial(  # x, mask
+    tl.Select([0, 1, 1]),
+    PreNormResidual(build(attention, **dimensions), dropout, mode, norm),
+    PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def EncoderDecoderBlock(
+  d_model: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  attention: Callable[..., base.Layer] = SelfAttention,
+  cross_attention: Callable[..., base.Layer] = CrossAttention,
+  feed_forward: Callable[..., base.Layer] = FeedForward,
+  norm: Callable[[], base.Layer] = LayerNorm,
+  dropout: float = 0.0,
+  mode: str = 'train',
+  max_len: int = 2048,
+  positions: NoPositions | None = None,
+):
+  """A pre-norm decoder block with another sequence: x, y, mask -> same.
+
+  x (b, l, d), y (b, m, d), mask (b, m) bool: rows of y where it is False are
+  not attended to. Only x changes.
+
+  x += Dropout(attention(norm(x)))
+  x += Dropout(cross_attention(norm(x), y, mask))
+  x += Dropout(feed_forward(norm(x)))
+
+  Args:
+    cross_attention: Makes the attention to y, as `attention` is made.
+    (others): As in `DecoderBlock`.
+  """
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    stride=1,
+    positions=positions,
+  )
+
+  def residual(part):
+    return PreNormResidual(build(part, **dimensions), dropout, mode, norm)
+
+  return tl.Serial(  # x, y, mask
+    residual(attention),
+    tl.Select([0, 1, 2, 1, 2]),
+    residual(cross_attention),
+    residual(feed_forward),
   )
 
 

@@ -151,3 +151,33 @@ class _PastRows(Memory):
     )
     self.state = tuple(x[..., -self._window :, :] for x in rows)
     return rows
+
+
+class PastInputs(base.Layer):
+  """Puts the inputs before the new ones in front: (b, l, d) -> (b, n + l, d).
+
+  Before the start of a sequence, which in 'train' and 'eval' modes is that of
+  a call, they are zeros.
+
+  Args:
+    n: Number of inputs before the new ones.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, n: int, mode: str):
+    super().__init__()
+    self._n = n
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._mode == 'predict':
+      b, _, d = input_signature.shape
+      self.state = jnp.zeros((b, self._n, d), input_signature.dtype)
+
+  def forward(self, x):
+    if self._mode != 'predict':
+      return jnp.pad(x, [(0, 0), (self._n, 0), (0, 0)])
+    # The state may be wider than the dtype of compute.
+    x = jnp.concatenate([self.state.astype(x.dtype), x], axis=1)
+    self.state = x[:, x.shape[1] - self._n :].astype(self.state.dtype)
+    return x

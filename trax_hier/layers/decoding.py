@@ -3,6 +3,9 @@
 Training keeps equal blocks stacked, for one scan to run them. A scan copies the
 block that it is at, be it weights or caches; a program that decodes a token at
 a time does little more than read them, so there each block is on its own.
+
+A layer whose weights have a layout of their own has a method
+`decoding_weights(weights, precision)`.
 """
 
 from typing import Any
@@ -10,12 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.dense import (
-  Dense,
-  Projections,
-  merge_projections,
-  quantize_dense,
-)
 from trax_hier.layers.stacking import Blocks, FromWeights, Stack
 from trax_hier.trax_compat import base
 
@@ -32,7 +29,8 @@ def decoding_weights(
     weights: Its weights.
     precision: What they are stored in. 'float32' keeps them as they are.
       'bfloat16' makes the model compute in bfloat16. 'int8' stores the kernels
-      of dense layers in 8 bits with a scale for each output channel.
+      of dense layers in 8 bits with a scale for each output channel, and the
+      rows of `SparseFF` with a scale for each row.
 
   Raises:
     ValueError: precision is none of these.
@@ -41,12 +39,6 @@ def decoding_weights(
     raise ValueError(
       f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}'
     )
-
-  def narrow(weights):
-    return _narrow(weights, precision)
-
-  def dense(weights):
-    return quantize_dense(weights) if precision == 'int8' else narrow(weights)
 
   def convert(layer, weights):
     if isinstance(weights, dict):
@@ -58,9 +50,9 @@ def decoding_weights(
     if layer.sublayers:
       parts = zip(layer.sublayers, weights, strict=True)
       return tuple(convert(sub, part) for sub, part in parts)
-    if isinstance(layer, Projections):
-      return tuple(map(dense, merge_projections(weights)))
-    return dense(weights) if isinstance(layer, Dense) else narrow(weights)
+    if hasattr(layer, 'decoding_weights'):
+      weights = layer.decoding_weights(weights, precision)
+    return _narrow(weights, precision)
 
   return convert(layer, weights)
 

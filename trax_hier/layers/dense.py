@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import gin
 import jax
 import jax.numpy as jnp
 
@@ -35,11 +36,75 @@ def quantize(kernel: jax.Array) -> Int8Kernel:
   return Int8Kernel(jnp.round(kernel / scale).astype(jnp.int8), scale)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """A matrix of which single rows are read: values * scale.
+
+  Attributes:
+    values: (n, d); each row lies in one piece of memory.
+    scale: float32 (n,), one number for each row of values in 8 bits, or None.
+  """
+
+  values: jax.Array
+  scale: jax.Array | None = None
+
+  @classmethod
+  def of(cls, matrix: jax.Array, precision: str) -> 'Rows':
+    """The rows of a matrix (n, d) in 'float32', 'bfloat16' or 'int8'."""
+    if precision == 'int8':
+      columns = quantize(matrix.T)
+      return cls(columns.values.T, columns.scale)
+    return cls(matrix.astype(precision))
+
+  def take(self, indices: jax.Array) -> jax.Array:
+    """Rows (.., d) at indices (..), in float32 whatever they are stored in."""
+    rows = jnp.take(self.values, indices, axis=0).astype(jnp.float32)
+    if self.scale is None:
+      return rows
+    return rows * jnp.take(self.scale, indices)[..., None]
+
+  def matrix(self, dtype: jnp.dtype) -> jax.Array:
+    """All rows (n, d) in `dtype`."""
+    rows = self.values.astype(dtype)
+    return rows if self.scale is None else rows * self.scale[:, None]
+
+
+@gin.configurable(module='trax_hier.layers')
 class Dense(tl.Dense):
-  """Trax's Dense, x (.., d_in) -> x W + b (.., d_out); W may be in 8 bits."""
+  """A dense layer: x (.., d_in) -> x W + b (.., d_out); W may be in 8 bits.
+
+  Args:
+    d_out: Width of the output.
+    kernel_initializer: Draws W: (shape, rng) -> array; None is Glorot's uniform
+      distribution.
+    use_bias: Whether there is b.
+  """
+
+  def __init__(
+    self,
+    d_out: int,
+    kernel_initializer: Callable | None = None,
+    use_bias: bool = True,
+  ):
+    super().__init__(
+      d_out,
+      kernel_initializer or tl.GlorotUniformInitializer(),
+      use_bias=use_bias,
+    )
+
+  def decoding_weights(self, weights: tuple | jax.Array, precision: str):
+    """Weights whose kernel is an `Int8Kernel` if precision is 'int8'."""
+    return quantize_dense(weights) if precision == 'int8' else weights
 
   def forward(self, x):
     return _affine(x, self.weights)
+
+
+@gin.configurable(module='trax_hier.layers')
+def NoProjection():
+  """The identity, where a layer could project: (.., d) -> (.., d)."""
+  return tl.Serial()
 
 
 def Linear(d_out: int, variance: float = 1.0):
@@ -77,6 +142,11 @@ class Projections(base.Layer):
       for rng in jax.random.split(self.rng, self.n_out)
     )
 
+  def decoding_weights(self, weights: tuple, precision: str) -> tuple:
+    """The weights of one product, whose kernel may be in 8 bits."""
+    (weights,) = merge_projections(weights)
+    return (quantize_dense(weights) if precision == 'int8' else weights,)
+
   def forward(self, x):
     outputs = [_affine(x, weights) for weights in self.weights]
     if len(outputs) < self.n_out:
@@ -100,11 +170,12 @@ def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
 def _affine(x, weights):
   if isinstance(weights, tuple):
     kernel, bias = weights
-    return _product(x, kernel) + bias
-  return _product(x, weights)
+    return product(x, kernel) + bias
+  return product(x, weights)
 
 
-def _product(x, kernel):
+def product(x: jax.Array, kernel: jax.Array | Int8Kernel) -> jax.Array:
+  """x (.., d_in) times a kernel (d_in, d_out) -> (.., d_out)."""
   if not isinstance(kernel, Int8Kernel):
     return jnp.dot(x, kernel)
   few = x.size <= _FEW * x.shape[-1]

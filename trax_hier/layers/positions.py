@@ -7,6 +7,7 @@ made once per model and handed to every attention layer, which asks it for:
   tokens apart, (b, h, l, d_head) -> same; keys are rotated before caching;
 * `bias(...)`: a `Bias`, what it adds to the dot products.
 
+A model asks it for `embed(mode)`: layers that add positions to its embeddings.
 `shared` lists layers whose weights all attention layers of the model share.
 Letters: b batch, h heads, l length, q queries, k keys, c rows of a table.
 """
@@ -75,6 +76,11 @@ class NoPositions:
 
   shared = ()
 
+  def embed(self, mode: str) -> list[base.Layer]:
+    """Returns the layers that add positions to embeddings (b, l, d)."""
+    del mode
+    return []
+
   def rotate(self, stride: int, mode: str) -> list[base.Layer]:
     """Returns the layers that encode positions into queries or keys."""
     del stride, mode
@@ -95,6 +101,71 @@ class NoPositions:
     return Bias(
       tl.Select([], n_in=2), 0, lambda arrays, offsets, q, n_keys: (q, 0.0)
     )
+
+
+@gin.configurable(module='trax_hier.layers')
+class LearnedPositions(NoPositions):
+  """A learned vector for each position, added to the token's embedding.
+
+  Args:
+    n_positions: Number of positions; a sequence cannot be longer.
+
+  Source: Attention Is All You Need (arXiv 1706.03762), section 3.5; weights
+  begin as the sinusoids there, as in Scaling Transformers' published code.
+  """
+
+  def __init__(self, n_positions: int = 2048):
+    if n_positions < 1:
+      raise ValueError(
+        f'LearnedPositions.n_positions = {n_positions} must be positive'
+      )
+    self._n_positions = n_positions
+
+  def embed(self, mode: str) -> list[base.Layer]:
+    """Returns a layer that adds its table to (b, l, d)."""
+    return [_PositionTable(self._n_positions, mode)]
+
+
+class _PositionTable(base.Layer):
+  """x (b, l, d) -> x + table[t : t + l], t tokens after the start."""
+
+  def __init__(self, n_positions, mode):
+    super().__init__()
+    self._n_positions = n_positions
+    self._mode = mode
+
+  @property
+  def n_positions(self):
+    """The length of the longest sequence."""
+    return self._n_positions
+
+  def init_weights_and_state(self, input_signature):
+    d_model = input_signature.shape[-1]
+    self.weights = sinusoid(jnp.arange(self._n_positions), d_model)
+    if self._mode == 'predict':
+      self.state = jnp.zeros((), jnp.int32)
+
+  def forward(self, x):
+    length = x.shape[1]
+    if length > self._n_positions:
+      raise ValueError(
+        f'a sequence of {length} tokens exceeds LearnedPositions.n_positions = '
+        f'{self._n_positions}'
+      )
+    if self._mode != 'predict':
+      return x + self.weights[:length]
+    t = self.state
+    self.state = t + length
+    return x + jax.lax.dynamic_slice_in_dim(self.weights, t, length)
+
+
+def longest_sequence(layer: base.Layer) -> int | None:
+  """The most tokens that a model has positions for; None is any number."""
+  if isinstance(layer, _PositionTable):
+    return layer.n_positions
+  return min(
+    (n for n in map(longest_sequence, layer.sublayers) if n), default=None
+  )
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -339,15 +410,16 @@ class _CoarseKeys:
 class _AnyOffsets:
   """Queries and keys at positions known only when the program runs.
 
-  The table holds every distance that a cache of `max_len` tokens can. Of many
-  queries, the scores of the rows around theirs are shifted as in `_FineKeys`;
-  for one, or if keys are coarser, each offset is looked up among all scores.
+  The table holds every distance that a cache of `max_len` tokens can; fewer
+  keys, from the first on, have use of its last rows only. Of many queries, the
+  scores of the rows around theirs are shifted as in `_FineKeys`; for one, or if
+  keys are coarser, each offset is looked up among all scores.
   """
 
   def __init__(self, query_stride, key_stride, max_len):
     self._stride = min(query_stride, key_stride)
     self._ratio = query_stride // self._stride
-    self._fine_keys = key_stride == self._stride
+    self._key_ratio = key_stride // self._stride
     self._n_past = -(-max_len // self._stride) + self._ratio
     self._n_rows = self._n_past + self._ratio
 
@@ -357,13 +429,14 @@ class _AnyOffsets:
 
   def logits(self, q, r, offsets, n_keys):
     """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
-    rows = offsets // self._stride + self._n_past
-    scores = _scores(q, r)
+    n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
+    rows = offsets // self._stride + n_past
+    scores = _scores(q, r[:, self._n_past - n_past :])
     n = q.shape[-2]
-    if n > 1 and self._fine_keys:
+    if n > 1 and self._key_ratio == 1:
       # Rows that are not there belong to keys that the mask hides, such as
       # those that a cache holds beyond the window.
-      before = n * self._ratio + max(0, n_keys - self._n_past)
+      before = n * self._ratio + max(0, n_keys - n_past)
       margins = [(0, 0)] * (scores.ndim - 1) + [(before, n_keys)]
       scores = jax.lax.dynamic_slice_in_dim(
         jnp.pad(scores, margins),
@@ -372,7 +445,7 @@ class _AnyOffsets:
         axis=-1,
       )
       return _shift(scores, self._ratio)
-    rows = jnp.clip(rows, 0, self._n_rows - 1)
+    rows = jnp.clip(rows, 0, scores.shape[-1] - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
     return jnp.take_along_axis(scores, rows, axis=-1)
 

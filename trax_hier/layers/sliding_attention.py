@@ -54,7 +54,7 @@ def SlidingAttention(
 
   Raises:
     ValueError: window is not positive, n_heads does not divide d_model, or
-      positions that rotate are to be carried.
+      positions that count from the start of a call are to be carried.
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852) and its published
   code.
@@ -83,14 +83,15 @@ def check_window(name: str, window: int) -> None:
 
 
 def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
-  """Raises ValueError if keys that are carried would be rotated.
+  """Raises ValueError if keys that are carried would have absolute positions.
 
-  Their angles count from the beginning of the call that they came in.
+  They would count from the beginning of the call that a key came in.
   """
-  if carry and positions.rotate(1, 'train'):
+  if carry and (positions.rotate(1, 'train') or positions.embed('train')):
     raise ValueError(
       f'{name}: keys that are carried from one call to the next cannot have '
-      'positions that rotate, such as RotaryPositions: use T5Positions, '
+      'positions that rotate or that are added to embeddings, such as '
+      'RotaryPositions or LearnedPositions: use T5Positions, '
       'RelativePositions or NoPositions'
     )
 

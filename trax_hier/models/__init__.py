@@ -2,6 +2,16 @@
 
 from trax_hier.models.block_recurrent import BlockRecurrentLM
 from trax_hier.models.hourglass import HourglassLM
+from trax_hier.models.scaling_transformer import (
+  ScalingTransformer,
+  ScalingTransformerLM,
+)
 from trax_hier.models.transformer import TransformerLM
 
-__all__ = ['BlockRecurrentLM', 'HourglassLM', 'TransformerLM']
+__all__ = [
+  'BlockRecurrentLM',
+  'HourglassLM',
+  'ScalingTransformer',
+  'ScalingTransformerLM',
+  'TransformerLM',
+]

@@ -154,6 +154,7 @@ def BlockRecurrentLM(
       ShiftRight(carry, mode),
       embedding,
       tl.Fn('Embed', lambda table, tokens: table[tokens]),  # (b, l, d)
+      *scheme.embed(mode),
       stack,
       norm(),
       tl.Dropout(dropout, mode=mode),

@@ -140,7 +140,9 @@ def HourglassLM(
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
-    TokenEncoder(vocab_size, d_model, dropout, mode),  # (b, l, d)
+    TokenEncoder(
+      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
+    ),  # (b, l, d)
     stack(vanilla_block, n_before, stride=1),
     valley(levels, stride=1),
     stack(vanilla_block, n_after, stride=1),

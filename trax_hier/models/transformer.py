@@ -29,6 +29,7 @@ def TransformerLM(
   dropout: float = 0.1,
   block: Callable[..., base.Layer] = DecoderBlock,
   positions: Callable[..., NoPositions] = RelativePositions,
+  logits: Callable[..., base.Layer] = Dense,
   remat: bool = False,
   max_len: int = 2048,
   mode: str = 'train',
@@ -47,6 +48,7 @@ def TransformerLM(
     dropout: Rate of all dropout.
     block: Makes a block, from those of the model's dimensions that it names.
     positions: Makes the position scheme of all attention layers.
+    logits: Makes the last layer, of width `d_out`.
     remat: Whether the backward pass recomputes each block's activations.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
@@ -76,26 +78,32 @@ def TransformerLM(
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
-    TokenEncoder(vocab_size, d_model, dropout, mode),  # (b, l, d)
+    TokenEncoder(
+      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
+    ),  # (b, l, d)
     Repeat(make_block, n_layers, remat),
     LayerNorm(),
-    Logits(vocab_size),  # (b, l, v)
+    Logits(vocab_size, logits),  # (b, l, v)
   )
 
 
 def TokenEncoder(
-  vocab_size: int, d_model: int, dropout: float, mode: str
+  embedding: base.Layer, positions: NoPositions, dropout: float, mode: str
 ) -> base.Layer:
   """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d)."""
   return tl.Serial(
     tl.ShiftRight(mode=mode),
-    tl.Embedding(vocab_size, d_model),
+    embedding,
+    *positions.embed(mode),
     tl.Dropout(dropout, mode=mode),
   )
 
 
-def Logits(vocab_size: int) -> base.Layer:
+def Logits(
+  vocab_size: int, dense: Callable[..., base.Layer] = Dense
+) -> base.Layer:
   """Projects to float32 logits: (b, l, d) -> (b, l, v)."""
   return tl.Serial(
-    Dense(vocab_size), tl.Fn('Float32', lambda x: x.astype(jnp.float32))
+    build(dense, d_out=vocab_size),
+    tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
   )

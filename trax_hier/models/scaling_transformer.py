@@ -1,0 +1,222 @@
+"""Scaling Transformers: language models of sparse layers.
+
+Feed-forward, attention projections and the last layer read few of their weights
+to decode a token, with as many parameters as dense ones.
+
+Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763) and its
+published code.
+"""
+
+import functools
+from collections.abc import Callable
+
+import gin
+
+from trax_hier.layers import (
+  CrossAttention,
+  DecoderBlock,
+  Dense,
+  EncoderAttention,
+  EncoderBlock,
+  EncoderDecoderBlock,
+  LayerNorm,
+  LearnedPositions,
+  NoPositions,
+  Once,
+  Repeat,
+  ShareWeights,
+  SparseAttention,
+  SparseFF,
+  build,
+)
+from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.models')
+def ScalingTransformerLM(
+  vocab_size: int,
+  d_model: int = 1024,
+  d_ff: int = 6144,
+  n_layers: int = 24,
+  n_heads: int = 16,
+  dropout: float = 0.1,
+  attention: Callable[..., base.Layer] = SparseAttention,
+  feed_forward: Callable[..., base.Layer] = SparseFF,
+  logits: Callable[..., base.Layer] = Dense,
+  positions: Callable[..., NoPositions] = LearnedPositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """A decoder-only Transformer whose parts are sparse.
+
+  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
+  at position t predict token t from the tokens before it. This is
+  `TransformerLM` with other parts and defaults.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model.
+    d_ff: Width inside the feed-forward parts.
+    n_layers: Number of blocks.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    attention: Makes causal self-attention; @SelfAttention is dense.
+    feed_forward: Makes a feed-forward part; @FeedForward is dense.
+    logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
+      sparse loss layer.
+    positions: Makes the position scheme.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+  """
+  return TransformerLM(
+    vocab_size,
+    d_model,
+    d_ff,
+    n_layers,
+    n_heads,
+    dropout,
+    block=functools.partial(
+      DecoderBlock, attention=attention, feed_forward=feed_forward
+    ),
+    positions=positions,
+    logits=logits,
+    remat=remat,
+    max_len=max_len,
+    mode=mode,
+  )
+
+
+@gin.configurable(module='trax_hier.models')
+def ScalingTransformer(
+  vocab_size: int,
+  d_model: int = 1024,
+  d_ff: int = 6144,
+  n_encoder_layers: int = 24,
+  n_decoder_layers: int = 24,
+  n_heads: int = 16,
+  dropout: float = 0.1,
+  encoder_attention: Callable[..., base.Layer] = EncoderAttention,
+  attention: Callable[..., base.Layer] = SparseAttention,
+  cross_attention: Callable[..., base.Layer] = CrossAttention,
+  feed_forward: Callable[..., base.Layer] = SparseFF,
+  logits: Callable[..., base.Layer] = Dense,
+  positions: Callable[..., NoPositions] = LearnedPositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """An encoder-decoder Transformer whose parts are sparse.
+
+  Sources (batch, m) int32 and tokens (batch, length) int32 -> logits (batch,
+  length, vocab) float32; logits at position t predict token t from the sources
+  and the tokens before it. Id 0 is padding in the sources. Encoder and decoder
+  share the embedding. In predict mode, the encoder runs in the first call, and
+  later calls go on with that call's sources.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model.
+    d_ff: Width inside the feed-forward parts.
+    n_encoder_layers: Number of blocks of the encoder.
+    n_decoder_layers: Number of blocks of the decoder.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    encoder_attention: Makes the encoder's attention: x, mask -> x.
+    attention: Makes causal self-attention; @SelfAttention is dense.
+    cross_attention: Makes attention to the encoder's output;
+      @SparseCrossAttention has sparse queries and no output projection.
+    feed_forward: Makes a feed-forward part, of the encoder too; @FeedForward is
+      dense.
+    logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
+      sparse loss layer.
+    positions: Makes the position scheme. Of one that acts in causal attention,
+      such as @RotaryPositions, the encoder sees nothing.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+  """
+  check_mode(mode)
+  check_heads(d_model, n_heads)
+  check_dropout(dropout)
+  for name, n in dict(
+    n_encoder_layers=n_encoder_layers, n_decoder_layers=n_decoder_layers
+  ).items():
+    if n < 0:
+      raise ValueError(f'ScalingTransformer.{name} = {n} is negative')
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  table = tl.Weights(
+    tl.RandomNormalInitializer(d_model**-0.5), (vocab_size, d_model)
+  )
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    dropout=dropout,
+    feed_forward=feed_forward,
+  )
+  encoder_mode = 'eval' if mode == 'predict' else mode
+
+  def encoder_block():
+    return EncoderBlock(
+      attention=encoder_attention, mode=encoder_mode, **dimensions
+    )
+
+  def decoder_block():
+    return EncoderDecoderBlock(
+      attention=attention,
+      cross_attention=cross_attention,
+      positions=scheme,
+      max_len=max_len,
+      mode=mode,
+      **dimensions,
+    )
+
+  encoder = tl.Serial(  # sources
+    tl.Branch(
+      [
+        Embed(table),
+        *scheme.embed(encoder_mode),
+        tl.Dropout(dropout, mode=encoder_mode),
+      ],
+      PaddingMask(),
+    ),  # (b, m, d), mask
+    Repeat(encoder_block, n_encoder_layers, remat),
+    tl.Select([0], n_in=2),
+    LayerNorm(),
+  )
+  return tl.Serial(  # sources, tokens
+    ShareWeights(table, *scheme.shared),
+    tl.Select([0, 0, 1]),
+    tl.Parallel(
+      Once(encoder, mode),
+      PaddingMask(),
+      TokenEncoder(Embed(table), scheme, dropout, mode),
+    ),  # y, mask, x
+    tl.Select([2, 0, 1]),  # x, y, mask
+    Repeat(decoder_block, n_decoder_layers, remat),
+    tl.Select([0], n_in=3),
+    LayerNorm(),
+    Logits(vocab_size, logits),  # (b, l, v)
+  )
+
+
+def Embed(table: base.Layer) -> base.Layer:
+  """Rows of a table of weights (v, d): tokens (b, l) -> (b, l, d)."""
+  return tl.Serial(
+    table, tl.Fn('Embed', lambda table, tokens: table[tokens], n_out=1)
+  )
+
+
+def PaddingMask() -> base.Layer:
+  """Which tokens are not padding: (b, l) int32 -> (b, l) bool."""
+  return tl.Fn('PaddingMask', lambda tokens: tokens != 0)
