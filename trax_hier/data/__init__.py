@@ -11,7 +11,7 @@ Every data set is an object with
 where a batch is a dict of 'inputs' and 'targets', (b, l) int32; 'weights',
 (b, l) float32, 1 where a token is scored; and 'start_of_sequence', (b,) bool,
 the rows that begin a sequence: all, but where rows carry on from batch to
-batch.
+batch. Sets for encoder-decoder models have 'sources' too, (b, s) int32.
 """
 
 from trax_hier.data.dataset import DataSet, Vocab
@@ -19,6 +19,7 @@ from trax_hier.data.document_lanes import DocumentLanes
 from trax_hier.data.documents import PaddedDocuments
 from trax_hier.data.enwik8 import Enwik8
 from trax_hier.data.images import ImageBytes
+from trax_hier.data.span_corruption import SpanCorruption
 from trax_hier.data.standard_library import StandardLibrary
 from trax_hier.data.synthetic import Synthetic
 from trax_hier.data.text import TextFiles
@@ -32,6 +33,7 @@ __all__ = [
   'ImageBytes',
   'PaddedDocuments',
   'SentencePieceVocab',
+  'SpanCorruption',
   'StandardLibrary',
   'Synthetic',
   'TextFiles',
