@@ -12,7 +12,7 @@ import trax_hier.data
 import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
-from trax_hier.training.state import abstract_init, n_weights
+from trax_hier.training.state import abstract_init, n_weights, tokens_like
 
 GIN = Path(config.packaged_gin_dir())
 CONFIGURATIONS = sorted(
@@ -87,7 +87,7 @@ def n_parameters(length):
   """Counts the parameters of the model that the parsed files name."""
   model = gin.query_parameter('trax_hier.training.train.model')
   layer = model.scoped_configurable_fn(mode='train')
-  return n_weights(abstract_init(layer, (1, length))[0])
+  return n_weights(abstract_init(layer, tokens_like((1, length)))[0])
 
 
 @pytest.mark.parametrize('name', CONFIGURATIONS)

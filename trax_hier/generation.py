@@ -18,7 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier import config
-from trax_hier.layers import decoding_state, decoding_weights
+from trax_hier.layers import (
+  decoding_state,
+  decoding_weights,
+  longest_sequence,
+)
 from trax_hier.sampling import Sampling, draw
 from trax_hier.trax_compat import ShapeDtype, base
 
@@ -73,6 +77,7 @@ def generate(
   n_ids: int | None = None,
   max_len: int | None = None,
   on_tokens: Callback | None = None,
+  sources: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
   """Continues prompts with tokens drawn from the model.
 
@@ -98,6 +103,9 @@ def generate(
       needed, rounded up to a power of two.
     on_tokens: Called several times a second with the new tokens of each row
       since the last call, a list of arrays int32 (n,).
+    sources: What the encoder of an encoder-decoder model reads, one for each
+      prompt: tokens int32 (batch, m), or a sequence of arrays (m,), which may
+      differ in length. 0 is padding.
 
   Returns:
     The new tokens of each row, int32 (n,) with n at most n_tokens, without the
@@ -105,9 +113,9 @@ def generate(
 
   Raises:
     ValueError: an argument is out of its range, or a prompt and its new tokens
-      exceed max_len.
+      exceed max_len or what the model has positions for.
   """
-  prompts = _check_prompts(prompt)
+  prompts = _check_rows('prompt', prompt)
   _check_at_least_1(
     n_tokens=n_tokens, top_k=top_k, n_ids=n_ids, max_len=max_len
   )
@@ -128,14 +136,35 @@ def generate(
     )
   if not isinstance(weights, Prepared):
     weights = prepare(model, weights)
+  source_length = None
+  if sources is not None:
+    sources = _check_rows('sources', sources)
+    if len(sources) != len(prompts):
+      raise ValueError(
+        f'{len(sources)} sources do not go with {len(prompts)} prompts'
+      )
+    # Rounded up, as a program is compiled for each.
+    longest_source = max(1, *map(len, sources))
+    source_length = 1 << (longest_source - 1).bit_length()
   program = _program(
-    model, config.fingerprint(), len(prompts), max_len, weights.precision
+    model,
+    config.fingerprint(),
+    len(prompts),
+    max_len,
+    weights.precision,
+    source_length,
   )
-  largest = max((int(p.max()) for p in prompts if p.size), default=0)
-  if largest >= program.n_ids:
-    raise ValueError(
-      f'the prompt holds token {largest}, but the model has {program.n_ids} ids'
-    )
+  for name, rows in dict(prompt=prompts, sources=sources or []).items():
+    largest = max((int(p.max()) for p in rows if p.size), default=0)
+    if largest >= program.n_ids:
+      raise ValueError(
+        f'{name} holds token {largest}, but the model has {program.n_ids} ids'
+      )
+  if program.n_positions:
+    _check_positions(program.n_positions, needed, 'a prompt and its new tokens')
+    if sources is not None:
+      _check_positions(program.n_positions, longest_source, 'a source')
+      source_length = min(source_length, program.n_positions)
   n_ids = program.n_ids if n_ids is None else n_ids
   request = _Request(
     Sampling(
@@ -149,10 +178,10 @@ def generate(
     _stop_array(stop),
   )
   lengths = np.array([len(p) for p in prompts], np.int32)
-  tokens = np.zeros((len(prompts), 1 + max_len), np.int32)
-  for row, p in zip(tokens, prompts, strict=True):
-    row[1 : 1 + len(p)] = p
-  decoding = program.start(weights.weights, tokens, lengths, request)
+  tokens = np.pad(_padded(prompts, max_len), [(0, 0), (1, 0)])
+  if sources is not None:
+    sources = _padded(sources, source_length)
+  decoding = program.start(weights.weights, tokens, lengths, request, sources)
   if lengths.min() >= _PIECES[-1]:
     decoding = program.read(weights.weights, decoding)
   write = functools.partial(program.write, weights.weights)
@@ -206,6 +235,7 @@ class _Decoding:
 
   Attributes:
     state: The model's.
+    sources: Of an encoder-decoder model, int32 (b, m); else None.
     t: Number of tokens fed, the leading 0 included.
     tokens: 0, prompt and new tokens of each row, int32 (b, 1 + max_len).
     lengths: Of the prompts, (b,).
@@ -215,6 +245,7 @@ class _Decoding:
   """
 
   state: Any
+  sources: jax.Array | None
   t: jax.Array
   tokens: jax.Array
   lengths: jax.Array
@@ -228,19 +259,21 @@ class _Program:
   """Compiled for a model, a batch size and a capacity.
 
   Attributes:
-    start: weights, tokens, lengths, request -> the first `_Decoding`.
+    start: weights, tokens, lengths, request, sources -> the first `_Decoding`.
     read: weights, `_Decoding` -> the same after all of the shortest prompt but
       a few tokens.
     write: weights, `_Decoding`, request, limit -> the same when every row has
       ended or `limit` tokens are fed. Like `read` it uses the memory of the
       `_Decoding` that it is given again.
     n_ids: Number of the model's token ids.
+    n_positions: Number of tokens it has positions for; None is any number.
   """
 
   start: Callable
   read: Callable
   write: Callable
   n_ids: int
+  n_positions: int | None
 
 
 @functools.lru_cache(maxsize=16)
@@ -252,19 +285,31 @@ def _lay_out(model, configuration, precision):
 
 
 @functools.lru_cache(maxsize=16)
-def _program(model, configuration, batch, max_len, precision):
+def _program(
+  model, configuration, batch, max_len, precision, source_length=None
+):
   """The programs; `configuration` is what gin holds as the model is made."""
   del configuration
   layer = model(mode='predict', max_len=max_len)
   signature = ShapeDtype((batch, 1), np.int32)
+  if layer.n_in == 2 and source_length is None:
+    raise ValueError('an encoder-decoder model needs sources')
+  if layer.n_in == 1 and source_length is not None:
+    raise ValueError('sources are for encoder-decoder models alone')
+  n_positions = longest_sequence(layer)
+  if source_length is not None:
+    source_length = min(source_length, n_positions or source_length)
+    signature = ShapeDtype((batch, source_length), np.int32), signature
   rng = jax.random.PRNGKey(0)
 
   @jax.jit
-  def start(weights, tokens, lengths, request):
+  def start(weights, tokens, lengths, request, sources):
     # The layer's own weights are not among the outputs, so none are drawn.
     _, state = layer.init(signature, rng)
+    inputs = None if sources is None else (sources, tokens[:, :1])
     first = _Decoding(
-      decoding_state(layer, weights, state, precision),
+      decoding_state(layer, weights, state, precision, inputs),
+      sources,
       jnp.int32(0),
       tokens,
       lengths,
@@ -280,6 +325,7 @@ def _program(model, configuration, batch, max_len, precision):
   def feed(weights, decoding, n):
     """Feeds the next n tokens; also the logits (b, v) after them."""
     x = jax.lax.dynamic_slice_in_dim(decoding.tokens, decoding.t, n, axis=1)
+    x = x if decoding.sources is None else (decoding.sources, x)
     logits, state = layer.pure_fn(x, weights, decoding.state, rng)
     fed = dataclasses.replace(decoding, state=state, t=decoding.t + n)
     return logits[:, -1], fed
@@ -308,7 +354,7 @@ def _program(model, configuration, batch, max_len, precision):
     lambda x: layer.pure_fn(x, *layer.init(signature, rng), rng),
     signature,
   )
-  return _Program(start, read, write, logits.shape[-1])
+  return _Program(start, read, write, logits.shape[-1], n_positions)
 
 
 def _take(decoding, request, logits):
@@ -397,23 +443,39 @@ def _new_tokens(decoding, lengths):
   ]
 
 
-def _check_prompts(prompt):
-  prompts = [np.asarray(p) for p in prompt]
-  if not prompts:
-    raise ValueError('prompt has no rows')
-  for p in prompts:
-    if p.ndim != 1 or not _are_ids(p):
+def _check_rows(name, rows):
+  rows = [np.asarray(row) for row in rows]
+  if not rows:
+    raise ValueError(f'{name} has no rows')
+  for row in rows:
+    if row.ndim != 1 or not _are_ids(row):
       raise ValueError(
-        'prompt must be token ids, not negative, (batch, length) or a sequence '
-        f'of arrays (length,), got a row {p!r:.80}'
+        f'{name} must be token ids, not negative, (batch, length) or a '
+        f'sequence of arrays (length,), got a row {row!r:.80}'
       )
-  return prompts
+  return rows
+
+
+def _padded(rows, length):
+  """Rows (l,) with zeros after them: int32 (b, length)."""
+  padded = np.zeros((len(rows), length), np.int32)
+  for to, row in zip(padded, rows, strict=True):
+    to[: len(row)] = row
+  return padded
 
 
 def _are_ids(array):
   if not array.size:
     return True
   return np.issubdtype(array.dtype, np.integer) and array.min() >= 0
+
+
+def _check_positions(n_positions, length, what):
+  if length > n_positions:
+    raise ValueError(
+      f'{what} take {length} positions, but the model has learned '
+      f'LearnedPositions.n_positions = {n_positions}'
+    )
 
 
 def _check_at_least_1(**numbers):

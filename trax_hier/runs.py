@@ -17,7 +17,7 @@ import trax_hier._configurables  # noqa: F401
 from trax_hier import config
 from trax_hier.training.build import check_logits, check_parts
 from trax_hier.training.checkpoints import Checkpoints
-from trax_hier.training.state import abstract_init
+from trax_hier.training.state import abstract_init, shapes_of
 
 PyTree = object
 
@@ -56,10 +56,10 @@ class Run:
       CheckpointError: if there are no checkpoints, none can be loaded, or they
         are of another model.
     """
-    shape = self.data.train_batch(0)['inputs'].shape
+    batch = shapes_of(self.data.train_batch(0))
     layer = self.model(mode='eval')
-    weights, model_state = abstract_init(layer, shape)
-    check_logits(layer, weights, model_state, shape, self.data.vocab.size)
+    weights, model_state = abstract_init(layer, batch)
+    check_logits(layer, weights, model_state, batch, self.data.vocab.size)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), weights

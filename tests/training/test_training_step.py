@@ -15,11 +15,13 @@ from trax_hier.training.state import (
   init_layer,
   lane_axes,
   n_weights,
+  tokens_like,
 )
 from trax_hier.training.step import apply_model, sums
 from trax_hier.trax_compat import base, tl
 
 SHAPE = (8, 6)
+BATCH = tokens_like(SHAPE)
 
 
 def run(n=3, model=toy.Model, data=None, optimizer=Adam, seed=0, **kwargs):
@@ -63,7 +65,7 @@ def test_sums_are_float32_for_bfloat16_logits():
 
 def test_abstract_init_leaves_no_tracer_and_no_array():
   layer = toy.Model()
-  weights, model_state = abstract_init(layer, SHAPE)
+  weights, model_state = abstract_init(layer, BATCH)
   assert n_weights(weights) == 16 * 8 + 8 * 16 + 16
   assert not tracers((layer.weights, layer.state, layer.rng))
   held = jax.tree.leaves((layer.weights, layer.state))
@@ -74,7 +76,7 @@ def test_abstract_init_leaves_no_tracer_and_no_array():
 def test_shared_layers_keep_their_marker():
   dense = tl.Dense(8)
   layer = tl.Serial(tl.Embedding(16, 8), dense, dense, tl.Dense(16))
-  weights, _ = abstract_init(layer, SHAPE)
+  weights, _ = abstract_init(layer, BATCH)
   assert isinstance(weights[2], dict)
   _, state = run(
     model=lambda mode: tl.Serial(
@@ -86,8 +88,8 @@ def test_shared_layers_keep_their_marker():
 
 def test_lane_axes():
   layer = toy.Model(memory=True)
-  _, model_state = abstract_init(layer, SHAPE)
-  axes = jax.tree.leaves(lane_axes(layer, SHAPE, model_state))
+  _, model_state = abstract_init(layer, BATCH)
+  axes = jax.tree.leaves(lane_axes(layer, BATCH, model_state))
   assert sorted(axes) == [-1, -1, 0]
 
 
@@ -184,7 +186,7 @@ def test_evaluation_scores_every_token_once():
   values = built.evaluator(weights)
   assert values['tokens'] == 8 * 6 * 2 + 4 * 6
   layer = toy.Model(mode='eval')
-  _, state = abstract_init(layer, SHAPE)
+  _, state = abstract_init(layer, BATCH)
   state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
   nats = 0.0
   for batch in data.eval_batches('valid'):
@@ -234,7 +236,7 @@ class FromStart(base.Layer):
 
 def test_start_of_sequence_reaches_a_model_that_takes_it():
   layer = FromStart()
-  weights, state = init_layer(layer, SHAPE, jax.random.PRNGKey(0))
+  weights, state = init_layer(layer, BATCH, jax.random.PRNGKey(0))
   start = np.arange(SHAPE[0]) % 2 == 0
   batch = {'inputs': np.zeros(SHAPE, np.int32), 'start_of_sequence': start}
   logits, _ = apply_model(

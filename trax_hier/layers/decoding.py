@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.stacking import Blocks, FromWeights, Stack
+from trax_hier.layers.stacking import Blocks, FromWeights, Once, Stack
 from trax_hier.trax_compat import base
 
 PRECISIONS = ('float32', 'bfloat16', 'int8')
@@ -58,7 +58,11 @@ def decoding_weights(
 
 
 def decoding_state(
-  layer: base.Layer, weights: Any, state: Any, precision: str = 'float32'
+  layer: base.Layer,
+  weights: Any,
+  state: Any,
+  precision: str = 'float32',
+  inputs: Any = None,
 ) -> Any:
   """A model's first state for decoding with its `decoding_weights`.
 
@@ -67,6 +71,8 @@ def decoding_state(
     weights: Its weights for decoding.
     state: Its first state.
     precision: That of the weights.
+    inputs: Those of any first call. If given, every `Once` has been computed
+      for them, so that programs that decode need not contain it.
   """
 
   def convert(layer, weights, state):
@@ -83,7 +89,29 @@ def decoding_state(
       return tuple(convert(*part) for part in parts)
     return _narrow(state, precision)
 
-  return convert(layer, weights, state)
+  state = convert(layer, weights, state)
+  if inputs is None:
+    return state
+  # Of this call nothing else is used, so that nothing else is computed.
+  rng = jax.random.PRNGKey(0)
+  return _known(layer, state, layer.pure_fn(inputs, weights, state, rng)[1])
+
+
+def _known(layer, state, after):
+  """`state`, with what each `Once` has computed in the state `after`."""
+  if isinstance(state, dict):
+    return state
+  if isinstance(layer, Once):
+    (own, _), (_, (_, value)) = state, after
+    return own, (value,)
+  if isinstance(layer, Stack):
+    (blocks,), (others,), (block,) = state, after, layer.sublayers
+    parts = zip(blocks.trees, others.trees, strict=True)
+    return (Blocks(tuple(_known(block, *part) for part in parts)),)
+  if not layer.sublayers:
+    return state
+  parts = zip(layer.sublayers, state, after, strict=True)
+  return tuple(_known(*part) for part in parts)
 
 
 def _split(stacked, n):

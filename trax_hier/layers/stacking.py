@@ -251,6 +251,9 @@ class Once(base.Layer):
 
   For what later calls do not change, such as the keys of another sequence.
   `layer` must be without state. In 'train' and 'eval' modes this is `layer`.
+
+  A program for decoding computes it before the first call: see
+  `decoding_state`.
   """
 
   def __init__(self, layer: base.Layer, mode: str):
@@ -279,6 +282,8 @@ class Once(base.Layer):
       y, state = layer.pure_fn(x, weights, state, self.rng)
       self.state = state, ()
       return y
+    if len(memory) == 1:
+      return memory[0]
 
     def compute():
       return layer.pure_fn(x, weights, state, self.rng)[0]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from trax_hier.training.evaluate import Evaluator
@@ -17,10 +16,12 @@ from trax_hier.training.mesh import (
 )
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import (
+  Batch,
   TrainState,
   clean,
   init_train_state,
   lane_axes,
+  shapes_of,
 )
 from trax_hier.training.step import apply_model, make_train_step
 from trax_hier.trax_compat import base
@@ -78,20 +79,21 @@ def build(
       f'parentheses), got {optimizer!r:.80}'
     )
   mesh = data_mesh()
-  shape = data.train_batch(0)['inputs'].shape
+  batch = shapes_of(data.train_batch(0))
+  shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
   layer, optimizer = model(mode='train'), optimizer()
 
   def init(rng):
-    return init_train_state(layer, optimizer, shape, rng)
+    return init_train_state(layer, optimizer, batch, rng)
 
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
   clean(layer, abstract.weights, abstract.model_state)
   check_logits(
-    layer, abstract.weights, abstract.model_state, shape, data.vocab.size
+    layer, abstract.weights, abstract.model_state, batch, data.vocab.size
   )
-  lanes = lane_axes(layer, shape, abstract.model_state)
+  lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = dataclasses.replace(
     jax.tree.map(lambda _: replicated(mesh), abstract),
     model_state=lane_shardings(mesh, lanes),
@@ -161,7 +163,7 @@ def check_logits(
   layer: base.Layer,
   weights: PyTree,
   model_state: PyTree,
-  shape: tuple[int, int],
+  batch: Batch,
   vocab_size: int,
 ) -> None:
   """Runs the whole model on shapes alone, for the first time.
@@ -170,7 +172,7 @@ def check_logits(
     layer: the model.
     weights: shapes of its weights, and
     model_state: of its state.
-    shape: (b, l) of a batch.
+    batch: the shapes of a batch.
     vocab_size: how many ids the data has.
 
   Raises:
@@ -180,13 +182,11 @@ def check_logits(
     lambda *args: apply_model(layer, *args, jnp.float32),
     weights,
     model_state,
-    {
-      'inputs': jax.ShapeDtypeStruct(shape, np.int32),
-      'start_of_sequence': jax.ShapeDtypeStruct(shape[:1], np.bool_),
-    },
+    batch,
     jax.random.PRNGKey(0),
   )
   clean(layer, weights, model_state)
+  shape = batch['inputs'].shape
   if logits.shape[:-1] != shape or logits.shape[-1] < vocab_size:
     raise ValueError(
       f'train.model gives logits of shape {logits.shape}; the data needs '

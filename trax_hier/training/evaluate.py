@@ -14,7 +14,13 @@ from trax_hier.training.mesh import (
   replicated,
   split_rows,
 )
-from trax_hier.training.state import abstract_init, clean, init_layer, lane_axes
+from trax_hier.training.state import (
+  abstract_init,
+  clean,
+  init_layer,
+  lane_axes,
+  shapes_of,
+)
 from trax_hier.training.step import make_eval_step
 from trax_hier.trax_compat import base
 
@@ -54,11 +60,11 @@ class Evaluator:
     self._unit = unit
     self._mesh = mesh
     self._layer = layer
-    shape = pad_rows(mesh, batches[0])['inputs'].shape
-    _, model_state = abstract_init(layer, shape)
-    shardings = lane_shardings(mesh, lane_axes(layer, shape, model_state))
+    batch = shapes_of(pad_rows(mesh, batches[0]))
+    _, model_state = abstract_init(layer, batch)
+    shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._fresh_state = jax.jit(
-      lambda rng: init_layer(layer, shape, rng)[1], out_shardings=shardings
+      lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
     )
     self._step = jax.jit(
       make_eval_step(layer, compute_dtype),

@@ -6,6 +6,7 @@ a `TrainState`, and the object is left holding shapes only.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from trax_hier.training.optimizers import Optimizer
 from trax_hier.trax_compat import ShapeDtype, base
 
 PyTree = object
+Batch = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 
 
 @jax.tree_util.register_dataclass
@@ -37,18 +39,54 @@ class TrainState:
   rng: jax.Array
 
 
-def init_layer(
-  layer: base.Layer, shape: tuple[int, ...], rng: jax.Array
-) -> tuple[PyTree, PyTree]:
-  """Weights and state of a layer for int32 tokens of `shape` (b, l).
+def shapes_of(batch: Batch) -> Batch:
+  """The shapes of the arrays of a batch."""
+  return {name: _shape_of(x) for name, x in batch.items()}
 
-  A layer of two inputs takes `start_of_sequence` (b,) as the second.
+
+def tokens_like(shape: tuple[int, int]) -> Batch:
+  """What is needed of a batch of tokens (b, l) alone, as shapes."""
+  return {
+    'inputs': jax.ShapeDtypeStruct(shape, np.int32),
+    'start_of_sequence': jax.ShapeDtypeStruct(shape[:1], np.bool_),
+  }
+
+
+def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
+  """What a layer takes of a batch, arrays or shapes.
+
+  Of a batch with `sources` (b, m) these and the tokens (b, l). Else the tokens
+  and, by a layer of two inputs, which has a memory across steps, also
+  `start_of_sequence` (b,) bool: which rows begin a sequence, so that the state
+  of those lanes is to be reset.
+
+  Raises:
+    ValueError: there are sources, but the layer takes tokens alone.
+  """
+  if 'sources' in batch:
+    if layer.n_in != 2:
+      raise ValueError(
+        'train.data gives sources and targets, but train.model takes tokens '
+        'alone: use an encoder-decoder model, such as @ScalingTransformer, or '
+        'data without sources'
+      )
+    return batch['sources'], batch['inputs']
+  if layer.n_in == 2:
+    return batch['inputs'], batch['start_of_sequence']
+  return batch['inputs']
+
+
+def init_layer(
+  layer: base.Layer, batch: Batch, rng: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """Weights and state of a layer for batches like `batch`.
+
   Meant to be traced (`jax.jit`, `jax.eval_shape`): eager init is slow. Call
   `clean` on the layer afterwards.
   """
-  signature = ShapeDtype(shape, np.int32)
-  if layer.n_in == 2:
-    signature = signature, ShapeDtype(shape[:1], np.bool_)
+  signature = jax.tree.map(
+    lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
+  )
   return _strong_types(layer.init(signature, rng=rng))
 
 
@@ -59,20 +97,18 @@ def clean(layer: base.Layer, weights: PyTree, model_state: PyTree) -> None:
   layer.state = jax.tree.map(_shape_of, model_state)
 
 
-def abstract_init(
-  layer: base.Layer, shape: tuple[int, ...]
-) -> tuple[PyTree, PyTree]:
+def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
   """Shapes of the layer's weights and state, without computing any.
 
   Args:
-    layer: a layer from tokens (b, l) to logits (b, l, v).
-    shape: (b, l).
+    layer: a model.
+    batch: a batch, or the shapes of its arrays.
 
   Returns:
     Two trees of `jax.ShapeDtypeStruct`: weights and state.
   """
   weights, model_state = jax.eval_shape(
-    lambda rng: init_layer(layer, shape, rng), jax.random.PRNGKey(0)
+    lambda rng: init_layer(layer, batch, rng), jax.random.PRNGKey(0)
   )
   clean(layer, weights, model_state)
   return weights, model_state
@@ -83,25 +119,28 @@ def n_weights(weights: PyTree) -> int:
   return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
 
 
-def lane_axes(
-  layer: base.Layer, shape: tuple[int, ...], model_state: PyTree
-) -> PyTree:
+def lane_axes(layer: base.Layer, batch: Batch, model_state: PyTree) -> PyTree:
   """For each array of the model state, the axis of the batch rows, else -1.
 
   A state array is per row ("lane") where its shape depends on the batch size,
   so the layer is asked for its shapes at another batch size.
 
   Args:
-    layer: a layer from tokens (b, l) to logits (b, l, v).
-    shape: (b, l).
-    model_state: the layer's state, or its shapes, for `shape`.
+    layer: a model.
+    batch: a batch, or the shapes of its arrays.
+    model_state: the layer's state, or its shapes, for that batch.
 
   Returns:
     A tree of integers like the layer's state.
   """
-  if not any(shape[0] in x.shape for x in jax.tree.leaves(model_state)):
+  rows = batch['inputs'].shape[0]
+  if not any(rows in x.shape for x in jax.tree.leaves(model_state)):
     return jax.tree.map(lambda _: -1, model_state)
-  weights, other = abstract_init(layer, (2 * shape[0], *shape[1:]))
+  doubled = {
+    name: jax.ShapeDtypeStruct((2 * rows, *x.shape[1:]), x.dtype)
+    for name, x in batch.items()
+  }
+  weights, other = abstract_init(layer, doubled)
   clean(layer, weights, model_state)
 
   def axis(a, b):
@@ -114,7 +153,7 @@ def lane_axes(
 def init_train_state(
   layer: base.Layer,
   optimizer: Optimizer,
-  shape: tuple[int, ...],
+  batch: Batch,
   rng: jax.Array,
 ) -> TrainState:
   """The state before the first step; to be jitted.
@@ -122,11 +161,11 @@ def init_train_state(
   Args:
     layer: the model in train mode.
     optimizer: its `transform` initialises the optimizer state.
-    shape: (b, l) of a global training batch.
+    batch: a global training batch, or the shapes of its arrays.
     rng: uint32 (2,) key; the same key gives the same state.
   """
   init_rng, run_rng = jax.random.split(rng)
-  weights, model_state = init_layer(layer, shape, init_rng)
+  weights, model_state = init_layer(layer, batch, init_rng)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     weights=weights,

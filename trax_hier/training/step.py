@@ -12,7 +12,7 @@ import optax
 
 from trax_hier.training.accumulate import accumulate
 from trax_hier.training.optimizers import Optimizer
-from trax_hier.training.state import TrainState
+from trax_hier.training.state import TrainState, model_inputs
 from trax_hier.trax_compat import base
 
 PyTree = object
@@ -57,15 +57,10 @@ def apply_model(
 ) -> tuple[jax.Array, PyTree]:
   """Logits (b, l, v) and new state, computed with weights in `compute_dtype`.
 
-  A model with memory across steps takes a second input, `start_of_sequence`
-  (b,) bool: which rows of the batch begin a sequence, so that the state of
-  those lanes is to be reset. The new state has the types of the old one,
-  whatever the layers computed in.
+  The new state has the types of the old one, whatever the layers computed in.
   """
   weights = cast_floats(weights, compute_dtype)
-  inputs = batch['inputs']
-  if layer.n_in == 2:
-    inputs = inputs, batch['start_of_sequence']
+  inputs = model_inputs(layer, batch)
   logits, new_state = layer.pure_fn(inputs, weights, model_state, rng)
   return logits, jax.tree.map(
     lambda new, old: jnp.asarray(new, old.dtype), new_state, model_state
