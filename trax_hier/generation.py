@@ -473,7 +473,7 @@ def _are_ids(array):
 def _check_positions(n_positions, length, what):
   if length > n_positions:
     raise ValueError(
-      f'{what} take {length} positions, but the model has learned '
+      f'{length} positions are needed for {what}, but the model has learned '
       f'LearnedPositions.n_positions = {n_positions}'
     )
 

@@ -21,12 +21,7 @@ import jax.numpy as jnp
 from trax_hier.layers.attention import CrossAttention, SelfAttention
 from trax_hier.layers.build import build
 from trax_hier.layers.cache import PastInputs
-from trax_hier.layers.dense import (
-  Int8Kernel,
-  NoProjection,
-  product,
-  quantize,
-)
+from trax_hier.layers.dense import NoProjection
 from trax_hier.layers.positions import NoPositions
 from trax_hier.trax_compat import base, tl
 
@@ -76,24 +71,17 @@ class MultiplicativeDense(base.Layer):
       shape = (self._n_modules * self._d_module,)
       self.weights += (jax.nn.initializers.normal(1e-6)(rngs[2], shape),)
 
-  def decoding_weights(self, weights: tuple, precision: str) -> tuple:
-    """Weights whose E is an `Int8Kernel` if precision is 'int8'."""
-    if precision != 'int8':
-      return weights
-    gates, kernel, *bias = weights
-    return gates, quantize(kernel), *bias
-
   def forward(self, x):
     gates, kernel, *bias = self.weights
     n_tokens = x.size // x.shape[-1]
-    # Both ways multiply d_in * d_out times for a token. The first keeps S
+    # Each way multiplies d_in * d_out times for a token. The first keeps S
     # copies of the tokens, the second the matrix that D and E stand for.
-    if n_tokens < self._d_module or isinstance(kernel, Int8Kernel):
-      y = product(x[..., None, :] * gates, kernel)  # (.., S, M)
-      y = y.reshape(*x.shape[:-1], -1)
+    if n_tokens < self._d_module:
+      y = (x[..., None, :] * gates) @ kernel  # (.., S, M)
     else:
       matrix = gates.T[:, :, None] * kernel[:, None]  # (d_in, S, M)
-      y = product(x, matrix.reshape(x.shape[-1], -1))
+      y = x @ matrix.reshape(x.shape[-1], -1)
+    y = y.reshape(*x.shape[:-1], -1)
     return y + bias[0] if bias else y
 
 
