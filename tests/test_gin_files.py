@@ -12,15 +12,30 @@ import trax_hier.data
 import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
+from trax_hier.layers import longest_sequence
 from trax_hier.training.state import abstract_init, n_weights, tokens_like
 
 GIN = Path(config.packaged_gin_dir())
 CONFIGURATIONS = sorted(
   str(path.relative_to(GIN))
   for path in GIN.rglob('*.gin')
-  if path.parent.name != 'base' and path.name != 'smoke.gin'
+  if path.parent.name != 'base' and not path.name.startswith('smoke')
 )
-WITHOUT_DATA = ('quickstart.gin', 'mix/hourglass_block_recurrent.gin')
+WITHOUT_DATA = (
+  'quickstart.gin',
+  'scaling/text.gin',
+  'mix/hourglass_block_recurrent.gin',
+  'mix/hourglass_block_recurrent_sparse.gin',
+  'mix/hourglass_sparse.gin',
+)
+SCALING = {
+  '800m_dense': 772_050_176,
+  '800m_ff': 787_778_816,
+  '800m_qkv': 876_773_120,
+  '800m_ff_qkv': 909_803_264,
+  '800m_ff_qkv_loss': 885_231_360,
+  '800m_ff_qkv_loss_cross': 837_727_488,
+}
 TABLE_1 = {
   '6at1': 21,
   '2at1_1at3_2at1': 24,
@@ -85,9 +100,16 @@ def _clear():
 
 def n_parameters(length):
   """Counts the parameters of the model that the parsed files name."""
-  model = gin.query_parameter('trax_hier.training.train.model')
+  model, data = (
+    gin.query_parameter(f'trax_hier.training.train.{name}')
+    for name in ('model', 'data')
+  )
   layer = model.scoped_configurable_fn(mode='train')
-  return n_weights(abstract_init(layer, tokens_like((1, length)))[0])
+  length = min(length, longest_sequence(layer) or length)
+  batch = tokens_like((1, length))
+  if data.selector.endswith('SpanCorruption'):
+    batch['sources'] = batch['inputs']
+  return n_weights(abstract_init(layer, batch)[0])
 
 
 @pytest.mark.parametrize('name', CONFIGURATIONS)
@@ -131,6 +153,14 @@ def test_counts_of_block_recurrent_models_are_those_of_the_published_code():
   assert names == {*BLOCK_RECURRENT, *BLOCK_RECURRENT_MILLIONS, 'books'}
 
 
+def test_counts_of_scaling_transformers_are_those_of_the_published_code():
+  for name, count in SCALING.items():
+    text = (GIN / 'scaling' / f'{name}.gin').read_text()
+    assert f'# Parameters: {count:,}\n' in text
+  names = {path.stem for path in (GIN / 'scaling').glob('*.gin')}
+  assert names == {*SCALING, '17b_dense', '17b_ff_qkv', 'text'}
+
+
 def test_memory_is_for_models_to_ask_for():
   # A model that does not reset it would mix the rows of different steps.
   with pytest.raises(config.ConfigError, match='carry'):
@@ -139,7 +169,10 @@ def test_memory_is_for_models_to_ask_for():
 
 def train(name, folder):
   command = [sys.executable, '-m', 'trax_hier.trainer']
-  command += [f'--config_file={name}', '--config_file=smoke.gin']
+  smoke = 'smoke.gin'
+  if name.startswith('scaling') and name not in WITHOUT_DATA:
+    smoke = 'smoke_sources.gin'
+  command += [f'--config_file={name}', f'--config_file={smoke}']
   result = subprocess.run(
     [*command, f'--output_dir={folder}'],
     capture_output=True,

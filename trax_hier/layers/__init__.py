@@ -26,7 +26,12 @@ from trax_hier.layers.decoding import (
 )
 from trax_hier.layers.dense import Dense, Linear, NoProjection
 from trax_hier.layers.dot_product import DotProductAttention
-from trax_hier.layers.feed_forward import FeedForward, Gelu, ReluFeedForward
+from trax_hier.layers.feed_forward import (
+  FeedForward,
+  Gelu,
+  Relu,
+  ReluFeedForward,
+)
 from trax_hier.layers.feedback_stack import FeedbackStack
 from trax_hier.layers.gates import FixedGate, LSTMGate
 from trax_hier.layers.lsh import LSHAttention
@@ -115,6 +120,7 @@ __all__ = [
   'RMSNorm',
   'RandomChoice',
   'RelativePositions',
+  'Relu',
   'ReluFeedForward',
   'Remat',
   'Repeat',

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from trax_hier.layers.build import check_mode
 from trax_hier.layers.memory import Memory
 from trax_hier.trax_compat import base
 
@@ -166,6 +167,7 @@ class PastInputs(base.Layer):
 
   def __init__(self, n: int, mode: str):
     super().__init__()
+    check_mode(mode)
     self._n = n
     self._mode = mode
 

@@ -20,6 +20,12 @@ def Gelu():
   return tl.Fn('Gelu', lambda x: _gelu(x))
 
 
+@gin.configurable(module='trax_hier.layers')
+def Relu():
+  """max(x, 0), elementwise."""
+  return tl.Relu()
+
+
 _SLOPE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
@@ -73,6 +79,6 @@ def ReluFeedForward(d_model: int, d_ff: int = 2048):
   """
   return tl.Serial(
     Linear(d_ff),  # (b, l, f)
-    tl.Relu(),
+    Relu(),
     Linear(d_model),  # (b, l, d)
   )

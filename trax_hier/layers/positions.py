@@ -141,7 +141,8 @@ class _PositionTable(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     d_model = input_signature.shape[-1]
-    self.weights = sinusoid(jnp.arange(self._n_positions), d_model)
+    table = sinusoid(jnp.arange(self._n_positions), d_model)
+    self.weights = table[:, :d_model]  # One wave less if d_model is odd.
     if self._mode == 'predict':
       self.state = jnp.zeros((), jnp.int32)
 

@@ -112,6 +112,8 @@ class SparseFF(base.Layer):
   ):
     super().__init__()
     check_mode(mode)
+    if d_ff < 1:
+      raise ValueError(f'SparseFF.d_ff = {d_ff} must be positive')
     if n_elements_in_block < 1 or d_ff % n_elements_in_block:
       raise ValueError(
         f'SparseFF.n_elements_in_block = {n_elements_in_block} must divide '

@@ -100,9 +100,10 @@ class _Convolution(base.Layer):
     self._size = length_kernel_size, kernel_size
 
   def init_weights_and_state(self, input_signature):
-    d_in = input_signature.shape[-1] // self._n_modules
+    d_in = input_signature.shape[-1]
+    _check_modules('ModularConv', self._n_modules, d_in)
     rngs = jax.random.split(self.rng)
-    shape = (*self._size, d_in, self._d_module)
+    shape = (*self._size, d_in // self._n_modules, self._d_module)
     self.weights = (
       jax.nn.initializers.glorot_uniform()(rngs[0], shape),
       jax.nn.initializers.normal(1e-6)(rngs[1], (self._d_module,)),
@@ -174,6 +175,7 @@ def SparseDense(
 
   Arguments as in `ModularConv`.
   """
+  _check_modules('SparseDense', n_modules, d_out)
   return tl.Serial(
     MultiplicativeDense(d_out, n_modules),
     ModularConv(d_out, n_modules, kernel_size, length_kernel_size, mode),
@@ -279,6 +281,7 @@ def SparseAttention(
   Raises:
     ValueError: an argument is out of its range.
   """
+  _check_modules('SparseAttention', n_modules, d_model)
   modules = dict(n_modules=n_modules, length_kernel_size=length_kernel_size)
   return SelfAttention(
     d_model,
@@ -310,6 +313,7 @@ def SparseCrossAttention(
   Keys and values, which decoding computes once, stay dense. Arguments as in
   `SparseAttention`.
   """
+  _check_modules('SparseCrossAttention', n_modules, d_model)
   modules = dict(n_modules=n_modules, length_kernel_size=length_kernel_size)
   return CrossAttention(
     d_model,
