@@ -22,10 +22,18 @@ import numpy as np
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.models import BlockRecurrentLM, HourglassLM, TransformerLM
+from trax_hier.models import (
+  BlockRecurrentLM,
+  HourglassLM,
+  ScalingTransformer,
+  ScalingTransformerLM,
+  TransformerLM,
+)
+from trax_hier.trax_compat import tl
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
 LENGTH = 13  # Divisible by none of the shorten factors and windows.
+N_POSITIONS = 24  # Of models that learn a vector for each.
 P = functools.partial
 
 
@@ -66,6 +74,37 @@ def _block_recurrent(**kwargs):
   return P(BlockRecurrentLM, attention=_SLIDING, **{**sizes, **kwargs})
 
 
+def _scaling(**kwargs):
+  return P(ScalingTransformerLM, n_layers=4, **{**_SPARSE, **kwargs})
+
+
+def _with_sources(**kwargs):
+  """A model that decodes from sources, the same for every batch."""
+
+  def model(mode, **changes):
+    layer = ScalingTransformer(
+      n_encoder_layers=2,
+      n_decoder_layers=2,
+      mode=mode,
+      **{**_SPARSE, **kwargs, **changes},
+    )
+    sources = toy.tokens(7, seed=1)
+    sources[1, 4:] = 0  # Padding.
+    return tl.Serial(tl.Fn('Sources', lambda x: (sources, x), n_out=2), layer)
+
+  return model
+
+
+# Trained as it evaluates: tests/layers/test_sparse_ff.py is about its draws.
+_SPARSE_FF = P(
+  hl.SparseFF, n_elements_in_block=2, temperature=0.0, quant_prob=1.0
+)
+_SPARSE = dict(
+  toy.SIZES,
+  attention=P(hl.SparseAttention, n_modules=4),
+  feed_forward=_SPARSE_FF,
+  positions=P(hl.LearnedPositions, N_POSITIONS),
+)
 _SLIDING = P(hl.SlidingAttention, window=4)
 _CELL = P(hl.BlockRecurrentCell, window=4, n_states=3)
 _WINDOWED = P(hl.DecoderBlock, attention=P(hl.SelfAttention, window=4))
@@ -159,6 +198,35 @@ ROWS = {
       ),
     ),
     idle=9,
+    slow=True,
+  ),
+  'hourglass block-recurrent, sparse': Row(
+    _hourglass(
+      '2@2',
+      vanilla_block=P(hl.DecoderBlock, feed_forward=_SPARSE_FF),
+      shortened_block=P(
+        hl.DecoderBlock,
+        attention=P(hl.BlockRecurrentCell, window=3, n_states=3),
+        feed_forward=_SPARSE_FF,
+      ),
+    ),
+    idle=9,
+  ),
+  'scaling': Row(_scaling(), idle=1, thorough=True),
+  'scaling, all sparse, sources': Row(
+    _with_sources(
+      cross_attention=P(hl.SparseCrossAttention, n_modules=2),
+      logits=P(hl.MultiplicativeDense, n_modules=1),
+    ),
+    idle=3,
+  ),
+  'scaling dense, sources': Row(
+    _with_sources(
+      attention=hl.SelfAttention,
+      feed_forward=hl.FeedForward,
+    ),
+    idle=3,
+    slow=True,
   ),
 }
 

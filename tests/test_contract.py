@@ -57,7 +57,8 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
 
 def is_bias(g, w):
   """Whether g has the shape of a bias of the kernel w."""
-  return w.ndim == g.ndim + 1 and g.shape == w.shape[:-2] + w.shape[-1:]
+  n = g.ndim - 1
+  return w.ndim > g.ndim and g.shape == w.shape[:n] + w.shape[-1:]
 
 
 def test_every_weight_gets_a_gradient(model):
@@ -73,8 +74,10 @@ def test_every_weight_gets_a_gradient(model):
   ]
   assert sum(idle) == model.row.idle
   for g in (g for g, unused in zip(leaves, idle, strict=True) if not unused):
-    # Every row, be it a block of a stack or a feature, but tokens not in x.
-    assert np.any(g, axis=tuple(range(1, g.ndim))).all() or len(g) == toy.VOCAB
+    # Every row, be it a block of a stack or a feature, but tokens and positions
+    # that are not in x.
+    rows = np.any(g, axis=tuple(range(1, g.ndim)))
+    assert rows.all() or len(g) in (toy.VOCAB, contract.N_POSITIONS)
 
 
 def test_training_without_dropout_is_evaluation(model):

@@ -199,10 +199,12 @@ def sample_text(
   n_tokens: int,
   temperature: float = 1.0,
   seed: int = 0,
+  source: np.ndarray | None = None,
 ) -> str:
   """Continues a text; `vocab` encodes the prompt and decodes the new tokens.
 
-  The text ends before the first token 0, which ends a document.
+  The text ends before the first token 0, which ends a document. `source`,
+  tokens (m,), is what an encoder-decoder model reads.
   """
   (new,) = generate(
     model,
@@ -213,6 +215,7 @@ def sample_text(
     seed=seed,
     stop=[[0]],
     n_ids=vocab.size,
+    sources=None if source is None else [source],
   )
   return vocab.decode(new)
 

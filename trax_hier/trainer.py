@@ -114,8 +114,13 @@ def _print_sample(result):
   from trax_hier.generation import sample_text
 
   vocab = result.data.vocab
-  held_out = result.data.eval_batches('valid')[0]['inputs'][0]
-  prompt = vocab.decode(held_out[:_SAMPLE_PROMPT])
+  batch = result.data.eval_batches('valid')[0]
+  if 'sources' in batch:
+    source, prompt = batch['sources'][0], ''
+    shown, what = vocab.decode(source).rstrip('\0'), 'for a held-out source'
+  else:
+    source, prompt = None, vocab.decode(batch['inputs'][0, :_SAMPLE_PROMPT])
+    shown, what = prompt, 'after held-out text'
   try:
     text = sample_text(
       result.model,
@@ -125,11 +130,12 @@ def _print_sample(result):
       _SAMPLE_TOKENS,
       _SAMPLE_TEMPERATURE,
       0,
+      source,
     )
   except ValueError as error:  # A part of the model cannot decode.
     print(f'no sample: {str(error).splitlines()[0]}')
     return
-  print(f'sample, after held-out text in brackets:\n[{prompt}]{text}\n')
+  print(f'sample, {what} in brackets:\n[{shown}]{text}\n')
 
 
 if __name__ == '__main__':

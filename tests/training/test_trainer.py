@@ -40,7 +40,9 @@ def run(tmp_path, monkeypatch, capsys):
   path = tmp_path / 'toy.gin'
   path.write_text(GIN)
 
-  def sample_text(model, weights, vocab, prompt, n_tokens, temperature, seed):
+  def sample_text(
+    model, weights, vocab, prompt, n_tokens, temperature, seed, source
+  ):
     assert len(prompt) == 6
     return 'xyz'
 

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--prompt_file', metavar='FILE', help='a UTF-8 file to continue'
   )
   parser.add_argument(
+    '--source',
+    metavar='TEXT',
+    help='what the encoder of an encoder-decoder model reads; the prompt is '
+    'the beginning of the answer, and may be empty',
+  )
+  parser.add_argument(
     '--n_tokens',
     type=int,
     default=256,
@@ -182,6 +188,9 @@ def _continue(prompt, run, weights, stops, seed, arguments):
     n_ids=vocab.size,
     max_len=arguments.max_len,
     on_tokens=printer,
+    sources=None
+    if arguments.source is None
+    else [vocab.encode(arguments.source)],
   )
   printer.close()
   plural = '' if len(new) == 1 else 's'

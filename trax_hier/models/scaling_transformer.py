@@ -196,7 +196,7 @@ def ScalingTransformer(
   )
   return tl.Serial(  # sources, tokens
     ShareWeights(table, *scheme.shared),
-    tl.Select([0, 0, 1]),
+    tl.Fn('Inputs', _inputs, n_out=3),  # sources, sources, tokens
     tl.Parallel(
       Once(encoder, mode),
       PaddingMask(),
@@ -208,6 +208,16 @@ def ScalingTransformer(
     LayerNorm(),
     Logits(vocab_size, logits),  # (b, l, v)
   )
+
+
+def _inputs(sources, tokens):
+  if sources.ndim != 2 or tokens.ndim != 2:
+    raise ValueError(
+      'ScalingTransformer takes sources (batch, m) and tokens (batch, length), '
+      f'not shapes {sources.shape} and {tokens.shape}: train.data must give '
+      'sources, as @SpanCorruption() does'
+    )
+  return sources, sources, tokens
 
 
 def Embed(table: base.Layer) -> base.Layer:
