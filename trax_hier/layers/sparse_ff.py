@@ -22,9 +22,6 @@ from trax_hier.layers.build import check_mode
 from trax_hier.layers.dense import Rows
 from trax_hier.trax_compat import base
 
-# Decoding gathers rows for so many tokens at most, in units of N: with more,
-# the tokens share most of the rows, and products with all of them are cheaper.
-_GATHERED = 1 / 4
 _TINY = 1e-6  # Keeps the noise finite, as the published code does.
 
 
@@ -72,9 +69,9 @@ class SparseFF(base.Layer):
   of block x has number x * N + y everywhere. There is no bias in the hidden
   layer, unlike in the paper's formula and like in its published code.
 
-  In predict mode, a call with few tokens reads only the rows of the chosen
+  In predict mode, a call of N tokens at most reads only the rows of the chosen
   units: W1 and W2 are then best given as `Rows` (see `decoding_weights`). A
-  call with many tokens, such as a prompt, computes all units with a mask; its
+  call with more tokens, such as a prompt, computes all units with a mask; its
   memory is linear in t * f.
 
   Args:
@@ -164,7 +161,9 @@ class SparseFF(base.Layer):
 
   def forward(self, x):
     tokens = x.reshape(-1, x.shape[-1])
-    if self._mode == 'predict' and len(tokens) <= self._n_units * _GATHERED:
+    # With more tokens, gathers would read more than there is. (At N tokens they
+    # are 1.5 times as fast on CPU, for N of 32 and 64.)
+    if self._mode == 'predict' and len(tokens) <= self._n_units:
       return self._gathered(tokens).reshape(x.shape)
     choice_rng, select_rng = jax.random.split(self.rng)
     select = jax.random.uniform(select_rng) < self._quant_prob
