@@ -45,6 +45,7 @@ from trax_hier.layers.positions import (
   T5Positions,
   longest_sequence,
 )
+from trax_hier.layers.reversible import ReversibleRepeat
 from trax_hier.layers.shorten import (
   AttentionShorten,
   AverageShorten,
@@ -125,6 +126,7 @@ __all__ = [
   'Remat',
   'Repeat',
   'RepeatUpsample',
+  'ReversibleRepeat',
   'RotaryPositions',
   'SelfAttention',
   'ShareWeights',

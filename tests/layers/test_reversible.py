@@ -1,0 +1,233 @@
+"""Reversible stacks: gradients, memory, and choices that do not turn."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from trax_hier import layers as hl
+from trax_hier.layers import reversible
+from trax_hier.trax_compat import base, tl
+
+D = 8
+P = functools.partial
+FF = P(hl.SparseFF, 32, 4)
+
+
+def parts(mode='train', dropout=0.2, feed_forward=FF):
+  return [
+    tl.Serial(
+      hl.LayerNorm(),
+      hl.SelfAttention(D, 2, dropout=dropout, mode=mode),
+      tl.Dropout(dropout, mode=mode),
+    ),
+    tl.Serial(
+      hl.LayerNorm(), feed_forward(mode=mode), tl.Dropout(dropout, mode=mode)
+    ),
+  ]
+
+
+def inputs(length=5, batch=2, d=D):
+  return toy.normal(batch, length, d), toy.normal(batch, length, d, seed=1)
+
+
+def loss(layer, state, rng):
+  def value(weights, x):
+    y, _ = layer.pure_fn(x, weights, state, rng)
+    return sum(jnp.sum(jnp.sin(z) * (i + 1)) for i, z in enumerate(y[:2]))
+
+  return value
+
+
+def gradients(layer, weights, x, state, rng=toy.KEY):
+  return jax.jit(jax.grad(loss(layer, state, rng), argnums=(0, 1)))(weights, x)
+
+
+def by_autodiff(monkeypatch):
+  """Takes the custom backward pass away."""
+  monkeypatch.setattr(
+    reversible, '_run', lambda *args: reversible._scan(*args)[0]
+  )
+
+
+def test_gradients_are_those_of_autodiff(monkeypatch):
+  layer, x = hl.ReversibleRepeat(parts, 3), inputs()
+  weights, state = toy.make(layer, x)
+  y, _ = toy.run(layer, x, weights, state)
+  ours = gradients(layer, weights, x, state)
+  by_autodiff(monkeypatch)
+  expected, _ = toy.run(layer, x, weights, state)
+  toy.close(y, expected)
+  toy.close(ours, gradients(layer, weights, x, state), 2e-5)
+  assert all(np.any(g) for g in jax.tree.leaves(ours[1]))
+
+
+def test_a_part_is_added_to_the_stream_that_it_does_not_read():
+  layer = hl.ReversibleRepeat(lambda: [hl.Dense(D), tl.Relu()], 2)
+  x1, x2 = inputs()
+  weights, state = toy.make(layer, (x1, x2))
+  (y1, y2), _ = toy.run(layer, (x1, x2), weights, state)
+  kernels, biases = (np.asarray(w) for w in jax.tree.leaves(weights))
+  for kernel, bias in zip(kernels, biases, strict=True):
+    x1, x2 = x2, x1 + x2 @ kernel + bias
+    x1, x2 = x2, x1 + np.maximum(x2, 0)
+  toy.close((y1, y2), (x1, x2))
+
+
+def test_evaluation_is_training_without_noise():
+  calm = P(FF, temperature=0.0, quant_prob=1.0)
+  layers = {
+    mode: hl.ReversibleRepeat(P(parts, mode, 0.0, calm), 2, mode)
+    for mode in ('train', 'eval')
+  }
+  x = inputs()
+  weights, state = toy.make(layers['train'], x)
+  outputs = [toy.run(layer, x, weights, state)[0] for layer in layers.values()]
+  toy.close(*outputs)
+
+
+def test_decoding_is_evaluation():
+  def of(mode):
+    return hl.ReversibleRepeat(P(parts, mode), 2, mode)
+
+  x = inputs()
+  weights, state = toy.make(of('eval'), x)
+  y, _ = toy.run(of('eval'), x, weights, state)
+  _, state = toy.make(of('predict'), tuple(z[:, :1] for z in x))
+  step = jax.jit(of('predict').pure_fn)
+  decoded, start = [], 0
+  for n in (2, 1, 1, 1):
+    piece = tuple(z[:, start : start + n] for z in x)
+    z, state = step(piece, weights, state, toy.KEY)
+    decoded.append(z)
+    start += n
+  joined = [np.concatenate(z, axis=1) for z in zip(*decoded, strict=True)]
+  toy.close(joined, list(y))
+
+
+class Masked(base.Layer):
+  """x, context, mask -> x W, of the rows of the context in the mask."""
+
+  def __init__(self):
+    super().__init__(n_in=3, n_out=1)
+
+  def init_weights_and_state(self, input_signature):
+    self.weights = jax.random.normal(self.rng, (D, D)) / D
+
+  def forward(self, inputs):
+    x, context, mask = inputs
+    rows = jnp.sum(jnp.where(mask[..., None], context, 0), 1, keepdims=True)
+    return jnp.tanh((x + rows) @ self.weights)
+
+
+def test_context_gets_gradients_and_a_mask_none(monkeypatch):
+  layer = hl.ReversibleRepeat(lambda: [Masked(), hl.Dense(D)], 3)
+  mask = np.array([[True, True, False], [True, False, False]])
+  x = (*inputs(), toy.normal(2, 3, D, seed=2), mask)
+  weights, state = toy.make(layer, x)
+
+  def context_gradient():
+    value = loss(layer, state, toy.KEY)
+    return jax.jit(
+      jax.grad(lambda w, context: value(w, (*x[:2], context, mask)), (0, 1))
+    )(weights, x[2])
+
+  ours = context_gradient()
+  by_autodiff(monkeypatch)
+  toy.close(ours, context_gradient())
+  assert np.all(np.any(ours[1], axis=-1) == mask)
+
+
+def growth(layers, depths, x):
+  """Temporary bytes of the gradient at each depth."""
+  sizes = []
+  for n in depths:
+    layer = layers(n)
+    weights, state = toy.shapes(layer, x)
+    state = toy.zeros_like(state)
+    compiled = (
+      jax.jit(jax.grad(loss(layer, state, toy.KEY), argnums=(0, 1)))
+      .lower(weights, x)
+      .compile()
+    )
+    sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+  return sizes
+
+
+def test_memory_is_flat_in_depth_with_dropout_and_noise(monkeypatch):
+  x = inputs(length=256)
+  # Dense attention's scores do not depend on depth either.
+  stack = P(hl.ReversibleRepeat, parts)
+  shallow, deep = growth(stack, (2, 16), x)
+  # What is kept of each block are its choices, a byte for each of 8 blocks.
+  assert deep <= 1.05 * shallow + 14 * 2 * 256 * 8
+  by_autodiff(monkeypatch)
+  shallow, deep = growth(stack, (2, 16), x)
+  assert deep > 3 * shallow
+
+
+def turning():
+  """A stack whose choices are near ties, which rounding turns."""
+
+  def make():
+    return [
+      hl.SparseFF(32, 4, temperature=0.0, quant_prob=1.0),
+      tl.Fn('Scale', lambda x: 0.3 * x),
+    ]
+
+  layer, x = hl.ReversibleRepeat(make, 4), inputs(length=24)
+  weights, state = toy.make(layer, x)
+  (((c1, c2, bias, *rest), scale),) = weights
+  # Units differ in pairs by a rounding of their logits, and not in their bias.
+  even = np.repeat(np.asarray(c2)[..., ::2], 2, axis=-1)
+  c2 = np.where(np.arange(32) % 2, np.nextafter(even, np.inf), even)
+  return layer, (((c1, c2, 0 * bias, *rest), scale),), x, state
+
+
+def relative_gap(a, b):
+  """The distance of two trees over the length of the second."""
+  a, b = (
+    np.concatenate([np.ravel(x).astype(np.float32) for x in jax.tree.leaves(t)])
+    for t in (a, b)
+  )
+  return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def test_choices_are_those_of_the_first_pass(monkeypatch):
+  layer, weights, x, state = turning()
+  found = {}
+  # Compiled, the first passes too would round in different ways.
+  with jax.disable_jit():
+    found['ours'] = gradients(layer, weights, x, state)
+    with monkeypatch.context() as patch:
+      patch.setattr(reversible, 'remember_choices', lambda block, state: state)
+      found['forgetful'] = gradients(layer, weights, x, state)
+    by_autodiff(monkeypatch)
+    exact = gradients(layer, weights, x, state)
+  gaps = {name: relative_gap(g[1], exact[1]) for name, g in found.items()}
+  assert gaps['ours'] < 1e-5 < 1e-2 < gaps['forgetful']
+
+
+def test_bfloat16(monkeypatch):
+  layer, x = hl.ReversibleRepeat(P(parts, dropout=0.0), 3), inputs()
+  weights, state = toy.make(layer, x)
+  halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
+  ours = gradients(layer, halves, x, state)
+  assert {g.dtype.name for g in jax.tree.leaves(ours[0])} == {'bfloat16'}
+  by_autodiff(monkeypatch)
+  assert relative_gap(ours, gradients(layer, halves, x, state)) < 0.02
+
+
+def test_errors():
+  shared = hl.Dense(D)
+  with pytest.raises(ValueError, match='cannot share layers, such as Dense'):
+    hl.ReversibleRepeat(lambda: [tl.Serial(shared)], 2)
+  with pytest.raises(ValueError, match='one part or more'):
+    hl.ReversibleRepeat(list, 2)
+  with pytest.raises(ValueError, match='n = -1'):
+    hl.ReversibleRepeat(parts, -1)
+  with pytest.raises(ValueError, match='mode'):
+    hl.ReversibleRepeat(parts, 1, 'test')
