@@ -16,14 +16,16 @@
 * big: the published model of 17 billion weights, d_model 9216. In float32 as
   many of its layers as memory holds, from which 6 are extrapolated; in 8 bits
   all 6, if they fit.
-* train: seconds and temporary memory of loss and gradient with SparseFF against
-  a dense feed-forward part of the same d_ff, and of one SparseFF against trax's.
+* train: milliseconds and temporary memory of loss and gradient with SparseFF
+  and with a dense feed-forward part of the same d_ff, and of one SparseFF of
+  ours and of trax.
 * quality: bits per byte of language models of equal numbers of weights after
   equal numbers of steps.
 
 Peer: ConfigurableTransformer of trax 1.4.1 in predict mode, called as its own
 timing test does. All in one process; what a line compares, and the speed of
-the memory, is measured in turns. Figures are of medians.
+the memory, is measured in turns, but for the rows of `big`, of which memory
+holds one at a time. Figures are of medians.
 
 Columns of decode, capacity and big:
 
@@ -34,16 +36,19 @@ Columns of decode, capacity and big:
   encoder and of what makes the keys and values of its output;
 * cache: how many MB of keys and values it needs, those of the encoder included;
 * GB/s: bytes of both over the time;
-* floor: the time that it takes to read them, at the speed measured here for a
-  product of a vector with a matrix, in percent of ours;
+* memory: GB/s at which a product of a vector with a matrix reads 256 MiB;
+* floor: the time that it takes to read those bytes at that speed, in percent of
+  ours;
 * x dense, x trax: our speed over that of our dense row, and over the peer's;
 * spec, paper (where known): weights as counted by hand in the published model,
   small ones left out, and its published speed over dense.
 """
 
 import argparse
+import bisect
 import dataclasses
 import functools
+import importlib.metadata
 import math
 import os
 import statistics
@@ -52,7 +57,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import trax
 from block_recurrent import medians
 from generation import last_level_cache
 
@@ -117,7 +121,7 @@ BIG_ROWS = {
   'FF+QKV+cross': ('ff', 'qkv', 'cross'),
   '+loss': ('ff', 'qkv', 'cross', 'loss'),
 }
-# Of 6 layers, likewise; the paper's model of that row is a dense loss layer's.
+# Of 6 layers, likewise.
 BIG_SPEC = {'dense': 7882.0, 'FF+QKV+cross': 364.7}
 BIG_PAPER = {'FF+QKV+cross': 20.2}
 BIG_LAYERS = 6
@@ -132,7 +136,7 @@ class Sizes:
   d_ff: int
   d_ff_sparse_qkv: int
   n_elements: int
-  d_lowrank: int
+  d_lowrank: int | None
   n_modules: int
   loss_modules: int
   n_encoder_layers: int
@@ -140,10 +144,11 @@ class Sizes:
   vocab_size: int = 32000
 
   def d_ff_of(self, parts):
+    """The width of the feed-forward parts, larger if QKV is sparse."""
     return self.d_ff_sparse_qkv if 'qkv' in parts else self.d_ff
 
   def d_lowrank_of(self, parts):
-    """The width of SparseFF's controller; if it is not given, d_ff / N."""
+    """The width of the controller of SparseFF."""
     return self.d_lowrank or self.d_ff_of(parts) // self.n_elements
 
 
@@ -153,7 +158,7 @@ MEDIUM = Sizes(
   d_ff=4096,
   d_ff_sparse_qkv=6144,
   n_elements=64,
-  d_lowrank=0,
+  d_lowrank=None,
   n_modules=16,
   loss_modules=4,
   n_encoder_layers=1,
@@ -206,7 +211,8 @@ class RandomArrays:
     whole = jnp.issubdtype(shape.dtype, jnp.integer)
     numbers = self._bytes if whole else self._floats
     numbers = np.roll(numbers, self._rng.integers(len(numbers)))
-    return jnp.asarray(np.resize(numbers, shape.shape), shape.dtype)
+    array = jnp.asarray(np.resize(numbers, shape.shape), shape.dtype)
+    return array.block_until_ready()  # Two copies of no more than one array.
 
 
 # Ours
@@ -214,6 +220,25 @@ class RandomArrays:
 def our_model(sizes, parts, n_positions):
   """The factory of our model whose `parts` are sparse."""
   modules = dict(n_modules=sizes.n_modules)
+  layers = dict(
+    attention=SelfAttention,
+    cross_attention=CrossAttention,
+    feed_forward=P(FeedForward, activation=Relu),
+    logits=Dense,
+    positions=P(LearnedPositions, n_positions),
+  )
+  if 'ff' in parts:
+    layers['feed_forward'] = P(
+      SparseFF,
+      n_elements_in_block=sizes.n_elements,
+      d_lowrank=sizes.d_lowrank_of(parts),
+    )
+  if 'qkv' in parts:
+    layers['attention'] = P(SparseAttention, **modules)
+  if 'loss' in parts:
+    layers['logits'] = P(MultiplicativeDense, n_modules=sizes.loss_modules)
+  if 'cross' in parts:
+    layers['cross_attention'] = P(SparseCrossAttention, **modules)
   return P(
     ScalingTransformer,
     sizes.vocab_size,
@@ -222,23 +247,7 @@ def our_model(sizes, parts, n_positions):
     n_encoder_layers=sizes.n_encoder_layers,
     n_decoder_layers=sizes.n_layers,
     n_heads=sizes.n_heads,
-    attention=P(SparseAttention, **modules)
-    if 'qkv' in parts
-    else SelfAttention,
-    cross_attention=P(SparseCrossAttention, **modules)
-    if 'cross' in parts
-    else CrossAttention,
-    feed_forward=P(
-      SparseFF,
-      n_elements_in_block=sizes.n_elements,
-      d_lowrank=sizes.d_lowrank_of(parts),
-    )
-    if 'ff' in parts
-    else P(FeedForward, activation=Relu),
-    logits=P(MultiplicativeDense, n_modules=sizes.loss_modules)
-    if 'loss' in parts
-    else Dense,
-    positions=P(LearnedPositions, n_positions),
+    **layers,
   )
 
 
@@ -271,12 +280,9 @@ def read_for_a_token(layer, weights, n_elements):
 
 
 class OurModel:
-  """A model of ours, to which `draw` gives random weights.
-
-  They are drawn as decoding lays them out, so that there is one copy.
+  """A model of ours, without weights but for those that `draw` returns.
 
   Attributes:
-    name: That of its row.
     sizes: Its sizes.
     n_bytes: Of all its weights.
     peak_bytes: The most that `draw` takes.
@@ -284,8 +290,7 @@ class OurModel:
     bytes_read: Their bytes.
   """
 
-  def __init__(self, name, parts, sizes, n_positions, precision='float32'):
-    self.name = name
+  def __init__(self, parts, sizes, n_positions, precision='float32'):
     self.sizes = sizes
     self._model = our_model(sizes, parts, n_positions)
     self._precision = precision
@@ -296,20 +301,19 @@ class OurModel:
       weights, _ = layer.init((tokens, tokens), jax.random.PRNGKey(0))
       return decoding_weights(layer, weights, precision)
 
-    self._weights = jax.eval_shape(lay_out)
-    leaf_bytes = [_bytes(x) for x in jax.tree.leaves(self._weights)]
+    self._shapes = jax.eval_shape(lay_out)
+    leaf_bytes = [_bytes(x) for x in jax.tree.leaves(self._shapes)]
     self.n_bytes = sum(leaf_bytes)
     self.peak_bytes = self.n_bytes + max(leaf_bytes)
-    reads = list(read_for_a_token(layer, self._weights, sizes.n_elements))
+    reads = list(read_for_a_token(layer, self._shapes, sizes.n_elements))
     self.n_read = sum(part * x.size for x, part in reads)
     self.bytes_read = sum(part * _bytes(x) for x, part in reads)
 
   def draw(self):
-    """Draws the weights; returns the model itself."""
-    self._weights = jax.tree.map(RandomArrays(), self._weights)
-    return self
+    """Random weights, as decoding lays them out, so that there is one copy."""
+    return jax.tree.map(RandomArrays(), self._shapes)
 
-  def decoder(self, capacity, n_new, prompt_length=0):
+  def decoder(self, weights, capacity, n_new, prompt_length=0):
     """A function that decodes and returns the seconds of a token.
 
     What is timed is the program that `generate` runs for the new tokens.
@@ -338,12 +342,12 @@ class OurModel:
     tokens[:, 1 : 1 + prompt_length] = 1
     lengths = np.array([prompt_length], np.int32)
     sources = 1 + np.arange(_SOURCE_LENGTH, dtype=np.int32)[None]
-    weights = self._weights
 
     def seconds():
       decoding = program.start(weights, tokens, lengths, request, sources)
-      decoding = jax.block_until_ready(program.read(weights, decoding))
-      first = int(decoding.t)
+      if prompt_length:
+        decoding = program.read(weights, decoding)
+      first = int(jax.block_until_ready(decoding).t)
       start = time.perf_counter()
       decoding = program.write(weights, decoding, request, capacity)
       n = int(decoding.t) - first
@@ -390,11 +394,11 @@ def official_decoder(sizes, parts, capacity, n_timed):
   )
   sources = 1 + np.arange(_SOURCE_LENGTH, dtype=np.int32)[None]
   inputs = signature(sources), ShapeDtype((1, 1), np.int32)
-  shapes, _ = jax.eval_shape(lambda: layer.init(inputs))
-  state = jax.jit(lambda: layer.init(inputs)[1])()
+  rng = jax.random.PRNGKey(0)
+  shapes, _ = jax.eval_shape(lambda: layer.init(inputs, rng))
+  layer.state = jax.jit(lambda: layer.init(inputs, rng)[1])()
   layer.weights = jax.tree.map(RandomArrays(), shapes)
-  layer.state = state
-  layer.rng = jax.random.PRNGKey(0)
+  layer.rng = rng
   fast = tl.Accelerate(layer)
   state = fast.state
 
@@ -440,23 +444,24 @@ class Measured:
     model: Ours.
     cache_bytes: What a token needs of the caches.
     seconds: Of a token.
-    dense: Those of our dense model, or None.
-    official: Those of the peer, or None.
-    byte_seconds: Seconds to read a byte from memory.
+    byte_seconds: To read a byte from memory.
+    dense: Seconds of a token of our dense model, or None.
+    official: Seconds of a token of the peer, or None.
   """
 
   model: OurModel
   cache_bytes: float
   seconds: float
-  dense: float | None
-  official: float | None
   byte_seconds: float
+  dense: float | None = None
+  official: float | None = None
 
 
 def print_header(title):
   print(
-    f'{title:31}{"ms":>8}{"trax":>8}{"weights":>9}{"cache":>7}{"GB/s":>7}'
-    f'{"floor":>7}{"x dense":>9}{"x trax":>8}{"spec":>8}{"paper":>7}'
+    f'{title:22}{"ms":>8}{"trax":>7}{"weights":>8}{"cache":>7}{"GB/s":>6}'
+    f'{"memory":>7}{"floor":>6}{"x dense":>8}{"x trax":>7}{"spec":>7}'
+    f'{"paper":>6}'
   )
 
 
@@ -464,26 +469,22 @@ def print_line(title, measured, spec=None, paper=None):
   """Prints a line of the table; spec and paper may be None."""
   model, seconds = measured.model, measured.seconds
   n_bytes = model.bytes_read + measured.cache_bytes
-  floor = n_bytes * measured.byte_seconds
+  percent_of_floor = 100 * n_bytes * measured.byte_seconds / seconds
 
-  def optional(number, width, digits):
-    return ' ' * width if number is None else f'{number:{width}.{digits}f}'
+  def if_known(number, width, digits, times=1.0):
+    if number is None:
+      return ' ' * width
+    return f'{times * number:{width}.{digits}f}'
 
-  def speed_over(other):
-    return None if other is None else other / seconds
-
-  def in_ms(time):
-    return None if time is None else 1e3 * time
-
-  print(
-    f'{title:31}{1e3 * seconds:8.2f}{optional(in_ms(measured.official), 8, 1)}'
-    f'{model.n_read / 1e6:9.1f}{measured.cache_bytes / 1e6:7.2f}'
-    f'{n_bytes / seconds / 1e9:7.1f}{100 * floor / seconds:6.0f}%'
-    f'{optional(speed_over(measured.dense), 9, 2)}'
-    f'{optional(speed_over(measured.official), 8, 2)}'
-    f'{optional(spec, 8, 1)}{optional(paper, 7, 2)}',
-    flush=True,
+  line = (
+    f'{title:22}{1e3 * seconds:8.2f}{if_known(measured.official, 7, 1, 1e3)}'
+    f'{model.n_read / 1e6:8.1f}{measured.cache_bytes / 1e6:7.2f}'
+    f'{n_bytes / seconds / 1e9:6.1f}{1e-9 / measured.byte_seconds:7.1f}'
+    f'{percent_of_floor:5.0f}%{if_known(measured.dense, 8, 2, 1 / seconds)}'
+    f'{if_known(measured.official, 7, 2, 1 / seconds)}'
+    f'{if_known(spec, 7, 1)}{if_known(paper, 6, 2)}'
   )
+  print(line.rstrip(), flush=True)
 
 
 def in_turns(turns, rounds):
@@ -510,98 +511,442 @@ def decode(arguments):
   published = sizes.n_layers == 24 and not arguments.tiny
   spec, paper = (SPEC, PAPER) if published else ({}, {})
 
-  def make(name):
-    return OurModel(name, ROWS[name], sizes, max(capacities)).draw()
-
-  dense = make('dense')
+  dense = OurModel(ROWS['dense'], sizes, max(capacities))
+  dense_weights = dense.draw()
   memory = MemoryRead()
   for name in arguments.rows:
-    model = dense if name == 'dense' else make(name)
+    model, weights = dense, dense_weights
+    if name != 'dense':
+      model = OurModel(ROWS[name], sizes, max(capacities))
+      weights = model.draw()
     turns = {'memory': memory}
-    for capacity in capacities:
-      turns['dense', capacity] = dense.decoder(capacity, n_new)
-      if model is not dense:
-        turns[name, capacity] = model.decoder(capacity, n_new)
+    for n in capacities:
+      turns['dense', n] = dense.decoder(dense_weights, n, n_new)
+      if name != 'dense':
+        turns[name, n] = model.decoder(weights, n, n_new)
       if arguments.peers == 'official':
-        turns['trax', capacity] = official_decoder(
-          sizes, ROWS[name], capacity, arguments.official_tokens
+        turns['trax', n] = official_decoder(
+          sizes, ROWS[name], n, arguments.official_tokens
         )
     seconds = in_turns(turns, arguments.rounds)
-    for capacity in capacities:
+    for n in capacities:
       measured = Measured(
         model,
         model.cache_bytes(n_new),
-        seconds[name, capacity],
-        seconds['dense', capacity],
-        seconds.get(('trax', capacity)),
+        seconds[name, n],
         seconds['memory'],
+        dense=seconds['dense', n],
+        official=seconds.get(('trax', n)),
       )
-      title = f'{name}, {capacity}'
-      print_line(title, measured, spec.get(name), paper.get(name))
-    del model, turns  # Before the next one is drawn.
-  print_memory_speed(seconds['memory'])
-
-
-def print_memory_speed(byte_seconds):
-  print(f'memory: {1e-9 / byte_seconds:.1f} GB/s in the last rounds')
+      print_line(f'{name}, {n}', measured, spec.get(name), paper.get(name))
+    del weights, turns  # Before the next ones are drawn.
 
 
 def capacity(arguments):
   """Prints lines of FF+QKV for capacities, and for a long prompt."""
   sizes, n_new, name = medium(arguments), arguments.n_new, 'FF+QKV'
-  capacities, prompt = arguments.more_capacities, arguments.prompt
-  model = OurModel(name, ROWS[name], sizes, max(capacities)).draw()
-  print(f'capacity: the same, row {name}')
+  capacities = arguments.more_capacities
+  largest = max(capacities)
+  model = OurModel(ROWS[name], sizes, largest)
+  weights = model.draw()
+  print(f'capacity: row {name} of the same model')
   print_header('capacity, prompt')
   # Of the peer a prompt changes nothing: it reads all of its caches.
-  cases = [(n, 0) for n in capacities] + [(max(capacities), prompt)]
+  cases = [(n, 0) for n in capacities] + [(largest, arguments.prompt)]
   turns = {'memory': MemoryRead()}
-  for n, length in cases:
-    turns[n, length] = model.decoder(n, n_new, length)
-    if arguments.peers == 'official' and not length:
-      turns['trax', n] = official_decoder(
+  for n, prompt in cases:
+    turns[n, prompt] = model.decoder(weights, n, n_new, prompt)
+    if arguments.peers == 'official' and not prompt:
+      turns['trax', n, prompt] = official_decoder(
         sizes, ROWS[name], n, arguments.official_tokens
       )
   seconds = in_turns(turns, arguments.rounds)
-  for n, length in cases:
+  for n, prompt in cases:
     measured = Measured(
       model,
-      model.cache_bytes(n_new, length),
-      seconds[n, length],
-      None,
-      seconds.get(('trax', n)) if not length else None,
+      model.cache_bytes(n_new, prompt),
+      seconds[n, prompt],
       seconds['memory'],
+      official=seconds.get(('trax', n, prompt)),
     )
-    print_line(f'{n}, {length}', measured)
-  print_memory_speed(seconds['memory'])
+    print_line(f'{n}, {prompt}', measured)
 
 
 # The published model of 17 billion weights
 # ------------------------------------------------------------------------------
 def big_model(name, n_layers, precision, arguments):
-  """A row's model of so many layers, without weights."""
-  sizes = dataclasses.replace(BIG, n_layers=n_layers)
-  sizes = shrink(sizes) if arguments.tiny else sizes
-  n_positions = arguments.capacities[0]
-  return OurModel(name, BIG_ROWS[name], sizes, n_positions, precision)
+  """The model of a row, of so many decoder layers."""
+  sizes = shrink(BIG) if arguments.tiny else BIG
+  sizes = dataclasses.replace(sizes, n_layers=n_layers)
+  return OurModel(BIG_ROWS[name], sizes, arguments.capacities[0], precision)
 
 
 def measure_alone(model, arguments):
-  """Draws weights and measures them: a `Measured` without comparisons."""
+  """Draws weights, decodes with them, and drops them: a `Measured`."""
   capacity, n_new = arguments.capacities[0], arguments.n_new
-  # The weights are dropped as this returns, but for the decoder's.
-  decoder = dataclasses.replace
-  model.draw()
-  decoder = model.decoder(capacity, n_new)
-  seconds = in_turns(
-    {'memory': MemoryRead(), 'ours': decoder}, arguments.rounds
+  turns = {
+    'memory': MemoryRead(),
+    'ours': model.decoder(model.draw(), capacity, n_new),
+  }
+  seconds = in_turns(turns, arguments.rounds)
+  return Measured(
+    model, model.cache_bytes(n_new), seconds['ours'], seconds['memory']
   )
-  model.drop()
+
+
+def extrapolate(small, large, model):
+  """What a model would take, from the `Measured` of two with fewer layers."""
+  first, last = small.model.sizes.n_layers, large.model.sizes.n_layers
+  times = (model.sizes.n_layers - first) / (last - first)
   return Measured(
     model,
-    model.cache_bytes(n_new),
-    seconds['ours'],
-    None,
-    None,
-    seconds['memory'],
+    small.cache_bytes + times * (large.cache_bytes - small.cache_bytes),
+    small.seconds + times * (large.seconds - small.seconds),
+    (small.byte_seconds + large.byte_seconds) / 2,
   )
+
+
+def print_big_lines(title, results, published=False):
+  """Prints a line for each row.
+
+  Args:
+    title: What goes before them.
+    results: `Measured` by row.
+    published: Whether the figures of the published model go with them.
+  """
+  spec, paper = (BIG_SPEC, BIG_PAPER) if published else ({}, {})
+  print(title)
+  for name, measured in results.items():
+    measured = dataclasses.replace(measured, dense=results['dense'].seconds)
+    print_line(f'  {name}', measured, spec.get(name), paper.get(name))
+
+
+def big(arguments):
+  """Prints lines of the published model of 17 billion weights."""
+  published = not arguments.tiny
+
+  def models(n_layers, precision):
+    return {
+      name: big_model(name, n_layers, precision, arguments) for name in BIG_ROWS
+    }
+
+  def fits(n_layers, precision):
+    peak = max(m.peak_bytes for m in models(n_layers, precision).values())
+    return peak <= arguments.memory_gib * _GIB
+
+  def measure(n_layers, precision):
+    return {
+      name: measure_alone(model, arguments)
+      for name, model in models(n_layers, precision).items()
+    }
+
+  print(
+    f'big: {arguments.n_new} new tokens, medians of {arguments.rounds} rounds, '
+    f'one line after the other, in {arguments.memory_gib:g} GiB'
+  )
+  print_header('row')
+  fitting = [n for n in range(1, BIG_LAYERS + 1) if fits(n, 'float32')]
+  if not fitting:
+    print('float32: not even one layer fits')
+  results = {}
+  for n in sorted({*fitting[:1], *fitting[-1:]}):
+    results[n] = measure(n, 'float32')
+    title = f'float32, layers: {n}'
+    print_big_lines(title, results[n], published and n == BIG_LAYERS)
+  if 1 < max(results, default=0) < BIG_LAYERS:
+    small, large = results.values()
+    whole = {
+      name: extrapolate(small[name], large[name], model)
+      for name, model in models(BIG_LAYERS, 'float32').items()
+    }
+    title = f'float32, layers: {BIG_LAYERS}, extrapolated from these'
+    print_big_lines(title, whole, published)
+  if fits(BIG_LAYERS, 'int8'):
+    title = f'int8, layers: {BIG_LAYERS}'
+    print_big_lines(title, measure(BIG_LAYERS, 'int8'), published)
+  else:
+    print(f'int8: {BIG_LAYERS} layers do not fit')
+
+
+# Training
+# ------------------------------------------------------------------------------
+class GradientStep:
+  """Loss and gradients of a layer under a bare `jax.jit`.
+
+  Attributes:
+    temporary: Bytes that it takes besides inputs and outputs.
+  """
+
+  def __init__(self, layer, x, loss, argnums):
+    """Compiles it.
+
+    Args:
+      layer: In 'train' mode.
+      x: Its input.
+      loss: The layer's output and x -> a number.
+      argnums: 0 for gradients of weights, (0, 1) for those of x as well.
+    """
+    rng = jax.random.PRNGKey(0)
+    shapes, _ = jax.eval_shape(lambda: layer.init(signature(x), rng))
+    state = jax.jit(lambda: layer.init(signature(x), rng)[1])()
+
+    def total(weights, x):
+      y, _ = layer.pure_fn(x, weights, state, rng)
+      return loss(y, x)
+
+    self._arguments = jax.tree.map(RandomArrays(), shapes), x
+    step = jax.jit(jax.value_and_grad(total, argnums))
+    self._step = step.lower(*self._arguments).compile()
+    self.temporary = self._step.memory_analysis().temp_size_in_bytes
+    self()  # Warms up.
+
+  def __call__(self):
+    """Seconds of one step."""
+    start = time.perf_counter()
+    jax.block_until_ready(self._step(*self._arguments))
+    return time.perf_counter() - start
+
+
+def cross_entropy(logits, tokens):
+  log_probs = jax.nn.log_softmax(logits)
+  return -jnp.mean(jnp.take_along_axis(log_probs, tokens[..., None], -1))
+
+
+def mean_square(y, x):
+  del x
+  return jnp.mean(jnp.square(y))
+
+
+def print_steps(steps, rounds):
+  """Prints seconds and temporary memory of steps, and ratios to the first."""
+  seconds = in_turns(steps, rounds)
+  first, *_ = steps
+  print(f'{"":31}{"ms":>8}{"ratio":>7}{"temporary MB":>14}{"ratio":>7}')
+  for name, step in steps.items():
+    time_ratio = seconds[name] / seconds[first]
+    memory_ratio = step.temporary / steps[first].temporary
+    print(
+      f'{name:31}{1e3 * seconds[name]:8.1f}{time_ratio:7.2f}'
+      f'{step.temporary / 1e6:14.1f}{memory_ratio:7.2f}',
+      flush=True,
+    )
+
+
+def train(arguments):
+  """Prints what SparseFF costs in training."""
+  d, f, n, chunk = 512, 2048, 64, 256
+  batch, length, n_layers = 4, 512, 4
+  if arguments.tiny:
+    d, f, n, chunk, batch, length = 64, 256, 8, 32, 2, 64
+  sparse = P(SparseFF, n_elements_in_block=n)
+  rng = np.random.default_rng(0)
+  tokens = jnp.asarray(rng.integers(1, 256, (batch, length)), jnp.int32)
+
+  def model_step(feed_forward):
+    layer = ScalingTransformerLM(
+      256,
+      d_model=d,
+      d_ff=f,
+      n_layers=n_layers,
+      n_heads=8,
+      dropout=0.0,
+      attention=SelfAttention,
+      feed_forward=feed_forward,
+      positions=P(LearnedPositions, length),
+    )
+    return GradientStep(layer, tokens, cross_entropy, 0)
+
+  print(
+    f'train: loss and gradient of a language model, {n_layers} layers, d_model '
+    f'{d}, d_ff {f}, N {n}, batch {batch} x {length}'
+  )
+  print_steps(
+    {
+      'dense': model_step(P(FeedForward, activation=Relu)),
+      'SparseFF': model_step(sparse),
+      f'SparseFF, chunks of {chunk}': model_step(P(sparse, chunk_size=chunk)),
+    },
+    arguments.rounds,
+  )
+  x = jnp.asarray(rng.standard_normal((batch, length, d)), jnp.float32)
+  theirs = sparsity.SparseFF(f, n, f // n, mode='train')
+  print(f'train: gradients of one SparseFF alone, {batch * length} tokens')
+  print_steps(
+    {
+      'ours': GradientStep(sparse(f), x, mean_square, (0, 1)),
+      'trax': GradientStep(theirs, x, mean_square, (0, 1)),
+    },
+    arguments.rounds,
+  )
+
+
+# Quality
+# ------------------------------------------------------------------------------
+def language_model(parts, d_ff, arguments):
+  """The factory of a language model whose `parts` are sparse."""
+  attention = SelfAttention
+  if 'qkv' in parts:
+    attention = P(SparseAttention, n_modules=arguments.n_modules)
+  feed_forward = P(FeedForward, activation=Relu)
+  if 'ff' in parts:
+    feed_forward = P(SparseFF, n_elements_in_block=arguments.n_elements)
+  return P(
+    ScalingTransformerLM,
+    256,
+    d_model=arguments.d_model,
+    d_ff=d_ff,
+    n_layers=arguments.n_layers,
+    n_heads=8,
+    dropout=0.0,
+    attention=attention,
+    feed_forward=feed_forward,
+    positions=P(LearnedPositions, arguments.length),
+  )
+
+
+def size_of(model):
+  """The number of a model's weights."""
+  return n_weights(abstract_init(model(mode='train'), tokens_like((1, 8)))[0])
+
+
+def model_of_size(parts, n, arguments):
+  """The language model nearest to n weights, by its d_ff, and that d_ff."""
+
+  def size(d_ff):
+    return size_of(language_model(parts, d_ff, arguments))
+
+  n_elements = arguments.n_elements
+  widths = range(n_elements, 4 * arguments.d_ff, n_elements)
+  i = bisect.bisect_left(widths, n, key=size)
+  d_ff = min(widths[max(0, i - 1) : i + 1], key=lambda f: abs(size(f) - n))
+  return language_model(parts, d_ff, arguments), d_ff
+
+
+def open_text(arguments):
+  """The data set that `--data` names."""
+  kind, _, path = arguments.data.rpartition(':')
+  make = Enwik8 if kind == 'enwik8' else TextFiles
+  return make(path, arguments.batch_size, arguments.length)
+
+
+def train_on_text(title, model, data, seed, arguments):
+  """Trains a model, and prints its losses on the way and in the end."""
+  schedule = multifactor(
+    'constant * linear_warmup * cosine_decay_once',
+    constant=arguments.rate,
+    warmup_steps=arguments.warmup_steps,
+    cosine_steps=arguments.steps,
+    cosine_end=0.1,
+  )
+  built = build(model, data, P(Adam, schedule))
+  state = built.init(jax.random.PRNGKey(seed))
+  bits, seconds = [], []
+  report_every = max(1, arguments.steps // 5)
+  for i in range(arguments.steps):
+    start = time.perf_counter()
+    state, (nats, *_) = built.step(state, data.train_batch(i))
+    bits.append(float(nats) / math.log(2))
+    seconds.append(time.perf_counter() - start)
+    if (i + 1) % report_every == 0:
+      recent = statistics.mean(bits[-report_every:])
+      print(f'  step {i + 1}: {recent:.4f} in training', flush=True)
+  batches = data.eval_batches('test')
+  n = min(len(batches), arguments.test_batches)
+  result = Evaluator(
+    model(mode='eval'),
+    [batches[i] for i in range(n)],
+    data.unit,
+    data_mesh(),
+  )(state.weights)
+  print(
+    f'{title}: {result["bits_per_byte"]:.4f} bits per byte of '
+    f'{result["tokens"]:,.0f} held-out bytes; '
+    f'{statistics.median(seconds):.3f} s a step',
+    flush=True,
+  )
+
+
+def quality(arguments):
+  """Prints bits per byte of models of equal size."""
+  if not arguments.data:
+    raise SystemExit('--parts=quality needs --data')
+  data = open_text(arguments)
+  print(data.describe())
+  print(
+    f'quality: {arguments.n_layers} layers, d_model {arguments.d_model}, N '
+    f'{arguments.n_elements}, {arguments.n_modules} modules, {arguments.steps} '
+    f'steps of {arguments.batch_size} x {arguments.length} bytes, Adam, rate '
+    f'{arguments.rate}; bits per byte'
+  )
+  dense = language_model((), arguments.d_ff, arguments)
+  n = size_of(dense)
+  models = {'dense': (dense, arguments.d_ff)}
+  for name in ('FF', 'FF+QKV'):
+    models[name] = model_of_size(ROWS[name], n, arguments)
+  for name, (model, d_ff) in models.items():
+    size = size_of(model)
+    print(
+      f'{name}: d_ff {d_ff}, {size:,} weights, {100 * (size / n - 1):+.2f} %'
+    )
+  for seed in arguments.seeds:
+    for name, (model, _) in models.items():
+      train_on_text(f'{name}, seed {seed}', model, data, seed, arguments)
+
+
+PARTS = {
+  'decode': decode,
+  'capacity': capacity,
+  'big': big,
+  'train': train,
+  'quality': quality,
+}
+
+
+def main():
+  def names(text):
+    return [name for name in text.split(',') if name]
+
+  def numbers(text):
+    return [int(number) for number in names(text)]
+
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  add = parser.add_argument
+  add('--parts', type=names, default='decode,capacity')
+  add('--rounds', type=int, default=15)
+  add('--tiny', action='store_true', help='narrow models, to try this program')
+  add('--rows', type=names, default=','.join(ROWS), help='of decode')
+  add(
+    '--layers', type=int, default=6, help='decoder layers of decode, capacity'
+  )
+  add('--capacities', type=numbers, default='32,2048', help='big: the first')
+  add('--more_capacities', type=numbers, default='32,256,2048')
+  add('--prompt', type=int, default=1024, help='tokens, of capacity')
+  add('--n_new', type=int, default=24, help='tokens that a turn decodes')
+  add('--peers', choices=['official', 'none'], default='official')
+  add('--official_tokens', type=int, default=8)
+  add('--memory_gib', type=float, default=20, help='for the weights of big')
+  add('--data', help='of quality: a text file, or enwik8:FILE')
+  add('--seeds', type=numbers, default='0', help='of quality, as all below')
+  add('--steps', type=int, default=2000)
+  add('--warmup_steps', type=int, default=100)
+  add('--rate', type=float, default=1e-3)
+  add('--batch_size', type=int, default=16)
+  add('--length', type=int, default=256)
+  add('--d_model', type=int, default=256)
+  add('--d_ff', type=int, default=1920, help='of the dense model')
+  add('--n_layers', type=int, default=4)
+  add('--n_elements', type=int, default=64)
+  add('--n_modules', type=int, default=16)
+  add('--test_batches', type=int, default=256)
+  arguments = parser.parse_args()
+  for part in arguments.parts:
+    PARTS[part](arguments)
+  print(
+    f'{os.cpu_count()} cores, last-level cache {last_level_cache()}, jax '
+    f'{jax.__version__} on {jax.devices()[0].device_kind}, trax '
+    f'{importlib.metadata.version("trax")}'
+  )
+
+
+if __name__ == '__main__':
+  main()

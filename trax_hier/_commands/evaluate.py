@@ -86,7 +86,9 @@ def _context(batches, unit, layer):
     goes_on = not all(
       batches[i]['start_of_sequence'].all() for i in range(min(2, len(batches)))
     )
-    if layer.n_in == 2 and goes_on:
+    if 'sources' in first:
+      text += ', and from the sources'
+    elif layer.n_in == 2 and goes_on:
       text += ', and from a memory of the rows before'
     if not first['weights'][:, 0].any():
       text += f'; the first {unit} of a row is not scored'
