@@ -48,6 +48,7 @@ import argparse
 import bisect
 import dataclasses
 import functools
+import gc
 import importlib.metadata
 import math
 import os
@@ -311,6 +312,7 @@ class OurModel:
 
   def draw(self):
     """Random weights, as decoding lays them out, so that there is one copy."""
+    gc.collect()  # Drops those of a model before.
     return jax.tree.map(RandomArrays(), self._shapes)
 
   def decoder(self, weights, capacity, n_new, prompt_length=0):
