@@ -10,6 +10,7 @@ import toy
 from jax.extend.core import jaxprs_in_params
 
 from trax_hier import layers as hl
+from trax_hier.layers import sparse_qkv
 from trax_hier.layers.positions import sinusoid
 from trax_hier.models import (
   BlockRecurrentLM,
@@ -582,3 +583,19 @@ def test_learned_positions_are_refused_where_keys_are_carried(mode):
   with pytest.raises(ValueError, match='LearnedPositions'):
     make(carry=True)
   assert hl.longest_sequence(make(carry=False)) == 2048
+
+
+@pytest.mark.parametrize('kernel_size, length_kernel_size', [(3, 3), (1, 2)])
+def test_gradients_of_the_convolution(kernel_size, length_kernel_size):
+  x = toy.normal(2, 6, 4, 3)
+  kernel = toy.normal(length_kernel_size, kernel_size, 3, 5, seed=1)
+
+  def gradients(convolve):
+    return jax.jit(
+      jax.grad(lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1))
+    )(x, kernel)
+
+  toy.close(
+    gradients(sparse_qkv._convolve),
+    gradients(sparse_qkv._convolve.__wrapped__),
+  )
