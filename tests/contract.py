@@ -216,7 +216,8 @@ ROWS = {
   'scaling, all sparse, sources': Row(
     _with_sources(
       cross_attention=P(hl.SparseCrossAttention, n_modules=2),
-      logits=P(hl.MultiplicativeDense, n_modules=1),
+      # With a convolution, so that the last layer too has a past.
+      logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
   ),

@@ -26,6 +26,7 @@ from trax_hier.data import (
   ByteVocab,
   DocumentLanes,
   ImageBytes,
+  SpanCorruption,
   Synthetic,
   TextFiles,
 )
@@ -357,6 +358,7 @@ class FakeGenerate:
     n_ids=None,
     max_len=None,
     on_tokens=None,
+    sources=None,
   ):
     got = dict(locals())
     self.calls.append(types.SimpleNamespace(**got))
@@ -413,7 +415,7 @@ def test_generate_passes_on_its_flags(program, fake_generate):
   assert (call.n_tokens, call.temperature, call.seed) == (9, 0.5, 4)
   assert (call.top_k, call.top_p, call.max_len) == (3, 0.25, 77)
   assert [list(s) for s in call.stop] == [[0], [*b'END'], [*'é'.encode()]]
-  assert call.n_ids == 256
+  assert call.n_ids == 256 and call.sources is None
 
 
 def test_generate_has_defaults(program, fake_generate):
@@ -423,6 +425,17 @@ def test_generate_has_defaults(program, fake_generate):
   assert (call.n_tokens, call.temperature, call.seed) == (256, 1.0, 0)
   assert (call.top_k, call.top_p, call.max_len) == (None, None, None)
   assert [list(s) for s in call.stop] == [[0]]
+
+
+def test_generate_reads_a_source(program, fake_generate, fake_run, tmp_path):
+  data = TextFiles(str(tmp_path / 'text'), 2, 16)
+  fake_run(SpanCorruption(data, 16, 8, 260))
+  arguments = ['generate', '--run=x', '--prompt=']
+  assert program(*arguments, '--source=a <0>')[0] == 0
+  (call,) = fake_generate.calls
+  assert [s.tolist() for s in call.sources] == [[*b'a ', 259]]
+  code, _, err = program(*arguments)
+  assert (code, err.count('\n')) == (2, 1) and '--source' in err
 
 
 def test_one_chunk_has_no_speed(program, fake_generate):

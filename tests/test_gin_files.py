@@ -12,7 +12,7 @@ import trax_hier.data
 import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
-from trax_hier.layers import longest_sequence
+from trax_hier.layers import SparseFF, longest_sequence
 from trax_hier.training.state import abstract_init, n_weights, tokens_like
 
 GIN = Path(config.packaged_gin_dir())
@@ -36,6 +36,22 @@ SCALING = {
   '800m_ff_qkv_loss': 885_231_360,
   '800m_ff_qkv_loss_cross': 837_727_488,
 }
+# Of the published code: a block of the encoder, one of the decoder, the rest.
+SCALING_COLUMNS = {
+  '800m_dense': (12_596_224, 16_796_672, 66_620_672),
+  '800m_ff': (12_923_904, 17_124_352, 66_620_672),
+  '800m_qkv': (16_792_576, 16_963_776, 66_620_672),
+  '800m_ff_qkv': (17_480_704, 17_651_904, 66_620_672),
+  '800m_ff_qkv_loss': (17_480_704, 17_651_904, 42_048_768),
+  '800m_ff_qkv_loss_cross': (17_480_704, 15_672_576, 42_048_768),
+}
+SCALING_17B = (
+  '17b_dense',
+  '17b_ff',
+  '17b_qkv',
+  '17b_ff_qkv',
+  '17b_ff_qkv_loss',
+)
 TABLE_1 = {
   '6at1': 21,
   '2at1_1at3_2at1': 24,
@@ -158,7 +174,78 @@ def test_counts_of_scaling_transformers_are_those_of_the_published_code():
     text = (GIN / 'scaling' / f'{name}.gin').read_text()
     assert f'# Parameters: {count:,}\n' in text
   names = {path.stem for path in (GIN / 'scaling').glob('*.gin')}
-  assert names == {*SCALING, '17b_dense', '17b_ff_qkv', 'text'}
+  assert names == {*SCALING, *SCALING_17B, 'text'}
+
+
+@pytest.mark.parametrize('name', SCALING_COLUMNS)
+def test_counts_of_blocks_are_those_of_the_published_code(name):
+  def count(n_encoder_layers, n_decoder_layers):
+    config.clear()
+    config.parse(
+      [f'scaling/{name}.gin'],
+      [
+        "DATA = 'elsewhere'",
+        f'ScalingTransformer.n_encoder_layers = {n_encoder_layers}',
+        f'ScalingTransformer.n_decoder_layers = {n_decoder_layers}',
+      ],
+    )
+    return n_parameters(8)
+
+  encoder, decoder, rest = SCALING_COLUMNS[name]
+  assert count(0, 0) == rest
+  assert count(1, 0) == rest + encoder
+  assert count(0, 1) == rest + decoder
+
+
+@pytest.mark.parametrize(
+  'bindings, expected',
+  [
+    (
+      [
+        'ScalingTransformerLM.feed_forward = @wide/SparseFF',
+        'wide/SparseFF.n_elements_in_block = 16',
+      ],
+      dict(n_elements=16),
+    ),
+    (
+      [
+        'ScalingTransformerLM.logits = @out/MultiplicativeDense',
+        'out/MultiplicativeDense.n_modules = 2',
+      ],
+      dict(n_loss_modules=2),
+    ),
+    (
+      [
+        'ScalingTransformerLM.positions = @few/LearnedPositions',
+        'few/LearnedPositions.n_positions = 64',
+      ],
+      dict(n_positions=64),
+    ),
+  ],
+)
+def test_parts_in_scopes_get_what_the_model_has(bindings, expected):
+  config.parse(['scaling/text.gin'], bindings)
+  sizes = dict(n_elements=32, n_loss_modules=4, n_positions=2048) | expected
+  d, f, v = 128, 1024, 256
+  r, s = f // sizes['n_elements'], 8
+  m, loss = d // s, sizes['n_loss_modules']
+  qkv = d * s + d * m + d + 2 * (9 * m * m + m) + 3 * m * m + m
+  block = qkv + 2 * d * f + d + d * r + r * f + f + 4 * d
+  rest = v * d + sizes['n_positions'] * d + 2 * d
+  rest += loss * d + d * v // loss + v
+  assert n_parameters(32) == 4 * block + rest
+  # In the mode of the model, too: decoding draws nothing.
+  model = gin.query_parameter('trax_hier.training.train.model')
+  layer = model.scoped_configurable_fn(mode='predict')
+  found = [sub for sub in leaves(layer) if isinstance(sub, SparseFF)]
+  assert found and {sub._mode for sub in found} == {'predict'}
+
+
+def leaves(layer):
+  """The layers at the bottom of a layer."""
+  if not layer.sublayers:
+    return [layer]
+  return [x for sub in layer.sublayers for x in leaves(sub)]
 
 
 def test_memory_is_for_models_to_ask_for():

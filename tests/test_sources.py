@@ -10,8 +10,12 @@ import toy
 from trax_hier import data
 from trax_hier import layers as hl
 from trax_hier.generation import generate, prepare, sample_text
-from trax_hier.layers.stacking import Once
-from trax_hier.models import ScalingTransformer, TransformerLM
+from trax_hier.layers.stacking import Computed, Once
+from trax_hier.models import (
+  BlockRecurrentLM,
+  ScalingTransformer,
+  TransformerLM,
+)
 from trax_hier.training.build import build
 from trax_hier.training.optimizers import SGD
 from trax_hier.trax_compat import ShapeDtype, base, tl
@@ -25,6 +29,13 @@ MODEL = functools.partial(
   feed_forward=functools.partial(hl.SparseFF, n_elements_in_block=8),
   positions=functools.partial(hl.LearnedPositions, 20),
   **SIZES,
+)
+# Positions for fewer tokens than a prompt is read by at a time.
+SHORT = dict(
+  n_encoder_layers=0,
+  n_decoder_layers=1,
+  attention=hl.SelfAttention,
+  positions=functools.partial(hl.LearnedPositions, 200),
 )
 SOURCES = [toy.tokens(9, seed=5)[0], toy.tokens(6, seed=6)[0]]
 PROMPTS = [np.array([3, 4, 5]), np.array([], np.int32)]
@@ -50,6 +61,15 @@ def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
     tokens = np.concatenate([start, row])
     best = np.argmax(evaluated(source, tokens), axis=-1)
     np.testing.assert_array_equal(best[len(start) :], row)
+  # An empty source too, whatever the length that it is padded to.
+  for empty in ([], np.zeros(3, np.int32)):
+    first = generate(
+      MODEL, weights(), [[1]] * 2, 8, temperature=0, sources=[empty, SOURCES[0]]
+    )[0]
+    alone = generate(MODEL, weights(), [[1]], 8, temperature=0, sources=[[0]])[
+      0
+    ]
+    np.testing.assert_array_equal(first, alone)
   # Sources matter: the other one's answer is another.
   swapped = generate(
     MODEL, weights(), PROMPTS, 8, temperature=0, sources=SOURCES[::-1]
@@ -60,14 +80,13 @@ def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
 @pytest.mark.parametrize('precision', ['bfloat16', 'int8'])
 def test_precisions(precision):
   prepared = prepare(MODEL, weights(), precision)
-  (row, _) = generate(
-    MODEL, prepared, PROMPTS, 4, temperature=0, sources=SOURCES
-  )
-  tokens = np.concatenate([PROMPTS[0], row])
-  logits = np.asarray(evaluated(SOURCES[0], tokens))[len(PROMPTS[0]) :]
-  chosen = np.take_along_axis(logits, row[:, None], axis=-1)[:, 0]
-  spread = logits.max() - logits.min()
-  assert (logits.max(-1) - chosen < 0.1 * spread).all()
+  rows = generate(MODEL, prepared, PROMPTS, 4, temperature=0, sources=SOURCES)
+  for source, start, row in zip(SOURCES, PROMPTS, rows, strict=True):
+    tokens = np.concatenate([start, row])
+    logits = np.asarray(evaluated(source, tokens))[len(start) :]
+    chosen = np.take_along_axis(logits, row[:, None], axis=-1)[:, 0]
+    spread = logits.max() - logits.min()
+    assert (logits.max(-1) - chosen < 0.05 * spread).all()
 
 
 def test_a_text():
@@ -123,6 +142,18 @@ def test_bad_arguments(arguments, message):
     )
 
 
+def test_a_large_cache_for_few_positions():
+  model = functools.partial(MODEL, **SHORT)
+  given = toy.random_like(
+    toy.shapes(model(mode='eval'), (SOURCES[0][None],) * 2)[0]
+  )
+  prompt = [np.ones(140, np.int32)]
+  settings = dict(temperature=0, sources=SOURCES[:1])
+  (row,) = generate(model, given, prompt, 10, **settings)
+  (same,) = generate(model, given, prompt, 10, max_len=160, **settings)
+  np.testing.assert_array_equal(row, same)
+
+
 def test_sources_for_a_model_that_takes_none():
   model = functools.partial(TransformerLM, n_layers=0, **SIZES)
   shapes, _ = toy.shapes(model(mode='eval'), PROMPTS[0][None])
@@ -158,9 +189,9 @@ def test_once_takes_what_it_is_told():
   x = toy.normal(1, 2)
   layer.init(toy.signature(x), toy.KEY)
   value = toy.normal(1, 3, seed=1)
-  y, state = layer.pure_fn(x, layer.weights, ((), (value,)), toy.KEY)
+  y, state = layer.pure_fn(x, layer.weights, ((), Computed(value)), toy.KEY)
   np.testing.assert_array_equal(y, value)
-  np.testing.assert_array_equal(state[1][0], value)
+  np.testing.assert_array_equal(state[1].value, value)
 
 
 def spans(**changes):
@@ -206,8 +237,26 @@ def test_data_and_model_must_fit():
   )
   with pytest.raises(ValueError, match=r'train\.model takes tokens alone'):
     build(tokens_alone, spans(), SGD)
-  with pytest.raises(base.LayerError, match=r'train\.data must give sources'):
+  with pytest.raises(ValueError, match=r'train\.data gives no sources'):
     build(byte_model, data.Synthetic('copy', batch_size=4, length=48), SGD)
+
+
+def test_a_model_with_a_memory_takes_no_sources():
+  model = functools.partial(
+    BlockRecurrentLM,
+    n_layers=1,
+    recurrent_layers=(),
+    attention=functools.partial(hl.SlidingAttention, window=8),
+    **{**SIZES, 'vocab_size': 300},
+  )
+  with pytest.raises(ValueError, match='takes tokens alone'):
+    build(model, spans(), SGD)
+
+
+def test_attention_of_other_inputs():
+  for name in ('encoder_attention', 'cross_attention'):
+    with pytest.raises(ValueError, match=rf'{name[-9:]} .* takes 1 input$'):
+      MODEL(mode='eval', **{name: hl.SelfAttention})
 
 
 def test_bad_sizes():

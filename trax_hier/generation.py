@@ -54,8 +54,9 @@ def prepare(
     weights: The model's weights.
     precision: 'float32', 'bfloat16' (weights, caches and compute; for
       accelerators: CPUs widen all of it before every few tokens) or 'int8'
-      (kernels of dense layers, with a scale for each output channel; tables of
-      embeddings stay as they are).
+      (kernels of dense layers, with a scale for each output channel, and the
+      rows of `SparseFF`; tables of embeddings and the rest of sparse layers
+      stay as they are).
 
   Raises:
     ValueError: precision is none of these.
@@ -164,7 +165,6 @@ def generate(
     _check_positions(program.n_positions, needed, 'a prompt and its new tokens')
     if sources is not None:
       _check_positions(program.n_positions, longest_source, 'a source')
-      source_length = min(source_length, program.n_positions)
   n_ids = program.n_ids if n_ids is None else n_ids
   request = _Request(
     Sampling(
@@ -180,7 +180,7 @@ def generate(
   lengths = np.array([len(p) for p in prompts], np.int32)
   tokens = np.pad(_padded(prompts, max_len), [(0, 0), (1, 0)])
   if sources is not None:
-    sources = _padded(sources, source_length)
+    sources = _padded(sources, program.source_length)
   decoding = program.start(weights.weights, tokens, lengths, request, sources)
   if lengths.min() >= _PIECES[-1]:
     decoding = program.read(weights.weights, decoding)
@@ -270,6 +270,7 @@ class _Program:
       `_Decoding` that it is given again.
     n_ids: Number of the model's token ids.
     n_positions: Number of tokens it has positions for; None is any number.
+    source_length: Length of the sources, padding included; None without.
   """
 
   start: Callable
@@ -277,6 +278,7 @@ class _Program:
   write: Callable
   n_ids: int
   n_positions: int | None
+  source_length: int | None
 
 
 @functools.lru_cache(maxsize=16)
@@ -335,7 +337,7 @@ def _program(
 
   @functools.partial(jax.jit, donate_argnums=1)
   def read(weights, decoding):
-    for n in (n for n in _PIECES if n <= max_len):
+    for n in (n for n in _PIECES if n <= min(max_len, n_positions or n)):
       decoding = jax.lax.while_loop(
         lambda d, n=n: d.t + n <= jnp.min(d.lengths),
         lambda d, n=n: feed(weights, d, n)[1],
@@ -357,7 +359,9 @@ def _program(
     lambda x: layer.pure_fn(x, *layer.init(signature, rng), rng),
     signature,
   )
-  return _Program(start, read, write, logits.shape[-1], n_positions)
+  return _Program(
+    start, read, write, logits.shape[-1], n_positions, source_length
+  )
 
 
 def _take(decoding, request, logits):

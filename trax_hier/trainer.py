@@ -111,13 +111,16 @@ def _conclude(result, output_dir):
 
 
 def _print_sample(result):
+  import numpy as np
+
   from trax_hier.generation import sample_text
 
   vocab = result.data.vocab
   batch = result.data.eval_batches('valid')[0]
   if 'sources' in batch:
     source, prompt = batch['sources'][0], ''
-    shown, what = vocab.decode(source).rstrip('\0'), 'for a held-out source'
+    source = np.trim_zeros(source, 'b')
+    shown, what = vocab.decode(source), 'for a held-out source'
   else:
     source, prompt = None, vocab.decode(batch['inputs'][0, :_SAMPLE_PROMPT])
     shown, what = prompt, 'after held-out text'

@@ -437,8 +437,11 @@ def test_vocab():
   assert vocab.decode(np.array(ids, np.int32)) == vocab.decode(ids)
   assert vocab.decode([]) == ''
   assert vocab.decode([299]) == '<0>'
-  encoded = vocab.encode('hï<0>')
-  np.testing.assert_array_equal(encoded, ByteVocab().encode('hï<0>'))
+  np.testing.assert_array_equal(vocab.encode(vocab.decode(ids)), ids)
+  assert vocab.encode('').dtype == np.int32 and not len(vocab.encode(''))
+  # There are 44 sentinels.
+  for text in ('<44>', '<a>', '<>', '<-1>'):
+    np.testing.assert_array_equal(vocab.encode(text), ByteVocab().encode(text))
   for outside in (300, -1):
     with pytest.raises(ValueError, match=rf'id {outside}: .*\[0, 300\)'):
       vocab.decode([104, outside])

@@ -221,6 +221,8 @@ def test_errors_name_the_binding(change, message):
 class FromStart(base.Layer):
   """Logits that are 1 in the lanes that start a sequence, else 0."""
 
+  takes_start_of_sequence = True
+
   def __init__(self):
     super().__init__(n_in=2, n_out=1)
 

@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--source',
     metavar='TEXT',
-    help='what the encoder of an encoder-decoder model reads; the prompt is '
-    'the beginning of the answer, and may be empty',
+    help='what the encoder of an encoder-decoder model reads, <0>, <1> and so '
+    'on being its gaps; the prompt is the beginning of the answer, and may be '
+    'empty',
   )
   parser.add_argument(
     '--n_tokens',
@@ -104,6 +105,10 @@ def main(arguments: argparse.Namespace) -> None:
     if run.data.unit == 'dim':
       raise ValueError(
         f'{run.folder}: the data of this run are images, not text to continue'
+      )
+    if arguments.source is None and 'sources' in run.data.train_batch(0):
+      raise ValueError(
+        f'{run.folder}: the model of this run reads a source: give --source'
       )
     stops = _stops(arguments.stop, run.data.vocab)
     _, weights = run.load_weights(arguments.step, say)

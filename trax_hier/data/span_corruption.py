@@ -1,6 +1,7 @@
 """SpanCorruption: windows with gaps, and what fills them."""
 
 import operator
+import re
 from collections.abc import Iterable, Sequence
 
 import gin
@@ -37,8 +38,16 @@ class SentinelVocab:
     self.size = size
 
   def encode(self, text: str) -> np.ndarray:
-    """Returns (l,) int32 ids of the vocabulary below: never a sentinel."""
-    return self._vocab.encode(text)
+    """Returns (l,) int32 ids; '<0>' and so on, as decoded, are sentinels."""
+    ids = []
+    for i, part in enumerate(re.split(r'<(\d+)>', text)):
+      if i % 2 == 0:
+        ids.append(self._vocab.encode(part))
+      elif int(part) < self.size - self._vocab.size:
+        ids.append(np.array([self.size - 1 - int(part)]))
+      else:
+        ids.append(self._vocab.encode(f'<{part}>'))
+    return np.concatenate(ids).astype(np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of `ids`, sentinels as '<0>', '<1>', ….

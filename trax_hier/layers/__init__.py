@@ -53,7 +53,7 @@ from trax_hier.layers.shorten import (
 )
 from trax_hier.layers.shortened_stack import ShortenedStack
 from trax_hier.layers.sliding_attention import SlidingAttention
-from trax_hier.layers.sparse_ff import Choices, SparseFF, remember_choices
+from trax_hier.layers.sparse_ff import SparseFF
 from trax_hier.layers.sparse_qkv import (
   ModularConv,
   MultiplicativeDense,
@@ -85,7 +85,6 @@ __all__ = [
   'AverageShorten',
   'BlockRecurrentCell',
   'CausalAttention',
-  'Choices',
   'CrossAttention',
   'DecoderBlock',
   'Dense',
@@ -145,5 +144,4 @@ __all__ = [
   'decoding_state',
   'decoding_weights',
   'longest_sequence',
-  'remember_choices',
 ]

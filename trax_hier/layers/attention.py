@@ -142,7 +142,8 @@ def CrossAttention(
   """Attention of all positions to all of another sequence, without positions.
 
   x (b, l, d), context (b, m, d), mask (b, m) bool -> (b, l, d); rows of
-  `context` where the mask is False are not attended to.
+  `context` where the mask is False are not attended to. Where it is False
+  everywhere, the heads give zeros.
 
   Args:
     d_model: Width of inputs and outputs.
@@ -291,4 +292,6 @@ class _MaskedAttention(base.Layer):
 
   def forward(self, inputs):
     q, k, v, mask = inputs
-    return softmax_attention(q, k, v, 0.0, mask, self._dropout, self.rng)
+    y = softmax_attention(q, k, v, 0.0, mask, self._dropout, self.rng)
+    # Of keys that are all hidden, the mean would depend on their number.
+    return jnp.where(jnp.any(mask, axis=-1, keepdims=True), y, 0)

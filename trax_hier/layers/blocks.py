@@ -92,15 +92,20 @@ def EncoderBlock(
   x += Dropout(attention(norm(x), mask))
   x += Dropout(feed_forward(norm(x)))
 
-  Args as in `DecoderBlock`; there is no predict mode, as a call is a whole
-  sequence.
+  Arguments are those of `DecoderBlock`; there is no predict mode, as a call is
+  a whole sequence.
+
+  Raises:
+    ValueError: attention makes a layer that takes other inputs.
   """
   dimensions = dict(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
+  attend = build(attention, **dimensions)
+  _check_inputs('EncoderBlock.attention', attend, 2, 'x and mask')
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
-    PreNormResidual(build(attention, **dimensions), dropout, mode, norm),
+    PreNormResidual(attend, dropout, mode, norm),
     PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
   )
 
@@ -129,8 +134,11 @@ def EncoderDecoderBlock(
   x += Dropout(feed_forward(norm(x)))
 
   Args:
-    cross_attention: Makes the attention to y, as `attention` is made.
-    (others): As in `DecoderBlock`.
+    cross_attention: Makes the attention to y, as `attention` is made. All
+      other arguments are those of `DecoderBlock`.
+
+  Raises:
+    ValueError: cross_attention makes a layer that takes other inputs.
   """
   dimensions = dict(
     d_model=d_model,
@@ -143,15 +151,27 @@ def EncoderDecoderBlock(
     positions=positions,
   )
 
-  def residual(part):
-    return PreNormResidual(build(part, **dimensions), dropout, mode, norm)
-
-  return tl.Serial(  # x, y, mask
-    residual(attention),
-    tl.Select([0, 1, 2, 1, 2]),
-    residual(cross_attention),
-    residual(feed_forward),
+  attend, look_up, feed = (
+    build(part, **dimensions)
+    for part in (attention, cross_attention, feed_forward)
   )
+  _check_inputs(
+    'EncoderDecoderBlock.cross_attention', look_up, 3, 'x, y and mask'
+  )
+  return tl.Serial(  # x, y, mask
+    PreNormResidual(attend, dropout, mode, norm),
+    tl.Select([0, 1, 2, 1, 2]),
+    PreNormResidual(look_up, dropout, mode, norm),
+    PreNormResidual(feed, dropout, mode, norm),
+  )
+
+
+def _check_inputs(name, layer, n_in, inputs):
+  if layer.n_in != n_in:
+    raise ValueError(
+      f'{name} must make a layer of {inputs}, but what it made takes '
+      f'{layer.n_in} input{"s" * (layer.n_in > 1)}'
+    )
 
 
 def PreNormResidual(

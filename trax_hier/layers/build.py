@@ -20,7 +20,9 @@ def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
     raise ValueError(
       f'expected a layer factory such as @DecoderBlock, got {factory!r}'
     )
-  parameters = inspect.signature(factory).parameters
+  # A class that gin has put in a scope shows its arguments in __init__ alone.
+  function = factory.__init__ if inspect.isclass(factory) else factory
+  parameters = inspect.signature(function).parameters
   return factory(
     **{name: dimensions[name] for name in parameters if name in dimensions}
   )

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.stacking import Blocks, FromWeights, Once, Stack
+from trax_hier.layers.stacking import Blocks, Computed, FromWeights, Once, Stack
 from trax_hier.trax_compat import base
 
 PRECISIONS = ('float32', 'bfloat16', 'int8')
@@ -103,7 +103,7 @@ def _known(layer, state, after):
     return state
   if isinstance(layer, Once):
     (own, _), (_, (_, value)) = state, after
-    return own, (value,)
+    return own, Computed(value)
   if isinstance(layer, Stack):
     (blocks,), (others,), (block,) = state, after, layer.sublayers
     parts = zip(blocks.trees, others.trees, strict=True)

@@ -42,6 +42,11 @@ class Lanes(base.Layer):
     self._weights = (None,)
     self._state = (None,)
 
+  @property
+  def takes_start_of_sequence(self) -> bool:
+    """Whether the second input is `start_of_sequence`."""
+    return self.n_in == 2
+
   def init_weights_and_state(self, input_signature):
     (layer,) = self.sublayers
     x = input_signature[0] if self.n_in == 2 else input_signature

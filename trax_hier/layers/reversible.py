@@ -10,7 +10,6 @@ Source: RevNets (arXiv 1707.04585); Reformer (arXiv 2001.04451), section 3.
 import functools
 from collections.abc import Callable, Sequence
 
-import gin
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +19,6 @@ from trax_hier.layers.stacking import Repeat, Stack
 from trax_hier.trax_compat import base
 
 
-@gin.configurable(module='trax_hier.layers')
 def ReversibleRepeat(
   parts: Callable[[], Sequence[base.Layer]],
   n: int,
@@ -48,6 +46,8 @@ def ReversibleRepeat(
     ValueError: an argument is out of its range, or blocks share layers.
   """
   check_mode(mode)
+  if n < 0:
+    raise ValueError(f'ReversibleRepeat.n = {n} must not be negative')
 
   def block():
     return _Block(parts())
@@ -147,6 +147,14 @@ class _ReversibleStack(Stack):
         'the blocks of ReversibleRepeat cannot share layers, such as '
         f'{self._shared[0].name}: in attention, use positions whose weights '
         'each layer has to itself'
+      )
+
+  def init_weights_and_state(self, input_signature):
+    super().init_weights_and_state(input_signature)
+    if jax.tree.leaves(self.state):
+      raise ValueError(
+        'the parts of ReversibleRepeat cannot have a state in training: they '
+        'are computed a second time'
       )
 
   def forward(self, x):

@@ -17,6 +17,7 @@ from typing import Any
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trax_hier.layers.build import check_mode
 from trax_hier.layers.dense import Rows
@@ -37,8 +38,8 @@ class Choices:
   which nothing is kept.
 
   Attributes:
-    units: Index of the active unit in its block, (t, B) uint8, or uint16 if N
-      is above 256; or None.
+    units: Index of the active unit in its block, (t, B), in as few bytes as N
+      needs; or None.
   """
 
   units: jax.Array | None
@@ -69,10 +70,10 @@ class SparseFF(base.Layer):
   of block x has number x * N + y everywhere. There is no bias in the hidden
   layer, unlike in the paper's formula and like in its published code.
 
-  In predict mode, a call of N tokens at most reads only the rows of the chosen
-  units: W1 and W2 are then best given as `Rows` (see `decoding_weights`). A
-  call with more tokens, such as a prompt, computes all units with a mask; its
-  memory is linear in t * f.
+  In predict mode, a call of N / 2 tokens at most reads only the rows of the
+  chosen units: W1 and W2 are then best given as `Rows` (see
+  `decoding_weights`). A call with more tokens, such as a prompt, computes all
+  units with a mask; its memory is linear in t * f.
 
   Args:
     d_ff: Number of hidden units.
@@ -86,9 +87,9 @@ class SparseFF(base.Layer):
       probability.
     kernel_scaling: Whether W2 is drawn larger by sqrt(N), which keeps the
       variance of the output.
-    chunk_size: Number of tokens to compute at a time in 'train' and 'eval'
-      modes, which recomputes them in the backward pass: memory is then linear
-      in chunk_size * f. None is all.
+    chunk_size: Number of tokens of each row of the batch to compute at a time
+      in 'train' and 'eval' modes, and again in the backward pass: memory is
+      then linear in b * chunk_size * f. None is all.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -120,8 +121,10 @@ class SparseFF(base.Layer):
       raise ValueError(
         f'SparseFF.quant_prob = {quant_prob} must be at least 0 and at most 1'
       )
-    if temperature < 0:
-      raise ValueError(f'SparseFF.temperature = {temperature} is negative')
+    if not temperature >= 0:
+      raise ValueError(
+        f'SparseFF.temperature = {temperature} must be at least 0'
+      )
     for name, value in dict(d_lowrank=d_lowrank, chunk_size=chunk_size).items():
       if value is not None and value < 1:
         raise ValueError(f'SparseFF.{name} = {value} must be positive, or None')
@@ -161,38 +164,46 @@ class SparseFF(base.Layer):
 
   def forward(self, x):
     tokens = x.reshape(-1, x.shape[-1])
-    # With more tokens, gathers would read more than there is. (At N tokens they
-    # are 1.5 times as fast on CPU, for N of 32 and 64.)
-    if self._mode == 'predict' and len(tokens) <= self._n_units:
+    # With more tokens, gathers would read more than half of all rows: that is
+    # no faster than products with all of them.
+    if self._mode == 'predict' and 2 * len(tokens) <= self._n_units + 1:
       return self._gathered(tokens).reshape(x.shape)
     choice_rng, select_rng = jax.random.split(self.rng)
     select = jax.random.uniform(select_rng) < self._quant_prob
     known = self.state.units if isinstance(self.state, Choices) else None
-    size = self._chunk_size
-    if size is None or len(tokens) <= size:
+    if self._chunk_size is None or x.shape[-2] <= self._chunk_size:
       y, units = self._masked(tokens, known, choice_rng, select)
     else:
-      y, units = self._in_chunks(size, tokens, known, choice_rng, select)
+      y, units = self._in_chunks(x, known, choice_rng, select)
     if isinstance(self.state, Choices):
       self.state = Choices(units)
     return y.reshape(x.shape)
 
-  def _in_chunks(self, size, tokens, known, rng, select):
-    """As `_masked`, a chunk of tokens at a time."""
-    n = len(tokens)
+  def _in_chunks(self, x, known, rng, select):
+    """As `_masked` for all tokens of x, some of each row at a time."""
+    length, size = x.shape[-2], self._chunk_size
 
-    def cut(x):
-      x = jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1))
-      return x.reshape(-1, size, *x.shape[1:])
+    # Rows stay whole, as devices may have some of them each.
+    def cut(tokens):
+      rows = tokens.reshape(-1, length, tokens.shape[-1])
+      rows = jnp.pad(rows, [(0, 0), (0, -length % size), (0, 0)])
+      chunks = rows.reshape(len(rows), -1, size, rows.shape[-1])
+      return chunks.swapaxes(0, 1).reshape(chunks.shape[1], -1, rows.shape[-1])
+
+    def join(chunks):
+      n, _, width = chunks.shape
+      rows = chunks.reshape(n, -1, size, width).swapaxes(0, 1)
+      rows = rows.reshape(len(rows), n * size, width)
+      return rows[:, :length].reshape(-1, width)
 
     @jax.checkpoint
     def compute(chunk):
       tokens, known, i = chunk
       return self._masked(tokens, known, jax.random.fold_in(rng, i), select)
 
-    tokens, known = jax.tree.map(cut, (tokens, known))
+    tokens, known = jax.tree.map(cut, (x, known))
     outputs = jax.lax.map(compute, (tokens, known, jnp.arange(len(tokens))))
-    return jax.tree.map(lambda y: y.reshape(-1, y.shape[-1])[:n], outputs)
+    return jax.tree.map(join, outputs)
 
   def _masked(self, tokens, known, rng, select):
     """All units and a mask: (t, d) -> (t, d) and the choices (t, B)."""
@@ -247,7 +258,7 @@ class SparseFF(base.Layer):
     return logits.reshape(-1, self._n_blocks, self._n_units)
 
   def _index(self, logits):
-    dtype = jnp.uint8 if self._n_units <= 256 else jnp.uint16
+    dtype = np.min_scalar_type(self._n_units - 1)
     return jnp.argmax(logits, axis=-1).astype(dtype)
 
 

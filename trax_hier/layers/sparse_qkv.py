@@ -28,7 +28,14 @@ from trax_hier.trax_compat import base, tl
 
 def _check_modules(name, n_modules, d):
   if n_modules < 1 or d % n_modules:
-    raise ValueError(f'{name}.n_modules = {n_modules} must divide {d}')
+    raise ValueError(
+      f'{name}.n_modules = {n_modules} must divide {d}, the width that it cuts'
+    )
+
+
+def _with(factory, **modules):
+  """A factory that is given these dimensions too, if it names them."""
+  return lambda d_out, mode: build(factory, d_out=d_out, mode=mode, **modules)
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -297,6 +304,8 @@ def SparseAttention(
 ):
   """Causal self-attention with `SparseQKV`: (b, l, d) -> (b, l, d).
 
+  This is `SelfAttention` with other projections.
+
   Args:
     d_model: Width of inputs and outputs.
     n_heads: Number of heads; divides d_model.
@@ -305,7 +314,8 @@ def SparseAttention(
     share_qk: As in `SparseQKV`.
     v_concat: As in `SparseQKV`.
     output: Makes the projection of the output: @NoProjection, as in the paper,
-      @MultiplicativeDense, @ModularConv, @SparseDense or @Dense.
+      @MultiplicativeDense, @ModularConv, @SparseDense or @Dense, of as many
+      modules.
     dropout: Rate of dropout on the attention weights.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens of the cache in predict mode.
@@ -328,7 +338,7 @@ def SparseAttention(
     qkv=functools.partial(
       SparseQKV, share_qk=share_qk, v_concat=v_concat, **modules
     ),
-    output=lambda d_out, mode: build(output, d_out=d_out, mode=mode, **modules),
+    output=_with(output, **modules),
   )
 
 
@@ -354,6 +364,6 @@ def SparseCrossAttention(
     n_heads,
     dropout=dropout,
     mode=mode,
-    query=functools.partial(SparseDense, **modules),
-    output=lambda d_out, mode: build(output, d_out=d_out, mode=mode, **modules),
+    query=_with(SparseDense, **modules),
+    output=_with(output, **modules),
   )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -246,6 +247,14 @@ class FromWeights(base.Layer):
     return self._layer.pure_fn((), weights, self._layer.state, rng)[0]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Computed:
+  """What a `Once` remembers, in programs that need not ask whether it does."""
+
+  value: Any
+
+
 class Once(base.Layer):
   """In predict mode, computes a layer in the first call and remembers it.
 
@@ -282,8 +291,8 @@ class Once(base.Layer):
       y, state = layer.pure_fn(x, weights, state, self.rng)
       self.state = state, ()
       return y
-    if len(memory) == 1:
-      return memory[0]
+    if isinstance(memory, Computed):
+      return memory.value
 
     def compute():
       return layer.pure_fn(x, weights, state, self.rng)[0]

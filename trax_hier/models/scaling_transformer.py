@@ -164,12 +164,11 @@ def ScalingTransformer(
     dropout=dropout,
     feed_forward=feed_forward,
   )
-  encoder_mode = 'eval' if mode == 'predict' else mode
+  # A call of the encoder is a whole sequence.
+  whole = 'train' if mode == 'train' else 'eval'
 
   def encoder_block():
-    return EncoderBlock(
-      attention=encoder_attention, mode=encoder_mode, **dimensions
-    )
+    return EncoderBlock(attention=encoder_attention, mode=whole, **dimensions)
 
   def decoder_block():
     return EncoderDecoderBlock(
@@ -185,8 +184,8 @@ def ScalingTransformer(
     tl.Branch(
       [
         Embed(table),
-        *scheme.embed(encoder_mode),
-        tl.Dropout(dropout, mode=encoder_mode),
+        *scheme.embed(whole),
+        tl.Dropout(dropout, mode=whole),
       ],
       PaddingMask(),
     ),  # (b, m, d), mask
@@ -196,7 +195,7 @@ def ScalingTransformer(
   )
   return tl.Serial(  # sources, tokens
     ShareWeights(table, *scheme.shared),
-    tl.Fn('Inputs', _inputs, n_out=3),  # sources, sources, tokens
+    tl.Select([0, 0, 1]),
     tl.Parallel(
       Once(encoder, mode),
       PaddingMask(),
@@ -206,18 +205,8 @@ def ScalingTransformer(
     Repeat(decoder_block, n_decoder_layers, remat),
     tl.Select([0], n_in=3),
     LayerNorm(),
-    Logits(vocab_size, logits),  # (b, l, v)
+    Logits(vocab_size, logits, mode),  # (b, l, v)
   )
-
-
-def _inputs(sources, tokens):
-  if sources.ndim != 2 or tokens.ndim != 2:
-    raise ValueError(
-      'ScalingTransformer takes sources (batch, m) and tokens (batch, length), '
-      f'not shapes {sources.shape} and {tokens.shape}: train.data must give '
-      'sources, as @SpanCorruption() does'
-    )
-  return sources, sources, tokens
 
 
 def Embed(table: base.Layer) -> base.Layer:

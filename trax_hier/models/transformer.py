@@ -83,7 +83,7 @@ def TransformerLM(
     ),  # (b, l, d)
     Repeat(make_block, n_layers, remat),
     LayerNorm(),
-    Logits(vocab_size, logits),  # (b, l, v)
+    Logits(vocab_size, logits, mode),  # (b, l, v)
   )
 
 
@@ -100,10 +100,12 @@ def TokenEncoder(
 
 
 def Logits(
-  vocab_size: int, dense: Callable[..., base.Layer] = Dense
+  vocab_size: int,
+  dense: Callable[..., base.Layer] = Dense,
+  mode: str = 'train',
 ) -> base.Layer:
   """Projects to float32 logits: (b, l, d) -> (b, l, v)."""
   return tl.Serial(
-    build(dense, d_out=vocab_size),
+    build(dense, d_out=vocab_size, mode=mode),
     tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
   )

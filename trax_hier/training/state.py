@@ -55,23 +55,31 @@ def tokens_like(shape: tuple[int, int]) -> Batch:
 def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
   """What a layer takes of a batch, arrays or shapes.
 
-  Of a batch with `sources` (b, m) these and the tokens (b, l). Else the tokens
-  and, by a layer of two inputs, which has a memory across steps, also
-  `start_of_sequence` (b,) bool: which rows begin a sequence, so that the state
-  of those lanes is to be reset.
+  The tokens (b, l) and, by an encoder-decoder model, before them `sources`
+  (b, m); by a layer with a memory across steps, which says so by a property
+  `takes_start_of_sequence`, after them `start_of_sequence` (b,) bool: which
+  rows begin a sequence, so that the state of those lanes is to be reset.
 
   Raises:
-    ValueError: there are sources, but the layer takes tokens alone.
+    ValueError: sources are there and not wanted, or the other way round.
   """
-  if 'sources' in batch:
-    if layer.n_in != 2:
-      raise ValueError(
-        'train.data gives sources and targets, but train.model takes tokens '
-        'alone: use an encoder-decoder model, such as @ScalingTransformer, or '
-        'data without sources'
-      )
+  has_memory = getattr(layer, 'takes_start_of_sequence', False)
+  wants_sources = layer.n_in == 2 and not has_memory
+  if wants_sources and 'sources' in batch:
     return batch['sources'], batch['inputs']
-  if layer.n_in == 2:
+  if wants_sources:
+    raise ValueError(
+      'train.model is an encoder-decoder model, but train.data gives no '
+      'sources: use @SpanCorruption(), whose data may be any text, or a model '
+      'of tokens alone'
+    )
+  if 'sources' in batch:
+    raise ValueError(
+      'train.data gives sources and targets, but train.model takes tokens '
+      'alone: use an encoder-decoder model, such as @ScalingTransformer, or '
+      'data without sources'
+    )
+  if has_memory:
     return batch['inputs'], batch['start_of_sequence']
   return batch['inputs']
 
