@@ -144,7 +144,7 @@ ROWS = {
     slow=True,
   ),
   'hourglass linear': Row(_hourglass(**_LINEAR), idle=6),
-  'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6),
+  'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6, slow=True),
   'hourglass two levels': Row(_hourglass('1@2 1@6 1@2'), idle=18, slow=True),
   'hourglass three levels': Row(
     _hourglass(
@@ -169,7 +169,7 @@ ROWS = {
   'hourglass windowed, remat': Row(
     _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10, slow=True
   ),
-  'slide': Row(_block_recurrent(recurrent_layers=()), idle=0),
+  'slide': Row(_block_recurrent(recurrent_layers=()), idle=0, slow=True),
   'block-recurrent': Row(
     _block_recurrent(recurrent_attention=_CELL), idle=0, thorough=True
   ),

@@ -221,24 +221,12 @@ def test_bfloat16(monkeypatch):
   assert relative_gap(ours, gradients(layer, halves, x, state)) < 0.02
 
 
-class _Counting(base.Layer):
-  def init_weights_and_state(self, input_signature):
-    self.state = jnp.zeros(())
-
-  def forward(self, x):
-    self.state += 1
-    return x
-
-
 def test_errors():
   shared = hl.Dense(D)
   with pytest.raises(ValueError, match='cannot share layers, such as Dense'):
     hl.ReversibleRepeat(lambda: [tl.Serial(shared)], 2)
   with pytest.raises(ValueError, match='one part or more'):
     hl.ReversibleRepeat(list, 2)
-  counting = hl.ReversibleRepeat(lambda: [_Counting()], 2)
-  with pytest.raises(base.LayerError, match='cannot have a state'):
-    counting.init(toy.signature(inputs()), toy.KEY)
   with pytest.raises(ValueError, match=r'ReversibleRepeat\.n = -1'):
     hl.ReversibleRepeat(parts, -1)
   with pytest.raises(ValueError, match='mode'):

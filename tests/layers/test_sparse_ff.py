@@ -520,7 +520,7 @@ def test_first_weights():
     (dict(n_elements_in_block=0), r'SparseFF\.n_elements_in_block = 0 must'),
     (dict(quant_prob=-0.1), r'SparseFF\.quant_prob = -0\.1 must'),
     (dict(quant_prob=1.1), r'SparseFF\.quant_prob = 1\.1 must'),
-    (dict(temperature=-1.0), r'SparseFF\.temperature = -1\.0 is negative'),
+    (dict(temperature=-1.0), r'SparseFF\.temperature = -1\.0 must be'),
     (dict(d_lowrank=0), r'SparseFF\.d_lowrank = 0 must be positive'),
     (dict(chunk_size=0), r'SparseFF\.chunk_size = 0 must be positive'),
     (dict(chunk_size=-4), r'SparseFF\.chunk_size = -4 must be positive'),

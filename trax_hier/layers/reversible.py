@@ -37,8 +37,8 @@ def ReversibleRepeat(
 
   Args:
     parts: Makes the parts of one block, new layers at every call: layers
-      x, *context -> f of the shape of x, without state in 'train' mode but for
-      `SparseFF`. They must not share layers with other blocks.
+      x, *context -> f of the shape of x. They must not share layers with other
+      blocks, nor change a state in 'train' mode, which is not kept.
     n: Number of blocks; 0 is the identity.
     mode: 'train', 'eval' or 'predict'.
 
@@ -147,14 +147,6 @@ class _ReversibleStack(Stack):
         'the blocks of ReversibleRepeat cannot share layers, such as '
         f'{self._shared[0].name}: in attention, use positions whose weights '
         'each layer has to itself'
-      )
-
-  def init_weights_and_state(self, input_signature):
-    super().init_weights_and_state(input_signature)
-    if jax.tree.leaves(self.state):
-      raise ValueError(
-        'the parts of ReversibleRepeat cannot have a state in training: they '
-        'are computed a second time'
       )
 
   def forward(self, x):

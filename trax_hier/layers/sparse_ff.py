@@ -139,11 +139,8 @@ class SparseFF(base.Layer):
     self._mode = mode
 
   def init_weights_and_state(self, input_signature):
-    d, r, f = (
-      input_signature.shape[-1],
-      self._d_lowrank,
-      self._n_blocks * self._n_units,
-    )
+    d = input_signature.shape[-1]
+    r, f = self._d_lowrank, self._n_blocks * self._n_units
     rngs = jax.random.split(self.rng, 6)
     glorot = jax.nn.initializers.glorot_uniform()
     normal = jax.nn.initializers.normal(1e-6)
