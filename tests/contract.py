@@ -188,6 +188,7 @@ ROWS = {
       feed_forward=hl.FeedForward,
     ),
     idle=0,
+    slow=True,
   ),
   'hourglass block-recurrent': Row(
     _hourglass(

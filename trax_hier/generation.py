@@ -308,7 +308,7 @@ def _program(
   rng = jax.random.PRNGKey(0)
 
   @jax.jit
-  def start(weights, tokens, lengths, request, sources):
+  def start(weights, tokens, lengths, request, sources=None):
     # The layer's own weights are not among the outputs, so none are drawn.
     _, state = layer.init(signature, rng)
     inputs = None if sources is None else (sources, tokens[:, :1])

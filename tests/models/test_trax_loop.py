@@ -16,7 +16,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name', ['transformer', pytest.param('hourglass', marks=pytest.mark.slow)]
+)
 def test_two_steps(name, tmp_path):
   from trax import optimizers
   from trax.supervised import training
