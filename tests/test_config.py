@@ -53,11 +53,11 @@ def FakeBlock(n_heads: int = 2, parts: Any = (), old=0.5, **kwargs):
   return ('FakeBlock', n_heads, _called(parts), old)
 
 
-def SparseFF(d_ff: int = 4):
+def FakePart(d_ff: int = 4):
   return ('ours', d_ff)
 
 
-def TheirSparseFF(width: int = 4):
+def TheirFakePart(width: int = 4):
   return ('theirs', width)
 
 
@@ -89,7 +89,7 @@ def _called(part):
 def fakes(tmp_path, monkeypatch):
   """Registers the fakes for one test, in an empty current folder."""
   monkeypatch.chdir(tmp_path)
-  ours = {f.__name__: f for f in (fakerun, FakeLM, FakeBlock, SparseFF)}
+  ours = {f.__name__: f for f in (fakerun, FakeLM, FakeBlock, FakePart)}
   ours |= {f.__name__: f for f in (FakeData, Protocolish, typed_data)}
   selectors, made = [], {}
   for name, fn in ours.items():
@@ -99,9 +99,9 @@ def fakes(tmp_path, monkeypatch):
     )
     selectors.append(f'trax_hier.testing.{name}')
   for module in ('trax.testing', 'other.testing'):
-    name = 'SparseFF' if module == 'trax.testing' else 'Elsewhere'
+    name = 'FakePart' if module == 'trax.testing' else 'Elsewhere'
     made[module] = gin.external_configurable(
-      TheirSparseFF if module == 'trax.testing' else lambda x=1: x,
+      TheirFakePart if module == 'trax.testing' else lambda x=1: x,
       name,
       module=module,
     )
@@ -131,11 +131,11 @@ def message(text: str, *bindings: str) -> str:
 
 
 def test_later_files_win_and_bindings_come_on_top(fakes, tmp_path):
-  (tmp_path / '1.gin').write_text('FakeBlock.n_heads = 1\nSparseFF.d_ff = 1\n')
-  (tmp_path / '2.gin').write_text('FakeBlock.n_heads = 3\nSparseFF.d_ff = 3\n')
-  config.parse(['1.gin', '2.gin'], ['SparseFF.d_ff = 5'])
+  (tmp_path / '1.gin').write_text('FakeBlock.n_heads = 1\nFakePart.d_ff = 1\n')
+  (tmp_path / '2.gin').write_text('FakeBlock.n_heads = 3\nFakePart.d_ff = 3\n')
+  config.parse(['1.gin', '2.gin'], ['FakePart.d_ff = 5'])
   assert fakes['FakeBlock']()[1] == 3
-  assert fakes['SparseFF']() == ('ours', 5)
+  assert fakes['FakePart']() == ('ours', 5)
 
 
 def test_include_is_found_beside_the_including_file(fakes, tmp_path):
@@ -195,7 +195,7 @@ def test_missing_file_names_the_places_looked_in(tmp_path):
 
 
 def test_missing_include_names_the_statement():
-  found = message("SparseFF.d_ff = 1\ninclude 'base/nix.gin'\n")
+  found = message("FakePart.d_ff = 1\ninclude 'base/nix.gin'\n")
   assert found.startswith(
     "a.gin:2: include 'base/nix.gin': there is no gin file 'base/nix.gin'"
   )
@@ -269,14 +269,14 @@ def test_import_statement(tmp_path, monkeypatch):
 
 def test_block_syntax(fakes):
   parse("""
-      SparseFF:
+      FakePart:
         d_ff = 3
-      big/SparseFF:
+      big/FakePart:
         d_ff = 30
       """)
-  assert fakes['SparseFF']() == ('ours', 3)
+  assert fakes['FakePart']() == ('ours', 3)
   with gin.config_scope('big'):
-    assert fakes['SparseFF']() == ('ours', 30)
+    assert fakes['FakePart']() == ('ours', 30)
 
 
 # Faults of a statement: exact messages ----------------------------------------
@@ -301,8 +301,8 @@ FAULTS = {
   "FakeLM.mode = 'eval'": "FakeLM sets its parameter 'mode' itself: gin cannot",
   'FakeLM.block = @FakeBlok': "there is no configurable '@FakeBlok'; did you"
   " mean 'FakeBlock'",
-  "FakeBlock.parts = (1, {'a': [@middle/SparsFF]})": 'there is no configurable'
-  " '@SparsFF'; did you mean 'SparseFF'",
+  "FakeBlock.parts = (1, {'a': [@middle/FakePrt]})": 'there is no configurable'
+  " '@FakePrt'; did you mean 'FakePart'",
   'FakeLM.d_model = %D_MODEL': 'there is no macro %D_MODEL',
   "FakeBlock.parts = (1, {'a': %NOPE})": 'there is no macro %NOPE',
   'D = %D': 'the macro D is defined by itself',
@@ -360,7 +360,7 @@ FAULTS = {
 
 @pytest.mark.parametrize('binding', FAULTS)
 def test_one_message_names_file_line_and_binding(binding):
-  in_file = message(f'# comment\n\n{binding}\nSparseFF.d_ff = 2\n')
+  in_file = message(f'# comment\n\n{binding}\nFakePart.d_ff = 2\n')
   assert in_file.startswith(f'a.gin:3: {binding.strip()}: {FAULTS[binding]}')
   on_command_line = message('', binding)
   assert on_command_line.startswith(
@@ -382,7 +382,7 @@ def test_one_message_names_file_line_and_binding(binding):
     'FakeLM.block = None',
     'FakeLM.block = @middle/FakeBlock',
     'FakeLM.block = @FakeBlock()',
-    'FakeLM.d_model = @SparseFF()',
+    'FakeLM.d_model = @FakePart()',
     'fakerun.clip = None',
     'fakerun.clip = 2',
     "fakerun.data = [1, {'a': @FakeData}]",
@@ -397,12 +397,12 @@ def test_right_types_pass(binding):
 
 
 def test_unclosed_bracket_names_the_line_of_its_statement():
-  found = message('SparseFF.d_ff = 1\n\n# x\nFakeLM.shape = (1\nN = 3\n')
+  found = message('FakePart.d_ff = 1\n\n# x\nFakeLM.shape = (1\nN = 3\n')
   assert found == (
     "a.gin:5: N = 3: syntax error: Expected ',' or ')'. (the statement starts"
     ' at line 4)'
   )
-  found = message('SparseFF.d_ff = 1\n\n# x\nFakeLM.shape = (1,\n  2,\n\n')
+  found = message('FakePart.d_ff = 1\n\n# x\nFakeLM.shape = (1,\n  2,\n\n')
   assert found.startswith('a.gin:4: FakeLM.shape = (1,: syntax error: ')
 
 
@@ -469,31 +469,31 @@ def test_macro_cycle():
 
 def test_short_name_means_ours_and_the_full_name_theirs(fakes):
   parse("""
-      SparseFF.d_ff = 5
-      testing.SparseFF.d_ff = 6
-      trax.testing.SparseFF.width = 7
-      FakeBlock.parts = (@SparseFF, @trax.testing.SparseFF)
+      FakePart.d_ff = 5
+      testing.FakePart.d_ff = 6
+      trax.testing.FakePart.width = 7
+      FakeBlock.parts = (@FakePart, @trax.testing.FakePart)
       """)
-  assert fakes['SparseFF']() == ('ours', 6)
+  assert fakes['FakePart']() == ('ours', 6)
   assert fakes['trax.testing']() == ('theirs', 7)
   assert fakes['FakeBlock']()[2] == (('ours', 6), ('theirs', 7))
   text = config.operative_text()
-  assert '\nSparseFF.d_ff = 6\n' in text
-  assert '\ntrax.testing.SparseFF.width = 7\n' in text
-  assert '\nFakeBlock.parts = (@SparseFF, @trax.testing.SparseFF)\n' in text
+  assert '\nFakePart.d_ff = 6\n' in text
+  assert '\ntrax.testing.FakePart.width = 7\n' in text
+  assert '\nFakeBlock.parts = (@FakePart, @trax.testing.FakePart)\n' in text
 
 
 def test_ambiguous_name_of_ours_asks_for_the_full_one():
   gin.external_configurable(
-    lambda x=1: x, 'SparseFF', module='trax_hier.testing2'
+    lambda x=1: x, 'FakePart', module='trax_hier.testing2'
   )
   try:
-    found = message('SparseFF.d_ff = 1')
+    found = message('FakePart.d_ff = 1')
   finally:
-    gin.config._REGISTRY.pop('trax_hier.testing2.SparseFF')
+    gin.config._REGISTRY.pop('trax_hier.testing2.FakePart')
   assert found == (
-    "a.gin:1: SparseFF.d_ff = 1: 'SparseFF' may mean trax.testing.SparseFF or"
-    ' trax_hier.testing.SparseFF or trax_hier.testing2.SparseFF: write the full'
+    "a.gin:1: FakePart.d_ff = 1: 'FakePart' may mean trax.testing.FakePart or"
+    ' trax_hier.testing.FakePart or trax_hier.testing2.FakePart: write the full'
     ' name'
   )
 
@@ -508,55 +508,55 @@ def unused(**kwargs) -> str:
 
 
 def test_binding_nobody_calls():
-  parse('SparseFF.d_ff = 1')
+  parse('FakePart.d_ff = 1')
   assert unused() == (
-    'a.gin:1: SparseFF.d_ff = 1: nothing calls SparseFF, so the binding has no'
+    'a.gin:1: FakePart.d_ff = 1: nothing calls FakePart, so the binding has no'
     ' effect'
   )
-  config.check_used(called_later=['SparseFF'])
+  config.check_used(called_later=['FakePart'])
 
 
 def test_binding_whose_callers_pass_the_argument(fakes):
-  parse('SparseFF.d_ff = 1')
-  fakes['SparseFF'](d_ff=2)
-  fakes['SparseFF'](3)
-  assert "the callers of SparseFF set 'd_ff' themselves, so" in unused()
-  fakes['SparseFF']()
+  parse('FakePart.d_ff = 1')
+  fakes['FakePart'](d_ff=2)
+  fakes['FakePart'](3)
+  assert "the callers of FakePart set 'd_ff' themselves, so" in unused()
+  fakes['FakePart']()
   config.check_used()
 
 
 def test_binding_in_another_scope(fakes):
-  parse('middle/SparseFF.d_ff = 1')
-  fakes['SparseFF']()
+  parse('middle/FakePart.d_ff = 1')
+  fakes['FakePart']()
   with gin.config_scope('middles'):
-    fakes['SparseFF']()
+    fakes['FakePart']()
   assert (
-    "SparseFF is called in no scope and scope 'middles', never in scope"
+    "FakePart is called in no scope and scope 'middles', never in scope"
     " 'middle'"
   ) in unused()
   with gin.config_scope('middle'), gin.config_scope('inner'):
-    fakes['SparseFF']()
+    fakes['FakePart']()
   config.check_used()
 
 
 def test_unused_macros(fakes):
-  parse('steps = 5\nD = 1\nE = %D\nSparseFF.d_ff = %E\n')
+  parse('steps = 5\nD = 1\nE = %D\nFakePart.d_ff = %E\n')
   assert unused() == (
     '4 bindings have no effect:\n'
     '  a.gin:1: steps = 5: no binding uses the macro %steps (a parameter would'
     ' be Name.parameter)\n'
     '  a.gin:2: D = 1: %D stands only in bindings without effect\n'
     '  a.gin:3: E = %D: %E stands only in bindings without effect\n'
-    '  a.gin:4: SparseFF.d_ff = %E: nothing calls SparseFF'
+    '  a.gin:4: FakePart.d_ff = %E: nothing calls FakePart'
   )
-  fakes['SparseFF']()
+  fakes['FakePart']()
   assert unused().startswith('a.gin:1: steps = 5: ')
 
 
 def test_value_hidden_by_a_scope_counts_as_used(fakes):
-  parse('SparseFF.d_ff = 1\nmiddle/SparseFF.d_ff = 2\n')
+  parse('FakePart.d_ff = 1\nmiddle/FakePart.d_ff = 2\n')
   with gin.config_scope('middle'):
-    assert fakes['SparseFF']() == ('ours', 2)
+    assert fakes['FakePart']() == ('ours', 2)
   config.check_used()
 
 
@@ -567,20 +567,20 @@ def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
       FakeLM.block = @FakeBlock
       FakeBlock.n_heads = %N
       """
-  parse(text, 'fakerun.model = @SparseFF')
+  parse(text, 'fakerun.model = @FakePart')
   fakes['fakerun']()
   config.check_used()
   assert 'FakeBlock' not in config.operative_text()
   assert 'N = 3' not in config.operative_text()
   config.clear()
   # Bindings later than the override, or beside one that is no choice, are not.
-  parse(text, 'fakerun.model = @SparseFF', 'FakeBlock.old = 1')
+  parse(text, 'fakerun.model = @FakePart', 'FakeBlock.old = 1')
   fakes['fakerun']()
   assert unused().startswith("--config='FakeBlock.old = 1': nothing calls")
   config.clear()
-  parse(text + '\nfakerun.steps = 3\nSparseFF.d_ff = 1\n', 'fakerun.steps = 4')
+  parse(text + '\nfakerun.steps = 3\nFakePart.d_ff = 1\n', 'fakerun.steps = 4')
   fakes['fakerun']()
-  assert 'SparseFF.d_ff = 1: nothing calls SparseFF' in unused()
+  assert 'FakePart.d_ff = 1: nothing calls FakePart' in unused()
 
 
 def test_explain_makes_one_message_of_gins(fakes):
@@ -595,7 +595,7 @@ def test_explain_makes_one_message_of_gins(fakes):
   def check():
     config.parse(bindings=['fakerun.stps = 3'])
 
-  parse('fakerun.model = @SparseFF')
+  parse('fakerun.model = @FakePart')
   with pytest.raises(config.ConfigError) as e:
     fakes['fakerun'](model=check)
   assert '\n' in str(e.value)
@@ -667,13 +667,13 @@ WHOLE = r"""
     FakeBlock.n_heads = 8
     middle/FakeBlock.old = %UNUSED_NUMBER
     middle/FakeBlock.parts = {
-      'zz': @deep/er/SparseFF,
-      'a': [@trax.testing.SparseFF, @SparseFF(), None, True, ()],
+      'zz': @deep/er/FakePart,
+      'a': [@trax.testing.FakePart, @FakePart(), None, True, ()],
       'all': %ALL,
     }
-    deep/SparseFF.d_ff = 40
-    deep/er/SparseFF.d_ff = 41
-    SparseFF.d_ff = 2
+    deep/FakePart.d_ff = 40
+    deep/er/FakePart.d_ff = 41
+    FakePart.d_ff = 2
     """
 
 
@@ -701,25 +701,25 @@ def test_operative_config_runs_the_same_again(fakes):
 
 
 def test_operative_config_keeps_what_is_called_later(fakes):
-  parse('N = 7\nSparseFF.d_ff = %N\nFakeBlock.n_heads = 3\n')
+  parse('N = 7\nFakePart.d_ff = %N\nFakeBlock.n_heads = 3\n')
   fakes['FakeBlock']()
-  config.check_used(called_later=['SparseFF'])
+  config.check_used(called_later=['FakePart'])
   text = config.operative_text()
   config.clear()
   config.parse(bindings=[text])
-  assert fakes['SparseFF']() == ('ours', 7)
+  assert fakes['FakePart']() == ('ours', 7)
 
 
 def test_resolved_tells_where_each_value_comes_from():
-  parse('N = 7\nmiddle/SparseFF.d_ff = %N\n', 'N = 8')
+  parse('N = 7\nmiddle/FakePart.d_ff = %N\n', 'N = 8')
   macro, binding = config.resolved()
   assert macro.name == 'N'
   assert macro.value == 8
   assert macro.location.file is None
-  assert binding.name == 'middle/SparseFF.d_ff'
-  assert binding[:3] == ('middle', 'trax_hier.testing.SparseFF', 'd_ff')
+  assert binding.name == 'middle/FakePart.d_ff'
+  assert binding[:3] == ('middle', 'trax_hier.testing.FakePart', 'd_ff')
   assert binding.location == config.Location(
-    'a.gin', 2, 'middle/SparseFF.d_ff = %N'
+    'a.gin', 2, 'middle/FakePart.d_ff = %N'
   )
 
 
