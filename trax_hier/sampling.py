@@ -42,7 +42,7 @@ def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
   logits = jnp.where(jnp.arange(n) < sampling.n_ids, logits, -jnp.inf)
 
   def likeliest():
-    # XLA for CPU takes six times as long for `argmax`.
+    # XLA for CPU takes longer for `argmax`.
     best = logits == jnp.max(logits, axis=-1, keepdims=True)
     return jnp.min(jnp.where(best, jnp.arange(n), n - 1), axis=-1)
 

@@ -150,7 +150,6 @@ def EncoderDecoderBlock(
     stride=1,
     positions=positions,
   )
-
   attend, look_up, feed = (
     build(part, **dimensions)
     for part in (attention, cross_attention, feed_forward)

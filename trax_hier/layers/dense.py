@@ -59,7 +59,7 @@ class Rows:
 
   def take(self, indices: jax.Array) -> jax.Array:
     """Rows (.., d) at indices (..), in float32 whatever they are stored in."""
-    # Without 'clip', XLA for CPU compares for every number, in twice the time.
+    # Without 'clip', XLA for CPU compares for every number that it takes.
     rows = jnp.take(self.values, indices, axis=0, mode='clip')
     rows = rows.astype(jnp.float32)
     if self.scale is None:

@@ -139,8 +139,8 @@ def _convolve(x, kernel):
 def _convolve_by_products(x, kernel):
   """The same, as a sum of products.
 
-  Inside a loop, such as that over blocks, XLA for CPU takes 14 times as long
-  for the gradient of a convolution as for that of these (d 1024, S 16).
+  Inside a loop, such as that over blocks, XLA for CPU takes many times as long
+  for the gradient of a convolution as for that of these.
   """
   n_tokens, n_modules, *_ = kernel.shape
   length = x.shape[1] - n_tokens + 1
