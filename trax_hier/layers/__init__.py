@@ -36,6 +36,11 @@ from trax_hier.layers.feedback_stack import FeedbackStack
 from trax_hier.layers.gates import FixedGate, LSTMGate
 from trax_hier.layers.lsh import LSHAttention
 from trax_hier.layers.memory import Lanes, Memory, ShiftRight
+from trax_hier.layers.multiscale_attention import (
+  AttentionAggregation,
+  ConcatAggregation,
+  RetinaAttention,
+)
 from trax_hier.layers.normalization import LayerNorm, RMSNorm
 from trax_hier.layers.positions import (
   LearnedPositions,
@@ -46,6 +51,7 @@ from trax_hier.layers.positions import (
   longest_sequence,
 )
 from trax_hier.layers.reversible import ReversibleRepeat
+from trax_hier.layers.scales import Coarse, ConcatDense, Latest, Pyramid, Sum
 from trax_hier.layers.shorten import (
   AttentionShorten,
   AverageShorten,
@@ -80,11 +86,15 @@ from trax_hier.layers.upsample import (
 __all__ = [
   'PRECISIONS',
   'Attend',
+  'AttentionAggregation',
   'AttentionShorten',
   'AttentionUpsample',
   'AverageShorten',
   'BlockRecurrentCell',
   'CausalAttention',
+  'Coarse',
+  'ConcatAggregation',
+  'ConcatDense',
   'CrossAttention',
   'DecoderBlock',
   'Dense',
@@ -102,6 +112,7 @@ __all__ = [
   'LSHAttention',
   'LSTMGate',
   'Lanes',
+  'Latest',
   'LayerNorm',
   'LearnedPositions',
   'Linear',
@@ -117,6 +128,7 @@ __all__ = [
   'PastInputs',
   'PastRows',
   'PreNormResidual',
+  'Pyramid',
   'RMSNorm',
   'RandomChoice',
   'RelativePositions',
@@ -125,6 +137,7 @@ __all__ = [
   'Remat',
   'Repeat',
   'RepeatUpsample',
+  'RetinaAttention',
   'ReversibleRepeat',
   'RotaryPositions',
   'SelfAttention',
@@ -137,6 +150,7 @@ __all__ = [
   'SparseDense',
   'SparseFF',
   'SparseQKV',
+  'Sum',
   'T5Positions',
   'Upsample',
   'ZeroUpsample',

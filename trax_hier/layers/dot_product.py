@@ -7,8 +7,10 @@ tokens before (i + 1) * s and sees the keys that start before that point.
 Letters: b batch, h heads, l length, d d_model; n blocks, w window.
 """
 
+import functools
 import itertools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -159,23 +161,46 @@ def softmax_attention(q, k, v, bias, seen, dropout, rng):
   The weights are the softmax, in float32, of (q.k + bias) / sqrt(d / h) over
   the keys where `seen`.
   """
+  return softmax_means([scores(q, k, bias)], [v], seen, dropout, rng)
+
+
+def scores(q, k, bias):
+  """q.k + bias, float32 (.., h, q, k)."""
   # A buffer of keys has batch and heads as one axis: see `cache.empty`.
-  lead = k.shape[:-2]
+  q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
   products = jnp.einsum(
-    '...qd,...kd->...qk',
-    q.reshape(*lead, *q.shape[-2:]),
-    k,
-    preferred_element_type=jnp.float32,
+    '...qd,...kd->...qk', q_like_k, k, preferred_element_type=jnp.float32
   )
-  logits = bias + products.reshape(*q.shape[:-1], -1)
-  weights = _softmax(logits / math.sqrt(q.shape[-1]), seen).astype(v.dtype)
+  return bias + products.reshape(*q.shape[:-1], -1)
+
+
+def softmax_means(scores, values, seen, dropout, rng):
+  """Means of several sets of values under one softmax: (.., h, q, d / h).
+
+  Args:
+    scores: Of each set, float32 (.., h, q, k).
+    values: Of each set, (.., h, k, d / h), or a buffer (b h, k, d / h).
+    seen: Which of all the keys a query sees, (.., h, q, all k).
+    dropout: Rate of dropout on the weights.
+    rng: Its key.
+  """
+  d = values[0].shape[-1]
+  joined = jnp.concatenate(scores, axis=-1) / math.sqrt(d)
+  weights = _softmax(joined, seen).astype(values[0].dtype)
   if dropout:
     keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
     weights = jnp.where(keep, weights / (1 - dropout), 0)
-  y = jnp.einsum(
-    '...qk,...kd->...qd', weights.reshape(*lead, *weights.shape[-2:]), v
-  )
-  return y.reshape(q.shape)
+  ends = itertools.accumulate(x.shape[-1] for x in scores[:-1])
+  parts = jnp.split(weights, list(ends), axis=-1)
+  return functools.reduce(operator.add, map(_means, parts, values))
+
+
+def _means(weights, v):
+  """(.., h, q, k) x (.., h, k, d) -> (.., h, q, d)."""
+  shape = *weights.shape[:-1], v.shape[-1]
+  if weights.ndim != v.ndim:
+    weights = weights.reshape(*v.shape[:-2], *weights.shape[-2:])
+  return jnp.einsum('...qk,...kd->...qd', weights, v).reshape(shape)
 
 
 def _seen_softmax(logits, seen):

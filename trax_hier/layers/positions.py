@@ -7,7 +7,8 @@ made once per model and handed to every attention layer, which asks it for:
   tokens apart, (b, h, l, d_head) -> same; keys are rotated before caching;
 * `bias(...)`: a `Bias`, what it adds to the dot products.
 
-A model asks it for `embed(mode)`: layers that add positions to its embeddings.
+A model asks it for `embed(mode)`: layers that add positions to its embeddings,
+and to the inputs of its coarser scales.
 `shared` lists layers whose weights all attention layers of the model share.
 Letters: b batch, h heads, l length, q queries, k keys, c rows of a table.
 """
@@ -76,10 +77,23 @@ class NoPositions:
 
   shared = ()
 
-  def embed(self, mode: str) -> list[base.Layer]:
-    """Returns the layers that add positions to embeddings (b, l, d)."""
-    del mode
+  def embed(self, mode: str, stride: int = 1) -> list[base.Layer]:
+    """Returns the layers that add positions to embeddings (b, l, d).
+
+    Args:
+      mode: 'train', 'eval' or 'predict'.
+      stride: Distance in tokens of neighbouring embeddings.
+    """
+    del mode, stride
     return []
+
+  def encode(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Encodes `positions` (l,) in tokens into queries or keys (.., l, d_head).
+
+    The same as the layers of `rotate`, for who knows the positions.
+    """
+    del positions
+    return x
 
   def rotate(self, stride: int, mode: str) -> list[base.Layer]:
     """Returns the layers that encode positions into queries or keys."""
@@ -121,37 +135,39 @@ class LearnedPositions(NoPositions):
       )
     self._n_positions = n_positions
 
-  def embed(self, mode: str) -> list[base.Layer]:
-    """Returns a layer that adds its table to (b, l, d)."""
-    return [_PositionTable(self._n_positions, mode)]
+  def embed(self, mode: str, stride: int = 1) -> list[base.Layer]:
+    """Returns a layer that adds a table of its own to (b, l, d)."""
+    return [_PositionTable(self._n_positions, stride, mode)]
 
 
 class _PositionTable(base.Layer):
-  """x (b, l, d) -> x + table[t : t + l], t tokens after the start."""
+  """x (b, l, d) -> x + table[t : t + l], t rows after the start."""
 
-  def __init__(self, n_positions, mode):
+  def __init__(self, n_positions, stride, mode):
     super().__init__()
     self._n_positions = n_positions
+    self._stride = stride
     self._mode = mode
 
   @property
   def n_positions(self):
-    """The length of the longest sequence."""
+    """The length in tokens of the longest sequence."""
     return self._n_positions
 
   def init_weights_and_state(self, input_signature):
     d_model = input_signature.shape[-1]
-    table = sinusoid(jnp.arange(self._n_positions), d_model)
-    self.weights = table[:, :d_model]  # One wave less if d_model is odd.
+    tokens = jnp.arange(0, self._n_positions, self._stride)
+    # One wave less if d_model is odd.
+    self.weights = sinusoid(tokens, d_model)[:, :d_model]
     if self._mode == 'predict':
       self.state = jnp.zeros((), jnp.int32)
 
   def forward(self, x):
     length = x.shape[1]
-    if length > self._n_positions:
+    if length > len(self.weights):
       raise ValueError(
-        f'a sequence of {length} tokens exceeds LearnedPositions.n_positions = '
-        f'{self._n_positions}'
+        f'a sequence of {length * self._stride} tokens exceeds '
+        f'LearnedPositions.n_positions = {self._n_positions}'
       )
     if self._mode != 'predict':
       return x + self.weights[:length]
@@ -186,24 +202,27 @@ class RotaryPositions(NoPositions):
     """Returns a layer that turns (b, h, l, d_head) by its positions."""
 
     def turn(t, x):
-      half, odd = divmod(x.shape[-1], 2)
-      if odd:
-        raise ValueError(
-          f'RotaryPositions needs heads of even width, not {x.shape[-1]}: '
-          'choose another n_heads, d_model or d_head'
-        )
-      positions = (t + jnp.arange(x.shape[-2])) * stride
-      frequencies = self._base ** (-jnp.arange(half) / half)
-      angles = positions[:, None] * frequencies
-      sin, cos = jnp.sin(angles), jnp.cos(angles)
-      x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-      y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
-      return y.astype(x.dtype)
+      return self.encode(x, (t + jnp.arange(x.shape[-2])) * stride)
 
     return [
       tl.Branch(Clock(mode), None),  # t, x
       tl.Fn('Rotate', turn),
     ]
+
+  def encode(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Turns queries or keys (.., l, d_head) by angles of their positions."""
+    half, odd = divmod(x.shape[-1], 2)
+    if odd:
+      raise ValueError(
+        f'RotaryPositions needs heads of even width, not {x.shape[-1]}: '
+        'choose another n_heads, d_model or d_head'
+      )
+    frequencies = self._base ** (-jnp.arange(half) / half)
+    angles = positions[:, None] * frequencies
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    return y.astype(x.dtype)
 
 
 @gin.configurable(module='trax_hier.layers')

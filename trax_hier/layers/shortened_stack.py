@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.cache import append, empty
-from trax_hier.layers.stacking import apply_if
+from trax_hier.layers.scales import as_tuple, run_groups
 from trax_hier.layers.upsample import Upsample
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
@@ -74,7 +74,7 @@ class ShortenedStack(base.Layer):
     l = self._k if self._mode == 'predict' else l + -l % self._k
     x = ShapeDtype((b, l, d), input_signature.dtype)
     coarse_weights, coarse_state = coarse.init(x, use_cache=True)
-    outputs = _as_tuple(coarse.output_signature(x))
+    outputs = as_tuple(coarse.output_signature(x))
     u, buffers, memory = outputs[0], outputs[1:], ()
     if self._mode == 'predict':
       # One row more than there are groups: see `_decode`.
@@ -102,7 +102,7 @@ class ShortenedStack(base.Layer):
       shifted, self.weights[0], coarse_state, coarse_rng, use_cache=True
     )
     y, fine_state = fine.pure_fn(
-      (*_as_tuple(outputs), x),
+      (*as_tuple(outputs), x),
       self.weights[1],
       fine_state,
       fine_rng,
@@ -123,29 +123,20 @@ class ShortenedStack(base.Layer):
     n = length // k
     inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     first = -(-t // k)  # The first group that this call completes.
-    start = first * k - t
 
-    def groups(state, start, n):
-      group = jax.lax.dynamic_slice_in_dim(inputs, start, n * k, axis=1)
+    def run(group, state):
       outputs, state = coarse.pure_fn(group, self.weights[0], state, self.rng)
-      return _as_tuple(outputs), state
+      return as_tuple(outputs), state
 
-    outputs = []
-    if n:
-      new, coarse_state = groups(coarse_state, start, n)
-      outputs.append(new)
-    if length % k:
-
-      def one_more(old):
-        _, state = old
-        return groups(state, start + n * k, 1)
-
-      shapes, _ = jax.eval_shape(lambda s: groups(s, start, 1), coarse_state)
-      none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-      new, coarse_state = apply_if(
-        (first + n) * k < t + length, one_more, (none, coarse_state)
-      )
-      outputs.append(new)
+    outputs, coarse_state = run_groups(
+      run,
+      coarse_state,
+      inputs,
+      first * k - t,
+      k,
+      length,
+      (first + n) * k < t + length,
+    )
     new_u, *new_rows = (
       jnp.concatenate(parts, axis=-2) for parts in zip(*outputs, strict=True)
     )
@@ -177,7 +168,3 @@ class ShortenedStack(base.Layer):
     memory = (end, tail, last_u, buffers)
     self.state = coarse_state, fine_state, memory
     return y
-
-
-def _as_tuple(x):
-  return tuple(x) if isinstance(x, (tuple, list)) else (x,)

@@ -2,6 +2,7 @@
 
 from trax_hier.models.block_recurrent import BlockRecurrentLM
 from trax_hier.models.hourglass import HourglassLM
+from trax_hier.models.multiscale import BottomUpLM, RetinaLM, TopDownLM
 from trax_hier.models.scaling_transformer import (
   ScalingTransformer,
   ScalingTransformerLM,
@@ -10,8 +11,11 @@ from trax_hier.models.transformer import TransformerLM
 
 __all__ = [
   'BlockRecurrentLM',
+  'BottomUpLM',
   'HourglassLM',
+  'RetinaLM',
   'ScalingTransformer',
   'ScalingTransformerLM',
+  'TopDownLM',
   'TransformerLM',
 ]

@@ -1,0 +1,275 @@
+"""Attention to tokens and to blocks of tokens, under one softmax.
+
+The keys of a query are sets of rows, one for each of several scales (see
+`scales`). `AttentionAggregation` gives a token all tokens and all complete
+blocks of every scale; `RetinaAttention` gives it near tokens one by one and
+farther ones in ever larger blocks.
+
+A block stands at its first token. All positions are in tokens.
+
+Letters: b batch, h heads, l length, d d_model; w window, n windows.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.attend_to_scales import AttendToScales
+from trax_hier.layers.attention import Heads, MergeHeads
+from trax_hier.layers.blocks import PreNormResidual
+from trax_hier.layers.build import build, check_mode
+from trax_hier.layers.cache import KeyValueCache
+from trax_hier.layers.dense import Dense
+from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.normalization import LayerNorm
+from trax_hier.layers.positions import NoPositions
+from trax_hier.layers.scales import (
+  ConcatDense,
+  Latest,
+  Pyramid,
+  as_tuple,
+  check_scales,
+)
+from trax_hier.layers.shorten import AverageShorten
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.layers')
+def RetinaAttention(
+  d_model: int,
+  n_heads: int = 8,
+  scales: tuple[int, ...] = (1, 4, 16),
+  window: int = 64,
+  pool: Callable[..., base.Layer] = AverageShorten,
+  dropout: float = 0.0,
+  mode: str = 'train',
+  max_len: int = 2048,
+  positions: NoPositions | None = None,
+):
+  """Self-attention that blurs with distance: (b, l, d) -> (b, l, d).
+
+  Windows of w tokens lie side by side. A query sees the tokens of its own
+  window up to itself and all of the window before. Of the S windows before
+  these it sees the blocks of the next scale S, w keys, and so on; the last
+  scale has no end. Every token before the query is covered exactly once, by at
+  most 2 w + l / S_1 keys, and so many are computed.
+
+  With average pooling, weights are those of `SelfAttention`.
+
+  Args:
+    d_model: Width of inputs and outputs.
+    n_heads: Number of heads; divides d_model.
+    scales: (1, S_1, ..), numbers of tokens in a block.
+    window: w, a multiple of every scale.
+    pool: Makes a block of the next scale from rows of one, `AverageShorten` or
+      `LinearShorten`.
+    dropout: Rate of dropout on the attention weights.
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity in tokens in predict mode. Of the tokens, 2 w are kept; of
+      the blocks, those that are still to be seen.
+    positions: Position scheme; None is `NoPositions()`.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Source: Multi-scale Transformer Language Models (arXiv 2005.00581), the retina
+  model. What the paper leaves open is a reconstruction: windows instead of a
+  band that slides with the query, and how far each scale reaches.
+  """
+  check_mode(mode)
+  check_scales('RetinaAttention', scales)
+  if window < 1 or window % scales[-1]:
+    raise ValueError(
+      f'RetinaAttention.window = {window} must be a positive multiple of every '
+      f'scale in RetinaAttention.scales = {scales}'
+    )
+
+  def shorten(j):
+    return build(
+      pool,
+      shorten_factor=scales[j] // scales[j - 1],
+      d_model=d_model,
+      mode=mode,
+    )
+
+  return tl.Serial(  # x
+    Pyramid(scales, shorten, lambda j: tl.Serial(), mode),  # x, rows
+    _ScaleAttention(
+      d_model,
+      n_heads,
+      scales,
+      window,
+      [[] for _ in scales],
+      dropout,
+      mode,
+      max_len,
+      positions or NoPositions(),
+    ),
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def AttentionAggregation(
+  scales: tuple[int, ...],
+  d_model: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  feed_forward: Callable[..., base.Layer] = FeedForward,
+  dropout: float = 0.0,
+  mode: str = 'train',
+  max_len: int = 2048,
+  positions: NoPositions | None = None,
+):
+  """A block in which tokens attend to all scales: x, rows -> (b, l, d).
+
+  x (b, l, d) and, for each further scale S, rows (b, l / S, d). Token t sees
+  all tokens up to itself and all blocks that end up to itself; a learned vector
+  for each scale is added to its keys.
+
+  x += Dropout(attention(norm(x), norm(rows)))
+  x += Dropout(feed_forward(norm(x)))
+
+  Args:
+    scales: (1, S_1, ..).
+    d_model: Width of inputs and outputs.
+    d_ff: Width inside the feed-forward part.
+    n_heads: Number of heads; divides d_model.
+    feed_forward: Makes the feed-forward part.
+    dropout: Rate of all dropout in the block.
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity in tokens of the caches in predict mode.
+    positions: Position scheme; None is `NoPositions()`.
+
+  Source: Multi-scale Transformer Language Models (arXiv 2005.00581), the
+  bottom-up model's aggregation layer; its inside is a reconstruction.
+  """
+  attention = _ScaleAttention(
+    d_model,
+    n_heads,
+    scales,
+    None,
+    [[_ScaleEmbedding()] for _ in scales],
+    dropout,
+    mode,
+    max_len,
+    positions or NoPositions(),
+  )
+  feed = build(
+    feed_forward, d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode
+  )
+  return tl.Serial(  # x, rows
+    tl.Residual(
+      _Together(LayerNorm(), len(scales)),
+      attention,
+      tl.Dropout(dropout, mode=mode),
+    ),
+    PreNormResidual(feed, dropout, mode),
+  )
+
+
+@gin.configurable(module='trax_hier.layers')
+def ConcatAggregation(
+  scales: tuple[int, ...], d_model: int, mode: str = 'train'
+):
+  """Projects each token with the newest block of every scale: -> (b, l, d).
+
+  Inputs are x (b, l, d) and, for each further scale S, rows (b, l / S, d).
+
+  Args:
+    scales: (1, S_1, ..).
+    d_model: Width of inputs and outputs.
+    mode: 'train', 'eval' or 'predict'.
+
+  Source: as `AttentionAggregation`; the cheaper way.
+  """
+  n = len(scales)
+  newest = [
+    tl.Serial(tl.Select([0, j], n_in=n), Latest(scales[j], mode))
+    for j in range(1, n)
+  ]
+  return tl.Serial(  # x, rows
+    tl.Branch(tl.Select([0], n_in=n), *newest), ConcatDense(n, d_model)
+  )
+
+
+def _ScaleAttention(
+  d_model,
+  n_heads,
+  scales,
+  window,
+  embeddings,
+  dropout,
+  mode,
+  max_len,
+  positions,
+):
+  """Attention of x to itself and to rows of each further scale: -> (b, l, d).
+
+  `embeddings` are the layers that tell keys of each scale from the others.
+  """
+  n = len(scales)
+  rotate_q, rotate_k = (positions.rotate(1, mode) for _ in range(2))
+  kept = 2 * window if window and n > 1 else None
+  fine, *coarse = embeddings
+  keys = [tl.Serial(*fine, *rotate_k), None]
+  for layers in coarse:
+    keys += [tl.Serial(*layers), None]
+  return tl.Serial(  # x, rows
+    tl.Branch(
+      tl.Serial(
+        tl.Select([0], n_in=n),
+        Heads(d_model, n_heads, rotate_q),
+      ),
+      _Together(Heads(d_model, n_heads, [], []), n),
+    ),  # q, then k and v of each scale
+    tl.Parallel(None, *keys),
+    tl.Parallel(None, KeyValueCache(max_len, kept, mode)),
+    AttendToScales(scales, window, positions, dropout, mode, max_len),
+    MergeHeads(),
+    Dense(d_model),
+  )
+
+
+class _ScaleEmbedding(base.Layer):
+  """x (b, h, l, d_head) -> x + a learned vector for each head."""
+
+  def init_weights_and_state(self, input_signature):
+    _, h, _, d = input_signature.shape
+    self.weights = jax.random.normal(self.rng, (h, 1, d)) * d**-0.5
+
+  def forward(self, x):
+    return x + self.weights.astype(x.dtype)
+
+
+class _Together(base.Layer):
+  """Applies a layer to n sequences joined end to end: n inputs -> n outputs.
+
+  The layer must treat all rows alike. If it has several outputs, those of the
+  first sequence come first.
+  """
+
+  def __init__(self, layer, n):
+    super().__init__(n_in=n, n_out=n * layer.n_out)
+    self._sublayers = (layer,)
+    self._weights = (None,)
+    self._state = (None,)
+
+  def init_weights_and_state(self, input_signature):
+    (layer,) = self.sublayers
+    first = as_tuple(input_signature)[0]
+    weights, state = layer.init(first, use_cache=True)
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, inputs):
+    (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
+    inputs = as_tuple(inputs)
+    *ends, _ = itertools.accumulate(x.shape[1] for x in inputs)
+    joined = jnp.concatenate(inputs, axis=1)
+    y, state = layer.pure_fn(joined, weights, state, self.rng, use_cache=True)
+    self.state = (state,)
+    parts = [jnp.split(x, ends, axis=-2) for x in as_tuple(y)]
+    outputs = [x for rows in zip(*parts, strict=True) for x in rows]
+    return outputs if self.n_out > 1 else outputs[0]

@@ -1,0 +1,293 @@
+"""One sequence at several scales: a coarse vector stands for a block of tokens.
+
+Block m of scale S covers tokens m S .. m S + S - 1. Scales are (1, S_1, ..,
+S_K), each a multiple of the one before; a layer that works at one of them
+counts in its own rows, of which `ratio` make one of the next.
+
+`Coarse` runs a layer on blocks; what uses its rows asks `n_complete` which of
+them a token may see, and nothing else decides about causality. Hourglass (see
+`ShortenedStack`) delays the inputs of its blocks by k - 1, so that block j ends
+at token j k; here blocks lie on the tokens' own grid and their *outputs* are
+delayed, which gives every token the same number of complete blocks, but with
+S - 1 tokens more before the first.
+
+Letters: b batch, l length, d d_model, m blocks.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.cache import append
+from trax_hier.layers.dense import Dense
+from trax_hier.layers.stacking import apply_if
+from trax_hier.trax_compat import ShapeDtype, base, tl
+
+
+def n_complete(t, scale):
+  """Number of blocks of `scale` tokens that have ended at token t.
+
+  The causal rule of all multi-scale layers: token t may see block m if and only
+  if m < n_complete(t, scale), that is, (m + 1) scale - 1 <= t.
+  """
+  return (t + 1) // scale
+
+
+def check_scales(name: str, scales: Sequence[int]) -> None:
+  """Raises ValueError unless `scales` are legal."""
+  ratios_are_whole = all(
+    above > scale and above % scale == 0
+    for scale, above in itertools.pairwise(scales)
+  )
+  if not scales or scales[0] != 1 or not ratios_are_whole:
+    raise ValueError(
+      f'{name}.scales = {scales} must begin with 1, and each further scale be '
+      'a larger multiple of the one before, as in (1, 4, 16)'
+    )
+
+
+class Coarse(base.Layer):
+  """Runs a causal layer on blocks of `ratio` rows: (b, l, d) -> (b, m, d).
+
+  In 'train' and 'eval' modes there are ceil(l / ratio) rows; if `ratio` does
+  not divide l, the last block is padded, and no token may see it.
+
+  In predict mode `layer` runs once per block, when the block is complete. A
+  call returns the new rows, ceil(l / ratio) of them, but only those from
+  n_complete(t - 1) up to n_complete(t + l - 1) mean anything, t rows having
+  come in earlier calls.
+
+  Args:
+    ratio: Number of rows in a block.
+    layer: (b, m ratio, d) -> (b, m, d), or several such outputs.
+    mode: 'train', 'eval' or 'predict'.
+    strides: For each output of `layer`, the number of blocks that one of its
+      rows covers. More than 1 where it has a `Coarse` inside.
+  """
+
+  def __init__(
+    self,
+    ratio: int,
+    layer: base.Layer,
+    mode: str,
+    strides: Sequence[int] = (1,),
+  ):
+    super().__init__(n_out=len(strides), name=f'Coarse({ratio})')
+    self._ratio = ratio
+    self._mode = mode
+    self._strides = strides
+    self._sublayers = (layer, base.Layer(name='Memory'))
+    self._weights = (None, None)
+    self._state = (None, None)
+
+  def init_weights_and_state(self, input_signature):
+    layer, _ = self.sublayers
+    b, l, d = input_signature.shape
+    l = self._ratio if self._mode == 'predict' else l + -l % self._ratio
+    weights, state = layer.init(
+      ShapeDtype((b, l, d), input_signature.dtype), use_cache=True
+    )
+    memory = ()
+    if self._mode == 'predict':
+      tail = jnp.zeros((b, self._ratio - 1, d), input_signature.dtype)
+      memory = jnp.zeros((), jnp.int32), tail
+    self.weights = weights, ()
+    self.state = state, memory
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return self._decode(x)
+    layer, _ = self.sublayers
+    state, memory = self.state
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % self._ratio), (0, 0)])
+    y, state = layer.pure_fn(
+      x, self.weights[0], state, self.rng, use_cache=True
+    )
+    self.state = state, memory
+    return y
+
+  def _decode(self, x):
+    layer, _ = self.sublayers
+    state, (t, tail) = self.state
+    ratio, length = self._ratio, x.shape[1]
+    inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
+    first, end = (n_complete(i - 1, ratio) for i in (t, t + length))
+    n = length // ratio
+
+    def run(group, state):
+      outputs, state = layer.pure_fn(group, self.weights[0], state, self.rng)
+      return as_tuple(outputs), state
+
+    outputs, state = run_groups(
+      run,
+      state,
+      inputs,
+      first * ratio - t + ratio - 1,
+      ratio,
+      length,
+      end > first + n,
+    )
+    # The state may be wider than the dtype of compute.
+    tail = inputs[:, length:].astype(tail.dtype)
+    self.state = state, (t + length, tail)
+    rows = [
+      self._join(parts, first, n, stride)
+      for parts, stride in zip(
+        zip(*outputs, strict=True), self._strides, strict=True
+      )
+    ]
+    return tuple(rows) if len(rows) > 1 else rows[0]
+
+  def _join(self, parts, first, n, stride):
+    """The rows of n blocks, then those of one more where the first ones end."""
+    if len(parts) == 1:
+      return parts[0]
+    rows, more = parts
+    n_rows = -(-(n + 1) // stride)
+    rows = jnp.pad(rows, [(0, 0), (0, more.shape[1]), (0, 0)])
+    n_valid = (first + n) // stride - first // stride
+    return append(rows, more, n_valid)[:, :n_rows]
+
+
+def run_groups(run, state, inputs, start, k, length, more):
+  """Runs a layer on those groups of k inputs that have become complete.
+
+  Args:
+    run: (b, n k, d) inputs of n groups, state -> tuple of outputs, state.
+    state: The layer's.
+    inputs: (b, k - 1 + length, d), the last k - 1 inputs of earlier calls, then
+      `length` new ones: these complete length // k groups for certain.
+    start: Where in `inputs` the first of these groups begins.
+    k: Number of inputs in a group.
+    length: Number of new inputs.
+    more: Whether they complete one group more, a bool scalar.
+
+  Returns:
+    A list of one or two tuples of outputs, those of the groups that are certain
+    and those of the one that may come, zeros if it does not; and the state.
+  """
+  n = length // k
+
+  def groups(state, start, n):
+    group = jax.lax.dynamic_slice_in_dim(inputs, start, n * k, axis=1)
+    return run(group, state)
+
+  outputs = []
+  if n:
+    new, state = groups(state, start, n)
+    outputs.append(new)
+  if length % k:
+
+    def one_more(old):
+      _, state = old
+      return groups(state, start + n * k, 1)
+
+    shapes, _ = jax.eval_shape(lambda s: groups(s, start, 1), state)
+    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    new, state = apply_if(more, one_more, (none, state))
+    outputs.append(new)
+  return outputs, state
+
+
+def as_tuple(x):
+  """The outputs of a layer, be they one or several."""
+  return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+class Latest(base.Layer):
+  """The newest block that each token may see: x, rows -> (b, l, d).
+
+  x (b, l, d) is the finer sequence, of which only the length counts, rows
+  (b, m, d) are those of a `Coarse` on it. Before the first block is complete,
+  tokens see a learned vector.
+
+  Args:
+    scale: Number of rows of x in a block.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, scale: int, mode: str):
+    super().__init__(n_in=2, n_out=1, name=f'Latest({scale})')
+    self._scale = scale
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    _, rows = input_signature
+    b, _, d = rows.shape
+    self.weights = jnp.zeros(d, jnp.float32)
+    if self._mode == 'predict':
+      self.state = jnp.zeros((), jnp.int32), jnp.zeros((b, 1, d), rows.dtype)
+
+  def forward(self, inputs):
+    x, rows = inputs
+    length = x.shape[1]
+    newest = jnp.broadcast_to(
+      self.weights.astype(rows.dtype), (rows.shape[0], 1, rows.shape[2])
+    )
+    t = 0
+    if self._mode == 'predict':
+      t, kept = self.state
+      some = n_complete(t - 1, self._scale) > 0
+      newest = jnp.where(some, kept.astype(rows.dtype), newest)
+    # Row 0 is what was newest before this call.
+    rows = jnp.concatenate([newest, rows], axis=1)
+    before = n_complete(t - 1, self._scale)
+    index = n_complete(t + jnp.arange(length), self._scale) - before
+    y = jnp.take(rows, index, axis=1)
+    if self._mode == 'predict':
+      self.state = t + length, y[:, -1:].astype(kept.dtype)
+    return y
+
+
+def Pyramid(
+  scales: Sequence[int],
+  shorten: Callable[[int], base.Layer],
+  level: Callable[[int], base.Layer],
+  mode: str,
+) -> base.Layer:
+  """Work at each scale on the outputs of the one below: x -> rows of each.
+
+  rows_0 = level_0(x); rows_j = level_j(shorten_j(rows_{j-1}))
+
+  x (b, l, d) -> (b, l / S, d) for each scale S, finest first.
+
+  Args:
+    scales: (1, S_1, ..).
+    shorten: j -> the layer from scale j - 1 to scale j.
+    level: j -> the layer at scale j.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def from_scale(j):
+    *_, last = range(len(scales))
+    if j == last:
+      return level(j)
+    coarser = Coarse(
+      scales[j + 1] // scales[j],
+      tl.Serial(shorten(j + 1), from_scale(j + 1)),
+      mode,
+      strides=[scale // scales[j + 1] for scale in scales[j + 1 :]],
+    )
+    return tl.Serial(level(j), tl.Branch(None, coarser))
+
+  return from_scale(0)
+
+
+@gin.configurable(module='trax_hier.layers')
+def ConcatDense(n_inputs: int, d_model: int):
+  """A projection of all inputs, concatenated: n times (b, l, d) -> (b, l, d).
+
+  Args:
+    n_inputs: n.
+    d_model: Width of inputs and output.
+  """
+  return tl.Serial(tl.Concatenate(n_items=n_inputs), Dense(d_model))
+
+
+@gin.configurable(module='trax_hier.layers')
+def Sum(n_inputs: int):
+  """The sum of all inputs: n times (b, l, d) -> (b, l, d)."""
+  return tl.Serial(*[tl.Add() for _ in range(n_inputs - 1)])

@@ -1,0 +1,320 @@
+"""Multi-scale Transformer language models: top-down, bottom-up, retina.
+
+Three ways to put tokens and blocks of tokens into one model. No code of the
+paper is public, so what it leaves open is a reconstruction: sizes, how scales
+are joined, positions. Certain are the three directions, causal layers at each
+scale between poolings or convolutions, and the aggregation layer of bottom-up.
+
+All three predict any length token by token. A layer at scale S costs 1 / S of a
+layer at full length, its attention 1 / S ** 2, and decoding runs it once per S
+tokens.
+
+Source: Multi-scale Transformer Language Models (arXiv 2005.00581).
+"""
+
+import functools
+from collections.abc import Callable
+
+import gin
+
+from trax_hier.layers import (
+  AttentionAggregation,
+  AverageShorten,
+  Coarse,
+  ConcatDense,
+  DecoderBlock,
+  Latest,
+  LayerNorm,
+  NoPositions,
+  Pyramid,
+  RelativePositions,
+  Repeat,
+  RetinaAttention,
+  ShareWeights,
+  build,
+)
+from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.scales import check_scales
+from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
+from trax_hier.trax_compat import base, tl
+
+
+@gin.configurable(module='trax_hier.models')
+def TopDownLM(
+  vocab_size: int,
+  d_model: int = 512,
+  d_ff: int = 2048,
+  scales: tuple[int, ...] = (1, 4, 16),
+  n_layers: tuple[int, ...] = (8, 10, 12),
+  n_heads: int = 8,
+  dropout: float = 0.1,
+  block: Callable[..., base.Layer] = DecoderBlock,
+  coarse_block: Callable[..., base.Layer] = DecoderBlock,
+  shorten: Callable[..., base.Layer] = AverageShorten,
+  inject: Callable[..., base.Layer] = ConcatDense,
+  positions: Callable[..., NoPositions] = RelativePositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """Top-down: the coarsest scale first, each finer one told what it found.
+
+  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
+  at position t predict token t from the tokens before it. Any length.
+
+  c_0 = embeddings; c_j = shorten(c_{j-1})
+  H_K = blocks(c_K); H_j = blocks(inject(c_j, newest complete row of H_{j+1}))
+
+  An Hourglass without layers before its shortened ones is this with two scales,
+  but for its residual connection and for where its blocks begin (see
+  `trax_hier.layers.scales`).
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model at all scales.
+    d_ff: Width inside the feed-forward parts.
+    scales: Tokens per vector, finest first: 1, then multiples of one another.
+    n_layers: Number of blocks at each scale.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    block: Makes a block at full length, from those of the model's dimensions
+      that it names.
+    coarse_block: Makes a block at the other scales, likewise.
+    shorten: Makes `AverageShorten`, or `LinearShorten`, a strided convolution.
+    inject: Makes `ConcatDense` or `Sum`.
+    positions: Makes the position scheme of all attention layers.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Source: Multi-scale Transformer Language Models (arXiv 2005.00581), top-down.
+  """
+  _check('TopDownLM', scales, n_layers, d_model, n_heads, dropout, mode)
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    positions=scheme,
+  )
+  shorten_to, stack = _levels(
+    scales, n_layers, shorten, block, coarse_block, remat, dimensions
+  )
+
+  def from_scale(j):
+    *_, last = range(len(scales))
+    if j == last:
+      return stack(j)
+    ratio = scales[j + 1] // scales[j]
+    coarser = tl.Serial(shorten_to(j + 1), from_scale(j + 1))
+    newest = tl.Serial(
+      tl.Branch(None, Coarse(ratio, coarser, mode)), Latest(ratio, mode)
+    )
+    return tl.Serial(  # c
+      tl.Branch(None, newest),  # c, u
+      build(inject, n_inputs=2, d_model=d_model),
+      stack(j),
+    )
+
+  return tl.Serial(  # tokens
+    ShareWeights(*scheme.shared),
+    TokenEncoder(
+      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
+    ),  # (b, l, d)
+    from_scale(0),
+    LayerNorm(),
+    Logits(vocab_size),  # (b, l, v)
+  )
+
+
+@gin.configurable(module='trax_hier.models')
+def BottomUpLM(
+  vocab_size: int,
+  d_model: int = 512,
+  d_ff: int = 2048,
+  scales: tuple[int, ...] = (1, 4, 16),
+  n_layers: tuple[int, ...] = (0, 10, 12),
+  n_post: int = 7,
+  n_heads: int = 8,
+  dropout: float = 0.1,
+  block: Callable[..., base.Layer] = DecoderBlock,
+  coarse_block: Callable[..., base.Layer] = DecoderBlock,
+  shorten: Callable[..., base.Layer] = AverageShorten,
+  aggregate: Callable[..., base.Layer] = AttentionAggregation,
+  positions: Callable[..., NoPositions] = RelativePositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """Bottom-up: each scale on top of the finer one, then all joined for tokens.
+
+  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
+  at position t predict token t from the tokens before it. Any length.
+
+  H_0 = blocks(embeddings); H_j = blocks(shorten(H_{j-1}))
+  output = blocks(aggregate(H_0, .., H_K))
+
+  With one scale there is nothing to aggregate, and this is a `TransformerLM`.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model at all scales.
+    d_ff: Width inside the feed-forward parts.
+    scales: Tokens per vector, finest first: 1, then multiples of one another.
+    n_layers: Number of blocks at each scale before aggregation.
+    n_post: Number of blocks at full length after it.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    block: Makes a block at full length, from those of the model's dimensions
+      that it names.
+    coarse_block: Makes a block at the other scales, likewise.
+    shorten: Makes `AverageShorten`, or `LinearShorten`, a strided convolution.
+    aggregate: Makes `AttentionAggregation`, or `ConcatAggregation`, which is
+      cheaper.
+    positions: Makes the position scheme of all attention layers.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Source: Multi-scale Transformer Language Models (arXiv 2005.00581), bottom-up.
+  """
+  _check('BottomUpLM', scales, n_layers, d_model, n_heads, dropout, mode)
+  if n_post < 0:
+    raise ValueError(f'BottomUpLM.n_post = {n_post} must not be negative')
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  dimensions = dict(
+    d_model=d_model,
+    d_ff=d_ff,
+    n_heads=n_heads,
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    positions=scheme,
+  )
+  shorten_to, stack = _levels(
+    scales, n_layers, shorten, block, coarse_block, remat, dimensions
+  )
+  aggregation = tl.Serial()
+  if len(scales) > 1:
+    aggregation = build(aggregate, scales=scales, **dimensions)
+
+  return tl.Serial(  # tokens
+    ShareWeights(*scheme.shared),
+    TokenEncoder(
+      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
+    ),  # (b, l, d)
+    Pyramid(scales, shorten_to, stack, mode),  # (b, l / S, d) for each scale S
+    aggregation,  # (b, l, d)
+    Repeat(lambda: build(block, stride=1, **dimensions), n_post, remat),
+    LayerNorm(),
+    Logits(vocab_size),  # (b, l, v)
+  )
+
+
+@gin.configurable(module='trax_hier.models')
+def RetinaLM(
+  vocab_size: int,
+  d_model: int = 512,
+  d_ff: int = 2048,
+  scales: tuple[int, ...] = (1, 4, 16),
+  window: int = 64,
+  n_layers: int = 14,
+  n_heads: int = 8,
+  dropout: float = 0.1,
+  pool: Callable[..., base.Layer] = AverageShorten,
+  positions: Callable[..., NoPositions] = RelativePositions,
+  remat: bool = False,
+  max_len: int = 2048,
+  mode: str = 'train',
+) -> base.Layer:
+  """Retina: every layer sees near tokens one by one, and blocks of far ones.
+
+  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
+  at position t predict token t from the tokens before it. Any length.
+
+  A `TransformerLM` whose attention is `RetinaAttention`; other models take that
+  as the attention of their blocks.
+
+  Args:
+    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    d_model: Width of the model.
+    d_ff: Width inside the feed-forward parts.
+    scales: Tokens per key, finest first: 1, then multiples of one another.
+    window: Number of tokens that `RetinaAttention` takes together.
+    n_layers: Number of blocks.
+    n_heads: Number of attention heads.
+    dropout: Rate of all dropout.
+    pool: Makes a block of tokens one vector: `AverageShorten` or
+      `LinearShorten`.
+    positions: Makes the position scheme of all attention layers.
+    remat: Whether the backward pass recomputes each block's activations.
+    max_len: Capacity in tokens of predict mode.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Source: Multi-scale Transformer Language Models (arXiv 2005.00581), retina.
+  """
+  attention = functools.partial(
+    RetinaAttention, scales=scales, window=window, pool=pool
+  )
+  return TransformerLM(
+    vocab_size,
+    d_model=d_model,
+    d_ff=d_ff,
+    n_layers=n_layers,
+    n_heads=n_heads,
+    dropout=dropout,
+    block=functools.partial(DecoderBlock, attention=attention),
+    positions=positions,
+    remat=remat,
+    max_len=max_len,
+    mode=mode,
+  )
+
+
+def _check(name, scales, n_layers, d_model, n_heads, dropout, mode):
+  check_mode(mode)
+  check_heads(d_model, n_heads)
+  check_dropout(dropout)
+  check_scales(name, scales)
+  if len(n_layers) != len(scales) or min(n_layers) < 0:
+    raise ValueError(
+      f'{name}.n_layers = {n_layers} must have a number of blocks, 0 or '
+      f'more, for each scale of {name}.scales = {scales}'
+    )
+
+
+def _levels(scales, n_layers, shorten, block, coarse_block, remat, dimensions):
+  """Functions of j: the way from scale j - 1 to scale j, and the blocks there.
+
+  A position scheme that adds to embeddings does so at each scale.
+  """
+
+  def shorten_to(j):
+    layer = build(
+      shorten,
+      shorten_factor=scales[j] // scales[j - 1],
+      stride=scales[j - 1],
+      **dimensions,
+    )
+    embed = dimensions['positions'].embed(dimensions['mode'], scales[j])
+    return tl.Serial(layer, *embed)
+
+  def stack(j):
+    make = coarse_block if j else block
+    return Repeat(
+      lambda: build(make, stride=scales[j], **dimensions), n_layers[j], remat
+    )
+
+  return shorten_to, stack
