@@ -24,9 +24,12 @@ import toy
 from trax_hier import layers as hl
 from trax_hier.models import (
   BlockRecurrentLM,
+  BottomUpLM,
   HourglassLM,
+  RetinaLM,
   ScalingTransformer,
   ScalingTransformerLM,
+  TopDownLM,
   TransformerLM,
 )
 from trax_hier.trax_compat import tl
@@ -72,6 +75,22 @@ def _block_recurrent(**kwargs):
   # is about.
   sizes = dict(toy.SIZES, n_layers=4, recurrent_layers=(3,), carry=False)
   return P(BlockRecurrentLM, attention=_SLIDING, **{**sizes, **kwargs})
+
+
+def _top_down(**kwargs):
+  sizes = dict(toy.SIZES, scales=(1, 2, 6), n_layers=(1, 2, 1))
+  return P(TopDownLM, **{**sizes, **kwargs})
+
+
+def _bottom_up(**kwargs):
+  sizes = dict(toy.SIZES, scales=(1, 2, 4), n_layers=(0, 1, 1), n_post=1)
+  return P(BottomUpLM, **{**sizes, **kwargs})
+
+
+def _retina(**kwargs):
+  # Windows as short as can be, so that every scale is seen.
+  sizes = dict(toy.SIZES, scales=(1, 2), window=2, n_layers=2)
+  return P(RetinaLM, **{**sizes, **kwargs})
 
 
 def _scaling(**kwargs):
@@ -212,6 +231,40 @@ ROWS = {
       ),
     ),
     idle=9,
+  ),
+  'top-down': Row(_top_down(), idle=6, thorough=True),
+  'top-down linear, sum, learned': Row(
+    _top_down(
+      scales=(1, 2),
+      n_layers=(1, 2),
+      shorten=hl.LinearShorten,
+      inject=hl.Sum,
+      positions=P(hl.LearnedPositions, N_POSITIONS),
+    ),
+    idle=2,
+    slow=True,
+  ),
+  'top-down attention, rotary': Row(
+    _top_down(shorten=hl.AttentionShorten, positions=hl.RotaryPositions),
+    idle=0,
+    slow=True,
+  ),
+  'bottom-up': Row(_bottom_up(), idle=7, thorough=True),
+  'bottom-up concatenated, t5': Row(
+    _bottom_up(aggregate=hl.ConcatAggregation, positions=hl.T5Positions),
+    idle=3,
+    slow=True,
+  ),
+  'bottom-up rotary': Row(
+    _bottom_up(n_layers=(1, 1, 1), positions=hl.RotaryPositions),
+    idle=0,
+    slow=True,
+  ),
+  'retina': Row(_retina(), idle=1, thorough=True),
+  'retina linear, rotary': Row(
+    _retina(pool=hl.LinearShorten, positions=hl.RotaryPositions),
+    idle=0,
+    slow=True,
   ),
   'scaling': Row(_scaling(), idle=1, thorough=True),
   'scaling, all sparse, sources': Row(
