@@ -24,6 +24,7 @@ CONFIGURATIONS = sorted(
 WITHOUT_DATA = (
   'quickstart.gin',
   'scaling/text.gin',
+  'multiscale/text.gin',
   'mix/hourglass_block_recurrent.gin',
   'mix/hourglass_block_recurrent_sparse.gin',
   'mix/hourglass_sparse.gin',
@@ -128,10 +129,15 @@ def n_parameters(length):
   return n_weights(abstract_init(layer, batch)[0])
 
 
+def required(name):
+  """Bindings that a configuration leaves to the user."""
+  bindings = [] if name in WITHOUT_DATA else ["DATA = 'elsewhere'"]
+  return bindings + ["VOCAB = 'elsewhere'"] * name.endswith('_subwords.gin')
+
+
 @pytest.mark.parametrize('name', CONFIGURATIONS)
 def test_stated_parameters(name):
-  needs_data = name not in WITHOUT_DATA
-  config.parse([name], ["DATA = 'elsewhere'"] if needs_data else [])
+  config.parse([name], required(name))
   stated = re.search(r'# Parameters: ([0-9,]+)', (GIN / name).read_text())
   assert n_parameters(12288) == int(stated[1].replace(',', ''))
 
@@ -195,6 +201,26 @@ def test_counts_of_blocks_are_those_of_the_published_code(name):
   assert count(0, 0) == rest
   assert count(1, 0) == rest + encoder
   assert count(0, 1) == rest + decoder
+
+
+def test_counts_of_multiscale_models_are_in_closed_form():
+  d, f, n_scales = 768, 3072, 3
+  block = 4 * d**2 + 2 * d * f + 9 * d + f
+  injections = (n_scales - 1) * (2 * d**2 + d + d)
+  counts = {
+    'vanilla_14': 14 * block,
+    'retina_14': 14 * block,
+    'top_down_12_10_8': 30 * block + injections,
+    'top_down_10_12_8': 30 * block + injections,
+    'bottom_up_12_10_8': 30 * block + n_scales * d,
+    'bottom_up_10_12_8': 30 * block + n_scales * d,
+  }
+  for name, count in counts.items():
+    for suffix, v in ('', 256), ('_subwords', 30_000):
+      text = (GIN / 'multiscale' / f'{name}{suffix}.gin').read_text()
+      assert f'# Parameters: {count + 2 * v * d + v + 2 * d:,}\n' in text, name
+  names = {path.stem for path in (GIN / 'multiscale').glob('*.gin')}
+  assert names == {'text', *counts, *(f'{name}_subwords' for name in counts)}
 
 
 @pytest.mark.parametrize(

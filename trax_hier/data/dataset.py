@@ -171,6 +171,7 @@ def windowed(
   eval_length: int | None = None,
   eval_stride: int | None = None,
   move_edges: bool = True,
+  n_bytes: Callable[[str], int] | None = None,
 ) -> DataSet:
   """A data set of windows of three token arrays.
 
@@ -187,6 +188,7 @@ def windowed(
     eval_stride: tokens that an evaluation window scores; None: all of them.
     move_edges: whether training windows move from epoch to epoch; False for
       rows with edges of their own, which evaluation cannot cut anew either.
+    n_bytes: as `DataSet` takes it.
 
   Raises:
     ValueError: naming the binding at fault.
@@ -221,6 +223,7 @@ def windowed(
     unit,
     batch_size,
     made_with if move_edges else None,
+    n_bytes,
   )
 
 

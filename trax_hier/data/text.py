@@ -1,5 +1,6 @@
-"""TextFiles: byte-level text from any file or folder of the user's."""
+"""TextFiles: text from any file or folder of the user's, bytes or subwords."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gin
@@ -7,7 +8,15 @@ import numpy as np
 
 from trax_hier.data import checks, files
 from trax_hier.data.dataset import DataSet, windowed
-from trax_hier.data.vocab import ByteVocab
+from trax_hier.data.documents import token_type
+from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+
+VALID_FRACTION = 0.05
+TEST_FRACTION = 0.05
+
+COMMAND = 'python -m trax_hier.data.subwords --text=my.txt --output=my.model'
+
+_BLOCK = 1 << 20  # bytes that are encoded at a time
 
 
 @gin.configurable(module='trax_hier.data')
@@ -15,13 +24,14 @@ def TextFiles(
   path: str,
   batch_size: int,
   length: int,
-  valid_fraction: float = 0.05,
-  test_fraction: float = 0.05,
+  valid_fraction: float = VALID_FRACTION,
+  test_fraction: float = TEST_FRACTION,
   seed: int = 0,
   eval_length: int | None = None,
   eval_stride: int | None = None,
+  vocab: str | None = None,
 ) -> DataSet:
-  """Bytes of a file, or of the text files below a folder.
+  """Bytes or subwords of a file, or of the text files below a folder.
 
   A file may hold any bytes; it is mapped, not read, and cut in order into
   train, valid and test. A folder is read into memory: its UTF-8 files, hidden
@@ -30,23 +40,71 @@ def TextFiles(
   share asked for; if either stays less than half full, as with few or very
   unequal files, the joined bytes are cut in order instead.
 
+  With a vocabulary, the same splits are encoded into memory, zero bytes as id
+  0; the model needs a `vocab_size` of as many pieces as the vocabulary has.
+
   Args:
     path: the file or folder; `~` is the home folder.
     batch_size: rows of the global batch.
-    length: bytes in a training window.
+    length: bytes, or tokens of `vocab`, in a training window.
     valid_fraction: share of the bytes held out for validation.
     test_fraction: share of the bytes held out for the test.
     seed: which shuffle.
-    eval_length: bytes in an evaluation window; None: `length`.
-    eval_stride: bytes that an evaluation window scores; None: all of them.
+    eval_length: tokens in an evaluation window; None: `length`.
+    eval_stride: tokens that an evaluation window scores; None: all of them.
+    vocab: a SentencePiece model file that gives back any text, such as
+      `python -m trax_hier.data.subwords` writes; None: tokens are bytes.
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable, empty,
-      holds no text, or is shorter than a window, or if a number is not legal.
+      holds no text, or is shorter than a window, if the vocabulary is missing,
+      uses id 0 for text or loses some of it, or if a number is not legal.
   """
   checks.check_fractions('TextFiles', valid_fraction, test_fraction)
+  splits, how = read_splits(
+    path, valid_fraction, test_fraction, f'TextFiles.path = {path!r}'
+  )
+  n_bytes = {split: len(content) for split, content in splits.items()}
+  if vocab is None:
+    vocabulary, unit = ByteVocab(), 'byte'
+  else:
+    vocabulary, unit = _load_vocab(vocab), 'token'
+    how += f', pieces of {vocab}'
+    splits = _encode_splits(splits, vocabulary, f'TextFiles.vocab = {vocab!r}')
+  return windowed(
+    'TextFiles',
+    f'{path} ({how})',
+    splits,
+    vocabulary,
+    batch_size,
+    length,
+    seed,
+    unit,
+    eval_length=eval_length,
+    eval_stride=eval_stride,
+    n_bytes=None if vocab is None else n_bytes.__getitem__,
+  )
+
+
+def read_splits(
+  path: str, valid_fraction: float, test_fraction: float, binding: str
+) -> tuple[dict[str, np.ndarray], str]:
+  """Reads and splits a file or folder as TextFiles does.
+
+  Args:
+    path: the file or folder; `~` is the home folder.
+    valid_fraction: share of the bytes held out for validation.
+    test_fraction: share of the bytes held out for the test.
+    binding: what the user set the path with, for messages.
+
+  Returns:
+    'train', 'valid' and 'test', (n,) uint8, and a word on how it was split.
+
+  Raises:
+    ValueError: naming the binding, if there is no such path, it is unreadable
+      or empty, or holds no text.
+  """
   found = Path(path).expanduser()
-  binding = f'TextFiles.path = {path!r}'
   if not path or not found.exists():
     raise ValueError(
       f'{binding}: no such file or folder (looked for {found.absolute()})'
@@ -54,22 +112,89 @@ def TextFiles(
   fractions = valid_fraction, test_fraction
   try:
     if found.is_dir():
-      splits, how = _read_folder(found, binding, fractions)
-    else:
-      splits, how = _map_file(found, binding, fractions)
+      return _read_folder(found, binding, fractions)
+    return _map_file(found, binding, fractions)
   except OSError as error:
     raise ValueError(f'{binding}: cannot be read: {error}') from error
-  return windowed(
-    'TextFiles',
-    f'{path} ({how})',
-    splits,
-    ByteVocab(),
-    batch_size,
-    length,
-    seed,
-    eval_length=eval_length,
-    eval_stride=eval_stride,
-  )
+
+
+def encode_split(content: np.ndarray, vocab: SentencePieceVocab) -> np.ndarray:
+  """Encodes the bytes of a split, a block at a time.
+
+  Args:
+    content: (n,) uint8, in memory or mapped.
+    vocab: has pieces for all of it.
+
+  Returns:
+    (l,) unsigned integers, as small as ids can be.
+
+  Raises:
+    ValueError: if the text does not come back from its pieces.
+  """
+  ids = [np.zeros(0, token_type(vocab))]
+  for block in blocks(content):
+    ids.append(vocab.encode_bytes(block).astype(token_type(vocab)))
+  return np.concatenate(ids)
+
+
+def blocks(content: np.ndarray, size: int = _BLOCK) -> Iterator[bytes]:
+  """Yields bytes in parts that end where a piece ends, if they can.
+
+  That is after a line, else before a space, else after a character.
+
+  Args:
+    content: (n,) uint8, in memory or mapped.
+    size: the most bytes in a part, at least those of a character.
+  """
+  begin = 0
+  while begin < len(content):
+    block = content[begin : begin + size].tobytes()
+    if begin + size < len(content):
+      block = block[: _end(block)]
+    yield block
+    begin += len(block)
+
+
+def _end(block):
+  """Where to cut a block of text that goes on."""
+  line = block.rfind(b'\n') + 1
+  space = block.rfind(b' ')
+  if line or space > 0:
+    return line or space
+  # A character has one first byte and up to three of 0b10xxxxxx.
+  for end in range(len(block) - 1, max(0, len(block) - 4), -1):
+    if block[end] & 0xC0 != 0x80:
+      return end
+  return len(block)
+
+
+def _load_vocab(path):
+  binding = f'TextFiles.vocab = {path!r}'
+  found = Path(path).expanduser()
+  if not path or not found.is_file():
+    raise ValueError(f'{binding}: no such file (looked for {found.absolute()})')
+  try:
+    vocab = SentencePieceVocab(str(found))
+  except ValueError as error:
+    raise ValueError(f'{binding}: {error}') from error
+  if not vocab.keeps_zero_free():
+    raise ValueError(
+      f'{binding}: its id 0 stands for text, but must be padding. To make a '
+      f'vocabulary that fits: {COMMAND}'
+    )
+  return vocab
+
+
+def _encode_splits(
+  splits: Mapping[str, np.ndarray], vocab: SentencePieceVocab, binding: str
+) -> dict[str, np.ndarray]:
+  try:
+    return {split: encode_split(c, vocab) for split, c in splits.items()}
+  except ValueError as error:
+    # The bits of such a text would be divided by bytes that are not scored.
+    raise ValueError(
+      f'{binding}: {error}. To make a vocabulary that loses nothing: {COMMAND}'
+    ) from error
 
 
 def read_texts(root: Path) -> dict[str, bytes]:

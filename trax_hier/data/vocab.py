@@ -1,8 +1,18 @@
 """Vocabularies: text to ids and back."""
 
+import functools
+import re
 from collections.abc import Callable, Iterable
+from types import ModuleType
 
 import numpy as np
+
+# What SentencePiece writes for a space. In a text of its own it would come back
+# as one, unless its bytes are encoded.
+SPACE_MARK = '\u2581'
+
+# Bytes that are not UTF-8, as Python's surrogateescape decodes them.
+_NOT_UTF8 = '\udc80-\udcff'
 
 
 class ByteVocab:
@@ -30,6 +40,21 @@ class ByteVocab:
     return bytes(np.asarray(ids).tolist()).decode('utf-8', errors='replace')
 
 
+def import_sentencepiece() -> ModuleType:
+  """Imports sentencepiece, which only subword data needs.
+
+  Raises:
+    ValueError: if it is not installed.
+  """
+  try:
+    import sentencepiece
+  except ImportError as error:
+    raise ValueError(
+      'needs the sentencepiece package: pip install sentencepiece'
+    ) from error
+  return sentencepiece
+
+
 class SentencePieceVocab:
   """The pieces of a SentencePiece model.
 
@@ -47,12 +72,9 @@ class SentencePieceVocab:
       ValueError: if the file is no model or sentencepiece is not installed.
     """
     try:
-      # Optional: only subword data needs it.
-      import sentencepiece
-    except ImportError as error:
-      raise ValueError(
-        f'{path}: needs the sentencepiece package: pip install sentencepiece'
-      ) from error
+      sentencepiece = import_sentencepiece()
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
     try:
       self._model = sentencepiece.SentencePieceProcessor(model_file=path)
     except (OSError, RuntimeError) as error:
@@ -61,11 +83,87 @@ class SentencePieceVocab:
 
   def encode(self, text: str) -> np.ndarray:
     """Returns the ids of the pieces of `text` as (l,) int32."""
+    if SPACE_MARK in text and self._byte_ids is not None:
+      return self._join(*self._encode_around(SPACE_MARK, text))
     return np.asarray(self._model.encode(text), np.int32)
+
+  def encode_bytes(self, content: bytes) -> np.ndarray:
+    """Returns the ids of bytes of text, of which none may get lost.
+
+    A zero byte, which stands between files, becomes id 0. Bytes that are not
+    UTF-8, such as those of a character that a split has cut, become the pieces
+    of single bytes.
+
+    Args:
+      content: n bytes.
+
+    Returns:
+      (l,) int32.
+
+    Raises:
+      ValueError: if the text does not come back from its pieces.
+    """
+    text = content.decode('utf-8', errors='surrogateescape')
+    marks = f'\0{_NOT_UTF8}'
+    if self._byte_ids is not None:
+      marks += SPACE_MARK
+    texts, ids, between = self._encode_around(marks, text)
+    for before, after in zip(texts, self._model.decode(ids), strict=True):
+      if before != after:
+        raise ValueError(_difference(before, after))
+    return self._join(texts, ids, between)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of `ids`."""
     return self._model.decode(np.asarray(ids).tolist())
+
+  def keeps_zero_free(self) -> bool:
+    """Whether no text has id 0, so that it can be BOS and padding."""
+    # Where each byte has a piece, nothing is unknown.
+    return self._model.is_control(0) or (
+      self._model.is_unknown(0) and self._byte_ids is not None
+    )
+
+  @functools.cached_property
+  def _byte_ids(self):
+    """The ids of the pieces of single bytes, (256,); None without them."""
+    ids = [self._model.piece_to_id(f'<0x{byte:02X}>') for byte in range(256)]
+    if not all(map(self._model.is_byte, ids)):
+      return None
+    return np.asarray(ids, np.int32)
+
+  def _encode_around(self, marks, text):
+    """Cuts a text at characters that the model cannot encode.
+
+    Returns:
+      The texts between runs of them, the ids of these texts, and the runs.
+    """
+    parts = re.split(f'([{marks}]+)', text)
+    return parts[::2], self._model.encode(parts[::2]), parts[1::2]
+
+  def _join(self, texts, ids, between):
+    """Puts the ids of texts and of the runs between them in order, (l,)."""
+    joined = [np.asarray(ids[0], np.int32)]
+    for run, rest in zip(between, ids[1:], strict=True):
+      joined += [self._ids_of_run(run), np.asarray(rest, np.int32)]
+    return np.concatenate(joined)
+
+  def _ids_of_run(self, run):
+    content = run.encode('utf-8', errors='surrogateescape')
+    values = np.frombuffer(content, np.uint8)
+    if self._byte_ids is not None:
+      return np.where(values, self._byte_ids[values], 0)
+    if values.any():
+      raise ValueError(f'has no piece for byte {content.strip(bytes(1))[:1]!r}')
+    return values.astype(np.int32)
+
+
+def _difference(before, after):
+  """Says where a text first differs from what came back."""
+  pairs = enumerate(zip(before, after, strict=False))
+  shorter = min(len(before), len(after))
+  at = next((i for i, (a, b) in pairs if a != b), shorter)
+  return f'{before[at:][:20]!r} of the text comes back as {after[at:][:20]!r}'
 
 
 class TextStream:
