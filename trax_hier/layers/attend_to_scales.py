@@ -3,13 +3,14 @@
 Letters: b batch, h heads, l length; w window, n windows, m keys.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.cache import append, empty
-from trax_hier.layers.dot_product import blocks, scores, softmax_means
+from trax_hier.layers.dot_product import blocks, means, scores, softmax_means
 from trax_hier.layers.positions import NoPositions
 from trax_hier.layers.scales import as_tuple, n_complete
 from trax_hier.trax_compat import base
@@ -65,10 +66,8 @@ class AttendToScales(base.Layer):
       positions.bias(1, scale, n, mode)
       for scale, n in zip(scales, reach, strict=True)
     ]
-    # One row more than there are blocks: see `_remember`.
     self._n_rows = [
-      -(-n // scale) + (end is None)
-      for scale, n, end in zip(scales, reach, self._ends, strict=True)
+      -(-n // scale) for scale, n in zip(scales, reach, strict=True)
     ]
     self._sublayers = (
       *(bias.layer for bias in self._biases),
@@ -98,9 +97,8 @@ class AttendToScales(base.Layer):
     q, *rows = inputs
     if self._mode == 'predict':
       tokens, keys = self._remember(q.shape[-2], _pairs(rows))
-      return self._means(
-        [self._look(j, q, tokens, *x) for j, x in enumerate(keys)]
-      )
+      sets = [self._look(j, q, tokens, *x) for j, x in enumerate(keys)]
+      return softmax_means(sets, q.dtype, 0.0, self.rng)
     length, coarsest = q.shape[-2], self._scales[-1]
     w = min(self._window or length, length + -length % coarsest)
     n_tokens = length + -length % (w if self._window else coarsest)
@@ -118,35 +116,47 @@ class AttendToScales(base.Layer):
       elif end is not None and end * w < n_tokens:
         sets.append(self._look_at_band(j, q, tokens, k, v))
       elif self._begin(j) * w < n_tokens:
-        logits, seen, v = self._look(j, q, tokens, k, v, starts)
+        logits, seen, part = self._look(j, q, tokens, k, v[:, None], starts)
         seen = seen.reshape(-1, 1, w, seen.shape[-1])
-        sets.append((blocks(logits, w), seen, v[:, None]))
-    y = self._means(sets)
+        sets.append((blocks(logits, w), seen, part))
+    y = softmax_means(sets, q.dtype, self._dropout, self.rng)
     if y.ndim == 5:  # (b, n, h, w, d_head)
       y = y.swapaxes(1, 2).reshape(q.shape)
     return y[:, :, :length]
 
   def _look(self, j, q, tokens, k, v, starts):
-    """Scores (b, h, l, m) of blocks by their first tokens; seen; values."""
+    """Blocks, by their first tokens, as a set for `softmax_means`."""
     tokens = tokens[:, None]
-    return (
-      self._scores(j, q, k, starts - tokens),
-      self._seen(j, tokens, starts),
-      v,
-    )
+    q, bias = self._bias(j, q, k, starts - tokens)
+    seen = self._seen(j, tokens, starts)
+    return scores(q, k, bias), seen, functools.partial(means, v=v)
 
   def _look_at_band(self, j, q, tokens, k, v):
-    """Scores (b, n, h, w, m), for each window of its own band, likewise."""
+    """The same for queries in windows (b, n, h, w, ..), each with its band.
+
+    A band is a copy of keys that several windows have: what the gradient needs
+    of it is made anew.
+    """
     scale, end, w = self._scales[j], self._ends[j], self._window
-    k, v = (_bands(x, end, w // scale) for x in (k, v))
+    n_keys = end * w // scale
+    bands = functools.partial(_bands, n=end, size=w // scale)
     tokens = tokens.reshape(-1, w, 1)
     begins = tokens[:, :1] + w - end * w
-    starts = begins + jnp.arange(k.shape[-2]) * scale
-    return (
-      self._scores(j, blocks(q, w), k, (starts - tokens)[0]),
-      self._seen(j, tokens, starts)[:, None],
-      v,
+    starts = begins + jnp.arange(n_keys) * scale
+    q, bias = self._bias(
+      j, blocks(q, w), k[:, :, :n_keys], (starts - tokens)[0]
     )
+
+    @jax.checkpoint
+    def logits(q, k, bias):
+      return scores(q, bands(k), bias)
+
+    @jax.checkpoint
+    def part(weights, v):
+      return means(weights, bands(v))
+
+    seen = self._seen(j, tokens, starts)[:, None]
+    return logits(q, k, bias), seen, functools.partial(part, v=v)
 
   def _begin(self, j):
     """How many windows back the band of scale j begins."""
@@ -163,20 +173,14 @@ class AttendToScales(base.Layer):
       seen &= back < self._ends[j]
     return seen & (back >= self._begin(j))
 
-  def _scores(self, j, q, k, offsets):
+  def _bias(self, j, q, k, offsets):
+    """What the positions make of queries, and add to their products."""
     layer, bias = self.sublayers[j], self._biases[j]
     arrays, state = layer.pure_fn(
       (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
     )
     self.state = (*self.state[:j], state, *self.state[j + 1 :])
-    q, bias = bias.apply(as_tuple(arrays), offsets, q, k.shape[-2])
-    return scores(q, k, bias)
-
-  def _means(self, sets):
-    """The values' means under one softmax over all sets of keys."""
-    logits, seen, values = zip(*sets, strict=True)
-    seen = jnp.concatenate(seen, axis=-1)
-    return softmax_means(logits, values, seen, self._dropout, self.rng)
+    return bias.apply(as_tuple(arrays), offsets, q, k.shape[-2])
 
   def _remember(self, length, pairs):
     """Adds new rows of all scales but the first to those of earlier calls.
@@ -235,10 +239,13 @@ def _bands(x, n, size):
 
   (b, h, l, d_head) -> (b, windows, h, n size, d_head), `size` rows a window.
   """
-  n_windows = x.shape[2] // size
+  b, h, length, d = x.shape
+  n_windows = length // size
   x = jnp.pad(x, [(0, 0), (0, 0), ((n - 1) * size, 0), (0, 0)])
-  rows = jnp.arange(n_windows)[:, None] * size + jnp.arange(n * size)
-  return jnp.take(x, rows, axis=2).swapaxes(1, 2)
+  windows = x.reshape(b, h, -1, size, d).swapaxes(1, 2)
+  # Slices, whose gradients are sums of slices; those of a gather are slow.
+  runs = [windows[:, i : i + n_windows] for i in range(n)]
+  return jnp.concatenate(runs, axis=-2)
 
 
 def _join(old, new):

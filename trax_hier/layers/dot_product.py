@@ -161,53 +161,72 @@ def softmax_attention(q, k, v, bias, seen, dropout, rng):
   The weights are the softmax, in float32, of (q.k + bias) / sqrt(d / h) over
   the keys where `seen`.
   """
-  return softmax_means([scores(q, k, bias)], [v], seen, dropout, rng)
+  keys = scores(q, k, bias), seen, functools.partial(means, v=v)
+  return softmax_means([keys], v.dtype, dropout, rng)
 
 
 def scores(q, k, bias):
-  """q.k + bias, float32 (.., h, q, k)."""
+  """(q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
   # A buffer of keys has batch and heads as one axis: see `cache.empty`.
   q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
   products = jnp.einsum(
     '...qd,...kd->...qk', q_like_k, k, preferred_element_type=jnp.float32
   )
-  return bias + products.reshape(*q.shape[:-1], -1)
+  return (bias + products.reshape(*q.shape[:-1], -1)) / math.sqrt(q.shape[-1])
 
 
-def softmax_means(scores, values, seen, dropout, rng):
-  """Means of several sets of values under one softmax: (.., h, q, d / h).
-
-  Args:
-    scores: Of each set, float32 (.., h, q, k).
-    values: Of each set, (.., h, k, d / h), or a buffer (b h, k, d / h).
-    seen: Which of all the keys a query sees, (.., h, q, all k).
-    dropout: Rate of dropout on the weights.
-    rng: Its key.
-  """
-  d = values[0].shape[-1]
-  joined = jnp.concatenate(scores, axis=-1) / math.sqrt(d)
-  weights = _softmax(joined, seen).astype(values[0].dtype)
-  if dropout:
-    keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
-    weights = jnp.where(keep, weights / (1 - dropout), 0)
-  ends = itertools.accumulate(x.shape[-1] for x in scores[:-1])
-  parts = jnp.split(weights, list(ends), axis=-1)
-  return functools.reduce(operator.add, map(_means, parts, values))
-
-
-def _means(weights, v):
-  """(.., h, q, k) x (.., h, k, d) -> (.., h, q, d)."""
+def means(weights, v):
+  """(.., h, q, k) x (.., h, k, d / h) -> (.., h, q, d / h)."""
   shape = *weights.shape[:-1], v.shape[-1]
   if weights.ndim != v.ndim:
     weights = weights.reshape(*v.shape[:-2], *weights.shape[-2:])
   return jnp.einsum('...qk,...kd->...qd', weights, v).reshape(shape)
 
 
+def softmax_means(sets, dtype, dropout, rng):
+  """Means of values under one softmax over several sets of keys.
+
+  Args:
+    sets: For each its scores, float32 (.., h, q, k); which of them are seen;
+      and a function from weights (.., h, q, k) to the sum of so much of the
+      values, (.., h, q, d / h).
+    dtype: That of the weights.
+    dropout: Rate of dropout on the weights.
+    rng: Its key.
+  """
+  logits, seen, parts = zip(*sets, strict=True)
+  rngs = jax.random.split(rng, len(sets))
+  y = []
+  for weights, part, rng in zip(
+    _softmax(logits, seen), parts, rngs, strict=True
+  ):
+    weights = weights.astype(dtype)
+    if dropout:
+      keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
+      weights = jnp.where(keep, weights / (1 - dropout), 0)
+    y.append(part(weights))
+  return functools.reduce(operator.add, y)
+
+
 def _seen_softmax(logits, seen):
-  """Softmax over the last axis of what is seen; uniform where nothing is."""
-  logits = jnp.where(seen, logits, -1e9)
-  y = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-  return y / jnp.sum(y, axis=-1, keepdims=True)
+  """Softmax over all keys that are seen; uniform where none is.
+
+  Over the last axes of several arrays, which are not joined: the gradient would
+  keep them joined and apart.
+  """
+  logits = [jnp.where(s, x, -1e9) for x, s in zip(logits, seen, strict=True)]
+  tops = [jnp.max(x, axis=-1, keepdims=True) for x in logits]
+  top = functools.reduce(jnp.maximum, tops)
+  y = [jnp.exp(x - top) for x in logits]
+  total = _sum(y)
+  return tuple(x / total for x in y)
+
+
+def _sum(arrays):
+  """The sum over the last axes of all arrays."""
+  return functools.reduce(
+    operator.add, (jnp.sum(x, axis=-1, keepdims=True) for x in arrays)
+  )
 
 
 _softmax = jax.custom_jvp(_seen_softmax)
@@ -215,10 +234,11 @@ _softmax = jax.custom_jvp(_seen_softmax)
 
 @_softmax.defjvp
 def _softmax_jvp(primals, tangents):
-  """Keeps the output alone for the gradient: autodiff keeps four arrays."""
-  y = _seen_softmax(*primals)
-  t, _ = tangents
-  return y, y * (t - jnp.sum(y * t, axis=-1, keepdims=True))
+  """Keeps the outputs alone for the gradient: autodiff keeps four arrays."""
+  ys = _seen_softmax(*primals)
+  ts, _ = tangents
+  mean = _sum([y * t for y, t in zip(ys, ts, strict=True)])
+  return ys, tuple(y * (t - mean) for y, t in zip(ys, ts, strict=True))
 
 
 def blocks(x, window):

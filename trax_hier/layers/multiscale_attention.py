@@ -55,7 +55,9 @@ def RetinaAttention(
   window up to itself and all of the window before. Of the S windows before
   these it sees the blocks of the next scale S, w keys, and so on; the last
   scale has no end. Every token before the query is covered exactly once, by at
-  most 2 w + l / S_1 keys, and so many are computed.
+  most 2 w + l / S_1 keys. Computed are, for each scale, those from the end of
+  its band to the query: 2 w for tokens, w (1 + 2 / S_1) for the next scale, ..,
+  and l / S for the last.
 
   With average pooling, weights are those of `SelfAttention`.
 

@@ -4,7 +4,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from trax_hier.trax_compat import base
+from trax_hier.trax_compat import base, tl
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -48,8 +48,20 @@ class LayerNorm(base.Layer):
 
   def forward(self, x):
     scale, bias = (w.astype(jnp.float32) for w in self.weights)
-    y = x.astype(jnp.float32)
-    y = y - jnp.mean(y, axis=-1, keepdims=True)
-    variance = jnp.mean(y * y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(variance + self._epsilon)
+    y = _standardise(x.astype(jnp.float32), self._epsilon)
     return (y * scale + bias).astype(x.dtype)
+
+
+def Standardise(epsilon: float = 1e-6):
+  """Layer normalization without weights: (..., d) -> (..., d), same dtype."""
+
+  def standardise(x):
+    return _standardise(x.astype(jnp.float32), epsilon).astype(x.dtype)
+
+  return tl.Fn('Standardise', standardise)
+
+
+def _standardise(x, epsilon):
+  x = x - jnp.mean(x, axis=-1, keepdims=True)
+  variance = jnp.mean(x * x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(variance + epsilon)

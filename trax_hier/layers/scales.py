@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from trax_hier.layers.cache import append
 from trax_hier.layers.dense import Dense
+from trax_hier.layers.normalization import Standardise
 from trax_hier.layers.stacking import apply_if
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
@@ -38,11 +39,13 @@ def n_complete(t, scale):
 
 def check_scales(name: str, scales: Sequence[int]) -> None:
   """Raises ValueError unless `scales` are legal."""
-  ratios_are_whole = all(
-    above > scale and above % scale == 0
-    for scale, above in itertools.pairwise(scales)
+  legal = (
+    isinstance(scales, (tuple, list))
+    and scales[:1] in ((1,), [1])
+    and all(isinstance(scale, int) for scale in scales)
+    and all(a < b and b % a == 0 for a, b in itertools.pairwise(scales))
   )
-  if not scales or scales[0] != 1 or not ratios_are_whole:
+  if not legal:
     raise ValueError(
       f'{name}.scales = {scales} must begin with 1, and each further scale be '
       'a larger multiple of the one before, as in (1, 4, 16)'
@@ -276,18 +279,32 @@ def Pyramid(
   return from_scale(0)
 
 
+# Rows of different scales come from stacks of different depth, or from none at
+# all: as they are, the larger ones drown the others, and models learn slowly. A
+# projection has no use for weights of a normalization before it.
+
+
 @gin.configurable(module='trax_hier.layers')
 def ConcatDense(n_inputs: int, d_model: int):
   """A projection of all inputs, concatenated: n times (b, l, d) -> (b, l, d).
+
+  Each is standardised first.
 
   Args:
     n_inputs: n.
     d_model: Width of inputs and output.
   """
-  return tl.Serial(tl.Concatenate(n_items=n_inputs), Dense(d_model))
+  return tl.Serial(
+    tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
+    tl.Concatenate(n_items=n_inputs),
+    Dense(d_model),
+  )
 
 
 @gin.configurable(module='trax_hier.layers')
 def Sum(n_inputs: int):
-  """The sum of all inputs: n times (b, l, d) -> (b, l, d)."""
-  return tl.Serial(*[tl.Add() for _ in range(n_inputs - 1)])
+  """The sum of all inputs, standardised: n times (b, l, d) -> (b, l, d)."""
+  return tl.Serial(
+    tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
+    *[tl.Add() for _ in range(n_inputs - 1)],
+  )

@@ -288,7 +288,11 @@ def _check(name, scales, n_layers, d_model, n_heads, dropout, mode):
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   check_scales(name, scales)
-  if len(n_layers) != len(scales) or min(n_layers) < 0:
+  if (
+    not isinstance(n_layers, (tuple, list))
+    or len(n_layers) != len(scales)
+    or min(n_layers) < 0
+  ):
     raise ValueError(
       f'{name}.n_layers = {n_layers} must have a number of blocks, 0 or '
       f'more, for each scale of {name}.scales = {scales}'
