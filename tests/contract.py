@@ -162,7 +162,7 @@ ROWS = {
     idle=11,
     slow=True,
   ),
-  'hourglass linear': Row(_hourglass(**_LINEAR), idle=6),
+  'hourglass linear': Row(_hourglass(**_LINEAR), idle=6, slow=True),
   'hourglass average, repeat': Row(_hourglass(**_PLAIN), idle=6, slow=True),
   'hourglass two levels': Row(_hourglass('1@2 1@6 1@2'), idle=18, slow=True),
   'hourglass three levels': Row(
@@ -249,7 +249,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  'bottom-up': Row(_bottom_up(), idle=7, thorough=True),
+  'bottom-up': Row(_bottom_up(), idle=7),
   'bottom-up concatenated, t5': Row(
     _bottom_up(aggregate=hl.ConcatAggregation, positions=hl.T5Positions),
     idle=3,

@@ -229,7 +229,7 @@ def plain_bits(tiny_run, window, stride):
     # The split has 100 bytes; the run was trained on windows of 32.
     ([], 32, 32),
     (['--window=50', '--stride=25'], 50, 25),
-    (['--stride=7'], 32, 7),
+    pytest.param(['--stride=7'], 32, 7, marks=pytest.mark.slow),
     (['--window=130'], 130, 130),
   ],
 )

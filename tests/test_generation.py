@@ -252,7 +252,10 @@ def test_frequencies_over_steps_and_rows(settings, kept, temperature):
   assert scipy.stats.chisquare(seen[kept], p * seen.sum()).pvalue > 0.001
 
 
-@pytest.mark.parametrize('name', ['transformer', 'block-recurrent'])
+@pytest.mark.parametrize(
+  'name',
+  ['transformer', pytest.param('block-recurrent', marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
   'precision, tolerance', [('float32', 0), ('bfloat16', 0.2), ('int8', 0.2)]
 )

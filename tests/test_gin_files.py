@@ -299,7 +299,7 @@ def train(name, folder):
 
 
 def test_smoke_trains_two_steps(tmp_path):
-  train('hourglass/enwik8.gin', tmp_path / 'run')
+  train('hourglass/cifar10.gin', tmp_path / 'run')
 
 
 @pytest.mark.slow

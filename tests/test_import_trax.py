@@ -80,7 +80,13 @@ def logits(model, weights, x):
   return jax.jit(lambda w: model.pure_fn(x, w, state, toy.KEY)[0])(weights)
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name == 'three levels'))
+    for name in CASES
+  ],
+)
 def test_parity(name):
   vanilla_layers, hierarchy, theirs, ours, kinds = CASES[name]
   x = toy.tokens(LENGTH)

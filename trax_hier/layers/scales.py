@@ -265,8 +265,7 @@ def Pyramid(
   """
 
   def from_scale(j):
-    *_, last = range(len(scales))
-    if j == last:
+    if j == len(scales) - 1:
       return level(j)
     coarser = Coarse(
       scales[j + 1] // scales[j],

@@ -65,7 +65,7 @@ def TopDownLM(
   c_0 = embeddings; c_j = shorten(c_{j-1})
   H_K = blocks(c_K); H_j = blocks(inject(c_j, newest complete row of H_{j+1}))
 
-  An Hourglass without layers before its shortened ones is this with two scales,
+  Before the first row of H_{j+1} is complete, it is a learned vector. An Hourglass without layers before its shortened ones is this with two scales,
   but for its residual connection and for where its blocks begin (see
   `trax_hier.layers.scales`).
 
@@ -108,8 +108,7 @@ def TopDownLM(
   )
 
   def from_scale(j):
-    *_, last = range(len(scales))
-    if j == last:
+    if j == len(scales) - 1:
       return stack(j)
     ratio = scales[j + 1] // scales[j]
     coarser = tl.Serial(shorten_to(j + 1), from_scale(j + 1))
