@@ -65,7 +65,9 @@ def TopDownLM(
   c_0 = embeddings; c_j = shorten(c_{j-1})
   H_K = blocks(c_K); H_j = blocks(inject(c_j, newest complete row of H_{j+1}))
 
-  Before the first row of H_{j+1} is complete, it is a learned vector. An Hourglass without layers before its shortened ones is this with two scales,
+  Before the first row of H_{j+1} is complete, it is a learned vector.
+
+  An Hourglass without layers before its shortened ones is this with two scales,
   but for its residual connection and for where its blocks begin (see
   `trax_hier.layers.scales`).
 
