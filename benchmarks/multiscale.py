@@ -110,13 +110,14 @@ VARIANTS = {
   'top-down:8-10-12': top_down(8, 10, 12),
   'top-down:8-12-10': top_down(8, 12, 10),
   'bottom-up:0-10-12+7': bottom_up(0, 10, 12, n_post=7),
+  'bottom-up:0-12-10+7': bottom_up(0, 12, 10, n_post=7),
   'retina:14': Variant(
     P(RetinaLM, n_layers=14, scales=SCALES, window=WINDOW),
     ((1, 14),),
     lambda n: min(n, 2 * WINDOW + n // SCALES[1]),
   ),
 }
-QUALITY = [name for name in VARIANTS if name != 'top-down:8-12-10']
+QUALITY = [name for name in VARIANTS if '-12-10' not in name]
 
 
 def dimensions(arguments, vocab_size=256, d_model=None):

@@ -249,7 +249,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  'bottom-up': Row(_bottom_up(), idle=7),
+  'bottom-up': Row(_bottom_up(), idle=7, thorough=True),
   'bottom-up concatenated, t5': Row(
     _bottom_up(aggregate=hl.ConcatAggregation, positions=hl.T5Positions),
     idle=3,

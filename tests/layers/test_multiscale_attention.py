@@ -1,5 +1,7 @@
 """Attention to tokens and blocks: which keys a query has, and how many."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from trax_hier import layers as hl
 from trax_hier.layers.attend_to_scales import AttendToScales
 from trax_hier.layers.cache import KeyValueCache
 from trax_hier.trax_compat import tl
+
+P = functools.partial
 
 # Window, scales and number of tokens, which none of the windows divides.
 RETINAS = [
@@ -204,7 +208,7 @@ def look(scales, mode, max_len):
   """Attention to all complete blocks, with one weight for each."""
   return tl.Serial(  # q, k, v, ..
     tl.Parallel(None, KeyValueCache(max_len, None, mode)),
-    AttendToScales(scales, None, hl.NoPositions(), 0.0, mode, max_len),
+    AttendToScales(scales, None, 1, hl.NoPositions(), 0.0, mode, max_len),
   )
 
 
@@ -388,3 +392,39 @@ def test_a_retina_of_one_scale_keeps_everything():
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
     hl.RetinaAttention(16, **{'window': 16, **arguments})
+
+
+# Positions in tokens
+# ------------------------------------------------------------------------------
+class Stretched(hl.RotaryPositions):
+  """Rotary positions 4 times as far apart."""
+
+  def encode(self, x, positions):
+    return super().encode(x, 4 * positions)
+
+
+def attend(make, mode, **arguments):
+  """The outputs of an attention layer; equal shapes get equal weights."""
+  x = toy.normal(2, 13, 16)
+  layer = make(16, 2, mode=mode, max_len=64, **arguments)
+  weights, state = toy.make(layer, x)
+  return jax.jit(layer.pure_fn)(x, weights, state, toy.KEY)[0]
+
+
+@pytest.mark.parametrize(
+  'positions', [hl.RotaryPositions(), hl.T5Positions(2)], ids=['rotary', 't5']
+)
+def test_rows_that_are_four_tokens_apart(positions):
+  retina = P(hl.RetinaAttention, scales=(1,), window=4)
+  y = attend(retina, 'eval', positions=positions, stride=4)
+  toy.close(y, attend(hl.SelfAttention, 'eval', positions=positions, stride=4))
+  assert np.abs(y - attend(retina, 'eval', positions=positions)).max() > 0.01
+
+
+@pytest.mark.parametrize('mode', ['eval', 'predict'])
+def test_blocks_of_rows_that_are_four_tokens_apart(mode):
+  retina = P(hl.RetinaAttention, scales=(1, 2), window=2)
+  near = attend(retina, mode, positions=hl.RotaryPositions())
+  far = attend(retina, mode, positions=hl.RotaryPositions(), stride=4)
+  toy.close(far, attend(retina, mode, positions=Stretched()))
+  assert np.abs(far - near).max() > 0.01

@@ -597,7 +597,7 @@ def test_each_scale_has_a_table_of_learned_positions(model):
 @pytest.mark.parametrize('sizes', [(), (2, 4), (1, 3, 4), (1, 4, 4)], ids=str)
 def test_bad_scales(model, sizes):
   n_layers = 2 if model is RetinaLM else (1,) * len(sizes)
-  with pytest.raises(ValueError, match=r'\.scales = ') as error:
+  with pytest.raises(ValueError, match=rf'{model.__name__}\.scales') as error:
     model(**{**toy.SIZES, 'scales': sizes, 'n_layers': n_layers})
   assert str(sizes) in str(error.value)
 
@@ -620,15 +620,28 @@ def test_bad_scales(model, sizes):
       ]
     ),
     (BottomUpLM, dict(n_post=-1), r'BottomUpLM\.n_post = -1'),
-    (RetinaLM, dict(n_layers=-1), 'n_layers = -1'),
+    (RetinaLM, dict(n_layers=-1), r'RetinaLM\.n_layers = -1'),
     *(
-      (RetinaLM, dict(window=window), rf'\.window = {window} must be')
+      (RetinaLM, dict(window=window), rf'RetinaLM\.window = {window} must')
       for window in (0, -16, 4, 24)
     ),
+    (TopDownLM, dict(n_layers=6), r'TopDownLM\.n_layers = 6 must'),
     (TopDownLM, dict(inject=3), 'expected a layer factory .* got 3'),
+    (TopDownLM, dict(inject=tl.Dropout), r'TopDownLM\.inject must .* 2 inputs'),
+    (TopDownLM, dict(shorten=tl.Add), r'TopDownLM\.shorten must .* @Average'),
+    (BottomUpLM, dict(aggregate=tl.Add), r'BottomUpLM\.aggregate .* 3 inputs'),
     (BottomUpLM, dict(aggregate=3), 'expected a layer factory .* got 3'),
   ],
 )
 def test_bad_arguments(model, arguments, message):
   with pytest.raises(ValueError, match=message):
     model(**{**toy.SIZES, **arguments})
+
+
+def test_a_shortening_that_does_not_shorten():
+  model = TopDownLM(
+    **{**toy.SIZES, 'n_layers': (1, 1, 1)},
+    shorten=P(hl.Dense, toy.SIZES['d_model']),
+  )
+  with pytest.raises(Exception, match=r'one row of 4 must turn'):
+    toy.shapes(model, toy.tokens(16))

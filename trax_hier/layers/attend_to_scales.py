@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from trax_hier.layers.cache import append, empty
 from trax_hier.layers.dot_product import blocks, means, scores, softmax_means
+from trax_hier.layers.groups import as_tuple
 from trax_hier.layers.positions import NoPositions
-from trax_hier.layers.scales import as_tuple, n_complete
+from trax_hier.layers.scales import n_complete
 from trax_hier.trax_compat import base
 
 
@@ -32,27 +33,31 @@ class AttendToScales(base.Layer):
   band only.
 
   Args:
-    scales: (1, S_1, ..).
-    window: A multiple of every scale, or None.
+    scales: (1, S_1, ..), in rows of the sequence.
+    window: A number of rows, multiple of every scale; or None.
+    stride: Distance in tokens of neighbouring rows; below, a row is called a
+      token.
     positions: Position scheme. Queries and the keys of tokens come with their
       positions encoded.
     dropout: Rate of dropout on the attention weights.
     mode: 'train', 'eval' or 'predict'.
-    max_len: Capacity in tokens in predict mode.
+    n_rows: Capacity in predict mode, in rows.
   """
 
   def __init__(
     self,
     scales: Sequence[int],
     window: int | None,
+    stride: int,
     positions: NoPositions,
     dropout: float,
     mode: str,
-    max_len: int,
+    n_rows: int,
   ):
     super().__init__(n_in=1 + 2 * len(scales), n_out=1)
     self._scales = scales
     self._window = window
+    self._stride = stride
     # Windows back at which each band ends; None is the end of no band.
     self._ends = [
       sum(scales[: j + 1]) + 1 if window and j < len(scales) - 1 else None
@@ -61,9 +66,9 @@ class AttendToScales(base.Layer):
     self._positions = positions
     self._dropout = dropout if mode == 'train' else 0.0
     self._mode = mode
-    reach = [max_len if end is None else end * window for end in self._ends]
+    reach = [n_rows if end is None else end * window for end in self._ends]
     self._biases = [
-      positions.bias(1, scale, n, mode)
+      positions.bias(stride, scale * stride, n * stride, mode)
       for scale, n in zip(scales, reach, strict=True)
     ]
     self._n_rows = [
@@ -110,7 +115,7 @@ class AttendToScales(base.Layer):
       k, v = (_pad(x, n_tokens // scale) for x in (k, v))
       starts = jnp.arange(k.shape[-2]) * scale
       if j:
-        k = self._positions.encode(k, starts)
+        k = self._positions.encode(k, starts * self._stride)
       if self._window is None:
         sets.append(self._look(j, q, tokens, k, v, starts))
       elif end is not None and end * w < n_tokens:
@@ -125,7 +130,10 @@ class AttendToScales(base.Layer):
     return y[:, :, :length]
 
   def _look(self, j, q, tokens, k, v, starts):
-    """Blocks, by their first tokens, as a set for `softmax_means`."""
+    """Blocks, by their first tokens (m,), as a set for `softmax_means`.
+
+    q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head).
+    """
     tokens = tokens[:, None]
     q, bias = self._bias(j, q, k, starts - tokens)
     seen = self._seen(j, tokens, starts)
@@ -174,19 +182,24 @@ class AttendToScales(base.Layer):
     return seen & (back >= self._begin(j))
 
   def _bias(self, j, q, k, offsets):
-    """What the positions make of queries, and add to their products."""
+    """What positions make of queries, and add to their products.
+
+    `offsets` (l, m) are distances of blocks from queries, in rows.
+    """
     layer, bias = self.sublayers[j], self._biases[j]
     arrays, state = layer.pure_fn(
       (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
     )
     self.state = (*self.state[:j], state, *self.state[j + 1 :])
+    offsets = offsets * self._stride
     return bias.apply(as_tuple(arrays), offsets, q, k.shape[-2])
 
   def _remember(self, length, pairs):
     """Adds new rows of all scales but the first to those of earlier calls.
 
     Returns:
-      The queries' tokens, and for each scale keys, values and first tokens.
+      The queries' tokens (l,), and for each scale keys and values (b h, m,
+      d_head) and their blocks' first tokens (m,).
     """
     *states, (t, kept) = self.state
     (k, v), *pairs = pairs
@@ -196,7 +209,8 @@ class AttendToScales(base.Layer):
       scale, n_rows = self._scales[j], self._n_rows[j]
       first, end = (n_complete(i - 1, scale) for i in (t, t + length))
       numbers = first + jnp.arange(k.shape[-2])
-      new = self._positions.encode(k, numbers * scale), v
+      starts = numbers * scale * self._stride
+      new = self._positions.encode(k, starts), v
       if self._ends[j] is None:
         # Rows that mean nothing lie behind all others, unseen, until the next
         # call overwrites them.

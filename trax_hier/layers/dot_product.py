@@ -195,7 +195,7 @@ def softmax_means(sets, dtype, dropout, rng):
     rng: Its key.
   """
   logits, seen, parts = zip(*sets, strict=True)
-  rngs = jax.random.split(rng, len(sets))
+  rngs = jax.random.split(rng, len(sets)) if len(sets) > 1 else [rng]
   y = []
   for weights, part, rng in zip(
     _softmax(logits, seen), parts, rngs, strict=True

@@ -11,7 +11,7 @@ Letters: b batch, h heads, l length, d d_model; w window, n windows.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gin
 import jax
@@ -24,13 +24,13 @@ from trax_hier.layers.build import build, check_mode
 from trax_hier.layers.cache import KeyValueCache
 from trax_hier.layers.dense import Dense
 from trax_hier.layers.feed_forward import FeedForward
+from trax_hier.layers.groups import as_tuple
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import NoPositions
 from trax_hier.layers.scales import (
   ConcatDense,
   Latest,
   Pyramid,
-  as_tuple,
   check_scales,
 )
 from trax_hier.layers.shorten import AverageShorten
@@ -47,6 +47,7 @@ def RetinaAttention(
   dropout: float = 0.0,
   mode: str = 'train',
   max_len: int = 2048,
+  stride: int = 1,
   positions: NoPositions | None = None,
 ):
   """Self-attention that blurs with distance: (b, l, d) -> (b, l, d).
@@ -57,21 +58,24 @@ def RetinaAttention(
   scale has no end. Every token before the query is covered exactly once, by at
   most 2 w + l / S_1 keys. Computed are, for each scale, those from the end of
   its band to the query: 2 w for tokens, w (1 + 2 / S_1) for the next scale, ..,
-  and l / S for the last.
+  and l / S for the last. (A predict call of many tokens computes all of its own
+  keys for all of its queries.)
 
-  With average pooling, weights are those of `SelfAttention`.
+  With average pooling, weights are those of `SelfAttention`, but each scale has
+  its own of a position scheme that has some.
 
   Args:
     d_model: Width of inputs and outputs.
     n_heads: Number of heads; divides d_model.
-    scales: (1, S_1, ..), numbers of tokens in a block.
-    window: w, a multiple of every scale.
-    pool: Makes a block of the next scale from rows of one, `AverageShorten` or
-      `LinearShorten`.
+    scales: (1, S_1, ..), numbers of positions in a block.
+    window: w, a multiple of every scale, in positions.
+    pool: Makes a block of the next scale from rows of one: `AverageShorten`,
+      `LinearShorten` or `AttentionShorten`.
     dropout: Rate of dropout on the attention weights.
     mode: 'train', 'eval' or 'predict'.
-    max_len: Capacity in tokens in predict mode. Of the tokens, 2 w are kept; of
-      the blocks, those that are still to be seen.
+    max_len: Capacity in tokens in predict mode. Of the positions, 2 w are kept;
+      of the blocks, those that are still to be seen.
+    stride: Distance in tokens of neighbouring positions.
     positions: Position scheme; None is `NoPositions()`.
 
   Raises:
@@ -82,19 +86,19 @@ def RetinaAttention(
   band that slides with the query, and how far each scale reaches.
   """
   check_mode(mode)
-  check_scales('RetinaAttention', scales)
-  if window < 1 or window % scales[-1]:
-    raise ValueError(
-      f'RetinaAttention.window = {window} must be a positive multiple of every '
-      f'scale in RetinaAttention.scales = {scales}'
-    )
+  check_retina('RetinaAttention', scales, window)
 
   def shorten(j):
     return build(
       pool,
       shorten_factor=scales[j] // scales[j - 1],
       d_model=d_model,
+      n_heads=n_heads,
+      dropout=dropout,
       mode=mode,
+      max_len=max_len,
+      stride=scales[j - 1] * stride,
+      positions=positions,
     )
 
   return tl.Serial(  # x
@@ -104,13 +108,24 @@ def RetinaAttention(
       n_heads,
       scales,
       window,
-      [[] for _ in scales],
-      dropout,
-      mode,
-      max_len,
-      positions or NoPositions(),
+      stride,
+      key_layers=lambda: [],
+      dropout=dropout,
+      mode=mode,
+      max_len=max_len,
+      positions=positions or NoPositions(),
     ),
   )
+
+
+def check_retina(name: str, scales: Sequence[int], window: int) -> None:
+  """Raises ValueError unless scales and window are legal."""
+  check_scales(name, scales)
+  if window < 1 or window % scales[-1]:
+    raise ValueError(
+      f'{name}.window = {window} must be a positive multiple of every scale in '
+      f'{name}.scales = {scales}'
+    )
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -152,12 +167,13 @@ def AttentionAggregation(
     d_model,
     n_heads,
     scales,
-    None,
-    [[_ScaleEmbedding()] for _ in scales],
-    dropout,
-    mode,
-    max_len,
-    positions or NoPositions(),
+    window=None,
+    stride=1,
+    key_layers=lambda: [_ScaleEmbedding()],
+    dropout=dropout,
+    mode=mode,
+    max_len=max_len,
+    positions=positions or NoPositions(),
   )
   feed = build(
     feed_forward, d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode
@@ -185,7 +201,7 @@ def ConcatAggregation(
     d_model: Width of inputs and outputs.
     mode: 'train', 'eval' or 'predict'.
 
-  Source: as `AttentionAggregation`; the cheaper way.
+  Source: as `AttentionAggregation`; a cheaper reconstruction.
   """
   n = len(scales)
   newest = [
@@ -202,34 +218,32 @@ def _ScaleAttention(
   n_heads,
   scales,
   window,
-  embeddings,
+  stride,
+  key_layers,
   dropout,
   mode,
   max_len,
   positions,
 ):
-  """Attention of x to itself and to rows of each further scale: -> (b, l, d).
+  """Attention of x to itself and to rows of each further scale.
 
-  `embeddings` are the layers that tell keys of each scale from the others.
+  x (b, l, d), rows (b, l / S, d) -> (b, l, d). `key_layers` makes layers for
+  the keys of a scale, (b, h, m, d_head) -> same.
   """
   n = len(scales)
-  rotate_q, rotate_k = (positions.rotate(1, mode) for _ in range(2))
+  n_rows = -(-max_len // stride)
+  rotate_q, rotate_k = (positions.rotate(stride, mode) for _ in range(2))
   kept = 2 * window if window and n > 1 else None
-  fine, *coarse = embeddings
-  keys = [tl.Serial(*fine, *rotate_k), None]
-  for layers in coarse:
-    keys += [tl.Serial(*layers), None]
+  keys = [tl.Serial(*key_layers(), *rotate_k)]
+  keys += [tl.Serial(*key_layers()) for _ in scales[1:]]
   return tl.Serial(  # x, rows
     tl.Branch(
-      tl.Serial(
-        tl.Select([0], n_in=n),
-        Heads(d_model, n_heads, rotate_q),
-      ),
+      tl.Serial(tl.Select([0], n_in=n), Heads(d_model, n_heads, rotate_q)),
       _Together(Heads(d_model, n_heads, [], []), n),
     ),  # q, then k and v of each scale
-    tl.Parallel(None, *keys),
-    tl.Parallel(None, KeyValueCache(max_len, kept, mode)),
-    AttendToScales(scales, window, positions, dropout, mode, max_len),
+    tl.Parallel(None, *[part for layer in keys for part in (layer, None)]),
+    tl.Parallel(None, KeyValueCache(n_rows, kept, mode)),
+    AttendToScales(scales, window, stride, positions, dropout, mode, n_rows),
     MergeHeads(),
     Dense(d_model),
   )
@@ -247,9 +261,10 @@ class _ScaleEmbedding(base.Layer):
 
 
 class _Together(base.Layer):
-  """Applies a layer to n sequences joined end to end: n inputs -> n outputs.
+  """Applies a layer to n sequences joined end to end.
 
-  The layer must treat all rows alike. If it has several outputs, those of the
+  n times (b, .., d) -> n times what the layer gives, rows on the last axis but
+  one. It must treat all rows alike. If it has several outputs, those of the
   first sequence come first.
   """
 

@@ -6,10 +6,10 @@ counts in its own rows, of which `ratio` make one of the next.
 
 `Coarse` runs a layer on blocks; what uses its rows asks `n_complete` which of
 them a token may see, and nothing else decides about causality. Hourglass (see
-`ShortenedStack`) delays the inputs of its blocks by k - 1, so that block j ends
-at token j k; here blocks lie on the tokens' own grid and their *outputs* are
-delayed, which gives every token the same number of complete blocks, but with
-S - 1 tokens more before the first.
+`ShortenedStack`) delays the inputs of its blocks by k - 1, so that its first
+block is token 0 alone, and block j ends at token j k. Here blocks lie on the
+tokens' own grid, and what is delayed are their outputs. Either way a token sees
+a block as soon as it is complete.
 
 Letters: b batch, l length, d d_model, m blocks.
 """
@@ -18,13 +18,12 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import gin
-import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.cache import append
 from trax_hier.layers.dense import Dense
+from trax_hier.layers.groups import as_tuple, run_groups
 from trax_hier.layers.normalization import Standardise
-from trax_hier.layers.stacking import apply_if
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
 
@@ -69,6 +68,9 @@ class Coarse(base.Layer):
     mode: 'train', 'eval' or 'predict'.
     strides: For each output of `layer`, the number of blocks that one of its
       rows covers. More than 1 where it has a `Coarse` inside.
+
+  Raises:
+    ValueError: at `init`, if `layer` gives other numbers of rows.
   """
 
   def __init__(
@@ -90,9 +92,17 @@ class Coarse(base.Layer):
     layer, _ = self.sublayers
     b, l, d = input_signature.shape
     l = self._ratio if self._mode == 'predict' else l + -l % self._ratio
-    weights, state = layer.init(
-      ShapeDtype((b, l, d), input_signature.dtype), use_cache=True
-    )
+    x = ShapeDtype((b, l, d), input_signature.dtype)
+    weights, state = layer.init(x, use_cache=True)
+    outputs = as_tuple(layer.output_signature(x))
+    for y, stride in zip(outputs, self._strides, strict=True):
+      n_rows = -(-l // (self._ratio * stride))
+      if y.shape != (b, n_rows, d):
+        raise ValueError(
+          f'a layer that makes one row of {self._ratio} must turn '
+          f'{tuple(x.shape)} into {(b, n_rows, d)}, not {tuple(y.shape)}: is '
+          f'there an @AverageShorten({self._ratio}) or the like in it?'
+        )
     memory = ()
     if self._mode == 'predict':
       tail = jnp.zeros((b, self._ratio - 1, d), input_signature.dtype)
@@ -153,51 +163,6 @@ class Coarse(base.Layer):
     rows = jnp.pad(rows, [(0, 0), (0, more.shape[1]), (0, 0)])
     n_valid = (first + n) // stride - first // stride
     return append(rows, more, n_valid)[:, :n_rows]
-
-
-def run_groups(run, state, inputs, start, k, length, more):
-  """Runs a layer on those groups of k inputs that have become complete.
-
-  Args:
-    run: (b, n k, d) inputs of n groups, state -> tuple of outputs, state.
-    state: The layer's.
-    inputs: (b, k - 1 + length, d), the last k - 1 inputs of earlier calls, then
-      `length` new ones: these complete length // k groups for certain.
-    start: Where in `inputs` the first of these groups begins.
-    k: Number of inputs in a group.
-    length: Number of new inputs.
-    more: Whether they complete one group more, a bool scalar.
-
-  Returns:
-    A list of one or two tuples of outputs, those of the groups that are certain
-    and those of the one that may come, zeros if it does not; and the state.
-  """
-  n = length // k
-
-  def groups(state, start, n):
-    group = jax.lax.dynamic_slice_in_dim(inputs, start, n * k, axis=1)
-    return run(group, state)
-
-  outputs = []
-  if n:
-    new, state = groups(state, start, n)
-    outputs.append(new)
-  if length % k:
-
-    def one_more(old):
-      _, state = old
-      return groups(state, start + n * k, 1)
-
-    shapes, _ = jax.eval_shape(lambda s: groups(s, start, 1), state)
-    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    new, state = apply_if(more, one_more, (none, state))
-    outputs.append(new)
-  return outputs, state
-
-
-def as_tuple(x):
-  """The outputs of a layer, be they one or several."""
-  return tuple(x) if isinstance(x, (tuple, list)) else (x,)
 
 
 class Latest(base.Layer):

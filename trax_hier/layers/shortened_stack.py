@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.cache import append, empty
-from trax_hier.layers.scales import as_tuple, run_groups
+from trax_hier.layers.groups import as_tuple, run_groups
 from trax_hier.layers.upsample import Upsample
 from trax_hier.trax_compat import ShapeDtype, base, tl
 

@@ -112,10 +112,6 @@ class NormalisedHeads(NoPositions):
     """Returns the layers of the scheme and one that normalises."""
     return [*self._positions.rotate(stride, mode), Normalise()]
 
-  def encode(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Encodes positions as the scheme does, then normalises."""
-    return _normalise(self._positions.encode(x, positions))
-
   def bias(
     self, query_stride: int, key_stride: int, max_len: int, mode: str
   ) -> Bias:
@@ -143,13 +139,13 @@ class NormalisedHeads(NoPositions):
 
 def Normalise() -> base.Layer:
   """Gives the last axis length 1: (b, h, l, d_head) -> same."""
-  return tl.Fn('Normalise', _normalise)
 
+  def normalise(x):
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.sum(y * y, axis=-1, keepdims=True) + 1e-6)
+    return y.astype(x.dtype)
 
-def _normalise(x):
-  y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.sum(y * y, axis=-1, keepdims=True) + 1e-6)
-  return y.astype(x.dtype)
+  return tl.Fn('Normalise', normalise)
 
 
 class _HeadScale(base.Layer):

@@ -1,9 +1,12 @@
 """Multi-scale Transformer language models: top-down, bottom-up, retina.
 
 Three ways to put tokens and blocks of tokens into one model. No code of the
-paper is public, so what it leaves open is a reconstruction: sizes, how scales
-are joined, positions. Certain are the three directions, causal layers at each
-scale between poolings or convolutions, and the aggregation layer of bottom-up.
+paper is public, and little of it was at hand. Its own are the three names and
+30 layers that need less memory than 14. Others say of it that causal layers
+alternate with poolings or convolutions, or the past is compressed (arXiv
+2504.00927), and that an aggregation layer joins the scales of bottom-up (arXiv
+2110.13711). All else is a reconstruction: how each model is wired, scales,
+layers at each, sizes, positions.
 
 All three predict any length token by token. A layer at scale S costs 1 / S of a
 layer at full length, its attention 1 / S ** 2, and decoding runs it once per S
@@ -34,6 +37,7 @@ from trax_hier.layers import (
   build,
 )
 from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.multiscale_attention import check_retina
 from trax_hier.layers.scales import check_scales
 from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
 from trax_hier.trax_compat import base, tl
@@ -67,9 +71,10 @@ def TopDownLM(
 
   Before the first row of H_{j+1} is complete, it is a learned vector.
 
-  An Hourglass without layers before its shortened ones is this with two scales,
-  but for its residual connection and for where its blocks begin (see
-  `trax_hier.layers.scales`).
+  An Hourglass without layers before its shortened ones also works on the
+  shortened sequence first, then at full length. It adds its upsampled vectors
+  to its inputs, where this joins the newest one with them, and its blocks begin
+  elsewhere (see `trax_hier.layers.scales`).
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -82,7 +87,8 @@ def TopDownLM(
     block: Makes a block at full length, from those of the model's dimensions
       that it names.
     coarse_block: Makes a block at the other scales, likewise.
-    shorten: Makes `AverageShorten`, or `LinearShorten`, a strided convolution.
+    shorten: Makes `AverageShorten`, `LinearShorten`, which is a strided
+      convolution, or `AttentionShorten`.
     inject: Makes `ConcatDense` or `Sum`.
     positions: Makes the position scheme of all attention layers.
     remat: Whether the backward pass recomputes each block's activations.
@@ -106,8 +112,20 @@ def TopDownLM(
     positions=scheme,
   )
   shorten_to, stack = _levels(
-    scales, n_layers, shorten, block, coarse_block, remat, dimensions
+    'TopDownLM',
+    dimensions,
+    scales=scales,
+    n_layers=n_layers,
+    shorten=shorten,
+    block=block,
+    coarse_block=coarse_block,
+    remat=remat,
   )
+
+  def join():
+    layer = build(inject, n_inputs=2, d_model=d_model)
+    legal = '@ConcatDense or @Sum'
+    return _checked('TopDownLM.inject', layer, 2, 1, legal)
 
   def from_scale(j):
     if j == len(scales) - 1:
@@ -119,7 +137,7 @@ def TopDownLM(
     )
     return tl.Serial(  # c
       tl.Branch(None, newest),  # c, u
-      build(inject, n_inputs=2, d_model=d_model),
+      join(),
       stack(j),
     )
 
@@ -175,11 +193,13 @@ def BottomUpLM(
     block: Makes a block at full length, from those of the model's dimensions
       that it names.
     coarse_block: Makes a block at the other scales, likewise.
-    shorten: Makes `AverageShorten`, or `LinearShorten`, a strided convolution.
+    shorten: Makes `AverageShorten`, `LinearShorten`, which is a strided
+      convolution, or `AttentionShorten`.
     aggregate: Makes `AttentionAggregation`, or `ConcatAggregation`, which is
       cheaper.
     positions: Makes the position scheme of all attention layers.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: Whether the backward pass recomputes each block's activations; those
+      of the aggregation are kept.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -202,11 +222,23 @@ def BottomUpLM(
     positions=scheme,
   )
   shorten_to, stack = _levels(
-    scales, n_layers, shorten, block, coarse_block, remat, dimensions
+    'BottomUpLM',
+    dimensions,
+    scales=scales,
+    n_layers=n_layers,
+    shorten=shorten,
+    block=block,
+    coarse_block=coarse_block,
+    remat=remat,
   )
   aggregation = tl.Serial()
   if len(scales) > 1:
-    aggregation = build(aggregate, scales=scales, **dimensions)
+    aggregation = _checked(
+      'BottomUpLM.aggregate',
+      build(aggregate, scales=scales, **dimensions),
+      *(len(scales), 1),
+      '@AttentionAggregation or @ConcatAggregation',
+    )
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
@@ -254,8 +286,8 @@ def RetinaLM(
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    pool: Makes a block of tokens one vector: `AverageShorten` or
-      `LinearShorten`.
+    pool: Makes a block of tokens one vector: `AverageShorten`, `LinearShorten`
+      or `AttentionShorten`.
     positions: Makes the position scheme of all attention layers.
     remat: Whether the backward pass recomputes each block's activations.
     max_len: Capacity in tokens of predict mode.
@@ -266,6 +298,9 @@ def RetinaLM(
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), retina.
   """
+  check_retina('RetinaLM', scales, window)
+  if n_layers < 0:
+    raise ValueError(f'RetinaLM.n_layers = {n_layers} must not be negative')
   attention = functools.partial(
     RetinaAttention, scales=scales, window=window, pool=pool
   )
@@ -300,7 +335,9 @@ def _check(name, scales, n_layers, d_model, n_heads, dropout, mode):
     )
 
 
-def _levels(scales, n_layers, shorten, block, coarse_block, remat, dimensions):
+def _levels(
+  name, dimensions, *, scales, n_layers, shorten, block, coarse_block, remat
+):
   """Functions of j: the way from scale j - 1 to scale j, and the blocks there.
 
   A position scheme that adds to embeddings does so at each scale.
@@ -313,6 +350,8 @@ def _levels(scales, n_layers, shorten, block, coarse_block, remat, dimensions):
       stride=scales[j - 1],
       **dimensions,
     )
+    legal = '@AverageShorten, @LinearShorten or @AttentionShorten'
+    layer = _checked(f'{name}.shorten', layer, 1, 1, legal)
     embed = dimensions['positions'].embed(dimensions['mode'], scales[j])
     return tl.Serial(layer, *embed)
 
@@ -323,3 +362,13 @@ def _levels(scales, n_layers, shorten, block, coarse_block, remat, dimensions):
     )
 
   return shorten_to, stack
+
+
+def _checked(name, layer, n_in, n_out, legal):
+  """The layer, if it takes and gives as many tensors as it should."""
+  if (layer.n_in, layer.n_out) != (n_in, n_out):
+    raise ValueError(
+      f'{name} must make a layer of {n_in} inputs and {n_out} output, such as '
+      f'{legal}; {layer.name} takes {layer.n_in} and gives {layer.n_out}'
+    )
+  return layer
