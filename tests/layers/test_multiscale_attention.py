@@ -428,3 +428,44 @@ def test_blocks_of_rows_that_are_four_tokens_apart(mode):
   far = attend(retina, mode, positions=hl.RotaryPositions(), stride=4)
   toy.close(far, attend(retina, mode, positions=Stretched()))
   assert np.abs(far - near).max() > 0.01
+
+
+# Caches
+# ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+  'positions',
+  [hl.RotaryPositions(), hl.RelativePositions(8, 2)],
+  ids=['rotary', 'relative'],
+)
+def test_a_cache_is_read_as_far_as_it_is_filled(monkeypatch, positions):
+  length, max_len, scales = 23, 27, (1, 2, 6)
+
+  def layer(mode):
+    rows = hl.Pyramid(
+      scales,
+      lambda j: hl.AverageShorten(scales[j] // scales[j - 1]),
+      lambda j: tl.Serial(),
+      mode,
+    )
+    aggregation = hl.AttentionAggregation(
+      scales, 8, 16, 2, mode=mode, max_len=max_len, positions=positions
+    )
+    return tl.Serial(hl.ShareWeights(*positions.shared), rows, aggregation)
+
+  x = toy.normal(2, length, 8)
+  weights, state = toy.make(layer('eval'), x)
+  expected, _ = toy.run(layer('eval'), x, weights, state)
+  for least in 128, 2:
+    monkeypatch.setattr(AttendToScales, '_MIN_CACHE', least)
+    decoder = layer('predict')
+    _, state = toy.make(decoder, x[:, :1])
+    step = jax.jit(decoder.pure_fn)
+    outputs = []
+    for new in np.split(x, [3, 5, *range(6, length)], axis=1):
+      y, state = step(new, weights, state, toy.KEY)
+      outputs.append(y)
+    toy.close(np.concatenate(outputs, axis=1), expected)
+    program = str(jax.make_jaxpr(decoder.pure_fn)(new, weights, state, toy.KEY))
+    # Of 27 tokens, and of 14, 7, .. where fewer may be read.
+    assert 'f32[2,2,1,27]' in program
+    assert ('f32[2,2,1,7]' in program) == (least == 2)

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.cache import append, empty
-from trax_hier.layers.dot_product import blocks, means, scores, softmax_means
+from trax_hier.layers.dot_product import (
+  blocks,
+  filled_sizes,
+  means,
+  scores,
+  softmax_means,
+)
 from trax_hier.layers.groups import as_tuple
 from trax_hier.layers.positions import NoPositions
 from trax_hier.layers.scales import n_complete
@@ -43,6 +49,8 @@ class AttendToScales(base.Layer):
     mode: 'train', 'eval' or 'predict'.
     n_rows: Capacity in predict mode, in rows.
   """
+
+  _MIN_CACHE = 128  # See `DotProductAttention`.
 
   def __init__(
     self,
@@ -102,8 +110,10 @@ class AttendToScales(base.Layer):
     q, *rows = inputs
     if self._mode == 'predict':
       tokens, keys = self._remember(q.shape[-2], _pairs(rows))
-      sets = [self._look(j, q, tokens, *x) for j, x in enumerate(keys)]
-      return softmax_means(sets, q.dtype, 0.0, self.rng)
+      arrays = [self._arrays(j, q, k) for j, (k, _, _) in enumerate(keys)]
+      if self._window is None:
+        return self._attend_to_filled(arrays, q, tokens, keys)
+      return self._attend(arrays, q, tokens, keys)
     length, coarsest = q.shape[-2], self._scales[-1]
     w = min(self._window or length, length + -length % coarsest)
     n_tokens = length + -length % (w if self._window else coarsest)
@@ -117,11 +127,13 @@ class AttendToScales(base.Layer):
       if j:
         k = self._positions.encode(k, starts * self._stride)
       if self._window is None:
-        sets.append(self._look(j, q, tokens, k, v, starts))
+        arrays = self._arrays(j, q, k)
+        sets.append(self._look(j, arrays, q, tokens, k, v, starts))
       elif end is not None and end * w < n_tokens:
         sets.append(self._look_at_band(j, q, tokens, k, v))
       elif self._begin(j) * w < n_tokens:
-        logits, seen, part = self._look(j, q, tokens, k, v[:, None], starts)
+        arrays, v = self._arrays(j, q, k), v[:, None]
+        logits, seen, part = self._look(j, arrays, q, tokens, k, v, starts)
         seen = seen.reshape(-1, 1, w, seen.shape[-1])
         sets.append((blocks(logits, w), seen, part))
     y = softmax_means(sets, q.dtype, self._dropout, self.rng)
@@ -129,13 +141,33 @@ class AttendToScales(base.Layer):
       y = y.swapaxes(1, 2).reshape(q.shape)
     return y[:, :, :length]
 
-  def _look(self, j, q, tokens, k, v, starts):
+  def _attend_to_filled(self, arrays, q, tokens, keys):
+    """Attends to the rows of caches up to those of the last query."""
+    sizes = filled_sizes(self._n_rows[0], self._MIN_CACHE)
+
+    def attend_to(n):
+      ends = [-(-n // scale) for scale in self._scales]
+      filled = [
+        (k[:, :end], v[:, :end], starts[:end])
+        for end, (k, v, starts) in zip(ends, keys, strict=True)
+      ]
+      return self._attend(arrays, q, tokens, filled)
+
+    choice = jnp.searchsorted(jnp.asarray(sizes), tokens[-1] + 1)
+    branches = [functools.partial(attend_to, n) for n in sizes]
+    return jax.lax.switch(choice, branches)
+
+  def _attend(self, arrays, q, tokens, keys):
+    sets = [self._look(j, arrays[j], q, tokens, *x) for j, x in enumerate(keys)]
+    return softmax_means(sets, q.dtype, 0.0, self.rng)
+
+  def _look(self, j, arrays, q, tokens, k, v, starts):
     """Blocks, by their first tokens (m,), as a set for `softmax_means`.
 
     q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head).
     """
     tokens = tokens[:, None]
-    q, bias = self._bias(j, q, k, starts - tokens)
+    q, bias = self._bias(j, arrays, q, k, starts - tokens)
     seen = self._seen(j, tokens, starts)
     return scores(q, k, bias), seen, functools.partial(means, v=v)
 
@@ -151,9 +183,9 @@ class AttendToScales(base.Layer):
     tokens = tokens.reshape(-1, w, 1)
     begins = tokens[:, :1] + w - end * w
     starts = begins + jnp.arange(n_keys) * scale
-    q, bias = self._bias(
-      j, blocks(q, w), k[:, :, :n_keys], (starts - tokens)[0]
-    )
+    q = blocks(q, w)
+    arrays = self._arrays(j, q, k[:, :, :n_keys])
+    q, bias = self._bias(j, arrays, q, k[:, :, :n_keys], (starts - tokens)[0])
 
     @jax.checkpoint
     def logits(q, k, bias):
@@ -181,18 +213,21 @@ class AttendToScales(base.Layer):
       seen &= back < self._ends[j]
     return seen & (back >= self._begin(j))
 
-  def _bias(self, j, q, k, offsets):
+  def _arrays(self, j, q, k):
+    """What the position scheme makes of its weights for scale j."""
+    arrays, state = self.sublayers[j].pure_fn(
+      (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
+    )
+    self.state = (*self.state[:j], state, *self.state[j + 1 :])
+    return as_tuple(arrays)
+
+  def _bias(self, j, arrays, q, k, offsets):
     """What positions make of queries, and add to their products.
 
     `offsets` (l, m) are distances of blocks from queries, in rows.
     """
-    layer, bias = self.sublayers[j], self._biases[j]
-    arrays, state = layer.pure_fn(
-      (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
-    )
-    self.state = (*self.state[:j], state, *self.state[j + 1 :])
     offsets = offsets * self._stride
-    return bias.apply(as_tuple(arrays), offsets, q, k.shape[-2])
+    return self._biases[j].apply(arrays, offsets, q, k.shape[-2])
 
   def _remember(self, length, pairs):
     """Adds new rows of all scales but the first to those of earlier calls.

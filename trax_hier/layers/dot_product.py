@@ -107,9 +107,7 @@ class DotProductAttention(base.Layer):
 
   def _attend_to_filled(self, arrays, t, q, k, v):
     """Attends to the rows of a cache up to those of the last query."""
-    sizes = [k.shape[-2]]
-    while sizes[0] > self._MIN_CACHE:
-      sizes.insert(0, -(-sizes[0] // 2))
+    sizes = filled_sizes(k.shape[-2], self._MIN_CACHE)
     end = (t + q.shape[-2]) * self._query_stride
     filled = -(-end // self._key_stride)
     branches = [
@@ -153,6 +151,14 @@ class DotProductAttention(base.Layer):
     exists = t + queries + steps >= 0
     seen = (steps <= 0) & (steps > -window) & exists
     return steps * query_stride, seen
+
+
+def filled_sizes(capacity, least):
+  """A capacity, a half, a quarter, .. of it, down to `least`; ascending."""
+  sizes = [capacity]
+  while sizes[0] > least:
+    sizes.insert(0, -(-sizes[0] // 2))
+  return sizes
 
 
 def softmax_attention(q, k, v, bias, seen, dropout, rng):
