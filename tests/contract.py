@@ -134,7 +134,9 @@ _PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)
 ROWS = {
   'transformer': Row(_transformer(), idle=2, thorough=True),
   'transformer rotary': Row(_transformer(positions=hl.RotaryPositions), idle=0),
-  'transformer t5': Row(_transformer(positions=hl.T5Positions), idle=1),
+  'transformer t5': Row(
+    _transformer(positions=hl.T5Positions), idle=1, slow=True
+  ),
   'transformer no positions': Row(
     _transformer(positions=hl.NoPositions), idle=1, slow=True
   ),
@@ -231,6 +233,7 @@ ROWS = {
       ),
     ),
     idle=9,
+    slow=True,
   ),
   'top-down': Row(_top_down(), idle=6, thorough=True),
   'top-down linear, sum, learned': Row(

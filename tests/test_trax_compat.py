@@ -253,6 +253,7 @@ def test_loop_on_several_devices():
   check(LOOP, n_devices=4)
 
 
+@pytest.mark.slow
 def test_loop_on_several_devices_needs_placed_arguments():
   undone = """
     from trax_hier import trax_compat

@@ -42,9 +42,16 @@ def evaluated(name):
   return toy.run(layer, TOKENS, weights, state)[0]
 
 
-@pytest.mark.parametrize('name', MODELS)
 @pytest.mark.parametrize(
-  'precision, error', [('float32', 1e-6), ('bfloat16', 0.03), ('int8', 0.03)]
+  'name, precision, error',
+  [
+    ('transformer', 'float32', 1e-6),
+    ('transformer', 'bfloat16', 0.03),
+    ('transformer', 'int8', 0.03),
+    ('hourglass', 'float32', 1e-6),
+    pytest.param('hourglass', 'bfloat16', 0.03, marks=pytest.mark.slow),
+    pytest.param('hourglass', 'int8', 0.03, marks=pytest.mark.slow),
+  ],
 )
 def test_decoding_is_evaluation_in_all_precisions(name, precision, error):
   y, weights, state = logits(name, precision)

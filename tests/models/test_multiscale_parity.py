@@ -363,7 +363,7 @@ def test_models_that_see_no_blocks_are_plain_decoders(case, positions):
   [
     ((1, 4), 13, 'average'),
     (UNEQUAL, 20, 'linear'),
-    ((1, 4, 16), 36, 'average'),
+    pytest.param((1, 4, 16), 36, 'average', marks=pytest.mark.slow),
   ],
   ids=str,
 )

@@ -118,7 +118,7 @@ def test_killed_at_any_moment_it_resumes_to_equal_losses(tmp_path):
     assert losses(tmp_path / 'killed', kind) == losses(tmp_path / 'whole', kind)
 
 
-@pytest.mark.parametrize('parts', [1, 2])
+@pytest.mark.parametrize('parts', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_give_the_losses_of_one(tmp_path, parts):
   children = [
     process(tmp_path / str(devices), 40, str(parts), devices=devices)
