@@ -315,6 +315,7 @@ def test_lanes_remember_their_document_alone(docs, plain):
   assert n_documents > len(SIZES['train'])
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_keep_their_memories(docs, plain):
   built = build(MODEL, docs.data, OPTIMIZER, accumulate_steps=2)
   losses, memories, last = steps(built, plain.first, range(4), docs.data)
