@@ -368,7 +368,8 @@ def _checked(name, layer, n_in, n_out, legal):
   """The layer, if it takes and gives as many tensors as it should."""
   if (layer.n_in, layer.n_out) != (n_in, n_out):
     raise ValueError(
-      f'{name} must make a layer of {n_in} inputs and {n_out} output, such as '
-      f'{legal}; {layer.name} takes {layer.n_in} and gives {layer.n_out}'
+      f'{name} must make a layer of {n_in} input{"s" * (n_in > 1)} and {n_out} '
+      f'output, such as {legal}; {layer.name} takes {layer.n_in} and gives '
+      f'{layer.n_out}'
     )
   return layer
