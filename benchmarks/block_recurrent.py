@@ -244,10 +244,11 @@ def forward_flops(model, shape):
     lambda x, w, s: layer.pure_fn(x, w, s, jax.random.PRNGKey(0))[0]
   )((tokens, start), weights, state)
   table = layer.sublayers[0].weights[0][0]
-  return _dots(jaxpr.jaxpr) - 2 * math.prod(shape) * math.prod(table.shape)
+  return dot_flops(jaxpr.jaxpr) - 2 * math.prod(shape) * math.prod(table.shape)
 
 
-def _dots(jaxpr):
+def dot_flops(jaxpr):
+  """Operations of all dot products, those of a scan as often as it loops."""
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'dot_general':
@@ -259,7 +260,7 @@ def _dots(jaxpr):
     for inner in jax.tree.leaves(list(equation.params.values())):
       inner = getattr(inner, 'jaxpr', inner)
       if hasattr(inner, 'eqns'):
-        total += times * _dots(inner)
+        total += times * dot_flops(inner)
   return total
 
 

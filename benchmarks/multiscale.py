@@ -30,7 +30,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import math
 import os
 import pathlib
 import shlex
@@ -42,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from block_recurrent import medians, random_weights
+from block_recurrent import dot_flops, medians, random_weights
 
 from trax_hier.data import TextFiles
 from trax_hier.generation import generate, prepare
@@ -198,23 +197,6 @@ class GradientStep:
 
     seconds()  # Warms up.
     return seconds
-
-
-def dot_flops(jaxpr):
-  """Operations of all dot products, those of a scan as often as it loops."""
-  total = 0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'dot_general':
-      contracted, _ = equation.params['dimension_numbers'][0]
-      x, y = equation.invars[0].aval, equation.outvars[0].aval
-      inner = math.prod(x.shape[i] for i in contracted)
-      total += 2 * math.prod(y.shape) * inner
-    times = equation.params.get('length', 1)
-    for inner in jax.tree.leaves(list(equation.params.values())):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        total += times * dot_flops(inner)
-  return total
 
 
 def print_flops_check(arguments):

@@ -469,3 +469,24 @@ def test_a_cache_is_read_as_far_as_it_is_filled(monkeypatch, positions):
     # Of 27 tokens, and of 14, 7, .. where fewer may be read.
     assert 'f32[2,2,1,27]' in program
     assert ('f32[2,2,1,7]' in program) == (least == 2)
+
+
+def test_a_retina_of_one_scale_reads_its_cache_as_far_as_it_is_filled(
+  monkeypatch,
+):
+  monkeypatch.setattr(AttendToScales, '_MIN_CACHE', 2)
+  make = P(hl.RetinaAttention, 8, 2, scales=(1,), window=4, max_len=27)
+  x = toy.normal(2, 23, 8)
+  layer = make(mode='eval')
+  weights, state = toy.make(layer, x)
+  expected, _ = toy.run(layer, x, weights, state)
+  decoder = make(mode='predict')
+  _, state = toy.make(decoder, x[:, :1])
+  step = jax.jit(decoder.pure_fn)
+  outputs = []
+  for new in np.split(x, [3, *range(5, 23)], axis=1):
+    y, state = step(new, weights, state, toy.KEY)
+    outputs.append(y)
+  toy.close(np.concatenate(outputs, axis=1), expected)
+  program = str(jax.make_jaxpr(decoder.pure_fn)(new, weights, state, toy.KEY))
+  assert 'f32[2,2,1,27]' in program and 'f32[2,2,1,7]' in program

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.cache import append, empty
+from trax_hier.layers.cache import append, empty, join
 from trax_hier.layers.dot_product import (
   blocks,
   filled_sizes,
@@ -111,7 +111,7 @@ class AttendToScales(base.Layer):
     if self._mode == 'predict':
       tokens, keys = self._remember(q.shape[-2], _pairs(rows))
       arrays = [self._arrays(j, q, k) for j, (k, _, _) in enumerate(keys)]
-      if self._window is None:
+      if self._ends[0] is None:
         return self._attend_to_filled(arrays, q, tokens, keys)
       return self._attend(arrays, q, tokens, keys)
     length, coarsest = q.shape[-2], self._scales[-1]
@@ -252,7 +252,7 @@ class AttendToScales(base.Layer):
         rows = [append(*x, first) for x in zip(old, new, strict=True)]
         kept_rows, numbers = rows, jnp.arange(n_rows)
       else:
-        rows = [_join(*x) for x in zip(old, new, strict=True)]
+        rows = [join(*x) for x in zip(old, new, strict=True)]
         kept_rows = [
           jax.lax.dynamic_slice_in_dim(x, end - first, n_rows, 1) for x in rows
         ]
@@ -295,9 +295,3 @@ def _bands(x, n, size):
   # Slices, whose gradients are sums of slices; those of a gather are slow.
   runs = [windows[:, i : i + n_windows] for i in range(n)]
   return jnp.concatenate(runs, axis=-2)
-
-
-def _join(old, new):
-  """Rows (b h, n, d_head) of a buffer, then new ones (b, h, l, d_head)."""
-  new = new.reshape(-1, *new.shape[-2:]).astype(old.dtype)
-  return jnp.concatenate([old, new], axis=1)

@@ -27,6 +27,11 @@ def append(buffer, rows, index):
   )
 
 
+def join(buffer, rows):
+  """The rows of `buffer` (s, n, d), then `rows` (.., l, d): (s, n + l, d)."""
+  return jnp.concatenate([buffer, _like(buffer, rows)], axis=-2)
+
+
 def _like(buffer, rows):
   """Rows (.., l, d) as those of a buffer (s, n, d)."""
   rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
@@ -89,7 +94,7 @@ class KeyValueCache(base.Layer):
       )
     else:
       outputs = tuple(
-        jnp.concatenate([jnp.roll(old, -t, axis=-2), _like(old, new)], axis=-2)
+        join(jnp.roll(old, -t, axis=-2), new)
         for old, new in zip(buffers, rows, strict=True)
       )
       buffers = tuple(

@@ -195,17 +195,15 @@ class Latest(base.Layer):
     newest = jnp.broadcast_to(
       self.weights.astype(rows.dtype), (rows.shape[0], 1, rows.shape[2])
     )
-    t = 0
-    if self._mode == 'predict':
-      t, kept = self.state
-      some = n_complete(t - 1, self._scale) > 0
-      newest = jnp.where(some, kept.astype(rows.dtype), newest)
+    t, kept = self.state if self._mode == 'predict' else (0, None)
+    before = n_complete(t - 1, self._scale)
+    if kept is not None:
+      newest = jnp.where(before > 0, kept.astype(rows.dtype), newest)
     # Row 0 is what was newest before this call.
     rows = jnp.concatenate([newest, rows], axis=1)
-    before = n_complete(t - 1, self._scale)
     index = n_complete(t + jnp.arange(length), self._scale) - before
     y = jnp.take(rows, index, axis=1)
-    if self._mode == 'predict':
+    if kept is not None:
       self.state = t + length, y[:, -1:].astype(kept.dtype)
     return y
 
