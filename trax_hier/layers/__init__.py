@@ -50,6 +50,7 @@ from trax_hier.layers.positions import (
   T5Positions,
   longest_sequence,
 )
+from trax_hier.layers.prefix import AlignRight, CloseGaps, Prefixed
 from trax_hier.layers.reversible import ReversibleRepeat
 from trax_hier.layers.scales import Coarse, ConcatDense, Latest, Pyramid, Sum
 from trax_hier.layers.shorten import (
@@ -68,6 +69,7 @@ from trax_hier.layers.sparse_qkv import (
   SparseDense,
   SparseQKV,
 )
+from trax_hier.layers.sru import SRU, SRUBranch
 from trax_hier.layers.stacking import (
   Once,
   RandomChoice,
@@ -85,6 +87,8 @@ from trax_hier.layers.upsample import (
 
 __all__ = [
   'PRECISIONS',
+  'SRU',
+  'AlignRight',
   'Attend',
   'AttentionAggregation',
   'AttentionShorten',
@@ -92,6 +96,7 @@ __all__ = [
   'AverageShorten',
   'BlockRecurrentCell',
   'CausalAttention',
+  'CloseGaps',
   'Coarse',
   'ConcatAggregation',
   'ConcatDense',
@@ -128,6 +133,7 @@ __all__ = [
   'PastInputs',
   'PastRows',
   'PreNormResidual',
+  'Prefixed',
   'Pyramid',
   'RMSNorm',
   'RandomChoice',
@@ -140,6 +146,7 @@ __all__ = [
   'RetinaAttention',
   'ReversibleRepeat',
   'RotaryPositions',
+  'SRUBranch',
   'SelfAttention',
   'ShareWeights',
   'ShiftRight',

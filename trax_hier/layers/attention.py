@@ -44,6 +44,7 @@ def SelfAttention(
   positions: NoPositions | None = None,
   qkv: Callable[..., base.Layer] = DenseQKV,
   output: Callable[..., base.Layer] = Dense,
+  masked: bool = False,
 ):
   """Causal self-attention: (b, l, d) -> (b, l, d).
 
@@ -59,25 +60,33 @@ def SelfAttention(
     positions: Position scheme; None is `NoPositions()`.
     qkv: Makes what projects to queries, keys and values, of width `d_out`.
     output: Makes what projects the heads' outputs, to width `d_out`.
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False are not attended to. `qkv` and `output` get the mask too if they
+      name `masked`.
 
   Raises:
     ValueError: n_heads does not divide d_model, or window is not positive.
   """
   scheme = positions or NoPositions()
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
-  project = build(qkv, d_out=d_model, mode=mode)
-  return tl.Serial(  # x
-    Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project),  # q, k, v
-    _AttendToCache(
-      build(output, d_out=d_model, mode=mode),
-      scheme,
-      stride,
-      stride,
-      window,
-      dropout,
-      mode,
-      max_len,
+  project, merge = (
+    build(part, d_out=d_model, mode=mode, masked=masked)
+    for part in (qkv, output)
+  )
+  heads = Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project)
+  attend = _AttendToCache(
+    scheme, stride, stride, window, dropout, mode, max_len, masked
+  )
+  if not masked:
+    return tl.Serial(heads, attend, merge)
+  return tl.Serial(  # x, mask
+    tl.Select([0, 1, 1, 1] if heads.n_in == 2 else [0, 1, 1]),
+    heads,  # q, k, v, mask, mask
+    tl.Parallel(
+      None, None, None, tl.Fn('AsRows', lambda mask: mask[:, None, :, None])
     ),
+    attend,  # y, mask
+    merge if merge.n_in == 2 else [merge, tl.Select([0], n_in=2)],
   )
 
 
@@ -105,7 +114,25 @@ def CausalAttention(
       Heads(d_model, n_heads, rotate_q), Heads(d_model, n_heads, rotate_k, [])
     ),  # q, k, v
     _AttendToCache(
-      Dense(d_model),
+      scheme, query_stride, key_stride, window, dropout, mode, max_len
+    ),
+    Dense(d_model),
+  )
+
+
+def _AttendToCache(
+  scheme, query_stride, key_stride, window, dropout, mode, max_len, masked=False
+):
+  """q, k, v (b, h, l, d / h)[, mask (b, 1, l, 1)] -> (b, l, d).
+
+  Keeps k, v and the mask in predict mode.
+  """
+  # The last group of coarse queries or keys must fit in whole.
+  max_len += -max_len % max(query_stride, key_stride)
+  n_rows = -(-max_len // key_stride)
+  return tl.Serial(  # q, k, v, mask
+    tl.Parallel(None, KeyValueCache(n_rows, window, mode, 2 + masked)),
+    Attend(
       scheme,
       query_stride,
       key_stride,
@@ -113,20 +140,8 @@ def CausalAttention(
       dropout,
       mode,
       max_len,
+      masked=masked,
     ),
-  )
-
-
-def _AttendToCache(
-  output, scheme, query_stride, key_stride, window, dropout, mode, max_len
-):
-  """q, k, v (b, h, l, d / h) -> (b, l, d); keeps k and v in predict mode."""
-  # The last group of coarse queries or keys must fit in whole.
-  max_len += -max_len % max(query_stride, key_stride)
-  return tl.Serial(  # q, k, v
-    tl.Parallel(None, KeyValueCache(-(-max_len // key_stride), window, mode)),
-    Attend(scheme, query_stride, key_stride, window, dropout, mode, max_len),
-    output,
   )
 
 
@@ -248,11 +263,12 @@ def Attend(
   mode: str,
   max_len: int,
   past_only: bool = False,
+  masked: bool = False,
 ) -> base.Layer:
   """Causal dot-product attention: q, k, v (b, h, l, d / h) -> (b, l, d).
 
   `window` counts keys of the queries' own sequence, so strides must be equal
-  if it is given; `past_only` is that of `DotProductAttention`.
+  if it is given; `past_only` and `masked` are those of `DotProductAttention`.
   """
   check_mode(mode)
   if window is not None and window < 1:
@@ -270,14 +286,14 @@ def Attend(
       keys = keys[..., -2 * window :, :]
     return q, keys, q, q, k, v
 
-  return tl.Serial(  # q, k, v
+  return tl.Serial(  # q, k, v[, mask]
     tl.Fn('Prepare', prepare, n_out=6),
     bias.layer,  # arrays, q, q, k, v
     tl.Parallel(*[None] * bias.n_arrays, Clock(mode))
     if bias.n_arrays
     else Clock(mode),  # arrays, t, q, k, v
     DotProductAttention(
-      bias, query_stride, key_stride, window, dropout, mode, past_only
+      bias, query_stride, key_stride, window, dropout, mode, past_only, masked
     ),
     MergeHeads(),
   )

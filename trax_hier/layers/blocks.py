@@ -9,7 +9,7 @@ from trax_hier.layers.attention import (
   EncoderAttention,
   SelfAttention,
 )
-from trax_hier.layers.build import build
+from trax_hier.layers.build import build, check_inputs
 from trax_hier.layers.feed_forward import FeedForward
 from trax_hier.layers.normalization import LayerNorm
 from trax_hier.layers.positions import NoPositions
@@ -102,7 +102,7 @@ def EncoderBlock(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
   attend = build(attention, **dimensions)
-  _check_inputs('EncoderBlock.attention', attend, 2, 'x and mask')
+  check_inputs('EncoderBlock.attention', attend, 2, 'x and mask')
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
     PreNormResidual(attend, dropout, mode, norm),
@@ -154,7 +154,7 @@ def EncoderDecoderBlock(
     build(part, **dimensions)
     for part in (attention, cross_attention, feed_forward)
   )
-  _check_inputs(
+  check_inputs(
     'EncoderDecoderBlock.cross_attention', look_up, 3, 'x, y and mask'
   )
   return tl.Serial(  # x, y, mask
@@ -163,14 +163,6 @@ def EncoderDecoderBlock(
     PreNormResidual(look_up, dropout, mode, norm),
     PreNormResidual(feed, dropout, mode, norm),
   )
-
-
-def _check_inputs(name, layer, n_in, inputs):
-  if layer.n_in != n_in:
-    raise ValueError(
-      f'{name} must make a layer of {inputs}, but what it made takes '
-      f'{layer.n_in} input{"s" * (layer.n_in > 1)}'
-    )
 
 
 def PreNormResidual(

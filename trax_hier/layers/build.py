@@ -44,3 +44,15 @@ def check_dropout(dropout: float) -> None:
   """Raises ValueError unless `dropout` is a rate in [0, 1)."""
   if not 0 <= dropout < 1:
     raise ValueError(f'dropout = {dropout} must be at least 0 and below 1')
+
+
+def check_inputs(name: str, layer: Any, n_in: int, inputs: str) -> None:
+  """Raises ValueError unless `layer`, which `name` made, takes `n_in` inputs.
+
+  `inputs` says which, in words.
+  """
+  if layer.n_in != n_in:
+    raise ValueError(
+      f'{name} must make a layer of {inputs}, but what it made takes '
+      f'{layer.n_in} input{"s" * (layer.n_in > 1)}'
+    )

@@ -44,7 +44,7 @@ def _like(buffer, rows):
 
 
 class KeyValueCache(base.Layer):
-  """Keeps keys and values over predict calls: (k, v) -> (k, v).
+  """Keeps keys and values over predict calls: (k, v, ..) -> (k, v, ..).
 
   In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
   (b, h, l, d_head) join those of earlier calls; outputs (b h, n, d_head):
@@ -59,10 +59,11 @@ class KeyValueCache(base.Layer):
     max_len: Capacity in rows, if there is no window.
     window: Number of rows to keep, or None for all.
     mode: 'train', 'eval' or 'predict'.
+    n: Number of arrays: what else belongs to a key is kept with it.
   """
 
-  def __init__(self, max_len: int, window: int | None, mode: str):
-    super().__init__(n_in=2, n_out=2)
+  def __init__(self, max_len: int, window: int | None, mode: str, n: int = 2):
+    super().__init__(n_in=n, n_out=n)
     self._n_rows = window or max_len
     self._window = window
     self._mode = mode

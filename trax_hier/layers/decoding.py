@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trax_hier.layers.prefix import Prefill, Prefixed
 from trax_hier.layers.stacking import Blocks, Computed, FromWeights, Once, Stack
 from trax_hier.trax_compat import base
 
@@ -72,7 +73,8 @@ def decoding_state(
     state: Its first state.
     precision: That of the weights.
     inputs: Those of any first call. If given, every `Once` has been computed
-      for them, so that programs that decode need not contain it.
+      and every `Prefixed` has read its prefix, so that programs that decode
+      need not contain it.
   """
 
   def convert(layer, weights, state):
@@ -86,7 +88,10 @@ def decoding_state(
       state = layer.remember(weights)
     elif layer.sublayers:
       parts = zip(layer.sublayers, weights, state, strict=True)
-      return tuple(convert(*part) for part in parts)
+      state = tuple(convert(*part) for part in parts)
+      if isinstance(layer, Prefixed) and inputs is not None:
+        state = *state[:2], Prefill(done=False)
+      return state
     return _narrow(state, precision)
 
   state = convert(layer, weights, state)
@@ -98,12 +103,14 @@ def decoding_state(
 
 
 def _known(layer, state, after):
-  """`state`, with what each `Once` has computed in the state `after`."""
+  """`state`, with what is computed once taken from the state `after`."""
   if isinstance(state, dict):
     return state
   if isinstance(layer, Once):
     (own, _), (_, (_, value)) = state, after
     return own, Computed(value)
+  if isinstance(layer, Prefixed):
+    return after
   if isinstance(layer, Stack):
     (blocks,), (others,), (block,) = state, after, layer.sublayers
     parts = zip(blocks.trees, others.trees, strict=True)

@@ -20,7 +20,7 @@ from trax_hier.trax_compat import base
 
 
 class DotProductAttention(base.Layer):
-  """Causal attention over heads: arrays, t, q, k, v -> (b, h, l, d / h).
+  """Causal attention over heads: arrays, t, q, k, v, .. -> (b, h, l, d / h).
 
   `arrays` are those of the position scheme's bias, t the number of queries in
   earlier predict calls. Keys are those of the same sequence or, in predict
@@ -30,6 +30,9 @@ class DotProductAttention(base.Layer):
   up to the one before its own. In the latter case all positions have as many:
   the keys begin with rows for what would come before the first (see
   `cache.PastRows`), which are not masked.
+
+  If `masked`, there is a last input, mask (b, 1, l, 1) bool, in predict mode
+  kept like keys: those where it is False are not seen.
 
   Long sequences are cut, so that most of what causality or the window hides is
   not computed: with a window into blocks that attend to themselves and the
@@ -57,8 +60,9 @@ class DotProductAttention(base.Layer):
     dropout: float,
     mode: str,
     past_only: bool = False,
+    masked: bool = False,
   ):
-    super().__init__(n_in=bias.n_arrays + 4, n_out=1)
+    super().__init__(n_in=bias.n_arrays + 4 + masked, n_out=1)
     self._bias = bias
     self._query_stride = query_stride
     self._key_stride = key_stride
@@ -68,23 +72,24 @@ class DotProductAttention(base.Layer):
     self._past_only = past_only
 
   def forward(self, inputs):
-    *arrays, t, q, k, v = inputs
+    n = self._bias.n_arrays
+    arrays, (t, q, *keys) = inputs[:n], inputs[n:]  # keys: k, v[, mask]
     length = q.shape[-2]
     if self._window is not None and length > self._window:
-      k, v = (x.reshape(*q.shape[:2], *x.shape[-2:]) for x in (k, v))
-      q = blocks(q, self._window)
-      k, v = (block_pairs(x, self._window, length) for x in (k, v))
-      y = self._attend(arrays, t, q, k, v, self.rng)
+      b = q.shape[0]
+      keys = [x.reshape(b, -1, *x.shape[-2:]) for x in keys]
+      keys = [block_pairs(x, self._window, length) for x in keys]
+      y = self._attend(arrays, t, blocks(q, self._window), keys, self.rng)
       b, n, h, w, d = y.shape
       return y.swapaxes(1, 2).reshape(b, h, n * w, d)[:, :, :length]
     if self._window is not None:
-      return self._attend(arrays, t, q, k, v, self.rng)
+      return self._attend(arrays, t, q, keys, self.rng)
     if self._mode == 'predict':
-      return self._attend_to_filled(arrays, t, q, k, v)
-    spans = self._spans(length, k.shape[-2])
+      return self._attend_to_filled(arrays, t, q, keys)
+    spans = self._spans(length, keys[0].shape[-2])
     rngs = jax.random.split(self.rng, len(spans))
     outputs = [
-      self._attend(arrays, t, q[..., a:b, :], k[..., :c, :], v[..., :c, :], rng)
+      self._attend(arrays, t, q[..., a:b, :], _first_rows(keys, c), rng)
       for (a, b, c), rng in zip(spans, rngs, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-2)
@@ -105,22 +110,25 @@ class DotProductAttention(base.Layer):
       for a, b in itertools.pairwise(ends)
     ]
 
-  def _attend_to_filled(self, arrays, t, q, k, v):
+  def _attend_to_filled(self, arrays, t, q, keys):
     """Attends to the rows of a cache up to those of the last query."""
-    sizes = filled_sizes(k.shape[-2], self._MIN_CACHE)
+    sizes = filled_sizes(keys[0].shape[-2], self._MIN_CACHE)
     end = (t + q.shape[-2]) * self._query_stride
     filled = -(-end // self._key_stride)
     branches = [
-      lambda arrays, t, q, k, v, n=n: self._attend(
-        arrays, t, q, k[..., :n, :], v[..., :n, :], self.rng
+      lambda arrays, t, q, keys, n=n: self._attend(
+        arrays, t, q, _first_rows(keys, n), self.rng
       )
       for n in sizes
     ]
     choice = jnp.searchsorted(jnp.asarray(sizes), filled)
-    return jax.lax.switch(choice, branches, arrays, t, q, k, v)
+    return jax.lax.switch(choice, branches, arrays, t, q, keys)
 
-  def _attend(self, arrays, t, q, k, v, rng):
+  def _attend(self, arrays, t, q, keys, rng):
+    k, v, *mask = keys
     offsets, seen = self._offsets(t, q, k)
+    if mask:
+      seen &= mask[0].reshape(*q.shape[: q.ndim - 3], 1, 1, -1)
     q, bias = self._bias.apply(arrays, offsets, q, k.shape[-2])
     return softmax_attention(q, k, v, bias, seen, self._dropout, rng)
 
@@ -151,6 +159,10 @@ class DotProductAttention(base.Layer):
     exists = t + queries + steps >= 0
     seen = (steps <= 0) & (steps > -window) & exists
     return steps * query_stride, seen
+
+
+def _first_rows(arrays, n):
+  return [x[..., :n, :] for x in arrays]
 
 
 def filled_sizes(capacity, least):

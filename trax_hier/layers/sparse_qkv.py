@@ -35,7 +35,18 @@ def _check_modules(name, n_modules, d):
 
 def _with(factory, **modules):
   """A factory that is given these dimensions too, if it names them."""
-  return lambda d_out, mode: build(factory, d_out=d_out, mode=mode, **modules)
+  return lambda d_out, mode, masked=False: build(
+    factory, d_out=d_out, mode=mode, masked=masked, **modules
+  )
+
+
+def _PastRows(n, masked, mode):
+  """x (b, l, d)[, mask (b, l)] -> (b, n + l, d), as `PastInputs`.
+
+  Rows where the mask is False are as those before the start.
+  """
+  hide = tl.Fn('Hide', lambda x, mask: jnp.where(mask[..., None], x, 0))
+  return tl.Serial(hide if masked else [], PastInputs(n, mode))
 
 
 @gin.configurable(module='trax_hier.layers')
@@ -170,6 +181,7 @@ def ModularConv(
   n_modules: int = 16,
   kernel_size: int = 3,
   length_kernel_size: int = 3,
+  masked: bool = False,
   mode: str = 'train',
 ):
   """A causal convolution over modules and time: (b, l, d) -> (b, l, d_out).
@@ -182,6 +194,8 @@ def ModularConv(
     n_modules: Number of modules; divides d_out and d.
     kernel_size: Number of modules that one is made of; odd.
     length_kernel_size: Number of tokens that one is made of.
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False are taken for zeros, as those before the start.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -194,7 +208,7 @@ def ModularConv(
     )
   _check_length_kernel('ModularConv', length_kernel_size)
   return tl.Serial(
-    PastInputs(length_kernel_size - 1, mode),
+    _PastRows(length_kernel_size - 1, masked, mode),
     _Convolution(d_out, n_modules, kernel_size, length_kernel_size),
   )
 
@@ -210,6 +224,7 @@ def SparseDense(
   n_modules: int = 16,
   kernel_size: int = 3,
   length_kernel_size: int = 3,
+  masked: bool = False,
   mode: str = 'train',
 ):
   """A multiplicative layer, then a convolution: (b, l, d) -> (b, l, d_out).
@@ -219,7 +234,9 @@ def SparseDense(
   _check_modules('SparseDense', n_modules, d_out)
   return tl.Serial(
     MultiplicativeDense(d_out, n_modules),
-    ModularConv(d_out, n_modules, kernel_size, length_kernel_size, mode),
+    ModularConv(
+      d_out, n_modules, kernel_size, length_kernel_size, masked, mode
+    ),
   )
 
 
@@ -230,6 +247,7 @@ def SparseQKV(
   length_kernel_size: int = 3,
   share_qk: bool = False,
   v_concat: bool = False,
+  masked: bool = False,
   mode: str = 'train',
 ):
   """Queries, keys and values: (b, l, d) -> three of (b, l, d_out).
@@ -246,6 +264,7 @@ def SparseQKV(
       layer's input too. (The published code's other concatenation, of whole
       vectors across the borders of modules, is a mistake that it keeps for old
       checkpoints; it is not offered.)
+    masked: As in `ModularConv`.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -258,7 +277,7 @@ def SparseQKV(
     return _Convolution(d_out, n_modules, kernel_size, length_kernel_size)
 
   def past():
-    return PastInputs(length_kernel_size - 1, mode)
+    return _PastRows(length_kernel_size - 1, masked, mode)
 
   def concatenate(z, x):
     parts = [y.reshape(*y.shape[:2], n_modules, -1) for y in (z, x)]
@@ -270,6 +289,7 @@ def SparseQKV(
       tl.Branch(
         tl.Select([0], n_in=2), tl.Fn('ConcatenateModules', concatenate)
       ),  # z, values' input
+      tl.Select([0, 2, 1, 2]) if masked else [],
       tl.Parallel(past(), past()),
     )
   else:
@@ -279,7 +299,7 @@ def SparseQKV(
       tl.Dup(),  # z, values' input
     )
   n = 1 if share_qk else 2
-  return tl.Serial(  # x
+  return tl.Serial(  # x[, mask]
     inputs,
     tl.Select([0] * n + [1]),
     tl.Parallel(*[convolution(3) for _ in range(n)], convolution(1)),
@@ -301,6 +321,7 @@ def SparseAttention(
   max_len: int = 2048,
   stride: int = 1,
   positions: NoPositions | None = None,
+  masked: bool = False,
 ):
   """Causal self-attention with `SparseQKV`: (b, l, d) -> (b, l, d).
 
@@ -321,6 +342,8 @@ def SparseAttention(
     max_len: Capacity in tokens of the cache in predict mode.
     stride: Distance in tokens of neighbouring positions.
     positions: Position scheme; None is `NoPositions()`.
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False are as if they were not there, before the first of the others.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -339,6 +362,7 @@ def SparseAttention(
       SparseQKV, share_qk=share_qk, v_concat=v_concat, **modules
     ),
     output=_with(output, **modules),
+    masked=masked,
   )
 
 

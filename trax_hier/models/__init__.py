@@ -7,6 +7,7 @@ from trax_hier.models.scaling_transformer import (
   ScalingTransformer,
   ScalingTransformerLM,
 )
+from trax_hier.models.terraformer import ReversibleLM, Terraformer
 from trax_hier.models.transformer import TransformerLM
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
   'BottomUpLM',
   'HourglassLM',
   'RetinaLM',
+  'ReversibleLM',
   'ScalingTransformer',
   'ScalingTransformerLM',
+  'Terraformer',
   'TopDownLM',
   'TransformerLM',
 ]

@@ -1,0 +1,171 @@
+"""A causal layer over the rows of one sequence and then those of another.
+
+The first sequence, such as an encoder's output, has rows that are not there:
+its mask says which. They come first (see `AlignRight`), so that there is no gap
+between the two sequences, and a row of the second stands at the same place in
+all rows of a batch.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.build import check_mode
+from trax_hier.layers.stacking import apply_if
+from trax_hier.trax_compat import ShapeDtype, base, tl
+
+
+def CloseGaps() -> base.Layer:
+  """Moves padding to the end: tokens (b, m) int32 -> same; 0 is padding."""
+
+  def close(tokens):
+    order = jnp.argsort(tokens == 0, axis=1, stable=True)
+    return jnp.take_along_axis(tokens, order, axis=1)
+
+  return tl.Fn('CloseGaps', close)
+
+
+def AlignRight() -> base.Layer:
+  """Moves the rows that are not there to the front: x, mask -> x, mask.
+
+  x (b, m, d); mask (b, m) bool is True up to the end of each row's sequence.
+  """
+
+  def align(x, mask):
+    rows = jnp.arange(mask.shape[1])
+    n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
+    source = (rows - n_hidden) % mask.shape[1]
+    x = jnp.take_along_axis(x, source[..., None], axis=1)
+    return x, rows >= n_hidden
+
+  return tl.Fn('AlignRight', align, n_out=2)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+  """Marks the state of a `Prefixed` whose next call is to read the prefix.
+
+  Attributes:
+    done: Whether it has; programs then need not contain it.
+  """
+
+  done: bool
+
+
+class Prefixed(base.Layer):
+  """Runs `layer` on what `first` makes and then on new rows.
+
+  inputs, x.. (b, l, d) -> y.. (b, l, d)
+
+  `first`: inputs -> p.. (b, m, d) and mask (b, m) bool. `layer`: rows.. and
+  mask -> the same; causal, without seeing rows where the mask is False. It gets
+  the rows p, x and returns y at the rows of x.
+
+  In predict mode the first call runs `first` and has `layer` read its rows, a
+  piece at a time; later calls bring new rows alone, and what they bring as
+  inputs is not looked at. A program for decoding does it before the first call:
+  see `decoding_state`.
+
+  Args:
+    first: In 'train' or 'eval' mode: a call is a whole sequence.
+    layer: Of as many outputs as inputs.
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity in rows of `layer` in predict mode, those of `first`
+      included.
+  """
+
+  _PIECE = 256  # As the longest that prompts are read in.
+
+  def __init__(
+    self, first: base.Layer, layer: base.Layer, mode: str, max_len: int
+  ):
+    check_mode(mode)
+    n = layer.n_in - 1  # Without the mask.
+    super().__init__(n_in=1 + n, n_out=n)
+    self._mode = mode
+    self._max_len = max_len
+    self._sublayers = (first, layer, base.Layer(name='Memory'))
+    self._weights = (None,) * 3
+    self._state = (None,) * 3
+
+  def init_weights_and_state(self, input_signature):
+    first, layer, _ = self.sublayers
+    inputs, *rows = input_signature
+    first_rng, rng = jax.random.split(self.rng)
+    first_weights, first_state = first.init(inputs, first_rng, use_cache=True)
+    *_, mask = first.output_signature(inputs)
+    length = mask.shape[1]
+    if self._mode == 'predict':
+      if length >= self._max_len:
+        raise ValueError(
+          f'sources of {length} tokens leave no room in max_len = '
+          f'{self._max_len}, the capacity for sources and new tokens'
+        )
+      length = 0
+    length += rows[0].shape[1]
+    signature = tuple(
+      ShapeDtype((x.shape[0], length, *x.shape[2:]), x.dtype)
+      for x in (*rows, mask)
+    )
+    weights, state = layer.init(signature, rng, use_cache=True)
+    self.weights = first_weights, weights, ()
+    begun = jnp.zeros((), bool) if self._mode == 'predict' else ()
+    self.state = first_state, state, begun
+
+  def forward(self, x):
+    inputs, *rows = x
+    layer, state = self.sublayers[1], self.state[1]
+    weights, rng = self.weights[1], self.rng
+    mask = jnp.ones(rows[0].shape[:2], bool)
+    if self._mode != 'predict':
+      *prefix, hidden = self._first(inputs)
+      length = hidden.shape[1]
+      joined = tuple(
+        jnp.concatenate([p.astype(x.dtype), x], axis=1)
+        for p, x in zip([*prefix, hidden], [*rows, mask], strict=True)
+      )
+      y, state = layer.pure_fn(joined, weights, state, rng)
+      self.state = self.state[0], state, ()
+      return tuple(x[:, length:] for x in y[:-1])
+    begun = self.state[2]
+    if isinstance(begun, Prefill):
+      if not begun.done:
+        state = self._read(inputs, rows, state)
+        self.state = self.state[0], state, Prefill(True)
+        return tuple(rows)
+    else:
+      state = apply_if(
+        ~begun, lambda state: self._read(inputs, rows, state), state
+      )
+      begun = jnp.ones((), bool)
+    y, state = layer.pure_fn((*rows, mask), weights, state, rng)
+    self.state = self.state[0], state, begun
+    return tuple(y[:-1])
+
+  def _first(self, inputs):
+    weights, state = self.weights[0], self.state[0]
+    return self.sublayers[0].pure_fn(inputs, weights, state, self.rng)[0]
+
+  def _read(self, inputs, rows, state):
+    """The state of `layer` after the rows of `first`, of the dtype of rows."""
+    *prefix, mask = self._first(inputs)
+    prefix = *(p.astype(rows[0].dtype) for p in prefix), mask
+    length = mask.shape[1]
+    piece = min(self._PIECE, length)
+
+    def read(state, start, n):
+      x = tuple(
+        jax.lax.dynamic_slice_in_dim(p, start, n, axis=1) for p in prefix
+      )
+      _, new = self.sublayers[1].pure_fn(x, self.weights[1], state, self.rng)
+      # The state may be wider than the dtype of compute.
+      return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+
+    rest = length % piece
+    state = read(state, 0, rest) if rest else state
+    starts = jnp.arange(rest, length, piece)
+    return jax.lax.scan(
+      lambda state, start: (read(state, start, piece), None), state, starts
+    )[0]

@@ -1,0 +1,104 @@
+"""Simple recurrent units: a recurrence that a parallel scan can compute.
+
+Source: SRU (arXiv 1709.02755), as in Terraformer (arXiv 2111.12763) and its
+published code: no weights read the state, and no activation follows it.
+"""
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from trax_hier.layers.build import check_mode
+from trax_hier.layers.dense import Dense
+from trax_hier.trax_compat import base, tl
+
+# Keeps the variance of the input where the gates are a half at the start.
+_SCALE = 3**0.5
+
+
+class SRU(base.Layer):
+  """A simple recurrent unit: x (b, l, u) -> (b, l, u), causal.
+
+  r, f, y = split(x W + b);  r = sigmoid(r), f = sigmoid(f)
+  c_t = f c_(t-1) + (1 - f) y
+  h = r c + (1 - r) sqrt(3) x
+
+  The cells c begin as zeros; they are computed in float32, by a scan of log l
+  steps. In predict mode they are kept from call to call.
+
+  Weights: W (u, 3 u), b (3 u,).
+
+  Args:
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False leave the cells as they are.
+    mode: 'train', 'eval' or 'predict'.
+  """
+
+  def __init__(self, masked: bool = False, mode: str = 'train'):
+    super().__init__(n_in=1 + masked)
+    check_mode(mode)
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    x = input_signature if self.n_in == 1 else input_signature[0]
+    b, _, u = x.shape
+    kernel_rng, bias_rng = jax.random.split(self.rng)
+    self.weights = (
+      jax.nn.initializers.glorot_uniform()(kernel_rng, (u, 3 * u)),
+      jax.nn.initializers.normal(1e-6)(bias_rng, (3 * u,)),
+    )
+    if self._mode == 'predict':
+      self.state = jnp.zeros((b, u), jnp.float32)
+
+  def forward(self, inputs):
+    x, mask = (inputs, None) if self.n_in == 1 else inputs
+    kernel, bias = self.weights
+    r, f, y = jnp.split((x @ kernel + bias).astype(jnp.float32), 3, axis=-1)
+    r, f = jax.nn.sigmoid(r), jax.nn.sigmoid(f)
+    if mask is not None:
+      f = jnp.where(mask[..., None], f, 1)
+    # From a cell to the one n rows on: c -> kept c + added.
+    kept, added = jax.lax.associative_scan(
+      lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (f, (1 - f) * y), axis=1
+    )
+    cells = added
+    if self._mode == 'predict':
+      cells += kept * self.state[:, None].astype(jnp.float32)
+      self.state = cells[:, -1].astype(self.state.dtype)
+    h = r * cells + (1 - r) * _SCALE * x.astype(jnp.float32)
+    return h.astype(x.dtype)
+
+
+@gin.configurable(module='trax_hier.layers')
+def SRUBranch(
+  d_model: int,
+  d_sru: int = 32,
+  n_layers: int = 1,
+  masked: bool = False,
+  mode: str = 'train',
+):
+  """A few narrow SRUs beside a feed-forward part: (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_sru: Width of the units.
+    n_layers: Number of SRUs, one after another.
+    masked: As in `SRU`.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: d_sru or n_layers is not positive.
+  """
+  for name, value in dict(d_sru=d_sru, n_layers=n_layers).items():
+    if value < 1:
+      raise ValueError(f'SRUBranch.{name} = {value} must be positive')
+  units = [
+    tl.Serial(tl.Select([0, 1, 1]) if masked else [], SRU(masked, mode))
+    for _ in range(n_layers)
+  ]
+  return tl.Serial(  # x[, mask]
+    Dense(d_sru),  # (b, l, u)
+    *units,
+    tl.Select([0], n_in=1 + masked),
+    Dense(d_model),  # (b, l, d)
+  )
