@@ -27,8 +27,10 @@ from trax_hier.models import (
   BottomUpLM,
   HourglassLM,
   RetinaLM,
+  ReversibleLM,
   ScalingTransformer,
   ScalingTransformerLM,
+  Terraformer,
   TopDownLM,
   TransformerLM,
 )
@@ -97,21 +99,24 @@ def _scaling(**kwargs):
   return P(ScalingTransformerLM, n_layers=4, **{**_SPARSE, **kwargs})
 
 
-def _with_sources(**kwargs):
+def _with_sources(model=ScalingTransformer, **kwargs):
   """A model that decodes from sources, the same for every batch."""
 
-  def model(mode, **changes):
-    layer = ScalingTransformer(
-      n_encoder_layers=2,
-      n_decoder_layers=2,
-      mode=mode,
-      **{**_SPARSE, **kwargs, **changes},
-    )
+  sizes = {'n_encoder_layers': 2, 'n_decoder_layers': 2, **_SPARSE, **kwargs}
+
+  def factory(mode, **changes):
+    arguments = {**sizes, **changes}
+    arguments['max_len'] += 7  # The sources may be rows of the same caches.
+    layer = model(mode=mode, **arguments)
     sources = toy.tokens(7, seed=1)
     sources[1, 4:] = 0  # Padding.
     return tl.Serial(tl.Fn('Sources', lambda x: (sources, x), n_out=2), layer)
 
-  return model
+  return factory
+
+
+def _terraformer(**kwargs):
+  return _with_sources(Terraformer, **kwargs)
 
 
 # Trained as it evaluates: tests/layers/test_sparse_ff.py is about its draws.
@@ -284,6 +289,46 @@ ROWS = {
       feed_forward=hl.FeedForward,
     ),
     idle=3,
+    slow=True,
+  ),
+  'terraformer': Row(
+    _terraformer(
+      recurrence=P(hl.SRUBranch, d_sru=4, n_layers=2),
+      logits=P(hl.SparseDense, n_modules=1),
+    ),
+    idle=3,
+    thorough=True,
+  ),
+  'terraformer dense, rotary': Row(
+    _terraformer(
+      attention=hl.SelfAttention,
+      feed_forward=hl.FeedForward,
+      recurrence=None,
+      n_decoder_attentions=1,
+      positions=hl.RotaryPositions,
+    ),
+    idle=1,
+    slow=True,
+  ),
+  'terraformer windowed': Row(
+    _terraformer(attention=P(hl.SelfAttention, window=4)), idle=3, slow=True
+  ),
+  'terraformer, all convolutions': Row(
+    _terraformer(
+      attention=P(
+        hl.SparseAttention,
+        n_modules=4,
+        share_qk=True,
+        v_concat=True,
+        output=hl.SparseDense,
+      ),
+    ),
+    idle=1,
+    slow=True,
+  ),
+  'reversible': Row(
+    P(ReversibleLM, n_layers=3, **{**_SPARSE, 'recurrence': hl.SRUBranch}),
+    idle=1,
     slow=True,
   ),
 }

@@ -75,18 +75,18 @@ def SelfAttention(
   )
   heads = Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project)
   attend = _AttendToCache(
-    scheme, stride, stride, window, dropout, mode, max_len, masked
+    merge, scheme, stride, stride, window, dropout, mode, max_len, masked
   )
   if not masked:
-    return tl.Serial(heads, attend, merge)
+    return tl.Serial(heads, attend)
+  n_masks = heads.n_in + merge.n_in - 1
   return tl.Serial(  # x, mask
-    tl.Select([0, 1, 1, 1] if heads.n_in == 2 else [0, 1, 1]),
-    heads,  # q, k, v, mask, mask
+    tl.Select([0] + [1] * n_masks),
+    heads,  # q, k, v, mask
     tl.Parallel(
       None, None, None, tl.Fn('AsRows', lambda mask: mask[:, None, :, None])
     ),
-    attend,  # y, mask
-    merge if merge.n_in == 2 else [merge, tl.Select([0], n_in=2)],
+    attend,
   )
 
 
@@ -114,14 +114,28 @@ def CausalAttention(
       Heads(d_model, n_heads, rotate_q), Heads(d_model, n_heads, rotate_k, [])
     ),  # q, k, v
     _AttendToCache(
-      scheme, query_stride, key_stride, window, dropout, mode, max_len
+      Dense(d_model),
+      scheme,
+      query_stride,
+      key_stride,
+      window,
+      dropout,
+      mode,
+      max_len,
     ),
-    Dense(d_model),
   )
 
 
 def _AttendToCache(
-  scheme, query_stride, key_stride, window, dropout, mode, max_len, masked=False
+  output,
+  scheme,
+  query_stride,
+  key_stride,
+  window,
+  dropout,
+  mode,
+  max_len,
+  masked=False,
 ):
   """q, k, v (b, h, l, d / h)[, mask (b, 1, l, 1)] -> (b, l, d).
 
@@ -130,18 +144,11 @@ def _AttendToCache(
   # The last group of coarse queries or keys must fit in whole.
   max_len += -max_len % max(query_stride, key_stride)
   n_rows = -(-max_len // key_stride)
-  return tl.Serial(  # q, k, v, mask
+  strides = query_stride, key_stride
+  return tl.Serial(  # q, k, v[, mask]
     tl.Parallel(None, KeyValueCache(n_rows, window, mode, 2 + masked)),
-    Attend(
-      scheme,
-      query_stride,
-      key_stride,
-      window,
-      dropout,
-      mode,
-      max_len,
-      masked=masked,
-    ),
+    Attend(scheme, *strides, window, dropout, mode, max_len, masked=masked),
+    output,
   )
 
 
