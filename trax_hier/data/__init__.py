@@ -19,6 +19,7 @@ from trax_hier.data.document_lanes import DocumentLanes
 from trax_hier.data.documents import PaddedDocuments
 from trax_hier.data.enwik8 import Enwik8
 from trax_hier.data.images import ImageBytes
+from trax_hier.data.pairs import TextPairs
 from trax_hier.data.span_corruption import SpanCorruption
 from trax_hier.data.standard_library import StandardLibrary
 from trax_hier.data.synthetic import Synthetic
@@ -37,6 +38,7 @@ __all__ = [
   'StandardLibrary',
   'Synthetic',
   'TextFiles',
+  'TextPairs',
   'TextStream',
   'Vocab',
 ]

@@ -1,10 +1,12 @@
 """Prepares a tfds data set: python -m trax_hier.data.prepare --help.
 
-Writes a folder that ImageBytes or PaddedDocuments map, so that training needs
-neither tensorflow_datasets nor TensorFlow, and starts at once.
+Writes a folder that ImageBytes, PaddedDocuments or TextPairs map, so that
+training needs neither tensorflow_datasets nor TensorFlow, and starts at once.
 """
 
 import argparse
+import functools
+import json
 import shutil
 import sys
 import tempfile
@@ -15,13 +17,21 @@ from typing import Any
 import numpy as np
 
 from trax_hier.data.documents import VOCAB_FILE, token_type
+from trax_hier.data.pairs import is_usable
 from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
 
 _TEXT_FEATURES = ('text', 'book_text')
 
+# A document and its summary, in sets that do not say so themselves.
+_PAIRS = (('article', 'abstract'), ('document', 'summary'))
+
 
 def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
   """Writes the splits of a prepared tfds builder.
+
+  Images are written for ImageBytes; documents with a summary, such as articles
+  and their abstracts, for TextPairs; other texts for PaddedDocuments. Pairs
+  that TextPairs would not take are left out, and counted in a printed line.
 
   Sets without a test split, such as downsampled_imagenet, publish their
   results on validation: it is written as test.
@@ -29,10 +39,12 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
   Args:
     builder: a `tfds.core.DatasetBuilder` that is prepared.
     output_dir: made if need be; files appear there when all are written.
-    sentencepiece: model file to cut text with; None: bytes.
+    sentencepiece: model file to cut text with; None: bytes. Not for documents
+      with a summary, which stay text.
 
   Raises:
-    ValueError: if the set has neither images nor text, or lacks a split.
+    ValueError: if the set has neither images nor text, or lacks a split, or if
+      documents with a summary are to be cut.
   """
   splits = {'train': 'train', 'valid': 'validation', 'test': 'test'}
   if 'validation' not in builder.info.splits:
@@ -42,63 +54,112 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
   for source in splits.values():
     if source not in builder.info.splits:
       raise ValueError(f'{builder.name} has no split {source}')
-  features = builder.info.features
-  text = [feature for feature in _TEXT_FEATURES if feature in features]
-  if 'image' not in features and not text:
-    raise ValueError(
-      f'{builder.name} has no feature image, text or book_text, only '
-      f'{", ".join(features)}'
-    )
-  vocab = SentencePieceVocab(sentencepiece) if sentencepiece else ByteVocab()
+  write = _choose_writer(builder, sentencepiece)
   output_dir.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output_dir) as name:
     scratch = Path(name)
     for split, source in splits.items():
-      if 'image' in features:
-        n_images = builder.info.splits[source].num_examples
-        images = _examples(builder, source, 'image')
-        _write_images(scratch / f'{split}.npy', images, n_images)
-      else:
-        texts = _examples(builder, source, text[0])
-        _write_documents(scratch, split, texts, vocab)
+      n_examples = builder.info.splits[source].num_examples
+      write(scratch, split, _examples(builder, source), n_examples)
     if sentencepiece:
       shutil.copyfile(sentencepiece, scratch / VOCAB_FILE)
     for path in scratch.iterdir():
       path.replace(output_dir / path.name)
 
 
-def _examples(builder, split, feature):
-  """Yields one feature of each example, in the order of the files."""
+def _choose_writer(builder, sentencepiece):
+  """Returns what writes a split: folder, split, examples, how many -> None."""
+  vocab = SentencePieceVocab(sentencepiece) if sentencepiece else ByteVocab()
+  features = builder.info.features
+  if 'image' in features:
+    return _write_images
+  if pair := _find_pair(builder.info):
+    if sentencepiece:
+      raise ValueError(
+        f'{builder.name} has documents with a summary, which stay text: leave '
+        'out --sentencepiece, and set TextPairs.vocab'
+      )
+    return functools.partial(_write_pairs, pair=pair)
+  for feature in _TEXT_FEATURES:
+    if feature in features:
+      return functools.partial(_write_documents, feature=feature, vocab=vocab)
+  raise ValueError(
+    f'{builder.name} has no feature image, text or book_text, and no document '
+    f'with a summary, only {", ".join(features)}'
+  )
+
+
+def _find_pair(info):
+  """The features that are a document and its summary; None without."""
+  keys = getattr(info, 'supervised_keys', None)
+  if keys and len(keys) == 2 and keys[0] != keys[1]:
+    import tensorflow_datasets as tfds
+
+    if all(_is_text(tfds, info.features, key) for key in keys):
+      return keys
+  found = (pair for pair in _PAIRS if all(key in info.features for key in pair))
+  return next(found, None)
+
+
+def _is_text(tfds, features, key):
+  # A key may be a tuple of names, too.
+  return isinstance(key, str) and isinstance(features[key], tfds.features.Text)
+
+
+def _examples(builder, split):
+  """Yields the examples, in the order of the files."""
   # Imports TensorFlow when used, which nothing else here does.
   import tensorflow_datasets as tfds
 
   data = builder.as_dataset(split=split, shuffle_files=False)
-  for example in tfds.as_numpy(data):
-    yield example[feature]
+  yield from tfds.as_numpy(data)
 
 
-def _write_images(path: Path, images: Iterable[np.ndarray], n_images: int):
-  """Writes uint8 images as one .npy without holding them in memory."""
+def _write_images(folder, split, examples: Iterable[dict], n_images):
+  """Writes `{split}.npy`, uint8, without holding the images in memory."""
   array = None
-  for i, image in enumerate(images):
+  for i, example in enumerate(examples):
     if array is None:
       array = np.lib.format.open_memmap(
-        path, 'w+', np.uint8, (n_images, *image.shape)
+        folder / f'{split}.npy',
+        'w+',
+        np.uint8,
+        (n_images, *example['image'].shape),
       )
-    array[i] = image
+    array[i] = example['image']
   array.flush()
 
 
-def _write_documents(folder, split, texts: Iterable[bytes], vocab):
+def _write_documents(folder, split, examples, n_documents, feature, vocab):
   """Writes `{split}.tokens` and `{split}.ends.npy`."""
+  del n_documents
   ends, n_tokens = [], 0
   with (folder / f'{split}.tokens').open('wb') as file:
-    for text in texts:
-      ids = vocab.encode(text.decode('utf-8'))
+    for example in examples:
+      ids = vocab.encode(example[feature].decode('utf-8'))
       ids.astype(token_type(vocab)).tofile(file)
       n_tokens += len(ids)
       ends.append(n_tokens)
   np.save(folder / f'{split}.ends.npy', np.asarray(ends, np.int64))
+
+
+def _write_pairs(folder, split, examples, n_pairs, pair):
+  """Writes `{split}.jsonl`; says how many pairs TextPairs would not take."""
+  n_written = 0
+  with (folder / f'{split}.jsonl').open(
+    'w', encoding='utf-8', newline='\n'
+  ) as file:
+    for example in examples:
+      document, summary = (example[name].decode('utf-8') for name in pair)
+      if is_usable(document) and is_usable(summary):
+        row = {'document': document, 'summary': summary}
+        file.write(json.dumps(row, ensure_ascii=False) + '\n')
+        n_written += 1
+  if n_written < n_pairs:
+    print(
+      f'{split}: left out {n_pairs - n_written:,} of {n_pairs:,} pairs, in '
+      'which a text is blank or holds the character NUL'
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description='Writes a tfds data set as files that training can map.',
   )
   add = parser.add_argument
-  add('--name', required=True, help='cifar10, downsampled_imagenet/32x32, …')
+  add(
+    '--name',
+    required=True,
+    help='cifar10, wiki40b/en, scientific_papers/arxiv, …',
+  )
   add('--output_dir', type=Path, required=True, help='folder for the files')
   add('--data_dir', help="tfds's folder; default: its own default")
   add('--download', action='store_true', help='download and prepare with tfds')

@@ -18,6 +18,10 @@ import jax.numpy as jnp
 from trax_hier.layers.positions import Bias
 from trax_hier.trax_compat import base
 
+# The most queries whose attention weights are held at a time, where there are
+# more than four times as many.
+MAX_ROWS = 1024
+
 
 class DotProductAttention(base.Layer):
   """Causal attention over heads: arrays, t, q, k, v, .. -> (b, h, l, d / h).
@@ -40,14 +44,16 @@ class DotProductAttention(base.Layer):
   their end.
 
   Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program.
+  work, 8 would save 7 / 16 and double the program. Of sequences longer than
+  4 `MAX_ROWS`, spans are as short as that, and the backward pass computes the
+  weights of one after another anew: memory is then linear in length.
 
   Of a cache, a call reads as many rows as are filled, rounded up to the
   capacity or a half, a quarter, .. of it: time per token grows with the tokens
   so far, not with the capacity.
   """
 
-  _MAX_SPANS = 4
+  _N_SPANS = 4
   _MIN_SPAN = 128
   _MIN_CACHE = 128
 
@@ -88,8 +94,11 @@ class DotProductAttention(base.Layer):
       return self._attend_to_filled(arrays, t, q, keys)
     spans = self._spans(length, keys[0].shape[-2])
     rngs = jax.random.split(self.rng, len(spans))
+    attend = self._attend
+    if len(spans) > self._N_SPANS:
+      attend = jax.checkpoint(attend)
     outputs = [
-      self._attend(arrays, t, q[..., a:b, :], _first_rows(keys, c), rng)
+      attend(arrays, t, q[..., a:b, :], _first_rows(keys, c), rng)
       for (a, b, c), rng in zip(spans, rngs, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-2)
@@ -102,8 +111,8 @@ class DotProductAttention(base.Layer):
         f'keys {self._key_stride} tokens apart do not cover the same tokens'
       )
     unit = max(1, self._key_stride // self._query_stride)
-    n = min(self._MAX_SPANS, n_queries // self._MIN_SPAN, n_queries // unit)
-    n = max(1, n)
+    n = min(self._N_SPANS, n_queries // self._MIN_SPAN)
+    n = max(1, min(max(n, -(-n_queries // MAX_ROWS)), n_queries // unit))
     ends = [i * n_queries // (n * unit) * unit for i in range(n)] + [n_queries]
     return [
       (a, b, b * self._query_stride // self._key_stride)

@@ -13,9 +13,11 @@ def LSHAttention(
   chunk_len: int = 128,
   n_hashes: int = 2,
   dropout: float = 0.0,
+  causal: bool = True,
+  masked: bool = False,
   mode: str = 'train',
 ):
-  """Causal self-attention within hash buckets: (b, l, d) -> (b, l, d).
+  """Self-attention within hash buckets: (b, l, d) -> (b, l, d).
 
   Queries and keys share one projection and carry rotary positions. The length
   must be a multiple of `chunk_len`. No value of a later position is attended
@@ -30,6 +32,9 @@ def LSHAttention(
       attends to its own and the previous chunk.
     n_hashes: Number of rounds of hashing.
     dropout: Rate of dropout on attention weights and on the output.
+    causal: Whether a position sees no later one; False is for encoders.
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False are not attended to.
     mode: 'train' or 'eval'.
 
   Raises:
@@ -55,14 +60,14 @@ def LSHAttention(
       )
     return x
 
-  return tl.Serial(
+  return tl.Serial(  # x[, mask]
     tl.Fn('CheckLength', check_length),
     tl.PureLSHSelfAttentionWrapper(
       n_heads=n_heads,
       d_qk=d_model // n_heads,
       d_v=d_model // n_heads,
-      causal=True,
-      masked=False,
+      causal=causal,
+      masked=masked,
       output_dropout=dropout,
       attention_dropout=dropout,
       pure_lsh_implementation=tl.PureLSHSelfAttention,
@@ -71,6 +76,7 @@ def LSHAttention(
       weights_format='model',
       rotary_position_emb=True,
       chunk_len=chunk_len,
+      n_chunks_after=0 if causal else 1,
       n_hashes=n_hashes,
     ),
   )

@@ -58,6 +58,7 @@ def train(
   accumulate_steps: int = 1,
   compute_dtype: str = 'float32',
   seed: int = 0,
+  init_from: str | None = None,
   before_compile: Callable[[], None] | None = None,
 ) -> TrainResult:
   """Trains a model, or carries on with a run that was stopped.
@@ -85,6 +86,9 @@ def train(
     compute_dtype: 'float32' or 'bfloat16': what weights are cast to for
       compute. Weights, loss and optimizer stay float32.
     seed: of the initial weights and of dropout.
+    init_from: the folder of another run, whose newest weights this one begins
+      with, to fine-tune them: the model must have weights of the same shapes.
+      Optimizer and step begin anew. None: weights are drawn.
     before_compile: called when everything is built and nothing is compiled.
 
   Returns:
@@ -94,7 +98,8 @@ def train(
     ValueError: for an argument that cannot work, before any compilation.
     report.NotFiniteError: when a metric is not finite; names the step, the
       metric and the last checkpoint.
-    checkpoints.CheckpointError: if there are checkpoints and none loads.
+    checkpoints.CheckpointError: if there are checkpoints, of this run or of
+      `init_from`, and none loads.
   """
   if checkpoint_every is None:
     checkpoint_every = eval_every
@@ -122,7 +127,7 @@ def train(
       contextlib.closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
     )
     _introduce(built, compute_dtype, console.say)
-    done, state = _start(built, checkpoints, seed, console.say)
+    done, state = _start(built, checkpoints, seed, init_from, console.say)
     # Not before: a run that refuses to resume keeps its configuration.
     (folder / 'config.gin').write_text(config.operative_text())
     log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
@@ -181,12 +186,16 @@ def _introduce(built, compute_dtype, say):
   say(built.data.describe())
 
 
-def _start(built, checkpoints, seed, say):
+def _start(built, checkpoints, seed, init_from, say):
   """The newest checkpoint, or a fresh state where there is none."""
   restored = checkpoints.restore(built.abstract, say)
   if restored is None:
     say(f'starting from seed {seed}')
-    return 0, built.init(jax.random.PRNGKey(seed))
+    state = built.init(jax.random.PRNGKey(seed))
+    if init_from is not None:
+      weights = _weights_of(init_from, built, say)
+      state = dataclasses.replace(state, weights=weights)
+    return 0, state
   step, state, position = restored
   if position['seed'] != seed:
     raise CheckpointError(
@@ -195,6 +204,28 @@ def _start(built, checkpoints, seed, say):
     )
   say(f'resuming after step {step}')
   return step, state
+
+
+def _weights_of(folder, built, say):
+  """The newest weights of another run.
+
+  Raises:
+    ValueError: if there are none in the folder.
+    CheckpointError: if none load, or they are of another model.
+  """
+  directory = Path(folder).expanduser().absolute() / 'checkpoints'
+  if not directory.is_dir():
+    raise ValueError(
+      f'train.init_from = {folder!r}: not the folder of a run: it has no '
+      'checkpoints'
+    )
+  with contextlib.closing(Checkpoints(directory, read_only=True)) as others:
+    try:
+      step, weights = others.load_weights(built.abstract.weights, say)
+    except CheckpointError as error:
+      raise CheckpointError(f'train.init_from = {folder!r}: {error}') from error
+  say(f'weights are those of {folder}, step {step}')
+  return weights
 
 
 def _make_folder(output_dir):
