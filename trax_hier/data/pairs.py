@@ -13,8 +13,8 @@ from trax_hier.data import checks
 from trax_hier.data.dataset import Vocab
 from trax_hier.data.hashing import hash64
 from trax_hier.data.permutation import shuffled
-from trax_hier.data.text import COMMAND, TEST_FRACTION, VALID_FRACTION
-from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+from trax_hier.data.text import TEST_FRACTION, VALID_FRACTION
+from trax_hier.data.vocab import ByteVocab, load_vocab
 from trax_hier.data.windows import Batch, example_indices, make_batch
 
 _SPLIT = 4  # names this use of the hash; see windows._OFFSET
@@ -121,7 +121,9 @@ class TextPairs:
     checks.check_not_negative('TextPairs.seed', seed)
     self.source_length = source_length
     self.target_length = target_length
-    self.vocab = ByteVocab() if vocab is None else _load_vocab(vocab)
+    self.vocab = (
+      ByteVocab() if vocab is None else load_vocab(vocab, 'TextPairs.vocab')
+    )
     self.unit = 'byte' if vocab is None else 'token'
     self._path = path
     self._batch_size = batch_size
@@ -440,20 +442,3 @@ def _read_file(path, valid_fraction, test_fraction):
   is_valid = ~is_test & (draw < test_fraction + valid_fraction)
   masks = {'train': ~(is_test | is_valid), 'valid': is_valid, 'test': is_test}
   return {split: (file, file.numbers[mask]) for split, mask in masks.items()}
-
-
-def _load_vocab(path):
-  binding = f'TextPairs.vocab = {path!r}'
-  found = Path(path).expanduser()
-  if not path or not found.is_file():
-    raise ValueError(f'{binding}: no such file (looked for {found.absolute()})')
-  try:
-    vocab = SentencePieceVocab(str(found))
-  except ValueError as error:
-    raise ValueError(f'{binding}: {error}') from error
-  if not vocab.keeps_zero_free():
-    raise ValueError(
-      f'{binding}: its id 0 stands for text, but must be padding. To make a '
-      f'vocabulary that fits: {COMMAND}'
-    )
-  return vocab

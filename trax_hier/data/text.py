@@ -9,12 +9,15 @@ import numpy as np
 from trax_hier.data import checks, files
 from trax_hier.data.dataset import DataSet, windowed
 from trax_hier.data.documents import token_type
-from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+from trax_hier.data.vocab import (
+  SUBWORDS_COMMAND,
+  ByteVocab,
+  SentencePieceVocab,
+  load_vocab,
+)
 
 VALID_FRACTION = 0.05
 TEST_FRACTION = 0.05
-
-COMMAND = 'python -m trax_hier.data.subwords --text=my.txt --output=my.model'
 
 _BLOCK = 1 << 20  # bytes that are encoded at a time
 
@@ -68,7 +71,7 @@ def TextFiles(
   if vocab is None:
     vocabulary, unit = ByteVocab(), 'byte'
   else:
-    vocabulary, unit = _load_vocab(vocab), 'token'
+    vocabulary, unit = load_vocab(vocab, 'TextFiles.vocab'), 'token'
     how += f', pieces of {vocab}'
     splits = _encode_splits(splits, vocabulary, f'TextFiles.vocab = {vocab!r}')
   return windowed(
@@ -168,23 +171,6 @@ def _end(block):
   return len(block)
 
 
-def _load_vocab(path):
-  binding = f'TextFiles.vocab = {path!r}'
-  found = Path(path).expanduser()
-  if not path or not found.is_file():
-    raise ValueError(f'{binding}: no such file (looked for {found.absolute()})')
-  try:
-    vocab = SentencePieceVocab(str(found))
-  except ValueError as error:
-    raise ValueError(f'{binding}: {error}') from error
-  if not vocab.keeps_zero_free():
-    raise ValueError(
-      f'{binding}: its id 0 stands for text, but must be padding. To make a '
-      f'vocabulary that fits: {COMMAND}'
-    )
-  return vocab
-
-
 def _encode_splits(
   splits: Mapping[str, np.ndarray], vocab: SentencePieceVocab, binding: str
 ) -> dict[str, np.ndarray]:
@@ -193,7 +179,8 @@ def _encode_splits(
   except ValueError as error:
     # The bits of such a text would be divided by bytes that are not scored.
     raise ValueError(
-      f'{binding}: {error}. To make a vocabulary that loses nothing: {COMMAND}'
+      f'{binding}: {error}. To make a vocabulary that loses nothing: '
+      f'{SUBWORDS_COMMAND}'
     ) from error
 
 

@@ -3,9 +3,14 @@
 import functools
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+
+SUBWORDS_COMMAND = (
+  'python -m trax_hier.data.subwords --text=my.txt --output=my.model'
+)
 
 # What SentencePiece writes for a space. In a text of its own it would come back
 # as one, unless its bytes are encoded.
@@ -216,3 +221,30 @@ class TextStream:
     # Without a word before it, a subword would lose its leading space.
     if text.strip():
       self._ids, self._n_given = ids, len(text)
+
+
+def load_vocab(path: str, name: str) -> SentencePieceVocab:
+  """Loads a SentencePiece model whose id 0 is free for padding.
+
+  Args:
+    path: the file; `~` is the home folder.
+    name: what the user set the path with, such as 'TextFiles.vocab'.
+
+  Raises:
+    ValueError: naming it, if there is no such file, it is no model, or
+      its id 0 stands for text.
+  """
+  binding = f'{name} = {path!r}'
+  found = Path(path).expanduser()
+  if not path or not found.is_file():
+    raise ValueError(f'{binding}: no such file (looked for {found.absolute()})')
+  try:
+    vocab = SentencePieceVocab(str(found))
+  except ValueError as error:
+    raise ValueError(f'{binding}: {error}') from error
+  if not vocab.keeps_zero_free():
+    raise ValueError(
+      f'{binding}: its id 0 stands for text, but must be padding. To make a '
+      f'vocabulary that fits: {SUBWORDS_COMMAND}'
+    )
+  return vocab

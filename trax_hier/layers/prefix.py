@@ -128,13 +128,13 @@ class Prefixed(base.Layer):
       )
       y, state = layer.pure_fn(joined, weights, state, rng)
       self.state = self.state[0], state, ()
-      return tuple(x[:, length:] for x in y[:-1])
+      return _outputs([x[:, length:] for x in y[:-1]])
     begun = self.state[2]
     if isinstance(begun, Prefill):
       if not begun.done:
         state = self._read(inputs, rows, state)
         self.state = self.state[0], state, Prefill(True)
-        return tuple(rows)
+        return _outputs(rows)
     else:
       state = apply_if(
         ~begun, lambda state: self._read(inputs, rows, state), state
@@ -142,7 +142,7 @@ class Prefixed(base.Layer):
       begun = jnp.ones((), bool)
     y, state = layer.pure_fn((*rows, mask), weights, state, rng)
     self.state = self.state[0], state, begun
-    return tuple(y[:-1])
+    return _outputs(y[:-1])
 
   def _first(self, inputs):
     weights, state = self.weights[0], self.state[0]
@@ -169,3 +169,8 @@ class Prefixed(base.Layer):
     return jax.lax.scan(
       lambda state, start: (read(state, start, piece), None), state, starts
     )[0]
+
+
+def _outputs(arrays):
+  """What a layer returns: a tuple, or the one array."""
+  return tuple(arrays) if len(arrays) > 1 else arrays[0]

@@ -70,8 +70,8 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
   if wants_sources:
     raise ValueError(
       'train.model is an encoder-decoder model, but train.data gives no '
-      'sources: use @SpanCorruption(), whose data may be any text, or a model '
-      'of tokens alone'
+      'sources: use @TextPairs(), @SpanCorruption(), whose data may be any '
+      'text, or a model of tokens alone'
     )
   if 'sources' in batch:
     raise ValueError(

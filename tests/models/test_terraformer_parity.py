@@ -1,0 +1,356 @@
+"""Terraformers against those of trax 1.4.1, with the same weights."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from test_scaling_transformer_parity import (
+  VOCAB,
+  D,
+  F,
+  N,
+  R,
+  S,
+  our_weights,
+  their_arrays,
+)
+
+from trax_hier import layers as hl
+from trax_hier.models import Terraformer
+from trax_hier.trax_compat import tl
+
+# After the door, which makes these imports fast and works around today's JAX.
+from trax.layers import reversible  # isort: skip
+from trax.models.research import terraformer  # isort: skip
+
+P = functools.partial
+U = 4  # Width of the SRUs.
+MAX_LEN = 32  # Of the positions.
+SIZES = dict(
+  d_model=D,
+  d_ff=F,
+  n_encoder_layers=2,
+  n_decoder_layers=2,
+  n_heads=2,
+  dropout=0.0,
+)
+M, LENGTH = 9, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """Arguments that make the same model of trax and of ours."""
+
+  theirs: dict
+  ours: dict
+
+  def official(self, mode):
+    return terraformer.ConfigurableTerraformer(
+      VOCAB,
+      max_len=MAX_LEN,
+      mode=mode,
+      encoder_attention_type=tl.Attention,
+      pos_type=None,  # Those of `tl.PositionalEncoding`, which are learned.
+      reversible_encoder=True,
+      use_two_swaps_per_encoder_block=True,
+      center_layernorm=True,
+      **SIZES,
+      **self.theirs,
+    )
+
+  def model(self, mode):
+    return Terraformer(
+      VOCAB,
+      max_len=M + LENGTH,
+      mode=mode,
+      encoder_attention=hl.EncoderAttention,
+      positions=lambda: hl.LearnedPositions(MAX_LEN),
+      **SIZES,
+      **self.ours,
+    )
+
+
+def sparse_attention(**options):
+  return P(
+    tl.MultiplicativeConvCausalAttention,
+    sparsity=S,
+    length_kernel_size=3,
+    **options,
+  )
+
+
+# As terraformer_c4_medium.gin of trax, but small.
+MEDIUM = Variant(
+  dict(
+    encoder_decoder_attention_type=sparse_attention(),
+    n_decoder_attention_layers=2,
+    ff_sparsity=(N, R),
+    ff_use_sru=(1, U),
+    loss_sparsity_type='mult',
+    loss_sparsity=S,
+  ),
+  dict(
+    attention=P(hl.SparseAttention, n_modules=S),
+    n_decoder_attentions=2,
+    feed_forward=P(hl.SparseFF, n_elements_in_block=N, d_lowrank=R),
+    recurrence=P(hl.SRUBranch, d_sru=U),
+    logits=P(hl.MultiplicativeDense, n_modules=S),
+  ),
+)
+DENSE = Variant(
+  dict(
+    encoder_decoder_attention_type=tl.CausalAttention,
+    n_decoder_attention_layers=1,
+  ),
+  dict(
+    attention=hl.SelfAttention,
+    n_decoder_attentions=1,
+    feed_forward=P(hl.FeedForward, activation=tl.Relu),
+    recurrence=None,
+  ),
+)
+DEEP = Variant(
+  dict(
+    encoder_decoder_attention_type=sparse_attention(
+      share_qk=True, v_concat_type='fixed', output_layer_type='multconv'
+    ),
+    n_decoder_attention_layers=3,
+    ff_use_sru=(2, U),
+    loss_sparsity=S,
+  ),
+  dict(
+    attention=P(
+      hl.SparseAttention,
+      n_modules=S,
+      share_qk=True,
+      v_concat=True,
+      output=hl.SparseDense,
+    ),
+    n_decoder_attentions=3,
+    feed_forward=P(hl.FeedForward, activation=tl.Relu),
+    recurrence=P(hl.SRUBranch, d_sru=U, n_layers=2),
+    logits=P(hl.MultiplicativeDense, n_modules=S),
+  ),
+)
+
+
+def pair(*lengths):
+  """Sources of these lengths, padded on the right, and tokens."""
+  rng = np.random.default_rng(0)
+  shape = len(lengths), M
+  sources = rng.integers(1, VOCAB, shape)
+  sources *= np.arange(M) < np.array(lengths)[:, None]
+  tokens = rng.integers(1, VOCAB, (len(lengths), LENGTH))
+  tokens[-1, -2:] = 0  # Padding of targets is a token as any other.
+  return sources.astype(np.int32), tokens.astype(np.int32)
+
+
+BATCH = pair(M, 5, 1)
+
+
+def ours_from_official(official, weights, model, shapes):
+  """Weights of trax's model, or their gradients, in the tree of ours.
+
+  `shapes` are those of the weights of our model. Each part of it uses its
+  arrays in the order of trax; only the parts are not in the same order.
+  """
+  layers = zip(official.sublayers, weights, strict=True)
+  parts = [list(their_arrays(layer, part)) for layer, part in layers]
+  # The others have none.
+  sources, targets, encoder, decoder, norm, logits = filter(None, parts)
+  table, source_positions = sources
+  (target_positions,) = targets  # And the same table.
+  arrays = iter(
+    [
+      table,
+      target_positions,
+      source_positions,
+      *encoder,
+      *decoder,
+      *norm,
+      *logits,
+    ]
+  )
+  weights = our_weights(model, shapes, arrays)
+  assert next(arrays, None) is None, 'trax has more arrays'
+  return weights
+
+
+def near(y, expected):
+  """Asserts that y is near `expected`, by the largest number of that."""
+  y, expected = np.asarray(y), np.asarray(expected)
+  assert y.shape == expected.shape
+  gap, scale = np.max(np.abs(y - expected)), np.max(np.abs(expected))
+  assert gap <= 1e-5 * scale, f'{gap} at scale {scale}'
+
+
+def same_weights(variant, mode, inputs):
+  """Both models in a mode, with random weights and their state."""
+  official, model = variant.official(mode), variant.model(mode)
+  weights, state = toy.make(official, inputs)
+  shapes, our_state = toy.shapes(model, inputs)
+  ours = ours_from_official(official, weights, model, shapes)
+  return (official, weights, state), (model, ours, toy.zeros_like(our_state))
+
+
+def evaluate(layer, weights, state, inputs):
+  return toy.run(layer, inputs, weights, state)[0]
+
+
+@pytest.mark.parametrize(
+  'variant', [MEDIUM, DENSE, DEEP], ids=['medium', 'dense', 'deep']
+)
+def test_evaluation_as_in_trax(variant):
+  official, ours = same_weights(variant, 'eval', BATCH)
+  expected, tokens = evaluate(*official, BATCH)
+  np.testing.assert_array_equal(tokens, BATCH[1])
+  for row in zip(evaluate(*ours, BATCH), expected, strict=True):
+    near(*row)
+
+
+def in_steps(step, weights, state, inputs):
+  """Logits (b, length, vocab) of a model in predict mode, token by token."""
+  sources, tokens = inputs
+  outputs = []
+  # In this mode nothing is shifted.
+  for token in np.pad(tokens, [(0, 0), (1, 0)]).T[:-1]:
+    y, state = step((sources, token[:, None]), weights, state, toy.KEY)
+    outputs.append(y[0] if isinstance(y, tuple) else y)
+  return jnp.concatenate(outputs, axis=1)
+
+
+@pytest.mark.parametrize(
+  'variant',
+  [
+    pytest.param(MEDIUM, id='medium'),
+    pytest.param(DENSE, id='dense'),
+    pytest.param(DEEP, id='deep', marks=pytest.mark.slow),
+  ],
+)
+def test_decoding_as_in_trax(variant):
+  model = variant.model('predict')
+  sources, tokens = BATCH
+  (official, weights, state), (_, ours, _) = same_weights(
+    variant, 'predict', (sources[:1], tokens[:1, :1])
+  )
+  _, our_state = toy.make(model, (sources, tokens[:, :1]))
+  logits = in_steps(jax.jit(model.pure_fn), ours, our_state, BATCH)
+  # Of trax, one row after another: it takes no others at once.
+  step = jax.jit(official.pure_fn)
+  for i in range(len(sources)):
+    row = sources[i : i + 1], tokens[i : i + 1]
+    near(logits[i : i + 1], in_steps(step, weights, state, row))
+
+
+# Gradients.
+
+
+def gradients(layer, weights, state, inputs):
+  """Gradients of the cross-entropy of tokens."""
+
+  def loss(weights):
+    y, _ = layer.pure_fn(inputs, weights, state, toy.KEY)
+    logits = y[0] if isinstance(y, tuple) else y
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.take_along_axis(log_p, inputs[1][..., None], -1))
+
+  return jax.jit(jax.grad(loss))(weights)
+
+
+@pytest.mark.parametrize('variant', [DENSE, DEEP], ids=['dense', 'deep'])
+def test_gradients_as_in_trax(monkeypatch, variant):
+  official, (model, weights, state) = same_weights(variant, 'train', BATCH)
+  ours = gradients(model, weights, state, BATCH)
+  # Theirs by automatic differentiation, nothing reconstructed.
+  plain = property(lambda self: False)
+  monkeypatch.setattr(reversible.ReversibleLayer, 'has_backward', plain)
+  theirs = gradients(*official, BATCH)
+  theirs = ours_from_official(official[0], theirs, model, weights)
+  leaves = jax.tree.leaves(theirs)
+  scale = max(np.max(np.abs(g)) for g in leaves)
+  for gradient, expected in zip(jax.tree.leaves(ours), leaves, strict=True):
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-5 * scale)
+
+
+# SRU.
+
+X = toy.normal(2, 11, U)
+# Rows that are not there in front, in the middle and at the end.
+MASK = np.array([[0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 1], [1] * 6 + [0, 1, 1, 0, 0]])
+MASK = MASK.astype(bool)
+
+
+def sru(mode, masked=False):
+  return hl.SRU(masked, mode)
+
+
+def sru_weights():
+  """Of gates that are open, shut and in between."""
+  return toy.random_like(toy.shapes(sru('eval'), X)[0], scale=1.0)
+
+
+def recurrence(x, weights, mask):
+  """What an SRU makes of x, row by row in double precision."""
+  kernel, bias = (np.asarray(w, np.float64) for w in weights)
+  outputs, cells = [], np.zeros_like(x[:, 0], np.float64)
+  for t in range(x.shape[1]):
+    r, f, y = np.split(x[:, t] @ kernel + bias, 3, axis=-1)
+    r, f = 1 / (1 + np.exp(-r)), 1 / (1 + np.exp(-f))
+    new = f * cells + (1 - f) * y
+    cells = np.where(mask[:, t, None], new, cells)
+    outputs.append(r * cells + (1 - r) * x[:, t] * np.sqrt(3))
+  return np.stack(outputs, axis=1)
+
+
+def sru_in_calls(layer, weights, inputs, lengths):
+  """The outputs of an SRU in predict mode, called with parts of its inputs."""
+
+  def part(start, n):
+    return jax.tree.map(lambda x: x[:, start : start + n], inputs)
+
+  _, state = toy.make(layer, part(0, lengths[0]))
+  step, outputs, start = jax.jit(layer.pure_fn), [], 0
+  for n in lengths:
+    y, state = step(part(start, n), weights, state, toy.KEY)
+    outputs.append(y)
+    start += n
+  assert start == X.shape[1]
+  return jnp.concatenate(outputs, axis=1)
+
+
+def test_sru_as_in_trax():
+  official = tl.SRU(U, mode='eval')
+  weights, state = toy.make(official, X, scale=1.0)
+  expected = evaluate(official, weights, state, X)
+  ours = tuple(jax.tree.leaves(weights))
+  near(evaluate(sru('eval'), ours, (), X), expected)
+  official = tl.SRU(U, mode='predict')
+  tokens = [1] * X.shape[1]
+  expected = sru_in_calls(official, weights, X, tokens)
+  near(sru_in_calls(sru('predict'), ours, X, tokens), expected)
+
+
+def test_sru_is_its_recurrence():
+  weights = sru_weights()
+  expected = recurrence(X, weights, np.ones(X.shape[:2], bool))
+  near(evaluate(sru('eval'), weights, (), X), expected)
+  near(sru_in_calls(sru('predict'), weights, X, [4, 1, 1, 3, 2]), expected)
+
+
+def test_rows_that_are_not_there_leave_the_cells_of_an_sru():
+  weights = sru_weights()
+  expected = recurrence(X, weights, MASK)[MASK]
+  y = evaluate(sru('eval', True), weights, (), (X, MASK))
+  near(y[MASK], expected)
+  layer = sru('predict', True)
+  y = sru_in_calls(layer, weights, (X, MASK), [2, 3, 1, 1, 4])
+  near(y[MASK], expected)
+  # So the others are what they would be alone.
+  for x, mask, row in zip(X, MASK, y, strict=True):
+    x = x[mask][None]
+    alone = recurrence(x, weights, np.ones(x.shape[:2], bool))
+    near(row[mask], alone[0])
