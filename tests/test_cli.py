@@ -127,6 +127,7 @@ def test_the_program_is_installed():
     (['generate', '--run=x', '--prompt=a', '--prompt_file=b'], 'not allowed'),
     (['generate', '--run=x', '--precision=int4'], "'int8'"),
     (['generate', '--run=x', '--top_k=many'], '--top_k'),
+    (['generate', '--run=x', '--source=a', '--source_file=b'], 'not allowed'),
   ],
 )
 def test_bad_flags(arguments, message, capsys):
@@ -359,11 +360,13 @@ class FakeGenerate:
     max_len=None,
     on_tokens=None,
     sources=None,
+    n_beams=1,
+    length_penalty=0.6,
   ):
     got = dict(locals())
     self.calls.append(types.SimpleNamespace(**got))
     chunks = [np.frombuffer(c, np.uint8).astype(np.int32) for c in self.chunks]
-    for chunk in chunks:
+    for chunk in chunks if on_tokens else ():
       on_tokens([chunk])
     return [np.concatenate(chunks)]
 
@@ -424,6 +427,7 @@ def test_generate_has_defaults(program, fake_generate):
   assert call.prompt[0].shape == (0,) and call.weights == 'float32'
   assert (call.n_tokens, call.temperature, call.seed) == (256, 1.0, 0)
   assert (call.top_k, call.top_p, call.max_len) == (None, None, None)
+  assert (call.n_beams, call.length_penalty) == (1, 0.6)
   assert [list(s) for s in call.stop] == [[0]]
 
 
@@ -434,8 +438,27 @@ def test_generate_reads_a_source(program, fake_generate, fake_run, tmp_path):
   assert program(*arguments, '--source=a <0>')[0] == 0
   (call,) = fake_generate.calls
   assert [s.tolist() for s in call.sources] == [[*b'a ', 259]]
+  file = tmp_path / 'source.txt'
+  file.write_text('a <0>')
+  assert program(*arguments, f'--source_file={file}')[0] == 0
+  np.testing.assert_array_equal(
+    fake_generate.calls[1].sources, fake_generate.calls[0].sources
+  )
+  code, _, err = program(*arguments, '--source_file=nowhere')
+  assert code == 2 and '--source_file=nowhere: No such file' in err
   code, _, err = program(*arguments)
   assert (code, err.count('\n')) == (2, 1) and '--source' in err
+
+
+def test_generate_searches_with_beams(program, fake_generate, monkeypatch):
+  monkeypatch.setattr(sys, 'stdin', Terminal('one\ntwo\n'))
+  flags = '--n_beams=4', '--length_penalty=1.5'
+  code, out, err = program('generate', '--run=x', *flags)
+  assert code == 0 and 'oneé, you?\n> twoé, you?\n' in out
+  assert err == '8 tokens\n8 tokens\n'
+  for call in fake_generate.calls:
+    assert (call.n_beams, call.length_penalty, call.seed) == (4, 1.5, 0)
+    assert call.on_tokens is None
 
 
 def test_one_chunk_has_no_speed(program, fake_generate):

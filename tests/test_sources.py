@@ -122,6 +122,10 @@ def test_a_text():
     (dict(sources=[[17], [1]]), 'sources holds token 17'),
     (dict(sources=[[1.5], [1]]), 'sources must be token ids'),
     (
+      dict(sources=[[1, 0, 0], [3, 4, 0, 5]]),
+      'row 1 has 0 at position 2, .* padding, which may come after the text',
+    ),
+    (
       dict(sources=[np.ones(21, int)] * 2),
       '21 positions .* a source, .*LearnedPositions.n_positions = 20',
     ),

@@ -3,8 +3,8 @@
 One program reads the prompts in large pieces. Another goes on token by token:
 it feeds the last one, draws the next on the device, and stops when every row
 has what it wants. Nothing in them depends on the length of a prompt or on how
-tokens are drawn: they are compiled once for a model, a batch size and a
-capacity of the caches.
+tokens are drawn: they are compiled once for a model, a batch size, a capacity
+of the caches and, for going on, a number of beams.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier import config
+from trax_hier import beam_search, config
 from trax_hier.layers import (
   decoding_state,
   decoding_weights,
@@ -79,11 +79,21 @@ def generate(
   max_len: int | None = None,
   on_tokens: Callback | None = None,
   sources: np.ndarray | Sequence[np.ndarray] | None = None,
+  n_beams: int = 1,
+  length_penalty: float = 0.6,
 ) -> list[np.ndarray]:
   """Continues prompts with tokens drawn from the model.
 
   A row gets the tokens that it would get alone, whatever the other prompts are;
   which random numbers it draws depends on its place in the batch.
+
+  With n_beams = k above 1 nothing is drawn: each row is searched for the
+  continuation of the highest score, log p / ((5 + length) / 6) **
+  length_penalty, its length being that of all new tokens, the stop included. Of
+  the 2 k likeliest continuations of its k beams by one token, those that end in
+  a stop are compared by their score; of all others, the k likeliest are its
+  next beams. It ends when these cannot reach the best score any more, or after
+  n_tokens, when they are compared as well.
 
   Args:
     model: The model's factory, called with `mode` and `max_len`. Programs are
@@ -106,7 +116,12 @@ def generate(
       since the last call, a list of arrays int32 (n,).
     sources: What the encoder of an encoder-decoder model reads, one for each
       prompt: tokens int32 (batch, m), or a sequence of arrays (m,), which may
-      differ in length. 0 is padding.
+      differ in length. 0 is padding, which may come after a text alone.
+    n_beams: Number of continuations of each row that are followed together.
+      With more than one, temperature (of 0 or 1), top_k, top_p and seed have no
+      meaning, and on_tokens cannot be: nothing is certain before the end.
+    length_penalty: What long continuations are favoured by, with several beams;
+      0 compares probabilities.
 
   Returns:
     The new tokens of each row, int32 (n,) with n at most n_tokens, without the
@@ -115,10 +130,16 @@ def generate(
   Raises:
     ValueError: an argument is out of its range, or a prompt and its new tokens
       exceed max_len or what the model has positions for.
+
+  Source: of beams, arXiv 1609.08144 section 7 (equation 14).
   """
   prompts = _check_rows('prompt', prompt)
   _check_at_least_1(
-    n_tokens=n_tokens, top_k=top_k, n_ids=n_ids, max_len=max_len
+    n_tokens=n_tokens,
+    top_k=top_k,
+    n_ids=n_ids,
+    max_len=max_len,
+    n_beams=n_beams,
   )
   if not (np.isfinite(temperature) and temperature >= 0):
     raise ValueError(f'temperature = {temperature} must be a number >= 0')
@@ -126,6 +147,16 @@ def generate(
     raise ValueError(f'top_p = {top_p} must be above 0 and at most 1')
   if not 0 <= seed < 1 << 63:
     raise ValueError(f'seed = {seed} must be at least 0 and below 2 ** 63')
+  given = dict(
+    temperature=temperature not in (0, 1),
+    top_k=top_k is not None,
+    top_p=top_p is not None,
+    seed=seed != 0,
+    on_tokens=on_tokens is not None,
+  )
+  beam_search.check(
+    n_beams, length_penalty, [name for name in given if given[name]]
+  )
   longest = max(map(len, prompts))
   needed = longest + n_tokens
   if max_len is None:
@@ -144,6 +175,7 @@ def generate(
       raise ValueError(
         f'{len(sources)} sources do not go with {len(prompts)} prompts'
       )
+    _check_padding(sources)
     # Rounded up, as a program is compiled for each.
     longest_source = max(1, *map(len, sources))
     source_length = 1 << (longest_source - 1).bit_length()
@@ -185,6 +217,12 @@ def generate(
   if lengths.min() >= _PIECES[-1]:
     decoding = program.read(weights.weights, decoding)
   write = functools.partial(program.write, weights.weights)
+  if n_beams > 1:
+    decoding = program.spread(
+      weights.weights, decoding, n_beams, jnp.float32(length_penalty)
+    )
+    decoding = write(decoding, request, max_len)
+    return beam_search.trace_back(decoding.search, decoding.tokens, lengths)
   if on_tokens is None:
     return _new_tokens(write(decoding, request, max_len), lengths)
   held_back = max((len(s) for s in stop), default=1) - 1
@@ -245,6 +283,8 @@ class _Decoding:
     recent: The last w new tokens, (b, w).
     n_new: Number of new tokens of each row, a stop not counted, (b,).
     done: Whether a row has ended, (b,).
+    search: With k beams, where they are; `state`, `sources`, `tokens` and
+      `recent` then have b k rows.
   """
 
   state: Any
@@ -255,6 +295,13 @@ class _Decoding:
   recent: jax.Array
   n_new: jax.Array
   done: jax.Array
+  search: beam_search.Search | None = None
+
+  @property
+  def first_inputs(self):
+    """What the model is given first, arrays that all begin with its rows."""
+    first = self.tokens[:, :1]
+    return first if self.sources is None else (self.sources, first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +312,7 @@ class _Program:
     start: weights, tokens, lengths, request, sources -> the first `_Decoding`.
     read: weights, `_Decoding` -> the same after all of the shortest prompt but
       a few tokens.
+    spread: weights, `_Decoding`, k, length penalty -> the same with k beams.
     write: weights, `_Decoding`, request, limit -> the same when every row has
       ended or `limit` tokens are fed. Like `read` it uses the memory of the
       `_Decoding` that it is given again.
@@ -275,6 +323,7 @@ class _Program:
 
   start: Callable
   read: Callable
+  spread: Callable
   write: Callable
   n_ids: int
   n_positions: int | None
@@ -295,7 +344,8 @@ def _program(
 ):
   """The programs; `configuration` is what gin holds as the model is made."""
   del configuration
-  layer = model(mode='predict', max_len=max_len)
+  # Sources may be rows of the same caches.
+  layer = model(mode='predict', max_len=max_len + (source_length or 0))
   signature = ShapeDtype((batch, 1), np.int32)
   if layer.n_in == 2 and source_length is None:
     raise ValueError('an encoder-decoder model needs sources')
@@ -307,13 +357,18 @@ def _program(
     signature = ShapeDtype((batch, source_length), np.int32), signature
   rng = jax.random.PRNGKey(0)
 
+  def first_state(weights, inputs):
+    # The layer's own weights are not among the outputs, so none are drawn.
+    shapes = jax.tree.map(lambda x: ShapeDtype(x.shape, x.dtype), inputs)
+    _, state = layer.init(shapes, rng)
+    known = None if source_length is None else inputs
+    return decoding_state(layer, weights, state, precision, known)
+
   @jax.jit
   def start(weights, tokens, lengths, request, sources=None):
-    # The layer's own weights are not among the outputs, so none are drawn.
-    _, state = layer.init(signature, rng)
-    inputs = None if sources is None else (sources, tokens[:, :1])
+    inputs = tokens[:, :1] if sources is None else (sources, tokens[:, :1])
     first = _Decoding(
-      decoding_state(layer, weights, state, precision, inputs),
+      first_state(weights, inputs),
       sources,
       jnp.int32(0),
       tokens,
@@ -345,11 +400,44 @@ def _program(
       )
     return decoding
 
+  def row_axes(weights, decoding, n_rows):
+    """Those of its state, found with another number of rows."""
+    other = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((n_rows, *x.shape[1:]), x.dtype),
+      decoding.first_inputs,
+    )
+    other = jax.eval_shape(first_state, weights, other)
+    return beam_search.row_axes(decoding.state, other)
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def spread(weights, decoding, k, length_penalty):
+    axes = row_axes(weights, decoding, batch * k)
+    length = decoding.tokens.shape[1]
+    sources, tokens, recent = jax.tree.map(
+      lambda x: jnp.repeat(x, k, axis=0),
+      (decoding.sources, decoding.tokens, decoding.recent),
+    )
+    return dataclasses.replace(
+      decoding,
+      state=beam_search.repeat_rows(decoding.state, axes, batch, k),
+      sources=sources,
+      tokens=tokens,
+      recent=recent,
+      search=beam_search.begin(batch, k, length, length_penalty),
+    )
+
   @functools.partial(jax.jit, donate_argnums=1)
   def write(weights, decoding, request, limit):
+    if decoding.search is not None:
+      axes = row_axes(weights, decoding, batch)
+
     def step(decoding):
       logits, decoding = feed(weights, decoding, 1)
-      return _take(decoding, request, logits)
+      if decoding.search is None:
+        return _take(decoding, request, logits)
+      decoding, beams = _take_beams(decoding, request, logits)
+      state = beam_search.follow(decoding.state, axes, beams)
+      return dataclasses.replace(decoding, state=state)
 
     return jax.lax.while_loop(
       lambda d: (d.t < limit) & ~jnp.all(d.done), step, decoding
@@ -360,7 +448,7 @@ def _program(
     signature,
   )
   return _Program(
-    start, read, write, logits.shape[-1], n_positions, source_length
+    start, read, spread, write, logits.shape[-1], n_positions, source_length
   )
 
 
@@ -391,9 +479,55 @@ def _take(decoding, request, logits):
   )
 
 
+def _take_beams(decoding, request, logits):
+  """As `_take` for beams; also which of them each goes on from, (b, k)."""
+  t, old = decoding.t, decoding.search
+  n_drawn = t - decoding.lengths
+  new = (n_drawn > 0) & ~decoding.done
+  found = beam_search.extend(
+    old.log_p,
+    decoding.recent,
+    logits,
+    request.sampling.n_ids,
+    request.stop,
+    _stopped,
+  )
+  drawn = beam_search.choose(found, old.log_p.shape[1])
+  best, done = beam_search.compare(
+    old, found, drawn, t, n_drawn, request.n_tokens
+  )
+
+  def where_new(x, y):
+    y = y.reshape(x.shape)
+    return jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+  def put(to, column):
+    return jax.lax.dynamic_update_slice(to, column.reshape(-1, 1), (0, t))
+
+  given = jax.lax.dynamic_index_in_dim(decoding.tokens, t, 1, keepdims=False)
+  stay = jnp.broadcast_to(jnp.arange(old.log_p.shape[1]), old.log_p.shape)
+  beams = where_new(drawn.beams, stay)
+  search = dataclasses.replace(
+    old,
+    log_p=where_new(drawn.log_p, old.log_p),
+    parents=put(old.parents, beams),
+    best=jax.tree.map(where_new, best, old.best),
+  )
+  recent = where_new(drawn.recent, decoding.recent)
+  decoding = dataclasses.replace(
+    decoding,
+    tokens=put(decoding.tokens, where_new(drawn.tokens, given)),
+    recent=recent.reshape(decoding.recent.shape),
+    n_new=search.best.n_new,
+    done=decoding.done | (new & done),
+    search=search,
+  )
+  return decoding, beams
+
+
 def _stopped(recent, stop):
-  """The length of the stop sequence in which recent (b, w) ends, or 0."""
-  fits = (recent[:, None] == stop) | (stop == _NEVER)  # (b, s, w)
+  """The length of the stop sequence in which recent (.., w) ends, or 0."""
+  fits = (recent[..., None, :] == stop) | (stop == _NEVER)  # (.., s, w)
   lengths = jnp.sum(stop != _NEVER, axis=-1)
   return jnp.max(jnp.all(fits, axis=-1) * lengths, axis=-1)
 
@@ -461,6 +595,17 @@ def _check_rows(name, rows):
         f'sequence of arrays (length,), got a row {row!r:.80}'
       )
   return rows
+
+
+def _check_padding(sources):
+  """Raises ValueError where padding is not after the text."""
+  for row, source in enumerate(sources):
+    (places,) = np.nonzero(source == 0)
+    if len(places) and source[places[0] :].any():
+      raise ValueError(
+        f'sources: row {row} has 0 at position {places[0]}, but other tokens '
+        'after it: 0 is padding, which may come after the text alone'
+      )
 
 
 def _padded(rows, length):

@@ -22,6 +22,9 @@ Prints the text and goes on with what is drawn as it comes, until --n_tokens, a
 --stop or the end of the document. The last line, on standard error, has the
 number of tokens drawn and the tokens per second since the first ones came:
 compilation and the reading of the prompt are not in it.
+
+With --n_beams, nothing is drawn: the text goes on with the best continuation
+that is found, which comes as a whole, without a speed.
 """
 
 _PRECISIONS = ('float32', 'bfloat16', 'int8')
@@ -35,12 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   prompt.add_argument(
     '--prompt_file', metavar='FILE', help='a UTF-8 file to continue'
   )
-  parser.add_argument(
+  source = parser.add_mutually_exclusive_group()
+  source.add_argument(
     '--source',
     metavar='TEXT',
     help='what the encoder of an encoder-decoder model reads, <0>, <1> and so '
     'on being its gaps; the prompt is the beginning of the answer, and may be '
     'empty',
+  )
+  source.add_argument(
+    '--source_file', metavar='FILE', help='the same, from a UTF-8 file'
   )
   parser.add_argument(
     '--n_tokens',
@@ -73,6 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='of the draws; one more for each further line typed; default: 0',
   )
   parser.add_argument(
+    '--n_beams',
+    type=int,
+    default=1,
+    metavar='K',
+    help='search for the best continuation with so many beams, without '
+    '--temperature, --top_k, --top_p and --seed; default: 1, no search',
+  )
+  parser.add_argument(
+    '--length_penalty',
+    type=float,
+    default=0.6,
+    metavar='A',
+    help='what --n_beams favours long continuations by; 0 compares '
+    'probabilities; default: 0.6',
+  )
+  parser.add_argument(
     '--stop',
     action='append',
     default=[],
@@ -97,6 +120,7 @@ def main(arguments: argparse.Namespace) -> None:
   """Prints continuations of the prompt, or of each line typed."""
   with user_errors():
     prompts = _prompts(arguments)
+    source = _source(arguments)
 
     from trax_hier import generation
     from trax_hier.runs import open_run
@@ -106,9 +130,10 @@ def main(arguments: argparse.Namespace) -> None:
       raise ValueError(
         f'{run.folder}: the data of this run are images, not text to continue'
       )
-    if arguments.source is None and 'sources' in run.data.train_batch(0):
+    if source is None and 'sources' in run.data.train_batch(0):
       raise ValueError(
-        f'{run.folder}: the model of this run reads a source: give --source'
+        f'{run.folder}: the model of this run reads a source: give --source or '
+        '--source_file'
       )
     stops = _stops(arguments.stop, run.data.vocab)
     _, weights = run.load_weights(arguments.step, say)
@@ -117,9 +142,7 @@ def main(arguments: argparse.Namespace) -> None:
   for number, prompt in enumerate(prompts):
     try:
       with user_errors():
-        _continue(
-          prompt, run, weights, stops, arguments.seed + number, arguments
-        )
+        _continue(prompt, source, run, weights, stops, number, arguments)
     except Failure as error:
       if not typed:
         raise
@@ -131,20 +154,27 @@ def _prompts(arguments) -> Sequence[str] | Iterator[str]:
   if arguments.prompt is not None:
     return [arguments.prompt]
   if arguments.prompt_file is not None:
-    return [_read(arguments.prompt_file)]
+    return [_read('prompt_file', arguments.prompt_file)]
   if sys.stdin.isatty():
     return _typed_lines()
   return [sys.stdin.read()]
 
 
-def _read(file):
+def _source(arguments) -> str | None:
+  """What the encoder is to read."""
+  if arguments.source_file is not None:
+    return _read('source_file', arguments.source_file)
+  return arguments.source
+
+
+def _read(flag, file):
   try:
     return Path(file).expanduser().read_bytes().decode('utf-8')
   except OSError as error:
     reason = error.strerror
   except UnicodeDecodeError as error:
     reason = f'byte {error.start} is not UTF-8 text'
-  raise ValueError(f'--prompt_file={file}: {reason}')
+  raise ValueError(f'--{flag}={file}: {reason}')
 
 
 def _typed_lines():
@@ -172,14 +202,15 @@ def _stops(texts, vocab):
   return stops
 
 
-def _continue(prompt, run, weights, stops, seed, arguments):
-  """Prints one prompt, its continuation, and how fast it came."""
+def _continue(prompt, source, run, weights, stops, number, arguments):
+  """Prints prompt `number`, its continuation, and how fast it came."""
   from trax_hier import generation
   from trax_hier.data import TextStream
 
   vocab = run.data.vocab
   ids = vocab.encode(prompt)
   printer = _Printer(prompt, TextStream(vocab.decode, ids))
+  search = arguments.n_beams > 1
   (new,) = generation.generate(
     run.model,
     weights,
@@ -188,15 +219,17 @@ def _continue(prompt, run, weights, stops, seed, arguments):
     temperature=arguments.temperature,
     top_k=arguments.top_k,
     top_p=arguments.top_p,
-    seed=seed,
+    seed=arguments.seed + (0 if search else number),
     stop=stops,
     n_ids=vocab.size,
     max_len=arguments.max_len,
-    on_tokens=printer,
-    sources=None
-    if arguments.source is None
-    else [vocab.encode(arguments.source)],
+    on_tokens=None if search else printer,
+    sources=None if source is None else [vocab.encode(source)],
+    n_beams=arguments.n_beams,
+    length_penalty=arguments.length_penalty,
   )
+  if search:
+    printer([new])
   printer.close()
   plural = '' if len(new) == 1 else 's'
   say(f'{len(new):,} token{plural}{printer.rate()}')
