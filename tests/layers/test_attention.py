@@ -7,8 +7,9 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.layers import attention, dot_product
 from trax_hier.layers.positions import t5_buckets
-from trax_hier.trax_compat import base
+from trax_hier.trax_compat import base, tl
 
 B, H, D = 2, 2, 16
 SCHEMES = {
@@ -160,3 +161,35 @@ def test_too_long_a_prompt():
   x = toy.normal(B, 5, D)
   with pytest.raises(base.LayerError, match='5 new positions exceed'):
     toy.shapes(layer, x)
+
+
+def gradients_of(layer, inputs):
+  weights, state = toy.make(layer, inputs)
+
+  def loss(weights):
+    return jnp.mean(jnp.sin(layer.pure_fn(inputs, weights, state, toy.KEY)[0]))
+
+  lowered = jax.jit(jax.value_and_grad(loss)).lower(weights)
+  memory = lowered.compile().memory_analysis().temp_size_in_bytes
+  return lowered.compile()(weights), memory
+
+
+@pytest.mark.parametrize('scheme', [*SCHEMES, 'encoder'])
+def test_of_very_long_sequences_few_weights_are_held(scheme, monkeypatch):
+  def make():
+    if scheme == 'encoder':
+      return hl.EncoderAttention(D, H)
+    positions = SCHEMES[scheme]()
+    return tl.Serial(
+      hl.ShareWeights(*positions.shared),
+      hl.SelfAttention(D, H, positions=positions),
+    )
+
+  x = toy.normal(B, 320, D)
+  inputs = (x, np.arange(320) < [[320], [100]]) if scheme == 'encoder' else x
+  whole, memory = gradients_of(make(), inputs)
+  for module in (attention, dot_product):
+    monkeypatch.setattr(module, 'MAX_ROWS', 16)
+  parts, less = gradients_of(make(), inputs)
+  toy.close(parts, whole, 2e-5)
+  assert less < 0.6 * memory

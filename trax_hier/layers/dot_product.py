@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from trax_hier.layers.positions import Bias
 from trax_hier.trax_compat import base
 
-# The most queries whose attention weights are held at a time, where there are
-# more than four times as many.
+# The most queries whose attention weights are held at a time.
 MAX_ROWS = 1024
 
 
@@ -44,9 +43,10 @@ class DotProductAttention(base.Layer):
   their end.
 
   Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program. Of sequences longer than
-  4 `MAX_ROWS`, spans are as short as that, and the backward pass computes the
-  weights of one after another anew: memory is then linear in length.
+  work, 8 would save 7 / 16 and double the program. If spans are longer than
+  `MAX_ROWS`, a loop takes that many queries at a time, and the backward pass
+  computes their weights anew: memory is then linear in length. It takes a
+  length that can be cut evenly into parts not much shorter than that.
 
   Of a cache, a call reads as many rows as are filled, rounded up to the
   capacity or a half, a quarter, .. of it: time per token grows with the tokens
@@ -94,11 +94,10 @@ class DotProductAttention(base.Layer):
       return self._attend_to_filled(arrays, t, q, keys)
     spans = self._spans(length, keys[0].shape[-2])
     rngs = jax.random.split(self.rng, len(spans))
-    attend = self._attend
-    if len(spans) > self._N_SPANS:
-      attend = jax.checkpoint(attend)
     outputs = [
-      attend(arrays, t, q[..., a:b, :], _first_rows(keys, c), rng)
+      self._attend_in_parts(
+        arrays, t, q[..., a:b, :], _first_rows(keys, c), rng
+      )
       for (a, b, c), rng in zip(spans, rngs, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-2)
@@ -111,13 +110,40 @@ class DotProductAttention(base.Layer):
         f'keys {self._key_stride} tokens apart do not cover the same tokens'
       )
     unit = max(1, self._key_stride // self._query_stride)
-    n = min(self._N_SPANS, n_queries // self._MIN_SPAN)
-    n = max(1, min(max(n, -(-n_queries // MAX_ROWS)), n_queries // unit))
+    n = min(self._N_SPANS, n_queries // self._MIN_SPAN, n_queries // unit)
+    n = max(1, n)
     ends = [i * n_queries // (n * unit) * unit for i in range(n)] + [n_queries]
     return [
       (a, b, b * self._query_stride // self._key_stride)
       for a, b in itertools.pairwise(ends)
     ]
+
+  def _attend_in_parts(self, arrays, t, q, keys, rng):
+    """Attends some queries at a time; queries and keys end together."""
+    n_queries, n_keys = q.shape[-2], keys[0].shape[-2]
+    rows = _part(n_queries)
+    if rows == n_queries or self._query_stride != self._key_stride:
+      return self._attend(arrays, t, q, keys, rng)
+    n = n_queries // rows
+    if len(keys) == 2:
+      keys = [*keys, jnp.ones((len(q), 1, n_keys, 1), bool)]
+    # So that each part too ends with the last of as many keys. What is padded
+    # is masked.
+    before = [(0, 0), (0, 0), (n_queries - rows, 0), (0, 0)]
+    keys = [jnp.pad(x, before) for x in keys]
+
+    @jax.checkpoint
+    def attend(x):
+      i, rng = x
+      start = i * rows
+      part = jax.lax.dynamic_slice_in_dim(q, start, rows, axis=-2)
+      seen = [
+        jax.lax.dynamic_slice_in_dim(x, start, n_keys, axis=-2) for x in keys
+      ]
+      return self._attend(arrays, t, part, seen, rng)
+
+    y = jax.lax.map(attend, (jnp.arange(n), jax.random.split(rng, n)))
+    return jnp.moveaxis(y, 0, 2).reshape(*q.shape[:-1], -1)
 
   def _attend_to_filled(self, arrays, t, q, keys):
     """Attends to the rows of a cache up to those of the last query."""
@@ -168,6 +194,14 @@ class DotProductAttention(base.Layer):
     exists = t + queries + steps >= 0
     seen = (steps <= 0) & (steps > -window) & exists
     return steps * query_stride, seen
+
+
+def _part(length):
+  """The size of parts that a length is cut into; itself, if it is not."""
+  if length <= MAX_ROWS:
+    return length
+  rows = next(n for n in range(MAX_ROWS, 0, -1) if not length % n)
+  return rows if 8 * rows > MAX_ROWS else length
 
 
 def _first_rows(arrays, n):
