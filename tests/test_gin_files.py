@@ -29,6 +29,11 @@ WITHOUT_DATA = (
   'mix/hourglass_block_recurrent_sparse.gin',
   'mix/hourglass_sparse.gin',
 )
+WITH_VOCAB = (
+  'terraformer/arxiv.gin',
+  'terraformer/pairs.gin',
+  'terraformer/pairs_spans.gin',
+)
 SCALING = {
   '800m_dense': 772_050_176,
   '800m_ff': 787_778_816,
@@ -124,15 +129,19 @@ def n_parameters(length):
   layer = model.scoped_configurable_fn(mode='train')
   length = min(length, longest_sequence(layer) or length)
   batch = tokens_like((1, length))
-  if data.selector.endswith('SpanCorruption'):
+  if data.selector.endswith(('SpanCorruption', 'TextPairs')):
     batch['sources'] = batch['inputs']
   return n_weights(abstract_init(layer, batch)[0])
 
 
 def required(name):
   """Bindings that a configuration leaves to the user."""
-  bindings = [] if name in WITHOUT_DATA else ["DATA = 'elsewhere'"]
-  return bindings + ["VOCAB = 'elsewhere'"] * name.endswith('_subwords.gin')
+  names = [] if name in WITHOUT_DATA else ['DATA']
+  if name.endswith('_subwords.gin') or name in WITH_VOCAB:
+    names.append('VOCAB')
+  if name == 'terraformer/arxiv.gin':
+    names.append('INIT')
+  return [f"{name} = 'elsewhere'" for name in names]
 
 
 @pytest.mark.parametrize('name', CONFIGURATIONS)
@@ -201,6 +210,33 @@ def test_counts_of_blocks_are_those_of_the_published_code(name):
   assert count(0, 0) == rest
   assert count(1, 0) == rest + encoder
   assert count(0, 1) == rest + decoder
+
+
+def test_counts_of_terraformer_are_those_of_the_published_code():
+  for name in 'c4_medium', 'arxiv':
+    text = (GIN / 'terraformer' / f'{name}.gin').read_text()
+    assert '# Parameters: 858,034,432\n' in text
+  names = {path.stem for path in (GIN / 'terraformer').glob('*.gin')}
+  assert names == {'c4_medium', 'arxiv', '17b', 'pairs', 'pairs_spans'}
+
+
+@pytest.mark.parametrize(
+  'layers, count',
+  [
+    ((1, 1), 17_552_512 + 13_694_464),
+    ((2, 1), 2 * 17_552_512 + 13_694_464),
+    ((1, 2), 17_552_512 + 2 * 13_694_464),
+  ],
+)
+def test_counts_of_terraformers_blocks(layers, count):
+  bindings = [
+    f'Terraformer.n_{part}_layers = {n}'
+    for part, n in zip(('encoder', 'decoder'), layers, strict=True)
+  ]
+  config.parse(
+    ['terraformer/c4_medium.gin'], [*required('c4_medium'), *bindings]
+  )
+  assert n_parameters(8) == 108_107_008 + count
 
 
 def test_counts_of_multiscale_models_are_in_closed_form():
@@ -283,7 +319,8 @@ def test_memory_is_for_models_to_ask_for():
 def train(name, folder):
   command = [sys.executable, '-m', 'trax_hier.trainer']
   smoke = 'smoke.gin'
-  if name.startswith('scaling') and name not in WITHOUT_DATA:
+  sources = name.startswith(('scaling', 'terraformer'))
+  if sources and name not in WITHOUT_DATA:
     smoke = 'smoke_sources.gin'
   command += [f'--config_file={name}', f'--config_file={smoke}']
   result = subprocess.run(

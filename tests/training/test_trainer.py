@@ -76,6 +76,36 @@ def test_the_saved_configuration_carries_the_run_on(run, tmp_path):
   assert 'resuming after step 20' in out and 'after 30 steps' in out
 
 
+def held_out(out):
+  """What a run says of its last evaluation."""
+  return [x.split('steps')[-1] for x in out.splitlines() if 'held-out' in x][-1]
+
+
+def test_it_begins_with_the_weights_of_another_run(run, tmp_path):
+  _, first, _ = run()
+  still = 'multifactor.constant = 0.0', 'train.steps = 1'
+  source = f"train.init_from = '{tmp_path}/run'"
+  code, out, err = run(source, *still, folder=tmp_path / 'tuned')
+  assert (code, err) == (0, '')
+  assert f'weights are those of {tmp_path}/run, step 20' in out
+  # Nothing was learned in the one step, and nothing lost.
+  assert held_out(out) == held_out(first)
+
+  code, _, err = run(source, 'toy.Model.memory = True', folder=tmp_path / 'new')
+  assert code == 1 and len(err.strip().splitlines()) == 1
+  assert 'train.init_from' in err and 'is of another model' in err
+  # What is begun goes on with its own weights.
+  (tmp_path / 'run').rename(tmp_path / 'gone')
+  code, out, _ = run(source, 'train.steps = 2', folder=tmp_path / 'tuned')
+  assert code == 0 and 'resuming after step 1' in out
+  assert 'weights are those of' not in out
+  code, _, err = run(
+    f"train.init_from = '{tmp_path}/none'", folder=tmp_path / 'new'
+  )
+  assert code == 2 and 'not the folder of a run' in err
+  assert not (tmp_path / 'new' / 'config.gin').exists()
+
+
 @pytest.mark.parametrize(
   'binding, message',
   [

@@ -117,6 +117,10 @@ def train(
         f'train.{name} must be a whole number, at least 1, got {value!r}'
       )
   folder = _make_folder(output_dir)
+  source = None
+  # A run that goes on has no use for the other, which may be gone.
+  if init_from is not None and not any(folder.glob('checkpoints/*')):
+    source = _checkpoints_of(init_from)
   built = build(model, data, optimizer, accumulate_steps, compute_dtype)
   if before_compile is not None:
     before_compile()
@@ -127,7 +131,7 @@ def train(
       contextlib.closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
     )
     _introduce(built, compute_dtype, console.say)
-    done, state = _start(built, checkpoints, seed, init_from, console.say)
+    done, state = _start(built, checkpoints, seed, source, console.say)
     # Not before: a run that refuses to resume keeps its configuration.
     (folder / 'config.gin').write_text(config.operative_text())
     log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
@@ -186,14 +190,14 @@ def _introduce(built, compute_dtype, say):
   say(built.data.describe())
 
 
-def _start(built, checkpoints, seed, init_from, say):
+def _start(built, checkpoints, seed, source, say):
   """The newest checkpoint, or a fresh state where there is none."""
   restored = checkpoints.restore(built.abstract, say)
   if restored is None:
     say(f'starting from seed {seed}')
     state = built.init(jax.random.PRNGKey(seed))
-    if init_from is not None:
-      weights = _weights_of(init_from, built, say)
+    if source is not None:
+      weights = _load_weights(source, built.abstract.weights, say)
       state = dataclasses.replace(state, weights=weights)
     return 0, state
   step, state, position = restored
@@ -206,25 +210,33 @@ def _start(built, checkpoints, seed, init_from, say):
   return step, state
 
 
-def _weights_of(folder, built, say):
+def _checkpoints_of(init_from):
+  """Where another run has its checkpoints.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  directory = Path(init_from).expanduser().absolute() / 'checkpoints'
+  if not directory.is_dir():
+    raise ValueError(
+      f'train.init_from = {init_from!r}: not the folder of a run: it has no '
+      'checkpoints'
+    )
+  return directory
+
+
+def _load_weights(directory, abstract, say):
   """The newest weights of another run.
 
   Raises:
-    ValueError: if there are none in the folder.
     CheckpointError: if none load, or they are of another model.
   """
-  directory = Path(folder).expanduser().absolute() / 'checkpoints'
-  if not directory.is_dir():
-    raise ValueError(
-      f'train.init_from = {folder!r}: not the folder of a run: it has no '
-      'checkpoints'
-    )
   with contextlib.closing(Checkpoints(directory, read_only=True)) as others:
     try:
-      step, weights = others.load_weights(built.abstract.weights, say)
+      step, weights = others.load_weights(abstract, say)
     except CheckpointError as error:
-      raise CheckpointError(f'train.init_from = {folder!r}: {error}') from error
-  say(f'weights are those of {folder}, step {step}')
+      raise CheckpointError(f'train.init_from: {error}') from error
+  say(f'weights are those of {directory.parent}, step {step}')
   return weights
 
 
