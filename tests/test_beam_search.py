@@ -19,6 +19,7 @@ from trax_hier.models import (
   BlockRecurrentLM,
   HourglassLM,
   ScalingTransformer,
+  Terraformer,
   TransformerLM,
 )
 from trax_hier.trax_compat import tl
@@ -47,7 +48,19 @@ MODELS = {
     positions=functools.partial(hl.LearnedPositions, 40),
     **SIZES,
   ),
+  'terraformer': functools.partial(
+    Terraformer,
+    n_encoder_layers=1,
+    n_decoder_layers=1,
+    attention=functools.partial(hl.SparseAttention, n_modules=4),
+    feed_forward=functools.partial(hl.SparseFF, n_elements_in_block=8),
+    recurrence=functools.partial(hl.SRUBranch, d_sru=4),
+    positions=functools.partial(hl.LearnedPositions, 40),
+    **SIZES,
+  ),
 }
+WITH_SOURCES = 'encoder-decoder', 'terraformer'
+QUICK = 'hourglass', 'terraformer'
 LENGTH = 40  # Of what is evaluated, padding included.
 PROMPTS = [toy.tokens(n, batch=1, seed=n)[0] for n in (5, 0, 19)]
 SOURCES = [toy.tokens(n, batch=1, seed=n)[0] + 1 for n in (5, 7, 6)]
@@ -63,14 +76,14 @@ SETTINGS = [
 
 
 def inputs(name, sources, tokens):
-  return (sources, tokens) if name == 'encoder-decoder' else tokens
+  return (sources, tokens) if name in WITH_SOURCES else tokens
 
 
 @functools.cache
 def weights(name, seed=0):
   x = np.zeros((1, 4), np.int32)
   shapes, _ = toy.shapes(MODELS[name](mode='eval'), inputs(name, x, x))
-  scale = {'block-recurrent': 0.6, 'encoder-decoder': 0.6}.get(name, 0.3)
+  scale = {'transformer': 0.3, 'hourglass': 0.3}.get(name, 0.6)
   return toy.random_like(shapes, seed, scale)
 
 
@@ -154,7 +167,7 @@ def exhaustive(following, prompt, n_tokens, exponent, stop, n_ids):
 
 
 def beams(name, prompts, n_tokens, weights_seed=0, **settings):
-  if name == 'encoder-decoder':
+  if name in WITH_SOURCES:
     settings.setdefault('sources', SOURCES[: len(prompts)])
   given = {'n_beams': 3, 'max_len': 64, **settings}
   return generate(
@@ -184,7 +197,14 @@ def test_wide_enough_is_exhaustive(exponent, stop):
     assert new.tolist() == best
 
 
-@pytest.mark.parametrize('name', MODELS)
+# CI has the two that between them keep every kind of state.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in MODELS
+  ],
+)
 def test_as_stated_plainly(name):
   n_greedy, lengths = 0, set()
   for seed in range(3):
