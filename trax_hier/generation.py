@@ -21,6 +21,7 @@ from trax_hier import beam_search, config
 from trax_hier.layers import (
   decoding_state,
   decoding_weights,
+  has_prefix,
   longest_sequence,
 )
 from trax_hier.sampling import Sampling, draw
@@ -110,7 +111,7 @@ def generate(
     seed: Seed of the draws.
     stop: Sequences of tokens; a row ends as soon as its new tokens end in one.
     n_ids: Draws from the first so many token ids; None is all of the model's.
-    max_len: Capacity in tokens of the model's caches; None is as many as are
+    max_len: Capacity in tokens of prompt and new ones; None is as many as are
       needed, rounded up to a power of two.
     on_tokens: Called several times a second with the new tokens of each row
       since the last call, a list of arrays int32 (n,).
@@ -344,13 +345,15 @@ def _program(
 ):
   """The programs; `configuration` is what gin holds as the model is made."""
   del configuration
-  # Sources may be rows of the same caches.
-  layer = model(mode='predict', max_len=max_len + (source_length or 0))
+  layer = model(mode='predict', max_len=max_len)
   signature = ShapeDtype((batch, 1), np.int32)
   if layer.n_in == 2 and source_length is None:
     raise ValueError('an encoder-decoder model needs sources')
   if layer.n_in == 1 and source_length is not None:
     raise ValueError('sources are for encoder-decoder models alone')
+  if has_prefix(layer):
+    # Its sources are rows of the same caches.
+    layer = model(mode='predict', max_len=max_len + source_length)
   n_positions = longest_sequence(layer)
   if source_length is not None:
     source_length = min(source_length, n_positions or source_length)

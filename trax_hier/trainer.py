@@ -21,6 +21,7 @@ _PROGRAM = 'trax_hier.trainer'
 _SAMPLE_PROMPT = 32
 _SAMPLE_TOKENS = 256
 _SAMPLE_TEMPERATURE = 0.8
+_SAMPLE_SHOWN = 300  # characters of a source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,6 +122,8 @@ def _print_sample(result):
     source, prompt = batch['sources'][0], ''
     source = np.trim_zeros(source, 'b')
     shown, what = vocab.decode(source), 'for a held-out source'
+    if len(shown) > _SAMPLE_SHOWN:
+      shown = f'{shown[:_SAMPLE_SHOWN]}…'
   else:
     source, prompt = None, vocab.decode(batch['inputs'][0, :_SAMPLE_PROMPT])
     shown, what = prompt, 'after held-out text'

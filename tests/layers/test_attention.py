@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.layers import attention, dot_product
+from trax_hier.layers import dot_product
 from trax_hier.layers.positions import t5_buckets
 from trax_hier.trax_compat import base, tl
 
@@ -188,8 +188,8 @@ def test_of_very_long_sequences_few_weights_are_held(scheme, monkeypatch):
   x = toy.normal(B, 320, D)
   inputs = (x, np.arange(320) < [[320], [100]]) if scheme == 'encoder' else x
   whole, memory = gradients_of(make(), inputs)
-  for module in (attention, dot_product):
-    monkeypatch.setattr(module, 'MAX_ROWS', 16)
+  # The parts do not cut it evenly: 320 rows, or 4 spans of 80.
+  monkeypatch.setattr(dot_product, 'MAX_ROWS', 17)
   parts, less = gradients_of(make(), inputs)
   toy.close(parts, whole, 2e-5)
   assert less < 0.6 * memory

@@ -71,3 +71,23 @@ def test_errors():
     model(mode='predict')
   with pytest.raises(base.LayerError, match='chunk_len = 8'):
     model().init(ShapeDtype((1, 21), np.int32), jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize('causal', [True, False])
+def test_hidden_rows_are_not_attended_to(causal):
+  layer = hl.LSHAttention(
+    16, n_heads=2, chunk_len=8, causal=causal, masked=True
+  )
+  x = np.random.default_rng(0).normal(size=(3, 24, 16)).astype(np.float32)
+  mask = jnp.arange(24) >= jnp.array([[0], [1], [10]])
+  signature = tuple(ShapeDtype(a.shape, a.dtype) for a in (x, mask))
+  rng = jax.random.PRNGKey(0)
+  weights, state = jax.jit(lambda rng: layer.init(signature, rng))(rng)
+
+  def visible(x):
+    y, _ = layer.pure_fn((x, mask), weights, state, rng)
+    return jnp.sum(jnp.where(mask[..., None], y, 0) ** 2)
+
+  # Gradients are of values, not of buckets, which hidden rows do fill.
+  seen = np.any(np.asarray(jax.jit(jax.grad(visible))(x)), axis=-1)
+  np.testing.assert_array_equal(seen, mask)

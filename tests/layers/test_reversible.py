@@ -48,9 +48,7 @@ def gradients(layer, weights, x, state, rng=toy.KEY):
 
 def by_autodiff(monkeypatch):
   """Takes the custom backward pass away."""
-  monkeypatch.setattr(
-    reversible, '_run', lambda *args: reversible._scan(*args)[0]
-  )
+  monkeypatch.setattr(reversible, '_run', reversible._run.fun)
 
 
 def test_gradients_are_those_of_autodiff(monkeypatch):
@@ -231,3 +229,27 @@ def test_errors():
     hl.ReversibleRepeat(parts, -1)
   with pytest.raises(ValueError, match='mode'):
     hl.ReversibleRepeat(parts, 1, 'test')
+
+
+def test_a_state_that_changes(monkeypatch):
+  # Hashed attention draws from a key in its state, and changes it.
+  def make():
+    return [
+      tl.Serial(hl.LayerNorm(), hl.LSHAttention(D, 2, chunk_len=4)),
+      tl.Serial(hl.LayerNorm(), FF()),
+    ]
+
+  layer, x = hl.ReversibleRepeat(make, 2), inputs(length=16)
+  weights, state = toy.make(layer, x)
+  y, after = toy.run(layer, x, weights, state)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  ours = gradients(layer, weights, x, state)
+  by_autodiff(monkeypatch)
+  expected, kept = toy.run(layer, x, weights, state)
+  toy.close((y, after), (expected, kept))
+  toy.close(ours, gradients(layer, weights, x, state), 2e-5)
+  changed = [
+    np.any(a != b)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
+  ]
+  assert any(changed)

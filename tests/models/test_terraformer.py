@@ -13,7 +13,7 @@ import toy
 
 from trax_hier import generation
 from trax_hier import layers as hl
-from trax_hier.layers import attention
+from trax_hier.layers import dot_product
 from trax_hier.models import ReversibleLM, Terraformer
 from trax_hier.trax_compat import base
 
@@ -115,7 +115,7 @@ def test_prefill_is_linear_in_memory_and_nearly_a_program_of_one_size(
   monkeypatch,
 ):
   # An encoder of many tokens takes some at a time.
-  monkeypatch.setattr(attention, 'MAX_ROWS', 128)
+  monkeypatch.setattr(dot_product, 'MAX_ROWS', 128)
   (memory, n), (longer, more) = prefill(1024), prefill(2048)
   # A cache of twice the size may be half full: one more case of attention.
   assert more < 1.1 * n
@@ -209,15 +209,41 @@ def test_shards_give_the_gradients_of_one_device():
   [
     (dict(n_decoder_layers=0), r'Terraformer\.n_decoder_layers = 0'),
     (dict(n_heads=3), 'n_heads = 3'),
-    (dict(attention=hl.CrossAttention), 'attention must make a layer of x and'),
-    (dict(attention=hl.SlidingAttention), 'x and mask.* takes 1 input'),
-    (dict(encoder_attention=hl.Dense), 'argument'),
+    (dict(attention=hl.SlidingAttention), r'Terraformer\.attention .* causal'),
+    (dict(attention=hl.EncoderAttention), r'Terraformer\.attention .* causal'),
+    (
+      dict(encoder_attention=hl.CrossAttention),
+      r'Terraformer\.encoder_attention must make a layer of x and mask',
+    ),
+    (
+      dict(encoder_attention=SPARSE),
+      r'Terraformer\.encoder_attention .* all rows',
+    ),
     (dict(mode='decode'), "mode must be 'train'"),
   ],
 )
 def test_bad_arguments(changes, message):
   with pytest.raises((ValueError, TypeError), match=message):
     Terraformer(**{**SIZES, **changes})
+
+
+def test_hashed_attention_is_causal_in_the_decoder_alone():
+  hashed = P(hl.LSHAttention, chunk_len=4)
+  layer = MODEL(mode='train', attention=hashed, encoder_attention=hashed)
+  x = SOURCES[:1, :8], TOKENS[:1, :4]
+  weights, state = toy.make(layer, x)
+  logits = jax.jit(
+    lambda x: layer.pure_fn(x, weights, state, toy.KEY)[0],
+  )(x)
+  assert logits.shape == (1, 4, toy.VOCAB) and np.isfinite(logits).all()
+
+  def found(layer):
+    if type(layer).__name__ == 'PureLSHSelfAttention':
+      return [layer._causal]
+    return [c for sub in layer.sublayers for c in found(sub)]
+
+  # A template of each stack is what its layers are.
+  assert found(layer) == [False, True, True]
 
 
 def test_shared_positions_are_refused():

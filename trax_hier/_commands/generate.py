@@ -90,7 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--length_penalty',
     type=float,
-    default=0.6,
     metavar='A',
     help='what --n_beams favours long continuations by; 0 compares '
     'probabilities; default: 0.6',
@@ -121,6 +120,8 @@ def main(arguments: argparse.Namespace) -> None:
   with user_errors():
     prompts = _prompts(arguments)
     source = _source(arguments)
+    if arguments.length_penalty is not None and arguments.n_beams == 1:
+      raise ValueError('--length_penalty goes with --n_beams of 2 or more')
 
     from trax_hier import generation
     from trax_hier.runs import open_run
@@ -211,6 +212,9 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
   ids = vocab.encode(prompt)
   printer = _Printer(prompt, TextStream(vocab.decode, ids))
   search = arguments.n_beams > 1
+  beams = {'n_beams': arguments.n_beams}
+  if arguments.length_penalty is not None:
+    beams['length_penalty'] = arguments.length_penalty
   (new,) = generation.generate(
     run.model,
     weights,
@@ -224,15 +228,23 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
     n_ids=vocab.size,
     max_len=arguments.max_len,
     on_tokens=None if search else printer,
-    sources=None if source is None else [vocab.encode(source)],
-    n_beams=arguments.n_beams,
-    length_penalty=arguments.length_penalty,
+    sources=None if source is None else [_encode_source(source, run.data)],
+    **beams,
   )
   if search:
     printer([new])
   printer.close()
   plural = '' if len(new) == 1 else 's'
   say(f'{len(new):,} token{plural}{printer.rate()}')
+
+
+def _encode_source(text, data):
+  """Encodes a source, cut off as those of training are."""
+  ids = data.vocab.encode(text)
+  longest = getattr(data, 'source_length', len(ids))
+  if len(ids) > longest:
+    say(f'of the {len(ids):,} tokens of the source the first {longest:,} count')
+  return ids[:longest]
 
 
 class _Printer:

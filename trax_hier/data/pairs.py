@@ -306,7 +306,7 @@ class _Lines:
 
   Attributes:
     path: of the file.
-    numbers: (n,) int64, of the lines that are not blank, from 0.
+    numbers: (n,) int64, of the lines that are not empty, from 0.
   """
 
   def __init__(self, path: Path):

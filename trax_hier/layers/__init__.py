@@ -50,7 +50,7 @@ from trax_hier.layers.positions import (
   T5Positions,
   longest_sequence,
 )
-from trax_hier.layers.prefix import AlignRight, CloseGaps, Prefixed
+from trax_hier.layers.prefix import AlignRight, CloseGaps, Prefixed, has_prefix
 from trax_hier.layers.reversible import ReversibleRepeat
 from trax_hier.layers.scales import Coarse, ConcatDense, Latest, Pyramid, Sum
 from trax_hier.layers.shorten import (
@@ -164,5 +164,6 @@ __all__ = [
   'build',
   'decoding_state',
   'decoding_weights',
+  'has_prefix',
   'longest_sequence',
 ]

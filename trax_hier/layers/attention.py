@@ -15,16 +15,14 @@ Letters: b batch, h heads, l length, d d_model.
 from collections.abc import Callable, Sequence
 
 import gin
-import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.build import build, check_heads, check_mode
 from trax_hier.layers.cache import KeyValueCache
 from trax_hier.layers.dense import Dense, Projections
 from trax_hier.layers.dot_product import (
-  MAX_ROWS,
   DotProductAttention,
-  blocks,
+  in_parts,
   softmax_attention,
 )
 from trax_hier.layers.positions import Clock, NoPositions
@@ -313,10 +311,7 @@ def Attend(
 
 
 class _MaskedAttention(base.Layer):
-  """q, k, v, mask of the keys -> (b, h, l, d / h).
-
-  Of many queries some at a time, as in `DotProductAttention`.
-  """
+  """q, k, v, mask of the keys -> (b, h, l, d / h)."""
 
   def __init__(self, dropout):
     super().__init__(n_in=4, n_out=1)
@@ -324,17 +319,11 @@ class _MaskedAttention(base.Layer):
 
   def forward(self, inputs):
     q, k, v, mask = inputs
-    length = q.shape[-2]
 
-    def attend(q, rng):
-      y = softmax_attention(q, k, v, 0.0, mask, self._dropout, rng)
-      # Of keys that are all hidden, the mean would depend on their number.
-      return jnp.where(jnp.any(mask, axis=-1, keepdims=True), y, 0)
+    def attend(q, start, rng):
+      del start
+      return softmax_attention(q, k, v, 0.0, mask, self._dropout, rng)
 
-    if length <= 4 * MAX_ROWS:
-      return attend(q, self.rng)
-    parts = jnp.moveaxis(blocks(q, MAX_ROWS), 1, 0)  # (n, b, h, rows, d / h)
-    rngs = jax.random.split(self.rng, len(parts))
-    y = jax.lax.map(lambda x: jax.checkpoint(attend)(*x), (parts, rngs))
-    y = jnp.moveaxis(y, 0, 2)  # (b, h, n, rows, d / h)
-    return y.reshape(*q.shape[:2], -1, q.shape[-1])[..., :length, :]
+    y = in_parts(attend, q, self.rng)
+    # Of keys that are all hidden, the mean would depend on their number.
+    return jnp.where(jnp.any(mask, axis=-1, keepdims=True), y, 0)

@@ -20,12 +20,21 @@ def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
     raise ValueError(
       f'expected a layer factory such as @DecoderBlock, got {factory!r}'
     )
-  # A class that gin has put in a scope shows its arguments in __init__ alone.
-  function = factory.__init__ if inspect.isclass(factory) else factory
-  parameters = inspect.signature(function).parameters
+  parameters = _parameters(factory)
   return factory(
     **{name: dimensions[name] for name in parameters if name in dimensions}
   )
+
+
+def names(factory: Callable[..., Any], argument: str) -> bool:
+  """Whether a factory has an argument in its signature."""
+  return argument in _parameters(factory)
+
+
+def _parameters(factory):
+  # A class that gin has put in a scope shows its arguments in __init__ alone.
+  function = factory.__init__ if inspect.isclass(factory) else factory
+  return inspect.signature(function).parameters
 
 
 def check_mode(mode: str) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from trax_hier.layers.positions import Bias
 from trax_hier.trax_compat import base
 
-# The most queries whose attention weights are held at a time.
+# The most queries whose attention weights are held at a time: see `in_parts`.
 MAX_ROWS = 1024
 
 
@@ -43,10 +43,8 @@ class DotProductAttention(base.Layer):
   their end.
 
   Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program. If spans are longer than
-  `MAX_ROWS`, a loop takes that many queries at a time, and the backward pass
-  computes their weights anew: memory is then linear in length. It takes a
-  length that can be cut evenly into parts not much shorter than that.
+  work, 8 would save 7 / 16 and double the program. Of long spans some queries
+  are taken at a time (see `in_parts`).
 
   Of a cache, a call reads as many rows as are filled, rounded up to the
   capacity or a half, a quarter, .. of it: time per token grows with the tokens
@@ -121,29 +119,22 @@ class DotProductAttention(base.Layer):
   def _attend_in_parts(self, arrays, t, q, keys, rng):
     """Attends some queries at a time; queries and keys end together."""
     n_queries, n_keys = q.shape[-2], keys[0].shape[-2]
-    rows = _part(n_queries)
-    if rows == n_queries or self._query_stride != self._key_stride:
+    if n_queries <= MAX_ROWS or self._query_stride != self._key_stride:
       return self._attend(arrays, t, q, keys, rng)
-    n = n_queries // rows
     if len(keys) == 2:
       keys = [*keys, jnp.ones((len(q), 1, n_keys, 1), bool)]
     # So that each part too ends with the last of as many keys. What is padded
     # is masked.
-    before = [(0, 0), (0, 0), (n_queries - rows, 0), (0, 0)]
-    keys = [jnp.pad(x, before) for x in keys]
+    before = (-(-n_queries // MAX_ROWS) - 1) * MAX_ROWS
+    padded = [jnp.pad(x, [(0, 0), (0, 0), (before, 0), (0, 0)]) for x in keys]
 
-    @jax.checkpoint
-    def attend(x):
-      i, rng = x
-      start = i * rows
-      part = jax.lax.dynamic_slice_in_dim(q, start, rows, axis=-2)
-      seen = [
-        jax.lax.dynamic_slice_in_dim(x, start, n_keys, axis=-2) for x in keys
+    def attend(q, start, rng):
+      keys = [
+        jax.lax.dynamic_slice_in_dim(x, start, n_keys, axis=-2) for x in padded
       ]
-      return self._attend(arrays, t, part, seen, rng)
+      return self._attend(arrays, t, q, keys, rng)
 
-    y = jax.lax.map(attend, (jnp.arange(n), jax.random.split(rng, n)))
-    return jnp.moveaxis(y, 0, 2).reshape(*q.shape[:-1], -1)
+    return in_parts(attend, q, rng)
 
   def _attend_to_filled(self, arrays, t, q, keys):
     """Attends to the rows of a cache up to those of the last query."""
@@ -196,12 +187,30 @@ class DotProductAttention(base.Layer):
     return steps * query_stride, seen
 
 
-def _part(length):
-  """The size of parts that a length is cut into; itself, if it is not."""
+def in_parts(attend, q, rng):
+  """Attends `MAX_ROWS` queries at a time, so that memory is linear in length.
+
+  The backward pass computes the weights of each part anew.
+
+  Args:
+    attend: q (b, h, rows, d / h), number of the first, rng -> the same shape.
+      Queries are numbered with the zeros that are put before them, so that all
+      parts are as long.
+    q: All queries, (b, h, l, d / h).
+    rng: A key.
+  """
+  *lead, length, d = q.shape
   if length <= MAX_ROWS:
-    return length
-  rows = next(n for n in range(MAX_ROWS, 0, -1) if not length % n)
-  return rows if 8 * rows > MAX_ROWS else length
+    return attend(q, 0, rng)
+  zeros = -length % MAX_ROWS
+  q = jnp.pad(q, [(0, 0), (0, 0), (zeros, 0), (0, 0)])
+  n = q.shape[-2] // MAX_ROWS
+  parts = jnp.moveaxis(q.reshape(*lead, n, MAX_ROWS, d), 2, 0)
+  y = jax.lax.map(
+    jax.checkpoint(lambda x: attend(*x)),
+    (parts, jnp.arange(n) * MAX_ROWS, jax.random.split(rng, n)),
+  )
+  return jnp.moveaxis(y, 0, 2).reshape(*lead, n * MAX_ROWS, -1)[..., zeros:, :]
 
 
 def _first_rows(arrays, n):

@@ -1,6 +1,7 @@
 """Trax's locality-sensitive-hashing attention as a part of our blocks."""
 
 import gin
+import jax.numpy as jnp
 
 from trax_hier.layers.build import check_heads, check_mode
 from trax_hier.trax_compat import tl
@@ -34,7 +35,8 @@ def LSHAttention(
     dropout: Rate of dropout on attention weights and on the output.
     causal: Whether a position sees no later one; False is for encoders.
     masked: Whether there is a second input, mask (b, l) bool: rows where it is
-      False are not attended to.
+      False, which must be the first of a sequence, are not attended to. They do
+      fill buckets.
     mode: 'train' or 'eval'.
 
   Raises:
@@ -60,7 +62,7 @@ def LSHAttention(
       )
     return x
 
-  return tl.Serial(  # x[, mask]
+  attend = tl.Serial(
     tl.Fn('CheckLength', check_length),
     tl.PureLSHSelfAttentionWrapper(
       n_heads=n_heads,
@@ -80,3 +82,20 @@ def LSHAttention(
       n_hashes=n_hashes,
     ),
   )
+  if not masked:
+    return attend
+  # Trax's masks hide nothing in the first places.
+  return tl.Serial(  # x, mask
+    tl.Select([0, 1, 1]),
+    tl.Fn('HiddenLast', lambda x, mask: (_turn(x, mask, 1), mask[:, ::-1]), 2),
+    attend,
+    tl.Fn('HiddenFirst', lambda x, mask: _turn(x, mask, -1)),
+  )
+
+
+def _turn(x, mask, direction):
+  """Turns the rows of x (b, l, d) by as many as the mask (b, l) hides."""
+  rows = jnp.arange(mask.shape[1])
+  n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
+  source = (rows + direction * n_hidden) % mask.shape[1]
+  return jnp.take_along_axis(x, source[..., None], axis=1)

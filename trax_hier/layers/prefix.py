@@ -45,10 +45,10 @@ def AlignRight() -> base.Layer:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Prefill:
-  """Marks the state of a `Prefixed` whose next call is to read the prefix.
+  """In the state of a `Prefixed`: programs need not ask for the prefix.
 
   Attributes:
-    done: Whether it has; programs then need not contain it.
+    done: Whether it is read; if not, the next call does that alone.
   """
 
   done: bool
@@ -117,10 +117,11 @@ class Prefixed(base.Layer):
   def forward(self, x):
     inputs, *rows = x
     layer, state = self.sublayers[1], self.state[1]
-    weights, rng = self.weights[1], self.rng
+    weights = self.weights[1]
+    first_rng, rng = jax.random.split(self.rng)
     mask = jnp.ones(rows[0].shape[:2], bool)
     if self._mode != 'predict':
-      *prefix, hidden = self._first(inputs)
+      *prefix, hidden = self._first(inputs, first_rng)
       length = hidden.shape[1]
       joined = tuple(
         jnp.concatenate([p.astype(x.dtype), x], axis=1)
@@ -144,13 +145,13 @@ class Prefixed(base.Layer):
     self.state = self.state[0], state, begun
     return _outputs(y[:-1])
 
-  def _first(self, inputs):
+  def _first(self, inputs, rng):
     weights, state = self.weights[0], self.state[0]
-    return self.sublayers[0].pure_fn(inputs, weights, state, self.rng)[0]
+    return self.sublayers[0].pure_fn(inputs, weights, state, rng)[0]
 
   def _read(self, inputs, rows, state):
     """The state of `layer` after the rows of `first`, of the dtype of rows."""
-    *prefix, mask = self._first(inputs)
+    *prefix, mask = self._first(inputs, self.rng)
     prefix = *(p.astype(rows[0].dtype) for p in prefix), mask
     length = mask.shape[1]
     piece = min(self._PIECE, length)
@@ -174,3 +175,8 @@ class Prefixed(base.Layer):
 def _outputs(arrays):
   """What a layer returns: a tuple, or the one array."""
   return tuple(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def has_prefix(layer: base.Layer) -> bool:
+  """Whether a model keeps the rows of its sources in its decoder's caches."""
+  return isinstance(layer, Prefixed) or any(map(has_prefix, layer.sublayers))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.build import check_mode
-from trax_hier.layers.sparse_ff import remember_choices
+from trax_hier.layers.sparse_ff import remember_choices, with_choices
 from trax_hier.layers.stacking import Repeat, Stack
 from trax_hier.trax_compat import base
 
@@ -38,7 +38,7 @@ def ReversibleRepeat(
   Args:
     parts: Makes the parts of one block, new layers at every call: layers
       x, *context -> f of the shape of x. They must not share layers with other
-      blocks, nor change a state in 'train' mode, which is not kept.
+      blocks.
     n: Number of blocks; 0 is the identity.
     mode: 'train', 'eval' or 'predict'.
 
@@ -99,7 +99,7 @@ class _Block(base.Layer):
       gradients: For the two streams, and those so far for the context; None
         for context that is not of floating numbers.
       weights: The block's.
-      state: That after the first pass.
+      state: That before the first pass, with the choices made in it.
       rng: That of the first pass.
 
     Returns:
@@ -152,27 +152,30 @@ class _ReversibleStack(Stack):
   def forward(self, x):
     (template,), (weights,), (state,) = self.sublayers, self.weights, self.state
     rngs = jax.random.split(self.rng, self.n)
-    return _run(template, tuple(x), weights, state, rngs)
+    y, state = _run(template, tuple(x), weights, state, rngs)
+    self.state = (state,)
+    return y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(block, x, weights, state, rngs):
-  return _scan(block, x, weights, state, rngs)[0]
-
-
-def _scan(block, x, weights, state, rngs):
+  """The outputs and the new state of all blocks in turn."""
   return jax.lax.scan(
     lambda x, xs: block.run(x, *xs), x, (weights, state, rngs)
   )
 
 
 def _run_forward(block, x, weights, state, rngs):
-  y, state = _scan(block, x, weights, remember_choices(block, state), rngs)
-  return y, (y, weights, state, rngs)
+  y, after = _run(block, x, weights, remember_choices(block, state), rngs)
+  # Anew, the backward pass begins with the state that this pass began with:
+  # hashed attention, for one, draws from a key in it, and changes it.
+  known = with_choices(block, state, after)
+  return (y, with_choices(block, after, state)), (y, weights, known, rngs)
 
 
 def _run_backward(block, residuals, gradients):
   y, weights, state, rngs = residuals
+  gradients, _ = gradients
   gradients = tuple(
     d if jnp.issubdtype(x.dtype, jnp.floating) else None
     for x, d in zip(y, gradients, strict=True)

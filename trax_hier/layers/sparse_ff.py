@@ -55,6 +55,16 @@ def remember_choices(layer: base.Layer, state: Any) -> Any:
   return tuple(remember_choices(sub, part) for sub, part in parts)
 
 
+def with_choices(layer: base.Layer, state: Any, other: Any) -> Any:
+  """The state of a layer, but for every `SparseFF` in it that of `other`."""
+  if isinstance(layer, SparseFF):
+    return other
+  if isinstance(state, dict) or not layer.sublayers:
+    return state
+  parts = zip(layer.sublayers, state, other, strict=True)
+  return tuple(with_choices(*part) for part in parts)
+
+
 @gin.configurable(module='trax_hier.layers')
 class SparseFF(base.Layer):
   """Feed-forward part with one unit in N active: (.., d) -> (.., d).

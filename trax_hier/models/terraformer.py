@@ -34,6 +34,7 @@ from trax_hier.layers.build import (
   check_heads,
   check_inputs,
   check_mode,
+  names,
 )
 from trax_hier.models.scaling_transformer import Embed, PaddingMask
 from trax_hier.models.transformer import Logits, TokenEncoder
@@ -64,9 +65,10 @@ def Terraformer(
   Sources (batch, m) int32 and tokens (batch, length) int32 -> logits (batch,
   length, vocab) float32; logits at position t predict token t from the sources
   and the tokens before it. Id 0 is padding in the sources, wherever it stands:
-  logits are those of the sources without it. Encoder and decoder share the
-  embedding. In predict mode, the encoder runs in the first call, and later
-  calls go on with that call's sources.
+  logits are those of the sources without it (but with @LSHAttention, of which
+  padding fills buckets). `generate` takes it after the text alone. Encoder and
+  decoder share the embedding. In predict mode, the encoder runs in the first
+  call, and later calls go on with that call's sources.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -86,8 +88,8 @@ def Terraformer(
       nothing.
     logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
       sparse loss layer.
-    positions: Makes the position scheme. Of one that acts in causal attention,
-      such as @RotaryPositions, the encoder sees nothing.
+    positions: Makes the position scheme. One that acts in causal attention,
+      such as @RotaryPositions, leaves the encoder without any.
     max_len: Capacity in tokens of predict mode, those of the sources, padding
       included, and new ones.
     mode: 'train', 'eval' or 'predict'.
@@ -119,12 +121,13 @@ def Terraformer(
     stride=1,
     positions=scheme,
     masked=True,
+    causal=True,
   )
   # A call of the encoder is a whole sequence.
   whole = 'train' if mode == 'train' else 'eval'
 
   def encoder_parts():
-    own = dimensions | dict(mode=whole)
+    own = dimensions | dict(mode=whole, causal=False)
     return [
       _attention('encoder_attention', encoder_attention, own),
       _feed_forward(feed_forward, recurrence, own),
@@ -229,6 +232,15 @@ def ReversibleLM(
 
 def _attention(name, factory, dimensions):
   """A part of attention: x, mask -> f."""
+  # Causal attention has a mask if it is told so; what takes `causal` is both.
+  is_causal = names(factory, 'masked')
+  if not names(factory, 'causal') and is_causal != dimensions['causal']:
+    kind = (
+      'causal attention that takes `masked`, such as @SparseAttention'
+      if dimensions['causal']
+      else 'attention to all rows, such as @EncoderAttention'
+    )
+    raise ValueError(f'Terraformer.{name} must make {kind}')
   layer = build(factory, **dimensions)
   check_inputs(f'Terraformer.{name}', layer, 2, 'x and mask')
   return _part(layer, dimensions['dropout'], dimensions['mode'])

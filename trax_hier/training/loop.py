@@ -87,8 +87,9 @@ def train(
       compute. Weights, loss and optimizer stay float32.
     seed: of the initial weights and of dropout.
     init_from: the folder of another run, whose newest weights this one begins
-      with, to fine-tune them: the model must have weights of the same shapes.
-      Optimizer and step begin anew. None: weights are drawn.
+      with, to fine-tune them: model and vocabulary must be the same, of which
+      the shapes of the weights are checked. Optimizer and step begin anew.
+      None: weights are drawn.
     before_compile: called when everything is built and nothing is compiled.
 
   Returns:
