@@ -132,6 +132,25 @@ def test_attention_dropout_is_for_training():
   assert moved.mean() > 0.5
 
 
+@pytest.mark.parametrize('rate', [0.1, 0.5, 0.9])
+@pytest.mark.parametrize('width', [1, 7, 64])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, width):
+  x = jnp.full((64000 // width, width), 2.0)
+  y = np.asarray(dot_product._drop(x, rate, toy.KEY))
+  kept = y != 0
+  deviation = np.sqrt(rate * (1 - rate) / x.size)
+  assert abs(kept.mean() - (1 - rate)) < 4 * deviation
+  np.testing.assert_allclose(y[kept], 2 / (1 - rate), 1e-3)
+  # Neighbours, which are of one word, are independent, and so are rows.
+  for axis in (0, 1):
+    a, b = (
+      np.take(kept, i, axis)
+      for i in ([*range(x.shape[axis] - 1)], [*range(1, x.shape[axis])])
+    )
+    if a.size:
+      assert abs(np.mean(a & b) - (1 - rate) ** 2) < 4 * 2 * deviation
+
+
 def test_softmax_is_in_float32():
   layer = hl.SelfAttention(D, H, mode='eval')
   x = toy.normal(B, 6, D)

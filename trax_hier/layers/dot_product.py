@@ -272,10 +272,19 @@ def softmax_means(sets, dtype, dropout, rng):
   ):
     weights = weights.astype(dtype)
     if dropout:
-      keep = jax.random.bernoulli(rng, 1 - dropout, weights.shape)
-      weights = jnp.where(keep, weights / (1 - dropout), 0)
+      weights = _drop(weights, dropout, rng)
     y.append(part(weights))
   return functools.reduce(operator.add, y)
+
+
+def _drop(x, rate, rng):
+  """Dropout by 16 bits for each number: half as many as uniform draws need."""
+  *lead, n = x.shape
+  words = jax.random.bits(rng, (*lead, -(-n // 2)))
+  bits = jax.lax.bitcast_convert_type(words, jnp.uint16)  # (.., n / 2, 2)
+  dropped = min(round(rate * 2**16), 2**16 - 1)
+  keep = bits.reshape(*lead, -1)[..., :n] >= dropped
+  return jnp.where(keep, x / (1 - dropped / 2**16), 0)
 
 
 def _seen_softmax(logits, seen):
