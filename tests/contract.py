@@ -274,7 +274,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  'scaling': Row(_scaling(), idle=1, thorough=True),
+  'scaling': Row(_scaling(), idle=1, thorough=True, slow=True),
   'scaling, all sparse, sources': Row(
     _with_sources(
       cross_attention=P(hl.SparseCrossAttention, n_modules=2),

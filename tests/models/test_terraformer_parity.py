@@ -201,8 +201,16 @@ def evaluate(layer, weights, state, inputs):
   return toy.run(layer, inputs, weights, state)[0]
 
 
+SLOW_DEEP = pytest.param(DEEP, id='deep', marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-  'variant', [MEDIUM, DENSE, DEEP], ids=['medium', 'dense', 'deep']
+  'variant',
+  [
+    pytest.param(MEDIUM, id='medium'),
+    pytest.param(DENSE, id='dense'),
+    SLOW_DEEP,
+  ],
 )
 def test_evaluation_as_in_trax(variant):
   official, ours = same_weights(variant, 'eval', BATCH)
@@ -227,7 +235,7 @@ def in_steps(step, weights, state, inputs):
   'variant',
   [
     pytest.param(MEDIUM, id='medium'),
-    pytest.param(DENSE, id='dense'),
+    pytest.param(DENSE, id='dense', marks=pytest.mark.slow),
     pytest.param(DEEP, id='deep', marks=pytest.mark.slow),
   ],
 )
@@ -261,7 +269,9 @@ def gradients(layer, weights, state, inputs):
   return jax.jit(jax.grad(loss))(weights)
 
 
-@pytest.mark.parametrize('variant', [DENSE, DEEP], ids=['dense', 'deep'])
+@pytest.mark.parametrize(
+  'variant', [pytest.param(DENSE, id='dense'), SLOW_DEEP]
+)
 def test_gradients_as_in_trax(monkeypatch, variant):
   official, (model, weights, state) = same_weights(variant, 'train', BATCH)
   ours = gradients(model, weights, state, BATCH)
