@@ -62,7 +62,7 @@ def test_padding_means_nothing_wherever_it_is():
 def test_rows_of_other_lengths_decode_as_one_at_a_time():
   sources, prompts = [SOURCES[0], SOURCES[1, :5]], [[3, 4, 5], []]
   rows = generation.generate(
-    MODEL, weights(), prompts, 6, temperature=0, sources=sources
+    MODEL, weights(), prompts, 6, temperature=0, sources=sources, max_len=9
   )
   for source, prompt, row in zip(sources, prompts, rows, strict=True):
     tokens = np.concatenate([prompt, row]).astype(np.int32)

@@ -78,7 +78,8 @@ def test_the_saved_configuration_carries_the_run_on(run, tmp_path):
 
 def held_out(out):
   """What a run says of its last evaluation."""
-  return [x.split('steps')[-1] for x in out.splitlines() if 'held-out' in x][-1]
+  (line,) = [x for x in out.splitlines() if x.startswith('held-out after')]
+  return line.split('steps: ')[1]
 
 
 def test_it_begins_with_the_weights_of_another_run(run, tmp_path):
