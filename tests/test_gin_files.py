@@ -317,10 +317,21 @@ def leaves(layer):
   return [x for sub in layer.sublayers for x in leaves(sub)]
 
 
-def test_memory_is_for_models_to_ask_for():
-  # A model that does not reset it would mix the rows of different steps.
-  with pytest.raises(config.ConfigError, match='carry'):
-    config.parse(['quickstart.gin'], ['DecoderBlock.carry = True'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    # A model that does not reset it would mix the rows of different steps.
+    'DecoderBlock.carry',
+    # Only some models have a mask to give.
+    'SelfAttention.masked',
+    'SparseAttention.masked',
+    'LSHAttention.masked',
+    'SRUBranch.masked',
+  ],
+)
+def test_what_is_for_models_to_ask_for(name):
+  with pytest.raises(config.ConfigError, match=name.split('.')[1]):
+    config.parse(['quickstart.gin'], [f'{name} = True'])
 
 
 def train(name, folder):

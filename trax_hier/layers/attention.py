@@ -36,7 +36,7 @@ def DenseQKV(d_out: int):
   return Projections(d_out, 3)
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def SelfAttention(
   d_model: int,
   n_heads: int = 8,

@@ -1,13 +1,13 @@
 """Trax's locality-sensitive-hashing attention as a part of our blocks."""
 
 import gin
-import jax.numpy as jnp
 
 from trax_hier.layers.build import check_heads, check_mode
+from trax_hier.layers.prefix import turn
 from trax_hier.trax_compat import tl
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def LSHAttention(
   d_model: int,
   n_heads: int = 8,
@@ -87,15 +87,7 @@ def LSHAttention(
   # Trax's masks hide nothing in the first places.
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
-    tl.Fn('HiddenLast', lambda x, mask: (_turn(x, mask, 1), mask[:, ::-1]), 2),
+    tl.Fn('HiddenLast', lambda x, mask: (turn(x, mask, -1), mask[:, ::-1]), 2),
     attend,
-    tl.Fn('HiddenFirst', lambda x, mask: _turn(x, mask, -1)),
+    tl.Fn('HiddenFirst', lambda x, mask: turn(x, mask, 1)),
   )
-
-
-def _turn(x, mask, direction):
-  """Turns the rows of x (b, l, d) by as many as the mask (b, l) hides."""
-  rows = jnp.arange(mask.shape[1])
-  n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
-  source = (rows + direction * n_hidden) % mask.shape[1]
-  return jnp.take_along_axis(x, source[..., None], axis=1)

@@ -32,14 +32,20 @@ def AlignRight() -> base.Layer:
   x (b, m, d); mask (b, m) bool is True up to the end of each row's sequence.
   """
 
-  def align(x, mask):
-    rows = jnp.arange(mask.shape[1])
-    n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
-    source = (rows - n_hidden) % mask.shape[1]
-    x = jnp.take_along_axis(x, source[..., None], axis=1)
-    return x, rows >= n_hidden
+  return tl.Fn(
+    'AlignRight', lambda x, mask: (turn(x, mask, 1), mask[:, ::-1]), n_out=2
+  )
 
-  return tl.Fn('AlignRight', align, n_out=2)
+
+def turn(x: jax.Array, mask: jax.Array, direction: int) -> jax.Array:
+  """Turns the rows of x (b, m, d) by as many as the mask (b, m) hides.
+
+  `direction` is 1 to the right, which puts hidden rows at the end in front,
+  and -1 to the left.
+  """
+  n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
+  source = (jnp.arange(mask.shape[1]) - direction * n_hidden) % mask.shape[1]
+  return jnp.take_along_axis(x, source[..., None], axis=1)
 
 
 @jax.tree_util.register_static

@@ -175,7 +175,7 @@ _convolve.defvjp(
 )
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def ModularConv(
   d_out: int,
   n_modules: int = 16,
@@ -218,7 +218,7 @@ def _check_length_kernel(name, size):
     raise ValueError(f'{name}.length_kernel_size = {size} must be positive')
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def SparseDense(
   d_out: int,
   n_modules: int = 16,
@@ -240,7 +240,7 @@ def SparseDense(
   )
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def SparseQKV(
   d_out: int,
   n_modules: int = 16,
@@ -307,7 +307,7 @@ def SparseQKV(
   )
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def SparseAttention(
   d_model: int,
   n_heads: int = 8,

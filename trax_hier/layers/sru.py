@@ -88,7 +88,7 @@ def _scan(factor, term):
   return spans
 
 
-@gin.configurable(module='trax_hier.layers')
+@gin.configurable(module='trax_hier.layers', denylist=['masked'])
 def SRUBranch(
   d_model: int,
   d_sru: int = 32,
