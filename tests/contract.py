@@ -190,7 +190,10 @@ ROWS = {
     _hourglass('1@4', vanilla_layers=(0, 2)), idle=8, slow=True
   ),
   'hourglass factor dropout': Row(
-    _hourglass(shorten_factor_dropout=(2, 3), **_PLAIN), idle=6, draws=True
+    _hourglass(shorten_factor_dropout=(2, 3), **_PLAIN),
+    idle=6,
+    draws=True,
+    slow=True,
   ),
   'hourglass windowed, remat': Row(
     _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10, slow=True
@@ -257,7 +260,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  'bottom-up': Row(_bottom_up(), idle=7, thorough=True),
+  'bottom-up': Row(_bottom_up(), idle=7, thorough=True, slow=True),
   'bottom-up concatenated, t5': Row(
     _bottom_up(aggregate=hl.ConcatAggregation, positions=hl.T5Positions),
     idle=3,
@@ -282,6 +285,7 @@ ROWS = {
       logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
+    slow=True,
   ),
   'scaling dense, sources': Row(
     _with_sources(
@@ -297,7 +301,6 @@ ROWS = {
       logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
-    thorough=True,
   ),
   'terraformer dense, rotary': Row(
     _terraformer(

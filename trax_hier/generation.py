@@ -351,7 +351,7 @@ def _program(
     raise ValueError('an encoder-decoder model needs sources')
   if layer.n_in == 1 and source_length is not None:
     raise ValueError('sources are for encoder-decoder models alone')
-  if has_prefix(layer):
+  if source_length is not None and has_prefix(layer):
     # Its sources are rows of the same caches.
     layer = model(mode='predict', max_len=max_len + source_length)
   n_positions = longest_sequence(layer)

@@ -111,6 +111,7 @@ def prefill(length):
   return memory, lowered.as_text().count('stablehlo')
 
 
+@pytest.mark.slow
 def test_prefill_is_linear_in_memory_and_nearly_a_program_of_one_size(
   monkeypatch,
 ):

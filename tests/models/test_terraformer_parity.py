@@ -231,13 +231,9 @@ def in_steps(step, weights, state, inputs):
   return jnp.concatenate(outputs, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  'variant',
-  [
-    pytest.param(MEDIUM, id='medium'),
-    pytest.param(DENSE, id='dense', marks=pytest.mark.slow),
-    pytest.param(DEEP, id='deep', marks=pytest.mark.slow),
-  ],
+  'variant', [MEDIUM, DENSE, DEEP], ids=['medium', 'dense', 'deep']
 )
 def test_decoding_as_in_trax(variant):
   model = variant.model('predict')

@@ -181,8 +181,8 @@ def ModularConv(
   n_modules: int = 16,
   kernel_size: int = 3,
   length_kernel_size: int = 3,
-  masked: bool = False,
   mode: str = 'train',
+  masked: bool = False,
 ):
   """A causal convolution over modules and time: (b, l, d) -> (b, l, d_out).
 
@@ -194,9 +194,9 @@ def ModularConv(
     n_modules: Number of modules; divides d_out and d.
     kernel_size: Number of modules that one is made of; odd.
     length_kernel_size: Number of tokens that one is made of.
+    mode: 'train', 'eval' or 'predict'.
     masked: Whether there is a second input, mask (b, l) bool: rows where it is
       False are taken for zeros, as those before the start.
-    mode: 'train', 'eval' or 'predict'.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -224,8 +224,8 @@ def SparseDense(
   n_modules: int = 16,
   kernel_size: int = 3,
   length_kernel_size: int = 3,
-  masked: bool = False,
   mode: str = 'train',
+  masked: bool = False,
 ):
   """A multiplicative layer, then a convolution: (b, l, d) -> (b, l, d_out).
 
@@ -235,7 +235,7 @@ def SparseDense(
   return tl.Serial(
     MultiplicativeDense(d_out, n_modules),
     ModularConv(
-      d_out, n_modules, kernel_size, length_kernel_size, masked, mode
+      d_out, n_modules, kernel_size, length_kernel_size, mode, masked
     ),
   )
 
@@ -247,8 +247,8 @@ def SparseQKV(
   length_kernel_size: int = 3,
   share_qk: bool = False,
   v_concat: bool = False,
-  masked: bool = False,
   mode: str = 'train',
+  masked: bool = False,
 ):
   """Queries, keys and values: (b, l, d) -> three of (b, l, d_out).
 
@@ -264,8 +264,8 @@ def SparseQKV(
       layer's input too. (The published code's other concatenation, of whole
       vectors across the borders of modules, is a mistake that it keeps for old
       checkpoints; it is not offered.)
-    masked: As in `ModularConv`.
     mode: 'train', 'eval' or 'predict'.
+    masked: As in `ModularConv`.
 
   Raises:
     ValueError: an argument is out of its range.
