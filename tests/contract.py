@@ -243,7 +243,7 @@ ROWS = {
     idle=9,
     slow=True,
   ),
-  'top-down': Row(_top_down(), idle=6, thorough=True),
+  'top-down': Row(_top_down(), idle=6, thorough=True, slow=True),
   'top-down linear, sum, learned': Row(
     _top_down(
       scales=(1, 2),

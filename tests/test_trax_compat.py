@@ -220,6 +220,7 @@ def test_mend(name):
   check(MENDED[name], n_devices=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MENDED)
 def test_fails_without_mend(name):
   done = run(MENDED[name], without=name, n_devices=2)

@@ -59,6 +59,7 @@ def test_padding_means_nothing_wherever_it_is():
   assert np.abs(evaluated(SOURCES[::-1], TOKENS) - expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_rows_of_other_lengths_decode_as_one_at_a_time():
   sources, prompts = [SOURCES[0], SOURCES[1, :5]], [[3, 4, 5], []]
   rows = generation.generate(

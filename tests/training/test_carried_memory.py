@@ -238,6 +238,7 @@ def test_a_run_carried_on_remembers(runs, whole, docs, tmp_path):
     assert is_equal or abs(losses[0] - expected[0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_memory_alone(runs, whole, tmp_path):
   runs(tmp_path, 6, eval_every=1)
   assert sum(m['kind'] == 'valid' for m in read_metrics(tmp_path)) == 6
