@@ -611,3 +611,23 @@ def test_context_of_documents_in_lanes(tmp_path):
   assert context(2) == plain + memory + unscored
   assert context(2, predict_first=True) == plain + memory
   assert context(1) == plain + unscored
+
+
+def test_a_length_penalty_is_for_beams(program):
+  code, out, err = program(
+    'generate', '--run=x', '--prompt=a', '--length_penalty=2'
+  )
+  assert (code, out) == (2, '')
+  assert '--length_penalty goes with --n_beams of 2 or more' in err
+
+
+def test_a_source_is_cut_off_as_in_training(capsys):
+  data = types.SimpleNamespace(vocab=ByteVocab(), source_length=3)
+  ids = command._encode_source('abcde', data)
+  np.testing.assert_array_equal(ids, [97, 98, 99])
+  assert 'of the 5 tokens of the source the first 3' in capsys.readouterr().err
+  # What fits, and what the data does not bound, stays whole, without a word.
+  assert len(command._encode_source('abc', data)) == 3
+  del data.source_length
+  assert len(command._encode_source('abcde', data)) == 5
+  assert not capsys.readouterr().err

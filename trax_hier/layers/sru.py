@@ -70,8 +70,8 @@ def _scan(factor, term):
 
   Returns what of the cell before the first each keeps, and the cells if that
   one is 0. Each turn of a loop joins spans of rows that the last one has made:
-  `jax.lax.associative_scan` does less work, which is little here, but unrolls,
-  so that whole models took twice as long to compile.
+  `jax.lax.associative_scan` does less work, which is little here, but unrolls
+  its log l steps, which takes long to compile.
   """
   length = factor.shape[1]
   rows = jnp.arange(length)[:, None]
