@@ -37,7 +37,7 @@ from trax_hier.layers import (
 from trax_hier.models import BlockRecurrentLM
 from trax_hier.training import Adafactor, Adam, multifactor
 from trax_hier.training.evaluate import Evaluator
-from trax_hier.training.mesh import data_mesh
+from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import (
   abstract_init,
   init_train_state,
@@ -405,7 +405,7 @@ def books(arguments):
         print(f'  step {i + 1}: {float(metrics[0]):.3f} nats', flush=True)
     seconds = time.perf_counter() - begin
     result = Evaluator(
-      model(mode='eval'), data.eval_batches('test'), 'byte', data_mesh()
+      model(mode='eval'), data.eval_batches('test'), 'byte', make_mesh()
     )(state.weights)
     print(
       f'{name:28}{result["bits_per_byte"]:8.4f} bits per byte of '

@@ -55,7 +55,7 @@ from trax_hier.models import BottomUpLM, RetinaLM, TopDownLM, TransformerLM
 from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
 from trax_hier.training.evaluate import Evaluator
-from trax_hier.training.mesh import data_mesh
+from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import abstract_init, n_weights, tokens_like
 
 P = functools.partial
@@ -335,7 +335,7 @@ class Trainee:
     n = min(len(batches), -(-arguments.eval_windows // arguments.train_batch))
     spread = np.linspace(0, len(batches) - 1, n, dtype=int)
     self._evaluate = Evaluator(
-      model(mode='eval'), [batches[i] for i in spread], 'byte', data_mesh()
+      model(mode='eval'), [batches[i] for i in spread], 'byte', make_mesh()
     )
     weights = n_weights(self._state.weights)
     print(f'  {name}: {weights:,} weights', flush=True)

@@ -83,7 +83,7 @@ from trax_hier.sampling import Sampling
 from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
 from trax_hier.training.evaluate import Evaluator
-from trax_hier.training.mesh import data_mesh
+from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import abstract_init, n_weights, tokens_like
 from trax_hier.trax_compat import ShapeDtype, signature, tl
 
@@ -858,7 +858,7 @@ def train_on_text(title, model, data, seed, arguments):
     model(mode='eval'),
     [batches[i] for i in range(n)],
     data.unit,
-    data_mesh(),
+    make_mesh(),
   )(state.weights)
   print(
     f'{title}: {result["bits_per_byte"]:.4f} bits per byte of '

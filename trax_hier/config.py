@@ -12,8 +12,9 @@ trax_hier; a fully qualified name reaches the others.
 """
 
 import copy
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gin
@@ -29,6 +30,7 @@ __all__ = [
   'Location',
   'check_used',
   'clear',
+  'differences',
   'explain',
   'fingerprint',
   'operative_text',
@@ -170,6 +172,34 @@ def operative_text() -> str:
   return '\n'.join(lines)
 
 
+def differences(
+  saved: str, ignored: Collection[str] = ()
+) -> dict[str, tuple[str | None, str | None]]:
+  """What an earlier `operative_text` says otherwise than the present one.
+
+  A parameter that the earlier text lacks and that has its default now is no
+  difference: it may be younger than the text. Macros are left out, as they work
+  through parameters alone.
+
+  Args:
+    saved: the earlier text.
+    ignored: names of parameters that may differ, such as 'train.steps'.
+
+  Returns:
+    By name, the values then and now as gin text; None where there is none.
+
+  Raises:
+    ConfigError: `saved` is no gin text.
+  """
+  then, now = _parameters(saved), _parameters(operative_text())
+  return {
+    name: (then.get(name), now.get(name))
+    for name in sorted((then | now).keys() - set(ignored))
+    if then.get(name) != now.get(name)
+    and (name in then or now[name] != _default(name))
+  }
+
+
 def resolved() -> list[Binding]:
   """Returns the bindings in force, each with the place that set it."""
   return list(_table.bindings.values())
@@ -222,6 +252,27 @@ def _take(statement, at: Location, table: Table) -> None:
     selector, parameter = names.MACRO, 'value'
   value = names.map_leaves(value, files.Reference, lambda r: names.link(r, at))
   table.add(Binding(scope, selector, parameter, value, at))
+
+
+def _parameters(operative: str) -> dict[str, str]:
+  """The values of all parameters in a gin text without includes, as text."""
+  values = {}
+  for statement, _ in files.read_bindings(operative):
+    if isinstance(statement, config_parser.BindingStatement):
+      scope, name, parameter, value, _ = statement
+      if parameter:
+        name = f'{scope}/{name}' if scope else name
+        values[f'{name}.{parameter}'] = text.write(value)
+  return values
+
+
+def _default(name: str) -> str | None:
+  """The default of a parameter as gin text; None if it has none."""
+  configurable, _, parameter = name.rpartition('.')
+  selector = names.resolve(configurable.rpartition('/')[2])
+  wrapped = names.registry()[selector].wrapped
+  default = inspect.signature(wrapped).parameters[parameter].default
+  return None if default is inspect.Parameter.empty else text.write(default)
 
 
 def _must_be_given(name: str) -> str:

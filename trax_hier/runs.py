@@ -8,7 +8,7 @@ Nothing in the folder is changed, so the run may still be training.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -29,14 +29,16 @@ class Run:
   Attributes:
     folder: the folder of the run.
     model: the model factory,
-    data: the data set, and
-    compute_dtype: the name of the type that `train` was bound to.
+    data: the data set,
+    compute_dtype: the name of the type, and
+    mesh: the axes of the devices that `train` was bound to.
   """
 
   folder: Path
   model: Callable
   data: object
   compute_dtype: str
+  mesh: Mapping[str, int] | None
 
   def load_weights(
     self, step: int | None = None, say: Callable[[str], None] = print
@@ -91,7 +93,7 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
     raise ValueError(f'{folder}: not the folder of a run: it has no config.gin')
   config.clear()
   config.parse([str(file)], bindings)
-  names = 'model', 'data', 'compute_dtype'
-  parts = {name: config.value(f'train.{name}') for name in names}
-  check_parts(**parts)
-  return Run(folder, **parts)
+  names = 'model', 'data', 'compute_dtype', 'mesh'
+  run = Run(folder, *(config.value(f'train.{name}') for name in names))
+  check_parts(run.model, run.data, run.compute_dtype)
+  return run

@@ -5,8 +5,14 @@
 
 What can be wrong in the configuration is said in one message on standard
 error, with exit code 2, before anything is compiled. A training that fails
-later (a loss that is not finite, checkpoints that cannot be loaded) ends with
-one message and exit code 1. The same command again resumes a stopped run.
+later (a loss that is not finite, checkpoints that cannot be loaded, a full
+disk) ends with one message and exit code 1; Ctrl-C with 130; SIGTERM, upon
+which the run is saved, with 143. The same command again resumes a stopped run.
+
+Several hosts run the same command, one process each, with an output_dir that
+all of them see, and --distributed, or where JAX does not know the cluster:
+
+    … --coordinator=10.0.0.1:1234 --n_processes=2 --process_id=0
 """
 
 import argparse
@@ -17,6 +23,7 @@ from collections.abc import Sequence
 from trax_hier._commands.shared import add_config, fail, interrupted
 
 _PROGRAM = 'trax_hier.trainer'
+_RESUME = 'the same command resumes the run'
 
 _SAMPLE_PROMPT = 32
 _SAMPLE_TOKENS = 256
@@ -36,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
     return fail(_PROGRAM, error, 2)
-  return _train(arguments.output_dir)
+  try:
+    _join_hosts(arguments)
+  except (ValueError, RuntimeError) as error:
+    return fail(_PROGRAM, f'the hosts did not meet: {error}', 2)
+  return _train(arguments)
 
 
 def _parser():
@@ -59,14 +70,59 @@ def _parser():
     metavar='DIR',
     help='the folder of the run: configuration, checkpoints, metrics',
   )
+  parser.add_argument(
+    '--accept_changes',
+    action='store_true',
+    help='resume although the configuration has changed',
+  )
+  hosts = parser.add_argument_group('several hosts')
+  hosts.add_argument(
+    '--distributed',
+    action='store_true',
+    help='find the others by the cluster: Slurm, Kubernetes, Open MPI, TPU',
+  )
+  hosts.add_argument(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='where process 0 is to listen, in place of --distributed',
+  )
+  hosts.add_argument('--n_processes', type=int, metavar='N', help='how many')
+  hosts.add_argument(
+    '--process_id', type=int, metavar='I', help='this one, from 0'
+  )
   return parser
 
 
-def _train(output_dir):
+def _join_hosts(arguments):
+  """Meets the other processes, before anything asks JAX for its devices.
+
+  Raises:
+    ValueError, RuntimeError: if flags are missing or the others do not come.
+  """
+  by_hand = {
+    'coordinator_address': arguments.coordinator,
+    'num_processes': arguments.n_processes,
+    'process_id': arguments.process_id,
+  }
+  given = [value is not None for value in by_hand.values()]
+  if any(given) and not all(given):
+    raise ValueError(
+      '--coordinator, --n_processes and --process_id go together'
+    )
+  if any(given) or arguments.distributed:
+    import jax
+
+    jax.distributed.initialize(**by_hand)
+
+
+def _train(arguments):
+  import jax
+
   from trax_hier import config
   from trax_hier.training.checkpoints import CheckpointError
   from trax_hier.training.loop import train
   from trax_hier.training.report import NotFiniteError
+  from trax_hier.training.stopping import Stopped
   from trax_hier.trax_compat import base
 
   built = []
@@ -76,19 +132,26 @@ def _train(output_dir):
     built.append(True)
 
   try:
-    result = train(output_dir=output_dir, before_compile=before_compile)
+    result = train(
+      output_dir=arguments.output_dir,
+      accept_changes=arguments.accept_changes,
+      before_compile=before_compile,
+    )
+  except Stopped as error:
+    return fail(_PROGRAM, f'{error}; {_RESUME}', 143)
   except (NotFiniteError, CheckpointError) as error:
     return fail(_PROGRAM, config.explain(error), 1)
   except (ValueError, TypeError, OSError, base.LayerError) as error:
     # Until everything is built, what fails is what the user has written.
+    if built and isinstance(error, OSError):
+      return fail(_PROGRAM, f'{error}; training stopped, {_RESUME}', 1)
     if built:
       raise
     return fail(_PROGRAM, config.explain(error), 2)
   except KeyboardInterrupt:
-    return interrupted(
-      _PROGRAM, 'interrupted; the same command resumes the run'
-    )
-  _conclude(result, output_dir)
+    return interrupted(_PROGRAM, f'interrupted; {_RESUME}')
+  if jax.process_index() == 0:
+    _conclude(result, arguments.output_dir)
   return 0
 
 

@@ -27,7 +27,7 @@ from trax_hier.training import SGD, Adam, read_metrics, train
 from trax_hier.training.build import build
 from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.evaluate import Evaluator
-from trax_hier.training.mesh import data_mesh
+from trax_hier.training.mesh import make_mesh
 
 pytestmark = pytest.mark.xdist_group('carried memory')
 
@@ -255,7 +255,7 @@ def test_evaluation_is_of_each_document_alone(docs, whole, predict_first):
     # Another number of lanes, too.
     data = DocumentLanes(docs.path, LANES, LENGTH, 0, True, eval_batch_size=3)
     values = Evaluator(
-      MODEL(mode='eval'), data.eval_batches('test'), data.unit, data_mesh()
+      MODEL(mode='eval'), data.eval_batches('test'), data.unit, make_mesh()
     )(result.weights)
 
   def loss(forget):

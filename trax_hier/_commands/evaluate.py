@@ -70,13 +70,13 @@ def _main_bits(arguments):
     from trax_hier.runs import open_run
     from trax_hier.training.build import COMPUTE_DTYPES
     from trax_hier.training.evaluate import Evaluator
-    from trax_hier.training.mesh import data_mesh, replicated
+    from trax_hier.training.mesh import make_mesh, weight_shardings
 
     run = open_run(arguments.run, arguments.config)
     batches = run.data.eval_batches(
       arguments.split, arguments.window, arguments.stride
     )
-    mesh = data_mesh()
+    mesh = make_mesh(run.mesh)
     layer = run.model(mode='eval')
     evaluator = Evaluator(
       layer,
@@ -86,7 +86,8 @@ def _main_bits(arguments):
       COMPUTE_DTYPES[run.compute_dtype],
     )
     step, weights = run.load_weights(arguments.step, say)
-  result = evaluator(jax.device_put(weights, replicated(mesh)))
+  shardings = weight_shardings(mesh, weights)
+  result = evaluator(jax.device_put(weights, shardings))
   n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
   print(f'split: {arguments.split}')

@@ -5,7 +5,7 @@ import pprint
 from typing import Any
 
 from trax_hier._config import names
-from trax_hier._config.files import parse_value
+from trax_hier._config.files import Reference, parse_value
 
 
 def section(title: str, prefix: str, values: dict[str, Any]) -> list[str]:
@@ -45,12 +45,15 @@ def write(value) -> str:
       call = '()' if v.evaluate else ''
       scoped = names.scoped_name('/'.join(v.scopes), v.configurable.selector)
       return _Verbatim(f'@{scoped}{call}')
+    if isinstance(v, Reference):
+      call = '()' if v.evaluate and v.sigil == '@' else ''
+      return _Verbatim(f'{v.sigil}{v.name}{call}')
     if isinstance(v, float) and math.isinf(v):
       return _Verbatim('1e999' if v > 0 else '-1e999')
     return v
 
   return pprint.pformat(
-    names.map_leaves(value, (names.GinReference, float), leaf),
+    names.map_leaves(value, (names.GinReference, Reference, float), leaf),
     width=76,
     sort_dicts=False,
   )

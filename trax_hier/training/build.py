@@ -1,7 +1,7 @@
 """From factories to a run's functions: checked, abstract, nothing compiled."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.mesh import (
-  data_mesh,
   lane_shardings,
+  make_mesh,
   replicated,
   split_rows,
+  weight_shardings,
 )
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import (
@@ -62,14 +63,16 @@ def build(
   optimizer: Callable,
   accumulate_steps: int = 1,
   compute_dtype: str = 'float32',
+  mesh: Mapping[str, int] | None = None,
 ) -> Build:
   """Builds model, optimizer and data, and checks that they fit.
 
   Arguments are those of `loop.train`.
 
   Raises:
-    ValueError: for an argument of the wrong kind, a batch that does not split
-      over the devices and parts, or a vocabulary larger than the model's.
+    ValueError: for an argument of the wrong kind, a mesh that does not fit the
+      devices, a batch that does not split over devices and parts, or a
+      vocabulary larger than the model's.
   """
   check_parts(model, data, compute_dtype)
   dtype = COMPUTE_DTYPES[compute_dtype]
@@ -78,7 +81,7 @@ def build(
       'train.optimizer must be a factory such as @Adam (without '
       f'parentheses), got {optimizer!r:.80}'
     )
-  mesh = data_mesh()
+  mesh = make_mesh(mesh)
   batch = shapes_of(data.train_batch(0))
   shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
@@ -94,9 +97,12 @@ def build(
     layer, abstract.weights, abstract.model_state, batch, data.vocab.size
   )
   lanes = lane_axes(layer, batch, abstract.model_state)
-  shardings = dataclasses.replace(
-    jax.tree.map(lambda _: replicated(mesh), abstract),
+  shardings = TrainState(
+    step=replicated(mesh),
+    weights=weight_shardings(mesh, abstract.weights),
     model_state=lane_shardings(mesh, lanes),
+    opt_state=weight_shardings(mesh, abstract.opt_state),
+    rng=replicated(mesh),
   )
   abstract = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(

@@ -16,11 +16,16 @@ _PLAIN_SECONDS = 15.0
 class Console:
   """Prints messages and the progress of a run of a known number of steps."""
 
-  def __init__(self, steps: int):
-    """Nothing is printed before the first call; `steps` is what to reach."""
+  def __init__(self, steps: int, speaks: bool = True):
+    """Nothing is printed before the first call.
+
+    Args:
+      steps: what to reach.
+      speaks: whether anything is printed at all.
+    """
     self._steps = steps
     self._console = rich.console.Console(
-      highlight=False, markup=False, soft_wrap=True
+      highlight=False, markup=False, soft_wrap=True, quiet=not speaks
     )
     self._live = self._console.is_terminal
     self._first = self._start = None

@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 from trax_hier.training.mesh import (
   lane_shardings,
   pad_rows,
+  place,
   replicated,
   split_rows,
+  weight_shardings,
 )
 from trax_hier.training.state import (
   abstract_init,
@@ -61,7 +63,7 @@ class Evaluator:
     self._mesh = mesh
     self._layer = layer
     batch = shapes_of(pad_rows(mesh, batches[0]))
-    _, model_state = abstract_init(layer, batch)
+    weights, model_state = abstract_init(layer, batch)
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._fresh_state = jax.jit(
       lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
@@ -69,7 +71,11 @@ class Evaluator:
     self._step = jax.jit(
       make_eval_step(layer, compute_dtype),
       donate_argnums=1,
-      in_shardings=(replicated(mesh), shardings, split_rows(mesh)),
+      in_shardings=(
+        weight_shardings(mesh, weights),
+        shardings,
+        split_rows(mesh),
+      ),
       out_shardings=(shardings, replicated(mesh)),
     )
 
@@ -81,7 +87,7 @@ class Evaluator:
     totals = np.zeros(3, np.float64)
     waiting = None
     for i in range(len(self._batches)):
-      batch = pad_rows(self._mesh, self._batches[i])
+      batch = place(self._mesh, pad_rows(self._mesh, self._batches[i]))
       model_state, sums = self._step(weights, model_state, batch)
       if waiting is not None:
         totals += np.asarray(waiting)

@@ -18,11 +18,28 @@ from trax_hier import config
 from trax_hier.training.build import build
 from trax_hier.training.checkpoints import CheckpointError, Checkpoints
 from trax_hier.training.console import Console
-from trax_hier.training.metrics_log import MetricsLog
+from trax_hier.training.mesh import place
+from trax_hier.training.metrics_log import MetricsLog, read_metrics
 from trax_hier.training.report import NotFiniteError, Reporter
 from trax_hier.training.state import n_weights
+from trax_hier.training.stopping import Stopped, listening
 
 PyTree = object
+
+# What may change when a run resumes: the losses that follow do not depend on it
+# (on the mesh, but for rounding).
+_FREE = {
+  f'train.{name}'
+  for name in (
+    'steps',
+    'eval_every',
+    'checkpoint_every',
+    'log_every',
+    'keep_checkpoints',
+    'init_from',
+    'mesh',
+  )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +61,9 @@ class TrainResult:
   data: object
 
 
-@gin.configurable(module='trax_hier.training', denylist=['before_compile'])
+@gin.configurable(
+  module='trax_hier.training', denylist=['accept_changes', 'before_compile']
+)
 def train(
   output_dir: str,
   model: Callable,
@@ -59,6 +78,8 @@ def train(
   compute_dtype: str = 'float32',
   seed: int = 0,
   init_from: str | None = None,
+  mesh: dict[str, int] | None = None,
+  accept_changes: bool = False,
   before_compile: Callable[[], None] | None = None,
 ) -> TrainResult:
   """Trains a model, or carries on with a run that was stopped.
@@ -90,6 +111,11 @@ def train(
       with, to fine-tune them: model and vocabulary must be the same, of which
       the shapes of the weights are checked. Optimizer and step begin anew.
       None: weights are drawn.
+    mesh: how many devices lie along 'data' (copies of the weights) and along
+      'fsdp' (over which weights and optimizer state are split), such as
+      `{'data': -1, 'fsdp': 8}`; -1 is the rest. Rows of a batch split over
+      all. None: all along 'data'.
+    accept_changes: whether a run may resume with another configuration.
     before_compile: called when everything is built and nothing is compiled.
 
   Returns:
@@ -100,7 +126,9 @@ def train(
     report.NotFiniteError: when a metric is not finite; names the step, the
       metric and the last checkpoint.
     checkpoints.CheckpointError: if there are checkpoints, of this run or of
-      `init_from`, and none loads.
+      `init_from`, and none loads; if one cannot be written; if there are some
+      and the configuration has changed.
+    stopping.Stopped: on SIGTERM, when a checkpoint has been saved.
   """
   if checkpoint_every is None:
     checkpoint_every = eval_every
@@ -122,20 +150,30 @@ def train(
   # A run that goes on has no use for the other, which may be gone.
   if init_from is not None and not any(folder.glob('checkpoints/*')):
     source = _checkpoints_of(init_from)
-  built = build(model, data, optimizer, accumulate_steps, compute_dtype)
+  built = build(model, data, optimizer, accumulate_steps, compute_dtype, mesh)
   if before_compile is not None:
     before_compile()
+  # With several hosts, one of them speaks and writes; checkpoints are of all.
+  speaks = jax.process_index() == 0
 
   with contextlib.ExitStack() as stack:
-    console = stack.enter_context(contextlib.closing(Console(steps)))
+    console = stack.enter_context(contextlib.closing(Console(steps, speaks)))
     checkpoints = stack.enter_context(
       contextlib.closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
     )
     _introduce(built, compute_dtype, console.say)
+    if checkpoints.steps() and not accept_changes:
+      _check_unchanged(folder / 'config.gin')
     done, state = _start(built, checkpoints, seed, source, console.say)
     # Not before: a run that refuses to resume keeps its configuration.
-    (folder / 'config.gin').write_text(config.operative_text())
-    log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
+    if speaks:
+      _write_whole(folder / 'config.gin', config.operative_text())
+    lines = read_metrics(folder)
+    evaluated = {line['step'] for line in lines if line['kind'] == 'valid'}
+    log = stack.enter_context(
+      contextlib.closing(MetricsLog(folder, done, speaks))
+    )
+    stopping = stack.enter_context(listening())
     reporter = Reporter(
       log, console, data.unit, math.prod(built.batch_shape), log_every
     )
@@ -148,19 +186,25 @@ def train(
 
     if done >= steps:
       console.say(f'nothing to train: train.steps is {steps}')
+    # Also what a run that was told to stop has left out.
+    if done >= steps or (done and evaluate(done) and done not in evaluated):
       evaluation = built.evaluator(state.weights)
-      reporter.say_evaluation(done, evaluation)
+      if done in evaluated:
+        reporter.say_evaluation(done, evaluation)
+      else:
+        reporter.evaluation(done, evaluation)
     batch = data.train_batch(done)
     waiting = None
     try:
       for step in range(done + 1, steps + 1):
-        state, metrics = built.step(state, batch)
+        state, metrics = built.step(state, place(built.mesh, batch))
         if step < steps:
           batch = data.train_batch(step)
         if waiting is not None:
           reporter.step(step - 1, waiting)
         waiting = metrics
-        if not (evaluate(step) or save(step)):
+        stop = stopping(step)
+        if not (evaluate(step) or save(step) or stop):
           continue
         # A checkpoint holds nothing that is not finite, and its metrics are
         # on disk before it is.
@@ -168,18 +212,52 @@ def train(
         waiting = None
         with reporter.pause():
           evaluation = None
-          if evaluate(step):
+          # One that is told to stop may have no time for an evaluation, which
+          # is made up for when it resumes.
+          if evaluate(step) and not stop:
             evaluation = built.evaluator(state.weights)
             reporter.evaluation(step, evaluation)
-          if save(step):
+          if save(step) or stop:
             position = {'step': step, 'seed': seed}
             checkpoints.save(step, state, position, evaluation)
+        if stop:
+          checkpoints.wait()
+          raise Stopped(f'told to stop (SIGTERM): step {step} is saved')
     except NotFiniteError as error:
       checkpoints.wait()
       kept = checkpoints.steps()
       kept = f'the last checkpoint is of step {kept[-1]}' if kept else 'none'
       raise NotFiniteError(f'{error}; training stopped, {kept}') from None
+    checkpoints.wait()
   return TrainResult(max(done, steps), state.weights, evaluation, model, data)
+
+
+def _check_unchanged(file):
+  """Compares the configuration that was saved with the present one.
+
+  Raises:
+    CheckpointError: if they differ in more than may change.
+  """
+  if not file.is_file():
+    return
+  changes = config.differences(file.read_text(), _FREE)
+  if changes:
+    lines = [
+      f'\n  {name}: {then or "not there"} then, {now or "not there"} now'
+      for name, (then, now) in changes.items()
+    ]
+    raise CheckpointError(
+      f'the configuration is not that of the checkpoints of {file.parent}:'
+      f'{"".join(lines)}\nGo on with it all the same by --accept_changes, or '
+      'use another output_dir'
+    )
+
+
+def _write_whole(file, text):
+  """Replaces a file in one moment: it is never there half written."""
+  temporary = file.with_suffix('.tmp')
+  temporary.write_text(text)
+  temporary.replace(file)
 
 
 def _introduce(built, compute_dtype, say):

@@ -1,9 +1,12 @@
 """Where arrays live: the device mesh and the shardings of what training holds.
 
-Data parallel over every local device: the batch, and state kept per batch
-row, are split along the mesh axis `data`; everything else is replicated.
+Two axes. The rows of a batch, and state kept per row, are split over both;
+weights and optimizer state are split over `fsdp` alone (fully sharded data
+parallel) and stand as copies along `data`. Layers know nothing of it: XLA puts
+together what a layer needs, when it needs it, from these shardings.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -12,12 +15,45 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = object
 
+ROWS = ('data', 'fsdp')
 
-def data_mesh() -> Mesh:
-  """A mesh of all local devices along one axis named `data`."""
-  devices = jax.local_devices()
+# Arrays of fewer numbers stay whole: to put one together costs more than it
+# saves.
+_SMALL = 1024
+
+
+def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
+  """A mesh of all devices of all hosts.
+
+  Args:
+    axes: how many devices lie along 'data' and along 'fsdp'; -1 for one of
+      them: as many as the other leaves. An axis not named has one device.
+      None: all along 'data'.
+
+  Raises:
+    ValueError: if this does not come out at the number of devices.
+  """
+  n_devices = jax.device_count()
+  axes = {'data': -1} if axes is None else axes
+  shape = {name: axes.get(name, 1) for name in ROWS}
+  rest = [name for name, n in shape.items() if n == -1]
+  known = math.prod(n for n in shape.values() if n != -1)
+  fits = (
+    set(axes) <= set(ROWS)
+    and all(type(n) is int and (n > 0 or n == -1) for n in shape.values())
+    and len(rest) < 2
+    and n_devices % known == 0
+  )
+  if fits:
+    shape |= dict.fromkeys(rest, n_devices // known)
+  if not fits or math.prod(shape.values()) != n_devices:
+    raise ValueError(
+      f'train.mesh = {dict(axes)}: must say how many devices lie along '
+      "'data' and 'fsdp', whole numbers whose product is the number of "
+      f'devices, here {n_devices}; one of them may be -1 for the rest'
+    )
   return jax.make_mesh(
-    (len(devices),), ('data',), (AxisType.Auto,), devices=devices
+    tuple(shape.values()), ROWS, (AxisType.Auto,) * 2, devices=jax.devices()
   )
 
 
@@ -28,7 +64,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """The sharding of an array whose `axis` holds the rows of a batch."""
-  return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS))
 
 
 def lane_shardings(mesh: Mesh, lanes: PyTree) -> PyTree:
@@ -39,13 +75,52 @@ def lane_shardings(mesh: Mesh, lanes: PyTree) -> PyTree:
   )
 
 
+def weight_shardings(mesh: Mesh, weights: PyTree) -> PyTree:
+  """Shardings of weights, or of what an optimizer keeps for each of them.
+
+  An array is split along its longest axis of those that `fsdp` divides. Blocks
+  stacked on a leading axis, which is hardly ever the longest, are so split each
+  within itself: a loop over blocks puts one together at a time.
+
+  Args:
+    mesh: the devices.
+    weights: a tree of arrays, or of their shapes.
+  """
+  n = mesh.shape['fsdp']
+
+  def sharding(x):
+    divisible = [i for i, size in enumerate(x.shape) if size % n == 0]
+    if n == 1 or not divisible or math.prod(x.shape) < _SMALL:
+      return replicated(mesh)
+    axis = max(divisible, key=lambda i: (x.shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'fsdp'))
+
+  return jax.tree.map(sharding, weights)
+
+
+def place(
+  mesh: Mesh, batch: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray | jax.Array]:
+  """A batch that every host has whole, as an argument of a jitted step.
+
+  With one host the arrays are taken as they are: jit splits them.
+  """
+  if jax.process_count() == 1:
+    return dict(batch)
+  rows = split_rows(mesh)
+  return {
+    name: jax.make_array_from_callback(x.shape, rows, lambda i, x=x: x[i])
+    for name, x in batch.items()
+  }
+
+
 def pad_rows(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   """Adds rows of zeros (weights too) until the rows split over the devices."""
 
   def pad(array):
-    extra = -len(array) % mesh.shape['data']
+    extra = -len(array) % mesh.size
     return np.pad(array, [(0, extra)] + [(0, 0)] * (array.ndim - 1))
 
   return {name: pad(array) for name, array in batch.items()}

@@ -16,8 +16,19 @@ class MetricsLog:
   loses none of it.
   """
 
-  def __init__(self, directory: str | Path, last_step: int):
-    """Opens the log, dropping what a killed run wrote past `last_step`."""
+  def __init__(
+    self, directory: str | Path, last_step: int, writes: bool = True
+  ):
+    """Opens the log, dropping what a killed run wrote past `last_step`.
+
+    Args:
+      directory: the folder of the run.
+      last_step: the last step whose metrics are kept.
+      writes: whether anything is written at all.
+    """
+    self._writes = writes
+    if not writes:
+      return
     path = Path(directory) / 'metrics.jsonl'
     _truncate(path, last_step)
     self._file = path.open('a', buffering=1)
@@ -27,6 +38,8 @@ class MetricsLog:
 
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds one line, and one TensorBoard scalar `kind/name` per value."""
+    if not self._writes:
+      return
     values = {name: float(value) for name, value in values.items()}
     line = json.dumps({'kind': kind, 'step': step, **values})
     self._file.write(line + '\n')
@@ -35,6 +48,8 @@ class MetricsLog:
 
   def close(self) -> None:
     """Flushes and closes the files."""
+    if not self._writes:
+      return
     self._file.close()
     self._events.close()
 

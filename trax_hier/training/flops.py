@@ -1,0 +1,100 @@
+"""Model FLOPs, counted from what JAX traces; nothing is computed or compiled.
+
+    flops(jax.nn.softmax, x)                              # 0: no matmul
+    3 * forward_flops(layer, weights, model_state, batch)  # a training step
+
+Counted are matrix multiplications and convolutions, two operations for each
+multiplication with its addition. A training step is taken as three forward
+passes, the second and third for the gradients of inputs and weights; what a
+backward pass computes again to save memory is not useful work and not counted.
+Divided by the time of a step and the peak of the devices that is the model
+FLOPs utilisation (MFU) of PaLM (arXiv 2204.02311), appendix B.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from trax_hier.training.state import Batch, clean
+from trax_hier.training.step import apply_model
+from trax_hier.trax_compat import base
+
+PyTree = object
+
+
+def flops(fn: Callable, *args: PyTree) -> int:
+  """FLOPs of the matrix multiplications and convolutions of a function.
+
+  The body of a scan counts once for each turn, of a conditional the dearest
+  branch. Not counted: everything elementwise, reductions, sorting, gathers,
+  and kernels of one's own. A `while` loop whose number of turns is not known
+  when it is traced counts as one turn.
+
+  Args:
+    fn: what `jax.jit` takes.
+    *args: arrays, or shapes of them.
+  """
+  return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def forward_flops(
+  layer: base.Layer, weights: PyTree, model_state: PyTree, batch: Batch
+) -> int:
+  """FLOPs of one forward pass of a model on one batch; see `flops`.
+
+  Args:
+    layer: a model, initialised.
+    weights: its weights, or their shapes, and
+    model_state: its state, likewise.
+    batch: a global batch, or the shapes of its arrays.
+  """
+  n = flops(
+    lambda *args: apply_model(layer, *args, jnp.float32),
+    weights,
+    model_state,
+    batch,
+    jax.random.PRNGKey(0),
+  )
+  clean(layer, weights, model_state)
+  return n
+
+
+def _count(jaxpr: Jaxpr) -> int:
+  return sum(map(_count_equation, jaxpr.eqns))
+
+
+def _count_equation(equation: JaxprEqn) -> int:
+  parameters = equation.params
+  inside = [_count(jaxpr) for jaxpr in _jaxprs(list(parameters.values()))]
+  match equation.primitive.name:
+    case 'dot_general':
+      (contracted, _), _ = parameters['dimension_numbers']
+      left, _ = equation.invars
+      per_output = math.prod(left.aval.shape[axis] for axis in contracted)
+    case 'conv_general_dilated':
+      _, kernel = equation.invars
+      _, *rest = parameters['dimension_numbers'].rhs_spec
+      # The kernel has the input features of one group alone.
+      per_output = math.prod(kernel.aval.shape[axis] for axis in rest)
+    case 'scan':
+      return parameters['length'] * sum(inside)
+    case 'cond':
+      return max(inside)
+    case _:
+      return sum(inside)
+  return 2 * per_output * math.prod(equation.outvars[0].aval.shape)
+
+
+def _jaxprs(value: Any) -> Iterator[Jaxpr]:
+  """The programs in the parameters of an equation."""
+  if isinstance(value, ClosedJaxpr):
+    yield value.jaxpr
+  elif isinstance(value, Jaxpr):
+    yield value
+  elif isinstance(value, tuple | list):
+    for item in value:
+      yield from _jaxprs(item)
