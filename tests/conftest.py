@@ -1,6 +1,7 @@
 """Settings of the whole test suite; this runs before anything imports JAX."""
 
 import os
+import tempfile
 import types
 
 import pytest
@@ -14,6 +15,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_cpu_use_fusion_emitters=false',
   ]
 )
+
+# Programs that tests start share what they compile, and leave no trace of it.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ.setdefault('XDG_CACHE_HOME', _CACHE.name)
 
 
 def pytest_configure(config):

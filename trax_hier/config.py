@@ -42,10 +42,6 @@ __all__ = [
 
 # What gin 0.5.0 appends to the errors of the configurables it calls.
 _MISSING = re.compile(r'No values supplied by Gin or caller .*: \[(.*)\]')
-# How trax's LayerError, which tells the way through the layers, ends.
-_IN_LAYER = re.compile(
-  r'^Exception passing through layer .*\nValueError: (.*)', re.S
-)
 _SCOPE = re.compile(r" in scope '(.*)'\s*$")
 
 _table = Table()
@@ -119,12 +115,9 @@ def explain(error: Exception) -> str:
   """Returns an error that came through configurables as one clear message.
 
   Gin adds the chain of calls to each such error, and to a missing argument what
-  it had bound; here the first is dropped and the second names the binding. Of a
-  ValueError in a trax layer its own message is left.
+  it had bound; here the first is dropped and the second names the binding.
   """
   message, *calls = str(error).split('\n  In call to configurable ')
-  if in_layer := _IN_LAYER.match(message):
-    return in_layer[1].strip()
   missing = _MISSING.search(message)
   if not (missing and calls):
     return message

@@ -16,11 +16,18 @@ all of them see, and --distributed, or where JAX does not know the cluster:
 """
 
 import argparse
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 
-from trax_hier._commands.shared import add_config, fail, interrupted
+from trax_hier._commands.shared import (
+  add_config,
+  fail,
+  interrupted,
+  keep_compiled,
+)
 
 _PROGRAM = 'trax_hier.trainer'
 _RESUME = 'the same command resumes the run'
@@ -43,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
     return fail(_PROGRAM, error, 2)
+  keep_compiled()
   try:
     _join_hosts(arguments)
   except (ValueError, RuntimeError) as error:
@@ -125,6 +133,8 @@ def _train(arguments):
   from trax_hier.training.stopping import Stopped
   from trax_hier.trax_compat import base
 
+  # Orbax logs what it raises as well.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   built = []
 
   def before_compile():
@@ -144,7 +154,8 @@ def _train(arguments):
   except (ValueError, TypeError, OSError, base.LayerError) as error:
     # Until everything is built, what fails is what the user has written.
     if built and isinstance(error, OSError):
-      return fail(_PROGRAM, f'{error}; training stopped, {_RESUME}', 1)
+      what = f'cannot write to {arguments.output_dir}: {config.explain(error)}'
+      return fail(_PROGRAM, f'{what}; training stopped, {_RESUME}', 1)
     if built:
       raise
     return fail(_PROGRAM, config.explain(error), 2)
@@ -208,4 +219,9 @@ def _print_sample(result):
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  code = main()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if code:
+    # What has failed may be at work in threads still: no need to hear of it.
+    os._exit(code)

@@ -32,7 +32,7 @@ import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier import _trax_import
+from trax_hier import _layer_calls, _layer_errors, _trax_import
 from trax_hier._trax_stand_ins import Overlay, StandIn
 
 
@@ -214,7 +214,11 @@ MENDS = {
   'trax.layers.assert_shape': _see(
     'inspect', stack=_stack, getframeinfo=_frame_info
   ),
-  'trax.layers.base': _see('gzip', GzipFile=_gzip_file),
+  'trax.layers.base': lambda module: (
+    _see('gzip', GzipFile=_gzip_file)(module),
+    _layer_calls.mend(module),
+    _layer_errors.mend(module),
+  ),
   'trax.layers.combinators': _mend_combinators,
   'trax.layers.core': _mend_core,
   'trax.layers.research.position_encodings': _see('jax', random=_random),

@@ -97,7 +97,8 @@ def test_it_begins_with_the_weights_of_another_run(run, tmp_path):
   assert 'train.init_from' in err and 'is of another model' in err
   # What is begun goes on with its own weights.
   (tmp_path / 'run').rename(tmp_path / 'gone')
-  code, out, _ = run(source, 'train.steps = 2', folder=tmp_path / 'tuned')
+  more = still[0], 'train.steps = 2'
+  code, out, _ = run(source, *more, folder=tmp_path / 'tuned')
   assert code == 0 and 'resuming after step 1' in out
   assert 'weights are those of' not in out
   code, _, err = run(

@@ -139,6 +139,8 @@ class Table:
     parts = [user for user in users if not user.is_macro]
     if parts and all(map(self._is_replaced, parts)):
       return
+    if binding.is_macro and not users and binding.key in self.excused:
+      return
     names_of_users = [f'{user.name} ({user.location.short})' for user in users]
     used = f'; used by {", ".join(names_of_users)}' if users else ''
     raise ConfigError(

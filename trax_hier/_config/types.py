@@ -42,6 +42,8 @@ def conforms(value, hint) -> bool:
   if _is_union(hint):
     return any(conforms(value, arg) for arg in args)
   if isinstance(value, ConfigurableReference):
+    if origin is Callable and _is_class(args[-1]):
+      return _is_maker(value, args[-1])
     return _reference_conforms(value, origin or hint)
   if origin is typing.Literal:
     return any(type(value) is type(a) and value == a for a in args)
@@ -76,7 +78,9 @@ def describe(hint) -> str:
   if hint in (None, type(None)):
     return 'None'
   if takes_reference(hint):
-    return 'a reference such as @Name'
+    made = args[-1] if args else None
+    makes = f', which makes a {made.__name__}' if _is_class(made) else ''
+    return f'a reference such as @Name{makes}'
   if args or not _is_class(hint):
     text = str(hint)
     for module in ('typing.', 'collections.abc.'):
@@ -137,6 +141,26 @@ def _reference_conforms(ref: ConfigurableReference, kind) -> bool:
     return issubclass(made, kind) or (made is int and kind is float)
   except TypeError:
     return True
+
+
+def _is_maker(ref: ConfigurableReference, kind) -> bool:
+  """Whether a reference is to what makes `kind`, as far as its hints say.
+
+  Layers can be called, which does not make them makers of layers: f in `@f()`
+  must say that it returns something that can be called.
+  """
+  made = ref.configurable.wrapped
+  if not inspect.isclass(made):
+    made = _hints(made).get('return')
+  made = typing.get_origin(made) or made
+  if not ref.evaluate:
+    known = _is_class(made)
+    return not known or issubclass(made, kind) or issubclass(kind, made)
+  return made is Callable or (
+    _is_class(made)
+    and issubclass(made, Callable)
+    and not issubclass(made, kind)
+  )
 
 
 def _elements_conform(value, kind, args) -> bool:

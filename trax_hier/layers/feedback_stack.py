@@ -35,7 +35,7 @@ from trax_hier.layers.sliding_attention import (
   ScaledAttention,
   check_carry,
 )
-from trax_hier.layers.stacking import Remat, Repeat
+from trax_hier.layers.stacking import Remat, RematPolicy, Repeat
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
 
@@ -55,7 +55,7 @@ def FeedbackStack(
   feed_forward: Callable[..., base.Layer] = ReluFeedForward,
   norm: Callable[[], base.Layer] = RMSNorm,
   dropout: float = 0.0,
-  remat: bool = False,
+  remat: RematPolicy = False,
   mode: str = 'train',
   positions: NoPositions | None = None,
   d_head: int | None = None,
@@ -83,7 +83,7 @@ def FeedbackStack(
     feed_forward: Makes the feed-forward parts.
     norm: Makes a normalization.
     dropout: Rate of all dropout.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`.
     mode: 'train', 'eval' or 'predict'; in predict mode the tokens of a call run
       one after another.
     positions: Position scheme of the attention to tokens; None is
@@ -142,7 +142,7 @@ def FeedbackStack(
   return _FeedbackStack(
     states,
     repeat(recurrent_layer - 1),
-    Remat(recurrent) if remat else recurrent,
+    Remat(recurrent, remat) if remat else recurrent,
     repeat(n_layers - recurrent_layer),
     n_in=1,
     carry=carry,

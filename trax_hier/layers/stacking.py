@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import jax
@@ -11,9 +11,18 @@ import jax.numpy as jnp
 
 from trax_hier.trax_compat import ShapeDtype, base, tl
 
+# What the backward pass recomputes; see `Repeat`.
+RematPolicy = bool | Literal['projections', 'products']
+
+_POLICIES = {
+  True: jax.checkpoint_policies.nothing_saveable,
+  'projections': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'products': jax.checkpoint_policies.dots_saveable,
+}
+
 
 @gin.configurable(module='trax_hier.layers')
-def Repeat(block: Callable[[], base.Layer], n: int, remat: bool = False):
+def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
   """Applies `n` equal blocks one after another, as one compiled loop.
 
   The weights of the blocks are stacked on a leading axis of size n, and so are
@@ -28,11 +37,14 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: bool = False):
     block: Makes one block; its outputs have the shapes and dtypes of its
       inputs. Must return a new layer object at every call.
     n: Number of blocks; 0 is the identity.
-    remat: Whether the backward pass recomputes a block's activations instead
-      of keeping them.
+    remat: What the backward pass recomputes of a block instead of keeping it:
+      nothing (False), all (True), all but the results of projections, which are
+      products with weights ('projections'), or all but those of any products of
+      matrices, attention weights among them ('products').
 
   Raises:
-    ValueError: `n` is negative, or `block` returns one object twice.
+    ValueError: `n` is negative, `remat` is none of these, or `block` returns
+      one object twice.
   """
   if n < 0:
     raise ValueError(f'Repeat.n = {n} must not be negative')
@@ -44,7 +56,29 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: bool = False):
       'Repeat.block must return a new layer at every call, got the same '
       f'{template.name} twice'
     )
-  return Stack(Remat(template) if remat else template, other, n)
+  return Stack(Remat(template, remat) if remat else template, other, n)
+
+
+def remat_of_each(
+  remat: RematPolicy | Sequence[RematPolicy], n: int, name: str
+) -> tuple[RematPolicy, ...]:
+  """One policy for each of `n` stacks.
+
+  Args:
+    remat: One policy for all, or one for each.
+    n: Number of stacks.
+    name: What the argument is called, for the message.
+
+  Raises:
+    ValueError: `remat` is of another length.
+  """
+  if not isinstance(remat, tuple | list):
+    return (remat,) * n
+  if len(remat) != n:
+    raise ValueError(
+      f'{name} = {remat!r} must be one policy, or one for each of {n} stacks'
+    )
+  return tuple(remat)
 
 
 @jax.tree_util.register_dataclass
@@ -164,10 +198,24 @@ class Remat(base.Layer):
 
   Same inputs, outputs, weights and state as `layer`, whose forward pass is
   computed a second time when gradients are taken.
+
+  Args:
+    layer: The layer.
+    policy: What is recomputed: True, 'projections' or 'products', as in
+      `Repeat`.
+
+  Raises:
+    ValueError: `policy` is none of these.
   """
 
-  def __init__(self, layer: base.Layer):
+  def __init__(self, layer: base.Layer, policy: RematPolicy = True):
     super().__init__(layer.n_in, layer.n_out)
+    if policy not in _POLICIES:
+      raise ValueError(
+        f'remat = {policy!r} must be False or one of '
+        f'{", ".join(map(repr, _POLICIES))}'
+      )
+    self._policy = _POLICIES[policy]
     self._sublayers = (layer,)
     self._weights = (None,)
     self._state = (None,)
@@ -179,7 +227,8 @@ class Remat(base.Layer):
 
   def forward(self, x):
     (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
-    y, state = jax.checkpoint(layer.pure_fn)(x, weights, state, self.rng)
+    run = jax.checkpoint(layer.pure_fn, policy=self._policy)
+    y, state = run(x, weights, state, self.rng)
     self.state = (state,)
     return y
 

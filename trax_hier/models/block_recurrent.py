@@ -20,7 +20,8 @@ from trax_hier.layers import (
   T5Positions,
   build,
 )
-from trax_hier.layers.build import check_dropout, check_mode
+from trax_hier.layers.build import check_dropout, check_mode, check_sizes
+from trax_hier.layers.stacking import RematPolicy
 from trax_hier.trax_compat import base, tl
 
 
@@ -42,7 +43,7 @@ def BlockRecurrentLM(
   positions: Callable[..., NoPositions] = T5Positions,
   feedback: Callable[..., base.Layer] | None = None,
   carry: bool = True,
-  remat: bool = False,
+  remat: RematPolicy = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -78,7 +79,7 @@ def BlockRecurrentLM(
       the one that is recurrent; its window and states are arguments of its, and
       the two kinds of attention have no use. None is no feedback.
     carry: Whether sequences go on from call to call in 'train' and 'eval'.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity in tokens of predict mode, for parts whose memory is not
       bounded; those above have no use of it.
     mode: 'train', 'eval' or 'predict'.
@@ -89,6 +90,7 @@ def BlockRecurrentLM(
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_dropout(dropout)
   if n_layers < 0:
     raise ValueError(f'BlockRecurrentLM.n_layers = {n_layers} is negative')

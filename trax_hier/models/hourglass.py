@@ -20,7 +20,13 @@ from trax_hier.layers import (
   Upsample,
   build,
 )
-from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.build import (
+  check_dropout,
+  check_heads,
+  check_mode,
+  check_sizes,
+)
+from trax_hier.layers.stacking import RematPolicy, remat_of_each
 from trax_hier.models.transformer import Logits, TokenEncoder
 from trax_hier.trax_compat import base, tl
 
@@ -40,7 +46,7 @@ def HourglassLM(
   upsample: Callable[..., Upsample] = AttentionUpsample,
   positions: Callable[..., NoPositions] = RelativePositions,
   shorten_factor_dropout: tuple[int, ...] = (),
-  remat: bool = False,
+  remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -69,7 +75,8 @@ def HourglassLM(
       step; the one in `hierarchy` must be among them and is used in other
       modes. For one level, and for parts whose weights do not depend on the
       factor, as those of `AverageShorten` and `RepeatUpsample`.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`: for all blocks,
+      or a pair, of the vanilla and of the shortened ones.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -79,6 +86,7 @@ def HourglassLM(
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   n_before, n_after = vanilla_layers
@@ -95,6 +103,7 @@ def HourglassLM(
       f'HourglassLM.shorten_factor_dropout = {shorten_factor_dropout} must be '
       f'empty or, with one level, contain its factor; hierarchy = {hierarchy!r}'
     )
+  vanilla_remat, shortened_remat = remat_of_each(remat, 2, 'HourglassLM.remat')
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
     d_model=d_model,
@@ -109,7 +118,9 @@ def HourglassLM(
   def stack(block, n_blocks, stride):
     return tl.Serial(
       Repeat(
-        lambda: build(block, stride=stride, **dimensions), n_blocks, remat
+        lambda: build(block, stride=stride, **dimensions),
+        n_blocks,
+        vanilla_remat if stride == 1 else shortened_remat,
       ),
       LayerNorm(),
     )

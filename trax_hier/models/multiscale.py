@@ -36,9 +36,15 @@ from trax_hier.layers import (
   ShareWeights,
   build,
 )
-from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.build import (
+  check_dropout,
+  check_heads,
+  check_mode,
+  check_sizes,
+)
 from trax_hier.layers.multiscale_attention import check_retina
 from trax_hier.layers.scales import check_scales
+from trax_hier.layers.stacking import RematPolicy, remat_of_each
 from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
 from trax_hier.trax_compat import base, tl
 
@@ -57,7 +63,7 @@ def TopDownLM(
   shorten: Callable[..., base.Layer] = AverageShorten,
   inject: Callable[..., base.Layer] = ConcatDense,
   positions: Callable[..., NoPositions] = RelativePositions,
-  remat: bool = False,
+  remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -91,7 +97,8 @@ def TopDownLM(
       convolution, or `AttentionShorten`.
     inject: Makes `ConcatDense` or `Sum`.
     positions: Makes the position scheme of all attention layers.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`: of all blocks, or
+      one for each scale.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -100,6 +107,7 @@ def TopDownLM(
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), top-down.
   """
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   _check('TopDownLM', scales, n_layers, d_model, n_heads, dropout, mode)
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
@@ -167,7 +175,7 @@ def BottomUpLM(
   shorten: Callable[..., base.Layer] = AverageShorten,
   aggregate: Callable[..., base.Layer] = AttentionAggregation,
   positions: Callable[..., NoPositions] = RelativePositions,
-  remat: bool = False,
+  remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -198,8 +206,8 @@ def BottomUpLM(
     aggregate: Makes `AttentionAggregation`, or `ConcatAggregation`, which is
       cheaper.
     positions: Makes the position scheme of all attention layers.
-    remat: Whether the backward pass recomputes each block's activations; those
-      of the aggregation are kept.
+    remat: What the backward pass recomputes, as in `Repeat`: of all blocks, or
+      one for each scale; of the aggregation, nothing.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -208,9 +216,11 @@ def BottomUpLM(
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), bottom-up.
   """
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   _check('BottomUpLM', scales, n_layers, d_model, n_heads, dropout, mode)
   if n_post < 0:
     raise ValueError(f'BottomUpLM.n_post = {n_post} must not be negative')
+  remat = remat_of_each(remat, len(scales), 'BottomUpLM.remat')
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
     d_model=d_model,
@@ -247,7 +257,7 @@ def BottomUpLM(
     ),  # (b, l, d)
     Pyramid(scales, shorten_to, stack, mode),  # (b, l / S, d) for each scale S
     aggregation,  # (b, l, d)
-    Repeat(lambda: build(block, stride=1, **dimensions), n_post, remat),
+    Repeat(lambda: build(block, stride=1, **dimensions), n_post, remat[0]),
     LayerNorm(),
     Logits(vocab_size),  # (b, l, v)
   )
@@ -265,7 +275,7 @@ def RetinaLM(
   dropout: float = 0.1,
   pool: Callable[..., base.Layer] = AverageShorten,
   positions: Callable[..., NoPositions] = RelativePositions,
-  remat: bool = False,
+  remat: RematPolicy = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -289,7 +299,7 @@ def RetinaLM(
     pool: Makes a block of tokens one vector: `AverageShorten`, `LinearShorten`
       or `AttentionShorten`.
     positions: Makes the position scheme of all attention layers.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -343,6 +353,8 @@ def _levels(
   A position scheme that adds to embeddings does so at each scale.
   """
 
+  remat = remat_of_each(remat, len(scales), f'{name}.remat')
+
   def shorten_to(j):
     layer = build(
       shorten,
@@ -358,7 +370,7 @@ def _levels(
   def stack(j):
     make = coarse_block if j else block
     return Repeat(
-      lambda: build(make, stride=scales[j], **dimensions), n_layers[j], remat
+      lambda: build(make, stride=scales[j], **dimensions), n_layers[j], remat[j]
     )
 
   return shorten_to, stack

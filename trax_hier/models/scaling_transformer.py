@@ -29,7 +29,13 @@ from trax_hier.layers import (
   SparseFF,
   build,
 )
-from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.build import (
+  check_dropout,
+  check_heads,
+  check_mode,
+  check_sizes,
+)
+from trax_hier.layers.stacking import RematPolicy, remat_of_each
 from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
 from trax_hier.trax_compat import base, tl
 
@@ -46,7 +52,7 @@ def ScalingTransformerLM(
   feed_forward: Callable[..., base.Layer] = SparseFF,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
-  remat: bool = False,
+  remat: RematPolicy = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -68,7 +74,7 @@ def ScalingTransformerLM(
     logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
       sparse loss layer.
     positions: Makes the position scheme.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -108,7 +114,7 @@ def ScalingTransformer(
   feed_forward: Callable[..., base.Layer] = SparseFF,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
-  remat: bool = False,
+  remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -138,7 +144,8 @@ def ScalingTransformer(
       sparse loss layer.
     positions: Makes the position scheme. Of one that acts in causal attention,
       such as @RotaryPositions, the encoder sees nothing.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`: for all blocks,
+      or a pair, of the encoder and of the decoder.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -146,6 +153,7 @@ def ScalingTransformer(
     ValueError: an argument is out of its range.
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   for name, n in dict(
@@ -153,6 +161,9 @@ def ScalingTransformer(
   ).items():
     if n < 0:
       raise ValueError(f'ScalingTransformer.{name} = {n} is negative')
+  encoder_remat, decoder_remat = remat_of_each(
+    remat, 2, 'ScalingTransformer.remat'
+  )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   table = tl.Weights(
     tl.RandomNormalInitializer(d_model**-0.5), (vocab_size, d_model)
@@ -189,7 +200,7 @@ def ScalingTransformer(
       ],
       PaddingMask(),
     ),  # (b, m, d), mask
-    Repeat(encoder_block, n_encoder_layers, remat),
+    Repeat(encoder_block, n_encoder_layers, encoder_remat),
     tl.Select([0], n_in=2),
     LayerNorm(),
   )
@@ -202,7 +213,7 @@ def ScalingTransformer(
       TokenEncoder(Embed(table), scheme, dropout, mode),
     ),  # y, mask, x
     tl.Select([2, 0, 1]),  # x, y, mask
-    Repeat(decoder_block, n_decoder_layers, remat),
+    Repeat(decoder_block, n_decoder_layers, decoder_remat),
     tl.Select([0], n_in=3),
     LayerNorm(),
     Logits(vocab_size, logits, mode),  # (b, l, v)

@@ -34,6 +34,7 @@ from trax_hier.layers.build import (
   check_heads,
   check_inputs,
   check_mode,
+  check_sizes,
   names,
 )
 from trax_hier.models.scaling_transformer import Embed, PaddingMask
@@ -98,6 +99,7 @@ def Terraformer(
     ValueError: an argument is out of its range.
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   for name, n in dict(
@@ -198,6 +200,7 @@ def ReversibleLM(
     ValueError: an argument is out of its range.
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   if n_layers < 1:

@@ -15,7 +15,13 @@ from trax_hier.layers import (
   ShareWeights,
   build,
 )
-from trax_hier.layers.build import check_dropout, check_heads, check_mode
+from trax_hier.layers.build import (
+  check_dropout,
+  check_heads,
+  check_mode,
+  check_sizes,
+)
+from trax_hier.layers.stacking import RematPolicy
 from trax_hier.trax_compat import base, tl
 
 
@@ -30,7 +36,7 @@ def TransformerLM(
   block: Callable[..., base.Layer] = DecoderBlock,
   positions: Callable[..., NoPositions] = RelativePositions,
   logits: Callable[..., base.Layer] = Dense,
-  remat: bool = False,
+  remat: RematPolicy = False,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -49,7 +55,7 @@ def TransformerLM(
     block: Makes a block, from those of the model's dimensions that it names.
     positions: Makes the position scheme of all attention layers.
     logits: Makes the last layer, of width `d_out`.
-    remat: Whether the backward pass recomputes each block's activations.
+    remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity in tokens of predict mode.
     mode: 'train', 'eval' or 'predict'.
 
@@ -57,6 +63,7 @@ def TransformerLM(
     ValueError: an argument is out of its range.
   """
   check_mode(mode)
+  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
   check_heads(d_model, n_heads)
   check_dropout(dropout)
   if n_layers < 0:

@@ -14,6 +14,7 @@ from trax_hier.training.mesh import (
   replicated,
   split_rows,
   weight_shardings,
+  whole_weights,
 )
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import (
@@ -122,7 +123,7 @@ def build(
       init, out_shardings=shardings, compiler_options=_init_options()
     ),
     step=jax.jit(
-      step,
+      whole_weights(mesh, shape[0] // accumulate_steps)(step),
       donate_argnums=0,
       in_shardings=(shardings, split_rows(mesh)),
       out_shardings=(shardings, replicated(mesh)),

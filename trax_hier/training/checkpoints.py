@@ -45,6 +45,12 @@ def _from_named(leaves, names, like):
   )
 
 
+def _reason(error):
+  """What went wrong, in few words: of a long line its end, the innermost."""
+  line = str(error).strip().partition('\n')[0]
+  return line if len(line) <= 200 else f'… {line[-200:]}'
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -102,16 +108,27 @@ class Checkpoints:
       state: a tree of arrays.
       position: what else a resume needs, as JSON values.
       metrics: of an evaluation at this step, with `loss` among them.
+
+    Raises:
+      CheckpointError: if this one, or the one before, cannot be written.
     """
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(named_leaves(state)),
-        position=ocp.args.JsonSave(dict(position)),
-      ),
-      metrics=dict(metrics) if metrics else None,
-      force=True,
-    )
+    with self._writing():
+      # Much is written at once: better not begun than cut short.
+      needed = sum(x.nbytes for x in jax.tree.leaves(state))
+      free = shutil.disk_usage(self._directory).free
+      if free < needed:
+        raise OSError(
+          f'it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free'
+        )
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(named_leaves(state)),
+          position=ocp.args.JsonSave(dict(position)),
+        ),
+        metrics=dict(metrics) if metrics else None,
+        force=True,
+      )
 
   def restore(
     self, abstract: PyTree, say: Callable[[str], None]
@@ -178,12 +195,35 @@ class Checkpoints:
     return step, self._attempt(load, step)
 
   def wait(self) -> None:
-    """Returns when everything saved is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when everything saved is on disk.
+
+    Raises:
+      CheckpointError: if something cannot be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes writing and lets go of the folder."""
-    self._manager.close()
+    """Lets go of the folder, when everything that can be written is."""
+    # What cannot be was said by `wait`.
+    with contextlib.suppress(Exception):
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    try:
+      yield
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      whole = sorted(ocp.utils.checkpoint_steps(self._directory))
+      kept = (
+        f'the last whole one is of step {whole[-1]}'
+        if whole
+        else 'none is whole'
+      )
+      raise CheckpointError(
+        f'a checkpoint cannot be written to {self._directory}: '
+        f'{_reason(error)}; {kept}'
+      ) from error
 
   def _newest(self, load, say):
     """Step and content of the newest that loads, and the steps that do not."""
@@ -209,9 +249,8 @@ class Checkpoints:
     except CheckpointError:
       raise
     except Exception as error:  # orbax and tensorstore raise many kinds
-      reason = str(error).strip().partition('\n')[0][:200]
       raise _DamagedError(
-        f'checkpoint {step} cannot be loaded: {reason}'
+        f'checkpoint {step} cannot be loaded: {_reason(error)}'
       ) from error
 
   def _load(self, abstract, step):

@@ -15,6 +15,7 @@ from trax_hier.training.mesh import (
   replicated,
   split_rows,
   weight_shardings,
+  whole_weights,
 )
 from trax_hier.training.state import (
   abstract_init,
@@ -63,13 +64,14 @@ class Evaluator:
     self._mesh = mesh
     self._layer = layer
     batch = shapes_of(pad_rows(mesh, batches[0]))
+    rows = batch['inputs'].shape[0]
     weights, model_state = abstract_init(layer, batch)
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._fresh_state = jax.jit(
       lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
     )
     self._step = jax.jit(
-      make_eval_step(layer, compute_dtype),
+      whole_weights(mesh, rows)(make_eval_step(layer, compute_dtype)),
       donate_argnums=1,
       in_shardings=(
         weight_shardings(mesh, weights),

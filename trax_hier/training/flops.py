@@ -30,9 +30,9 @@ def flops(fn: Callable, *args: PyTree) -> int:
   """FLOPs of the matrix multiplications and convolutions of a function.
 
   The body of a scan counts once for each turn, of a conditional the dearest
-  branch. Not counted: everything elementwise, reductions, sorting, gathers,
-  and kernels of one's own. A `while` loop whose number of turns is not known
-  when it is traced counts as one turn.
+  branch. Not counted is all else: what is elementwise, reductions, sorting,
+  gathers. A `while` loop, whose number of turns is not known when it is traced,
+  counts as one turn.
 
   Args:
     fn: what `jax.jit` takes.

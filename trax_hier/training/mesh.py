@@ -2,16 +2,21 @@
 
 Two axes. The rows of a batch, and state kept per row, are split over both;
 weights and optimizer state are split over `fsdp` alone (fully sharded data
-parallel) and stand as copies along `data`. Layers know nothing of it: XLA puts
-together what a layer needs, when it needs it, from these shardings.
+parallel) and stand as copies along `data`. Layers know nothing of it: within
+`whole_weights` each has its weights put together when it is called.
 """
 
+import contextlib
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from trax_hier import _layer_calls
 
 PyTree = object
 
@@ -20,6 +25,8 @@ ROWS = ('data', 'fsdp')
 # Arrays of fewer numbers stay whole: to put one together costs more than it
 # saves.
 _SMALL = 1024
+
+_WHOLE = 'whole weights'
 
 
 def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
@@ -96,6 +103,70 @@ def weight_shardings(mesh: Mesh, weights: PyTree) -> PyTree:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'fsdp'))
 
   return jax.tree.map(sharding, weights)
+
+
+@contextlib.contextmanager
+def whole_weights(mesh: Mesh, rows: int) -> Iterator[None]:
+  """Has each layer put its weights together when it is called.
+
+  To be entered where a model, or its gradient, is traced; or as a decorator of
+  what is traced. Left to itself, XLA may rather put together the activations of
+  a whole batch. The backward pass puts the weights together again, so that
+  those of one layer at a time are whole, and splits their gradients.
+
+  Args:
+    mesh: the devices; without effect if it has one along `fsdp`.
+    rows: the rows of what the model is called with; arrays of as many are kept
+      split.
+  """
+  if mesh.shape['fsdp'] == 1:
+    yield
+    return
+
+  @jax.custom_vjp
+  def whole(x):
+    x = jax.lax.with_sharding_constraint(x, replicated(mesh))
+    return checkpoint_name(x, _WHOLE)
+
+  def split(_, grad):
+    sharding = weight_shardings(mesh, grad)
+    return (jax.lax.with_sharding_constraint(grad, sharding),)
+
+  whole.defvjp(lambda x: (whole(x), ()), split)
+  # All but the weights is kept for the backward pass. In a loop over blocks
+  # nothing undoes that, and elsewhere it saves nothing.
+  again = functools.partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.save_anything_except_these_names(_WHOLE),
+    prevent_cse=False,
+  )
+
+  def split_batch(x):
+    if not x.shape or x.shape[0] != rows:
+      return x
+    return jax.lax.with_sharding_constraint(x, split_rows(mesh))
+
+  def call(pure_fn, layer, x, weights, state, rng, use_cache):
+    if layer.sublayers:  # They call in turn.
+      return pure_fn(layer, x, weights, state, rng, use_cache)
+
+    def forward(x, weights, state, rng):
+      if not isinstance(weights, dict):
+        weights = jax.tree.map(whole, weights)
+      x = jax.tree.map(split_batch, x)
+      y, state = pure_fn(layer, x, weights, state, rng, use_cache)
+      return jax.tree.map(split_batch, y), state
+
+    # A dictionary marks a layer that ran before and has its weights still.
+    if isinstance(weights, dict) or not jax.tree.leaves(weights):
+      return forward(x, weights, state, rng)
+    y, state = again(forward)(x, weights, state, rng)
+    if use_cache:  # What is left in the layer must not be of that trace.
+      layer.weights, layer.state = jax.tree.map(whole, weights), state
+    return y, state
+
+  with _layer_calls.around(call):
+    yield
 
 
 def place(
