@@ -115,13 +115,17 @@ def explain(error: Exception) -> str:
   """Returns an error that came through configurables as one clear message.
 
   Gin adds the chain of calls to each such error, and to a missing argument what
-  it had bound; here the first is dropped and the second names the binding.
+  it had bound; here the first is dropped, but for the name of the configurable
+  at fault, and the second names the binding.
   """
   message, *calls = str(error).split('\n  In call to configurable ')
-  missing = _MISSING.search(message)
-  if not (missing and calls):
+  if not calls:
     return message
+  missing = _MISSING.search(message)
   name = calls[0].split("'")[1]
+  if not missing:
+    known = name in message or type(error).__name__ != 'ValueError'
+    return message if known else f'{name}: {message}'
   scope = _SCOPE.search(calls[0])
   binding = f'{scope[1]}/{name}' if scope else name
   binding += '.' + missing[1].split("'")[1]
@@ -171,8 +175,9 @@ def differences(
   """What an earlier `operative_text` says otherwise than the present one.
 
   A parameter that the earlier text lacks and that has its default now is no
-  difference: it may be younger than the text. Macros are left out, as they work
-  through parameters alone.
+  difference: it may be younger than the text. Left out are macros, which work
+  through parameters alone, and the parameters of a part that is in one text
+  only: what chose it is a difference.
 
   Args:
     saved: the earlier text.
@@ -185,11 +190,18 @@ def differences(
     ConfigError: `saved` is no gin text.
   """
   then, now = _parameters(saved), _parameters(operative_text())
+
+  def is_difference(name):
+    if name in then and name in now:
+      return then[name] != now[name]
+    part = f'{name.rpartition(".")[0]}.'
+    in_both = all(any(n.startswith(part) for n in side) for side in (then, now))
+    return in_both and (name in then or now[name] != _default(name))
+
   return {
     name: (then.get(name), now.get(name))
     for name in sorted((then | now).keys() - set(ignored))
-    if then.get(name) != now.get(name)
-    and (name in then or now[name] != _default(name))
+    if is_difference(name)
   }
 
 

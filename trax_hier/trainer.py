@@ -148,7 +148,7 @@ def _train(arguments):
       before_compile=before_compile,
     )
   except Stopped as error:
-    return fail(_PROGRAM, f'{error}; {_RESUME}', 143)
+    return fail(_PROGRAM, f'{config.explain(error)}; {_RESUME}', 143)
   except (NotFiniteError, CheckpointError) as error:
     return fail(_PROGRAM, config.explain(error), 1)
   except (ValueError, TypeError, OSError, base.LayerError) as error:

@@ -1,22 +1,33 @@
-"""Runs a toy training in a process of its own: FOLDER STEPS [PARTS]."""
+"""Runs a toy training in a process of its own: arguments as one JSON object.
+
+Besides those of `train`: `process` (coordinator, number, which) of several.
+Ends with code 143 when told to stop.
+"""
 
 import functools
+import json
 import sys
 
+import jax
 import toy_training as toy
 
-from trax_hier.training import Adam, train
+from trax_hier.training import Adam, Stopped, mesh, train
 
 if __name__ == '__main__':
-  folder, steps, *parts = sys.argv[1:]
-  train(
-    folder,
-    functools.partial(toy.Model, dropout=0.3, memory=True),
-    toy.Data(rows=16),
-    functools.partial(Adam, 0.01),
-    steps=int(steps),
-    eval_every=30,
-    checkpoint_every=20,
-    log_every=1,
-    accumulate_steps=int(*parts or [1]),
-  )
+  arguments = json.loads(sys.argv[1])
+  if process := arguments.pop('process', None):
+    jax.distributed.initialize(*process)
+  mesh._SMALL = 1
+  defaults = {
+    'model': functools.partial(toy.Model, dropout=0.3, memory=True),
+    'data': toy.Data(rows=16),
+    'optimizer': functools.partial(Adam, 0.01),
+    'eval_every': 30,
+    'checkpoint_every': 20,
+    'log_every': 1,
+  }
+  try:
+    train(**(defaults | arguments))
+  except Stopped as stopped:
+    print(stopped)
+    sys.exit(143)

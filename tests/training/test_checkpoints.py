@@ -1,5 +1,6 @@
 """Checkpoints: exact, structure and all; what is trusted and what is kept."""
 
+import resource
 import shutil
 
 import jax
@@ -54,6 +55,31 @@ def assert_trees_equal(a, b):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     assert x.dtype == y.dtype
     np.testing.assert_array_equal(x, y)
+
+
+def test_what_cannot_be_written_is_said_and_harms_nothing(tmp_path):
+  checkpoints = open_and_save(tmp_path, [1])
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  large = jnp.asarray(np.random.default_rng(0).normal(size=500_000))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+  try:
+    with pytest.raises(
+      CheckpointError,
+      match=r'cannot be written to .*; the last whole .* step 1',
+    ):
+      checkpoints.save(2, (large,), {'step': 2})
+      checkpoints.wait()
+    checkpoints.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  again = Checkpoints(tmp_path)
+  assert again.steps() == [1]
+  step, state, _ = again.restore(abstract(make_state()), print)
+  assert step == 1
+  assert_trees_equal(state, make_state(1))
+  again.save(2, (large,), {'step': 2})
+  again.wait()
+  assert again.steps() == [1, 2]
 
 
 def test_names_are_paths():

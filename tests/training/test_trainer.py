@@ -1,17 +1,24 @@
 """The command: what it says and the code it exits with."""
 
 import atexit
+import errno
 import os
+import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import time
+import types
 
 import gin
+import jax
 import pytest
 import toy_training as toy
 
 from trax_hier import config, generation, trainer
 from trax_hier.training import loop
+from trax_hier.training.metrics_log import MetricsLog
 
 GIN = """
 train.model = @toy.Model
@@ -48,9 +55,9 @@ def run(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(generation, 'sample_text', sample_text)
 
-  def run(*bindings, files=(str(path),), folder=tmp_path / 'run'):
+  def run(*bindings, files=(str(path),), folder=tmp_path / 'run', flags=()):
     config.clear()
-    arguments = [f'--config_file={file}' for file in files]
+    arguments = [*flags, *(f'--config_file={file}' for file in files)]
     arguments += [f'--config={binding}' for binding in bindings]
     code = trainer.main([*arguments, f'--output_dir={folder}'])
     return (code, *capsys.readouterr())
@@ -74,6 +81,116 @@ def test_the_saved_configuration_carries_the_run_on(run, tmp_path):
   code, out, err = run('train.steps = 30', files=[saved])
   assert (code, err) == (0, '')
   assert 'resuming after step 20' in out and 'after 30 steps' in out
+
+
+def test_a_changed_configuration_is_listed_and_refused(run, tmp_path):
+  assert run()[0] == 0
+  saved = (tmp_path / 'run' / 'config.gin').read_bytes()
+  code, out, err = run(
+    'train.steps = 30',
+    'toy.Model.dropout = 0.2',
+    'train.optimizer = @SGD',
+    'SGD.learning_rate = 0.1',
+  )
+  assert code == 1 and 'resuming' not in out
+  first, *changes, last = err.splitlines()
+  assert f'not that of the checkpoints of {tmp_path}/run' in first
+  assert changes == [
+    '  toy.Model.dropout: 0.1 then, 0.2 now',
+    '  train.optimizer: @Adam then, @SGD now',
+  ]
+  assert '--accept_changes' in last
+  assert (tmp_path / 'run' / 'config.gin').read_bytes() == saved
+
+
+def test_what_may_change_when_a_run_resumes(run, tmp_path):
+  assert run()[0] == 0
+  free = (
+    'train.steps = 25',
+    'train.eval_every = 5',
+    'train.log_every = 2',
+    'train.keep_checkpoints = 1',
+    "train.mesh = {'fsdp': 1}",
+  )
+  code, out, err = run(*free)
+  assert (code, err) == (0, '') and 'resuming after step 20' in out
+  # What is younger than the saved text, and has its default, is no change.
+  file = tmp_path / 'run' / 'config.gin'
+  lines = file.read_text().splitlines()
+  assert 'train.accumulate_steps = 1' in lines
+  lines.remove('train.accumulate_steps = 1')
+  file.write_text('\n'.join(lines))
+  code, out, _ = run('train.steps = 30')
+  assert code == 0 and 'resuming after step 25' in out
+  code, out, _ = run(
+    'train.steps = 35',
+    'multifactor.constant = 0.01',
+    flags=['--accept_changes'],
+  )
+  assert code == 0 and 'resuming after step 30' in out
+  assert 'multifactor.constant = 0.01' in file.read_text()
+
+
+def test_told_to_stop_is_code_143(run, monkeypatch):
+  def told(self, step, *_, plain=toy.Data.train_batch):
+    if step == 13:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, step)
+
+  monkeypatch.setattr(toy.Data, 'train_batch', told)
+  code, _, err = run()
+  assert code == 143
+  assert err.strip() == (
+    'trax_hier.trainer: told to stop (SIGTERM): step 13 is saved; the same '
+    'command resumes the run'
+  )
+
+
+def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
+  def usage(_):
+    return types.SimpleNamespace(free=100)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(shutil, 'disk_usage', usage)
+    code, _, err = run()
+  assert code == 1 and 'MB, and 0.0 MB are free; none is whole' in err
+  assert len(err.strip().splitlines()) == 1
+  plain = MetricsLog.write
+
+  def write(self, kind, step, values):
+    if step == 15:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    plain(self, kind, step, values)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(MetricsLog, 'write', write)
+    code, _, err = run('train.log_every = 1')
+  assert code == 1 and len(err.strip().splitlines()) == 1
+  assert f'cannot write to {tmp_path}/run: [Errno 28] No space left' in err
+  code, out, _ = run('train.log_every = 1')
+  assert code == 0 and 'resuming after step 10' in out
+
+
+def test_a_folder_that_cannot_be_made_is_code_2(run, tmp_path):
+  (tmp_path / 'file').write_text('')
+  code, _, err = run(folder=tmp_path / 'file' / 'run')
+  assert code == 2 and 'is not writable' in err
+  assert len(err.strip().splitlines()) == 1
+
+
+def test_compiled_programs_are_kept(run):
+  assert run()[0] == 0
+  folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+  assert folder == pathlib.Path(
+    os.environ['XDG_CACHE_HOME'], 'trax_hier/compiled'
+  )
+  assert jax.config.jax_compilation_cache_max_size > 0
+
+
+@pytest.mark.parametrize('flag', ['--coordinator=x:1', '--process_id=0'])
+def test_hosts_need_all_three_flags(run, flag):
+  code, _, err = run(flags=[flag])
+  assert code == 2 and '--n_processes and --process_id go together' in err
 
 
 def held_out(out):

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from trax_hier.training import (
   Adam,
   CheckpointError,
   NotFiniteError,
+  Stopped,
   read_metrics,
   train,
 )
@@ -38,16 +40,19 @@ def run(folder, steps=20, **changes):
   return train(str(folder), steps=steps, **(arguments | changes))
 
 
-def process(folder, steps, *parts, devices=1):
+def process(folder, steps, devices=1, **arguments):
   """The toy run as a process of its own, on fake devices."""
   paths = [str(HERE), str(HERE.parent.parent), os.environ.get('PYTHONPATH', '')]
+  arguments |= {'output_dir': str(folder), 'steps': steps}
   return subprocess.Popen(
-    [sys.executable, HERE / 'run_toy_training.py', folder, str(steps), *parts],
+    [sys.executable, HERE / 'run_toy_training.py', json.dumps(arguments)],
     env=os.environ
     | {
       'PYTHONPATH': os.pathsep.join(paths),
       'JAX_PLATFORMS': 'cpu',
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'JAX_COMPILATION_CACHE_DIR': f'{os.environ["XDG_CACHE_HOME"]}/loop',
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     },
     stdout=subprocess.DEVNULL,
   )
@@ -99,36 +104,127 @@ def test_a_finished_run_only_evaluates(tmp_path, capsys):
   assert 'nothing to train' in capsys.readouterr().out
 
 
-def test_killed_at_any_moment_it_resumes_to_equal_losses(tmp_path):
+def stop(child, signal_, moment):
+  """Sends the signal when `moment()` is true; returns the exit code."""
+  deadline = time.monotonic() + 120
+  while child.poll() is None and time.monotonic() < deadline:
+    if moment():
+      child.send_signal(signal_)
+      break
+    time.sleep(0.0005)
+  return child.wait()
+
+
+def test_stopped_at_any_moment_it_resumes_to_equal_losses(tmp_path):
   steps = 400
   assert process(tmp_path / 'whole', steps).wait() == 0
-  killed = 0
-  for wanted in (50, 127, 260):
-    child = process(tmp_path / 'killed', steps)
-    deadline = time.monotonic() + 120
-    while child.poll() is None and time.monotonic() < deadline:
-      if losses(tmp_path / 'killed')[-1:] >= [(wanted, 0.0)]:
-        child.send_signal(signal.SIGKILL)
-        break
-      time.sleep(0.001)
-    killed += child.wait() == -signal.SIGKILL
-  assert killed
-  assert process(tmp_path / 'killed', steps).wait() == 0
+  folder = tmp_path / 'stopped'
+  at = np.random.default_rng(time.time_ns()).integers(30, steps - 30, 3)
+
+  def past(step):
+    return lambda: losses(folder)[-1:] >= [(step, 0.0)]
+
+  def saving():
+    newest = losses(folder)[-1:] >= [(max(at[:2]) + 1, 0.0)]
+    return newest and any(folder.glob('checkpoints/*tmp*'))
+
+  kill = signal.SIGKILL
+  moments = (kill, past(min(at[:2]))), (kill, past(max(at[:2]))), (kill, saving)
+  codes = [stop(process(folder, steps), *moment) for moment in moments]
+  assert codes.count(-kill) >= 2, (codes, at)
+  for _ in range(3):  # Its newest checkpoint is of the very step it stopped at.
+    before = os.listdir(folder / 'checkpoints')
+    code = stop(process(folder, steps), signal.SIGTERM, past(at[2]))
+    if code == 143:
+      last = losses(folder)[-1][0]
+      assert str(last) in set(os.listdir(folder / 'checkpoints')) - set(before)
+      break
+    assert code in (-signal.SIGTERM, 0)  # Before it listens; too late.
+  assert process(folder, steps).wait() == 0
   for kind in ('train', 'valid'):
-    assert losses(tmp_path / 'killed', kind) == losses(tmp_path / 'whole', kind)
+    assert losses(folder, kind) == losses(tmp_path / 'whole', kind)
 
 
-@pytest.mark.parametrize('parts', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_eight_devices_give_the_losses_of_one(tmp_path, parts):
-  children = [
-    process(tmp_path / str(devices), 40, str(parts), devices=devices)
-    for devices in (1, 8)
-  ]
-  assert [child.wait() for child in children] == [0, 0]
+FULLY_SHARDED = {'data': 2, 'fsdp': -1}
+
+
+@pytest.fixture(scope='module')
+def on_one_device(tmp_path_factory):
+  """The folder of a run of 40 steps on one device."""
+  folder = tmp_path_factory.mktemp('one')
+  assert process(folder, 40).wait() == 0
+  return folder
+
+
+def equal_to_rounding(folder, other, kind='train'):
+  np.testing.assert_allclose(
+    losses(folder, kind), losses(other, kind), rtol=1e-4
+  )
+
+
+def test_a_run_moves_between_meshes(tmp_path, on_one_device):
+  assert process(tmp_path, 20, 8, mesh=FULLY_SHARDED).wait() == 0
+  assert losses(tmp_path)[-1][0] == 20
+  assert process(tmp_path, 40).wait() == 0
+  equal_to_rounding(tmp_path, on_one_device)
+
+
+@pytest.mark.slow
+def test_parts_on_eight_devices_are_parts_on_one(tmp_path):
+  for devices in (1, 8):
+    child = process(tmp_path / f'{devices}', 40, devices, accumulate_steps=2)
+    assert child.wait() == 0
   for kind in ('train', 'valid'):
-    np.testing.assert_allclose(
-      losses(tmp_path / '8', kind), losses(tmp_path / '1', kind), rtol=1e-4
+    equal_to_rounding(tmp_path / '8', tmp_path / '1', kind)
+
+
+def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    coordinator = f'localhost:{free.getsockname()[1]}'
+  hosts = [
+    process(
+      tmp_path, 40, 2, mesh=FULLY_SHARDED, process=(coordinator, 2, which)
     )
+    for which in range(2)
+  ]
+  assert [host.wait() for host in hosts] == [0, 0]
+  for kind in ('train', 'valid'):
+    equal_to_rounding(tmp_path, on_one_device, kind)
+  assert sorted(os.listdir(tmp_path / 'checkpoints'))[-1] == '40'
+  # Each line is written once, by one of them.
+  assert [step for step, _ in losses(tmp_path)] == list(range(1, 41))
+
+
+def test_told_to_stop_it_saves_and_leaves(tmp_path):
+  class Told(toy.Data):
+    def train_batch(self, step, shard=0, n_shards=1):
+      if step == 13:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().train_batch(step, shard, n_shards)
+
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(Stopped, match='step 13 is saved'):
+    run(tmp_path, data=Told())
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '13']
+  assert losses(tmp_path)[-1][0] == 13
+
+
+def test_an_evaluation_left_out_is_made_up_for(tmp_path):
+  class Told(toy.Data):
+    def train_batch(self, step, shard=0, n_shards=1):
+      if step == 10:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().train_batch(step, shard, n_shards)
+
+  run(tmp_path / 'whole')
+  with pytest.raises(Stopped):
+    run(tmp_path / 'told', data=Told())
+  assert losses(tmp_path / 'told', 'valid') == []
+  run(tmp_path / 'told')
+  for kind in ('train', 'valid'):
+    assert losses(tmp_path / 'told', kind) == losses(tmp_path / 'whole', kind)
 
 
 def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):

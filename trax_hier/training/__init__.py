@@ -6,6 +6,7 @@ from trax_hier.training.metrics_log import read_metrics
 from trax_hier.training.optimizers import SGD, Adafactor, Adam, Optimizer
 from trax_hier.training.report import NotFiniteError
 from trax_hier.training.schedules import multifactor
+from trax_hier.training.stopping import Stopped
 
 __all__ = [
   'SGD',
@@ -14,6 +15,7 @@ __all__ = [
   'CheckpointError',
   'NotFiniteError',
   'Optimizer',
+  'Stopped',
   'TrainResult',
   'multifactor',
   'read_metrics',

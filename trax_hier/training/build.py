@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from trax_hier.training.evaluate import Evaluator
+from trax_hier.training.flops import forward_flops
 from trax_hier.training.mesh import (
   lane_shardings,
   make_mesh,
@@ -46,6 +47,8 @@ class Build:
     init: rng key -> training state; jitted.
     step: (state, batch) -> (state, metrics); jitted, the state is donated.
     evaluator: weights -> held-out metrics.
+    compute_dtype: what weights are cast to for compute.
+    count_flops: -> FLOPs of the model in a training step; traces it.
   """
 
   model: Callable[..., base.Layer]
@@ -56,6 +59,8 @@ class Build:
   init: Callable
   step: Callable
   evaluator: Evaluator
+  compute_dtype: jnp.dtype
+  count_flops: Callable[[], int]
 
 
 def build(
@@ -93,10 +98,9 @@ def build(
     return init_train_state(layer, optimizer, batch, rng)
 
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
-  clean(layer, abstract.weights, abstract.model_state)
-  check_logits(
-    layer, abstract.weights, abstract.model_state, batch, data.vocab.size
-  )
+  initialised = layer, abstract.weights, abstract.model_state
+  clean(*initialised)
+  check_logits(*initialised, batch, data.vocab.size)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
     step=replicated(mesh),
@@ -131,6 +135,8 @@ def build(
     evaluator=Evaluator(
       model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
     ),
+    compute_dtype=dtype,
+    count_flops=lambda: 3 * forward_flops(*initialised, batch),
   )
 
 

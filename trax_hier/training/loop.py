@@ -15,16 +15,22 @@ import gin
 import jax
 
 from trax_hier import config
-from trax_hier.training.build import build
+from trax_hier.training.build import Build, build
 from trax_hier.training.checkpoints import CheckpointError, Checkpoints
 from trax_hier.training.console import Console
 from trax_hier.training.mesh import place
 from trax_hier.training.metrics_log import MetricsLog, read_metrics
+from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.report import NotFiniteError, Reporter
 from trax_hier.training.state import n_weights
 from trax_hier.training.stopping import Stopped, listening
+from trax_hier.training.utilisation import peak_of_mesh
+from trax_hier.training.weights_and_biases import check_wandb
 
 PyTree = object
+
+# Takes the run, the step, the weights, the log, and what prints a line.
+Look = Callable[[Build, int, PyTree, MetricsLog, Callable[[str], None]], None]
 
 # What may change when a run resumes: the losses that follow do not depend on it
 # (on the mesh, but for rounding).
@@ -38,6 +44,9 @@ _FREE = {
     'keep_checkpoints',
     'init_from',
     'mesh',
+    'look_every',
+    'profile_steps',
+    'wandb',
   )
 }
 
@@ -62,7 +71,8 @@ class TrainResult:
 
 
 @gin.configurable(
-  module='trax_hier.training', denylist=['accept_changes', 'before_compile']
+  module='trax_hier.training',
+  denylist=['accept_changes', 'before_compile', 'look'],
 )
 def train(
   output_dir: str,
@@ -79,8 +89,12 @@ def train(
   seed: int = 0,
   init_from: str | None = None,
   mesh: dict[str, int] | None = None,
+  look_every: int | None = None,
+  profile_steps: tuple[int, int] | None = None,
+  wandb: str | None = None,
   accept_changes: bool = False,
   before_compile: Callable[[], None] | None = None,
+  look: Look | None = None,
 ) -> TrainResult:
   """Trains a model, or carries on with a run that was stopped.
 
@@ -115,8 +129,17 @@ def train(
       'fsdp' (over which weights and optimizer state are split), such as
       `{'data': -1, 'fsdp': 8}`; -1 is the rest. Rows of a batch split over
       all. None: all along 'data'.
+    look_every: steps between looks at the model, such as a sample of text in
+      TensorBoard; None: at each evaluation; 0: never. There is one at the end
+      as well.
+    profile_steps: (first, n): `n` steps from step `first` on are profiled, to
+      `output_dir/profile`. None: none are.
+    wandb: a project at Weights & Biases that gets all metrics as well, if
+      `trax_hier[wandb]` is installed; the run is the same there when it
+      resumes. None: nothing leaves the machine.
     accept_changes: whether a run may resume with another configuration.
     before_compile: called when everything is built and nothing is compiled.
+    look: what a look is, such as `looks.Looks()`; None: there are none.
 
   Returns:
     A `TrainResult`.
@@ -145,6 +168,15 @@ def train(
       raise ValueError(
         f'train.{name} must be a whole number, at least 1, got {value!r}'
       )
+  if look_every is None:
+    look_every = eval_every
+  if type(look_every) is not int or look_every < 0:
+    raise ValueError(
+      'train.look_every must be None, for each evaluation, or a whole number '
+      f'of steps, 0 for never, got {look_every!r}'
+    )
+  check_profile_steps(profile_steps)
+  check_wandb(wandb)
   folder = _make_folder(output_dir)
   source = None
   # A run that goes on has no use for the other, which may be gone.
@@ -171,18 +203,26 @@ def train(
     lines = read_metrics(folder)
     evaluated = {line['step'] for line in lines if line['kind'] == 'valid'}
     log = stack.enter_context(
-      contextlib.closing(MetricsLog(folder, done, speaks))
+      contextlib.closing(MetricsLog(folder, done, speaks, wandb))
     )
     stopping = stack.enter_context(listening())
-    reporter = Reporter(
-      log, console, data.unit, math.prod(built.batch_shape), log_every
+    profile = stack.enter_context(
+      profiling(folder / 'profile', profile_steps, console.say)
     )
+    tokens = math.prod(built.batch_shape)
+    peak = peak_of_mesh(built.mesh)
+    full_speed = peak and tokens * peak / built.count_flops()
+    reporter = Reporter(log, console, data.unit, tokens, log_every, full_speed)
 
     def evaluate(step):
       return step % eval_every == 0 or step == steps
 
     def save(step):
       return step % checkpoint_every == 0 or step == steps
+
+    def looks(step):
+      wanted = look is not None and look_every > 0
+      return wanted and (step % look_every == 0 or step == steps)
 
     if done >= steps:
       console.say(f'nothing to train: train.steps is {steps}')
@@ -197,6 +237,7 @@ def train(
     waiting = None
     try:
       for step in range(done + 1, steps + 1):
+        profile(step, waiting)
         state, metrics = built.step(state, place(built.mesh, batch))
         if step < steps:
           batch = data.train_batch(step)
@@ -204,7 +245,7 @@ def train(
           reporter.step(step - 1, waiting)
         waiting = metrics
         stop = stopping(step)
-        if not (evaluate(step) or save(step) or stop):
+        if not (evaluate(step) or save(step) or looks(step) or stop):
           continue
         # A checkpoint holds nothing that is not finite, and its metrics are
         # on disk before it is.
@@ -218,8 +259,11 @@ def train(
             evaluation = built.evaluator(state.weights)
             reporter.evaluation(step, evaluation)
           if save(step) or stop:
+            log.flush()
             position = {'step': step, 'seed': seed}
             checkpoints.save(step, state, position, evaluation)
+          if looks(step) and not stop:
+            look(built, step, state.weights, log, console.say)
         if stop:
           checkpoints.wait()
           raise Stopped(f'told to stop (SIGTERM): step {step} is saved')

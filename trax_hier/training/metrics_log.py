@@ -1,57 +1,121 @@
-"""A run's numbers on disk: metrics.jsonl and TensorBoard event files."""
+"""A run's numbers: metrics.jsonl, TensorBoard, and W&B if wanted."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import tensorboardX
+import numpy as np
+
+from trax_hier.training.tensorboard import TensorBoard
+from trax_hier.training.weights_and_biases import WeightsAndBiases
 
 
 class MetricsLog:
-  """Appends metrics to `metrics.jsonl` and to event files, in one folder.
+  """Hands metrics to `metrics.jsonl`, to an event file, and to W&B.
 
-  A line is `{"kind": "train" | "valid", "step": n, name: value, ...}`. Each is
-  handed to the operating system as it is written, so that a killed process
+  A line of `metrics.jsonl` is `{"kind": "train" | "valid" | "look", "step": n,
+  name: value, ...}`, which elsewhere are values called `kind/name`. Each line
+  is handed to the operating system as it is written, so that a killed process
   loses none of it.
+
+  Methods raise OSError as soon as something cannot be written.
   """
 
   def __init__(
-    self, directory: str | Path, last_step: int, writes: bool = True
+    self,
+    directory: str | Path,
+    last_step: int,
+    speaks: bool = True,
+    wandb: str | None = None,
   ):
     """Opens the log, dropping what a killed run wrote past `last_step`.
 
     Args:
       directory: the folder of the run.
       last_step: the last step whose metrics are kept.
-      writes: whether anything is written at all.
+      speaks: whether anything is written at all.
+      wandb: the project at W&B; None: nothing goes there.
     """
-    self._writes = writes
-    if not writes:
+    self._stack = contextlib.ExitStack()
+    self._sinks = []
+    if not speaks:
       return
-    path = Path(directory) / 'metrics.jsonl'
-    _truncate(path, last_step)
-    self._file = path.open('a', buffering=1)
-    self._events = tensorboardX.SummaryWriter(
-      str(directory), purge_step=last_step + 1 if last_step else None
-    )
+    directory = Path(directory)
+    with contextlib.ExitStack() as stack:
+      for make, *arguments in (
+        (_JsonLines, directory / 'metrics.jsonl', last_step),
+        (TensorBoard, directory, last_step),
+        *([(WeightsAndBiases, directory, wandb)] if wandb else []),
+      ):
+        sink = stack.enter_context(contextlib.closing(make(*arguments)))
+        self._sinks.append(sink)
+      self._stack = stack.pop_all()
 
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-    """Adds one line, and one TensorBoard scalar `kind/name` per value."""
-    if not self._writes:
-      return
+    """Adds values of one step."""
     values = {name: float(value) for name, value in values.items()}
-    line = json.dumps({'kind': kind, 'step': step, **values})
-    self._file.write(line + '\n')
-    for name, value in values.items():
-      self._events.add_scalar(f'{kind}/{name}', value, step)
+    for sink in self._sinks:
+      sink.scalars(kind, step, values)
+
+  def histogram(
+    self,
+    kind: str,
+    step: int,
+    name: str,
+    counts: np.ndarray,
+    edges: np.ndarray,
+  ) -> None:
+    """Adds counts (n,) of what lies between edges (n + 1,); not in the lines.
+
+    Args:
+      kind: as in `write`.
+      step: the number of the step.
+      name: of what is counted.
+      counts: how many, (n,).
+      edges: ascending, (n + 1,).
+    """
+    for sink in self._sinks:
+      sink.histogram(kind, step, name, counts, edges)
+
+  def text(self, kind: str, step: int, name: str, text: str) -> None:
+    """Adds a text; not in the lines."""
+    for sink in self._sinks:
+      sink.text(kind, step, name, text)
+
+  def flush(self) -> None:
+    """Puts on the disk what was written: no crash can take it back."""
+    for sink in self._sinks:
+      sink.flush()
 
   def close(self) -> None:
-    """Flushes and closes the files."""
-    if not self._writes:
-      return
+    """Flushes and closes everything."""
+    self._stack.close()
+
+
+class _JsonLines:
+  """The sink `metrics.jsonl`, of numbers alone."""
+
+  def __init__(self, path, last_step):
+    _truncate(path, last_step)
+    self._file = path.open('a', buffering=1)
+
+  def scalars(self, kind, step, values):
+    line = json.dumps({'kind': kind, 'step': step, **values})
+    self._file.write(line + '\n')
+
+  def histogram(self, kind, step, name, counts, edges):
+    pass
+
+  def text(self, kind, step, name, text):
+    pass
+
+  def flush(self):
+    os.fsync(self._file.fileno())
+
+  def close(self):
     self._file.close()
-    self._events.close()
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, object]]:

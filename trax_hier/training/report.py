@@ -27,6 +27,7 @@ class Reporter:
     unit: str,
     tokens_per_step: int,
     log_every: int,
+    full_speed: float | None = None,
   ):
     """Nothing is timed before the first step is reported.
 
@@ -36,11 +37,14 @@ class Reporter:
       unit: what a scored token is, for the name `bits_per_<unit>`.
       tokens_per_step: for the speed.
       log_every: see above.
+      full_speed: tokens per second at which the devices would do nothing but
+        the model's FLOPs, for the model FLOPs utilisation; None: not known.
     """
     self._log, self._console = log, console
     self._bits = f'bits_per_{unit}'
     self._tokens_per_step = tokens_per_step
     self._log_every = log_every
+    self._full_speed = full_speed
     self._speeds = {'log': _Speed(), 'console': _Speed()}
 
   def step(self, step: int, metrics: jax.Array) -> None:
@@ -60,15 +64,17 @@ class Reporter:
     bits = values['loss'] / math.log(2)
     if step % self._log_every == 0:
       values[self._bits] = bits
-      values['tokens_per_second'] = self._speed('log', step)
+      values['tokens_per_second'] = speed = self._speed('log', step)
+      if self._full_speed:
+        values['mfu'] = speed / self._full_speed
       self._log.write('train', step, values)
     if self._console.due(step):
       speed = self._speed('console', step)
-      self._console.update(
-        step,
-        f'loss {values["loss"]:.4f}, {bits:.4f} {_spoken(self._bits)}, '
-        f'{speed:,.0f} tokens/s',
-      )
+      text = f'loss {values["loss"]:.4f}, {bits:.4f} {_spoken(self._bits)}, '
+      text += f'{speed:,.0f} tokens/s'
+      if self._full_speed:
+        text += f', MFU {speed / self._full_speed:.1%}'
+      self._console.update(step, text)
 
   def evaluation(self, step: int, values: Mapping[str, float]) -> None:
     """Reports an evaluation on the held-out set."""

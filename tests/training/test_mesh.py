@@ -1,0 +1,105 @@
+"""Weights split over devices: the same gradients, and how they travel."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trax_hier.training import mesh as meshes
+
+HERE = Path(__file__).parent
+IN_CI = 'transformer rotary'
+
+
+def on_devices(program, *arguments, n=2):
+  """What a program of this folder prints as JSON, run on n fake devices."""
+  root = HERE.parent.parent
+  paths = [str(HERE), str(HERE.parent), str(root)]
+  flags = f'--xla_force_host_platform_device_count={n}'
+  result = subprocess.run(
+    [sys.executable, HERE / program, *arguments],
+    env=os.environ
+    | {
+      'PYTHONPATH': os.pathsep.join(paths),
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flags}',
+    },
+    stdout=subprocess.PIPE,
+    check=True,
+  )
+  return json.loads(result.stdout)
+
+
+def check(rows):
+  for name, found in on_devices('run_sharded.py', *rows).items():
+    assert found['worst'] < 2e-5, name
+    assert found['sharded'] > 0.9, name
+    # Whole activations of a batch never travel; weights of a block do.
+    assert not found['batches gathered'], name
+    assert found['weights gathered'], name
+
+
+def test_gradients_are_those_of_one_device():
+  check([IN_CI])
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_one_device_for_every_model():
+  check(name for name in contract.ROWS if name != IN_CI)
+
+
+def test_the_longest_axis_that_divides_is_split(monkeypatch):
+  mesh = jax.sharding.AbstractMesh((2, 4), ('data', 'fsdp'))
+
+  def spec(*shape):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return tuple(meshes.weight_shardings(mesh, x).spec)
+
+  assert spec(6, 128, 512) == (None, None, 'fsdp')
+  assert spec(6, 512, 128) == (None, 'fsdp')
+  assert spec(64, 64) == (None, 'fsdp')
+  assert spec(250, 4097) == ()
+  assert spec(1023) == () and spec(1024) == ('fsdp',)
+  assert spec() == ()
+
+
+@pytest.mark.parametrize(
+  'axes',
+  [
+    {'data': 3},
+    {'fsdp': 2},
+    {'data': -1, 'fsdp': -1},
+    {'data': 0},
+    {'data': 1.0},
+    {'data': True},
+    {'model': 1},
+  ],
+)
+def test_a_mesh_that_does_not_fit(axes):
+  with pytest.raises(ValueError, match=r'train\.mesh = .* here 1; one of'):
+    meshes.make_mesh(axes)
+
+
+@pytest.mark.parametrize(
+  'axes', [None, {}, {'data': -1}, {'fsdp': -1}, {'data': 1, 'fsdp': 1}]
+)
+def test_a_mesh_that_fits(axes):
+  assert meshes.make_mesh(axes).shape == {'data': 1, 'fsdp': 1}
+
+
+def test_rows_are_padded_until_they_split():
+  mesh = jax.sharding.AbstractMesh((2, 2), ('data', 'fsdp'))
+  batch = {'inputs': np.ones((5, 3), np.int32), 'weights': np.ones((5, 3))}
+  padded = meshes.pad_rows(mesh, batch)
+  assert {name: x.shape for name, x in padded.items()} == {
+    'inputs': (8, 3),
+    'weights': (8, 3),
+  }
+  assert padded['weights'].sum() == 15
