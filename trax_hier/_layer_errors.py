@@ -27,8 +27,8 @@ _INTERNAL = (os.path.dirname(jax.__file__) + os.sep,)
 # What an exception says, what says it better if need be, and what to do.
 _SAYINGS = (
   (
-    r'[Ii]ncompatible shapes for broadcasting',
-    None,
+    r'.*ncompatible shapes for broadcasting: (?:shapes=\[(.*)\]|(.*))',
+    r'cannot broadcast \1\2',
     'shapes must be equal, or 1 where they are not; layers inside a Residual'
     ' must end in the shape that they begin with',
   ),
@@ -49,24 +49,23 @@ _SAYINGS = (
   ),
   (
     r'must have (?:an )?integer',
-    None,
-    'tokens must be whole numbers, int32 (batch, length)',
+    'takes whole numbers',
+    'tokens are int32 (batch, length)',
   ),
   (
     r'list assignment index out of range|values to unpack \(expected [23]'
     r'(?:, got [1-9])?\)|[Tt]oo many indices',
-    None,
-    'is the rank right? tokens are (batch, length), vectors (batch, length,'
-    ' d_model)',
+    'takes inputs of another rank',
+    'tokens are (batch, length), vectors (batch, length, d_model)',
   ),
   (
     r'values to unpack \(expected \d+, got 0\)',
-    None,
-    'if there are no weights yet, call init(signature(inputs)) first',
+    'has no weights, or its inputs no axes',
+    'call init(signature(inputs)) first',
   ),
   (
     r'(?:carry|input) \S+ has type (\S+) but .* has type (\S+\]),.*',
-    r'is of blocks that take \1 and return \2',
+    r'has blocks that take \1 and return \2',
     'a block that is repeated must return the shapes and dtypes that it takes',
   ),
 )

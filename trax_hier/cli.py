@@ -1,7 +1,8 @@
-"""The program `trax-hier`, for runs that are there: `trax-hier --help`.
+"""The program `trax-hier`, for all but training: `trax-hier --help`.
 
     trax-hier generate --run=runs/quickstart --prompt='def main('
     trax-hier evaluate --run=runs/quickstart
+    trax-hier describe --config_file=quickstart.gin
 
 What the user got wrong is said in one message on standard error, with exit code
 2; checkpoints that cannot be loaded give code 1, Ctrl-C 130. Runs are made by
@@ -13,9 +14,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trax_hier._commands import evaluate, generate, shared
+from trax_hier._commands import (
+  compare,
+  describe,
+  evaluate,
+  export,
+  generate,
+  import_trax,
+  shared,
+)
 
-_COMMANDS = {'generate': generate, 'evaluate': evaluate}
+_COMMANDS = {
+  'generate': generate,
+  'evaluate': evaluate,
+  'describe': describe,
+  'compare': compare,
+  'export': export,
+  'import_trax': import_trax,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser():
   parser = argparse.ArgumentParser(
-    prog='trax-hier', description='Samples from and scores trained models.'
+    prog='trax-hier',
+    description='Describes models; samples from, scores and converts them.',
   )
   commands = parser.add_subparsers(
     dest='command', required=True, metavar='COMMAND'

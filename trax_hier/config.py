@@ -35,6 +35,7 @@ __all__ = [
   'fingerprint',
   'operative_text',
   'packaged_gin_dir',
+  'parameters',
   'parse',
   'resolved',
   'value',
@@ -169,15 +170,42 @@ def operative_text() -> str:
   return '\n'.join(lines)
 
 
+def parameters(gin_text: str) -> dict[str, str]:
+  """The values of the parameters in a gin text, macros put in, as text.
+
+  Names are as written there; nothing is looked up or bound.
+
+  Raises:
+    ConfigError: it is no gin text.
+  """
+  macros, values = {}, {}
+  for statement, _ in files.read_bindings(gin_text):
+    if isinstance(statement, config_parser.BindingStatement):
+      scope, name, parameter, value, _ = statement
+      name = f'{scope}/{name}' if scope else name
+      if parameter:
+        values[f'{name}.{parameter}'] = value
+      else:
+        macros[name] = value
+
+  def insert(reference):
+    is_macro = reference.sigil == '%' and reference.name in macros
+    return expand(macros[reference.name]) if is_macro else reference
+
+  def expand(value):
+    return names.map_leaves(value, files.Reference, insert)
+
+  return {name: text.write(expand(value)) for name, value in values.items()}
+
+
 def differences(
   saved: str, ignored: Collection[str] = ()
 ) -> dict[str, tuple[str | None, str | None]]:
   """What an earlier `operative_text` says otherwise than the present one.
 
   A parameter that the earlier text lacks and that has its default now is no
-  difference: it may be younger than the text. Left out are macros, which work
-  through parameters alone, and the parameters of a part that is in one text
-  only: what chose it is a difference.
+  difference: it may be younger than the text. Left out are the parameters of a
+  part that is in one text only: what chose it is a difference.
 
   Args:
     saved: the earlier text.
@@ -189,7 +217,7 @@ def differences(
   Raises:
     ConfigError: `saved` is no gin text.
   """
-  then, now = _parameters(saved), _parameters(operative_text())
+  then, now = parameters(saved), parameters(operative_text())
 
   def is_difference(name):
     if name in then and name in now:
@@ -257,18 +285,6 @@ def _take(statement, at: Location, table: Table) -> None:
     selector, parameter = names.MACRO, 'value'
   value = names.map_leaves(value, files.Reference, lambda r: names.link(r, at))
   table.add(Binding(scope, selector, parameter, value, at))
-
-
-def _parameters(operative: str) -> dict[str, str]:
-  """The values of all parameters in a gin text without includes, as text."""
-  values = {}
-  for statement, _ in files.read_bindings(operative):
-    if isinstance(statement, config_parser.BindingStatement):
-      scope, name, parameter, value, _ = statement
-      if parameter:
-        name = f'{scope}/{name}' if scope else name
-        values[f'{name}.{parameter}'] = text.write(value)
-  return values
 
 
 def _default(name: str) -> str | None:

@@ -5,12 +5,105 @@ keep the shared biases in front, and order the projections of an attention
 layer otherwise. The numbers are the same.
 """
 
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from trax_hier.models.hourglass import parse_hierarchy
+from trax_hier import config, export
+from trax_hier._tensor_names import tensor_names
+from trax_hier._trax_files import read_trax_weights
+from trax_hier.data import ByteVocab
+from trax_hier.data.vocab import load_vocab
+from trax_hier.models.hourglass import HourglassLM, parse_hierarchy
+from trax_hier.training.state import abstract_init, tokens_like
+
+# Any will do, as no weight of a Hourglass depends on it.
+_LENGTH = 1
+
+
+def hourglass_from_file(
+  file: str | Path, vocab: str | None = None
+) -> export.Source:
+  """Makes a file of Trax's Hourglass what `export.save` takes.
+
+  `train.model` must be bound in gin, to @HourglassLM with the arguments that
+  Trax's model had: vanilla_layers, hierarchy, widths, kinds of shortening and
+  upsampling.
+
+  Args:
+    file: see `read_trax_weights`.
+    vocab: a SentencePiece model file; None: the tokens are bytes.
+
+  Raises:
+    ValueError: one message, if the file cannot be read, its weights do not fit
+      the model, or the model does not fit the vocabulary.
+  """
+  model = config.value('train.model')
+  if inspect.unwrap(model) is not inspect.unwrap(HourglassLM):
+    raise ValueError(
+      'train.model must be @HourglassLM, the model whose weights are imported'
+    )
+  layer = model(mode='eval')
+  template, _ = abstract_init(layer, tokens_like((1, _LENGTH)))
+  names = tensor_names(layer, template)
+  n_ids = _shape_of('embedding.weights', names, template)[0]
+  vocabulary = ByteVocab() if vocab is None else load_vocab(vocab, 'vocab')
+  if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
+    raise ValueError(
+      f'HourglassLM.vocab_size = {n_ids}, but the vocabulary has '
+      f'{vocabulary.size} ids: vocab must be what the model was trained with, '
+      'none if its tokens are bytes'
+    )
+
+  weights = hourglass_weights(
+    read_trax_weights(file),
+    template,
+    _value('vanilla_layers'),
+    _value('hierarchy'),
+    **_kinds(names),
+  )
+  return export.Source(
+    model=model,
+    weights=weights,
+    vocab=vocabulary,
+    config_text=f'{config.operative_text()}\ntrain.model = @HourglassLM\n',
+    length=_LENGTH,
+    unit='byte' if vocab is None else 'token',
+    data=f'not known; the weights are those of {Path(file).name}, by Trax',
+  )
+
+
+def _kinds(names):
+  """The kinds of shortening and upsampling, as `hourglass_weights` takes them.
+
+  Args:
+    names: of the tensors of our model.
+  """
+
+  def has(part):
+    return any(re.match(rf'(shortened\.)+{part}\.', name) for name in names)
+
+  return {
+    f'{kind}_{end}': has(rf'{end}\.{kind}')
+    for kind in ('dense', 'attention')
+    for end in ('shorten', 'upsample')
+  }
+
+
+def _shape_of(name, names, shapes):
+  return jax.tree.leaves(shapes)[names[name].leaf].shape
+
+
+def _value(parameter):
+  """What HourglassLM gets for a parameter, from gin or its default."""
+  try:
+    return config.value(f'HourglassLM.{parameter}')
+  except config.ConfigError:
+    return inspect.signature(HourglassLM).parameters[parameter].default
 
 
 def hourglass_weights(

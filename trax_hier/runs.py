@@ -8,13 +8,14 @@ Nothing in the folder is changed, so the run may still be training.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 import trax_hier._configurables  # noqa: F401
-from trax_hier import config
+from trax_hier import config, export
 from trax_hier.training.build import check_logits, check_parts
 from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.state import abstract_init, shapes_of
@@ -78,12 +79,33 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   it is called, so only the run opened last can be used.
 
   Args:
-    folder: the run's folder, `output_dir` of `train`.
+    folder: the run's folder, `output_dir` of `train`, or an export.
     bindings: gin statements that win over the file.
 
   Raises:
     ValueError: one message, for a folder that is not of a run, or a binding
       (config.ConfigError) or data set that does not work.
+  """
+  file = config_file(folder)
+  if (file.parent / export.WEIGHTS_FILE).is_file():
+    return _open_export(file.parent, bindings)
+  config.clear()
+  config.parse([str(file)], bindings)
+  names = 'model', 'data', 'compute_dtype'
+  run = Run(
+    file.parent,
+    *(config.value(f'train.{name}') for name in names),
+    mesh=_bound_mesh(),
+  )
+  check_parts(run.model, run.data, run.compute_dtype)
+  return run
+
+
+def config_file(folder: str | Path) -> Path:
+  """Where the folder of a run has its configuration, as an absolute path.
+
+  Raises:
+    ValueError: if it is not the folder of a run.
   """
   folder = Path(folder).expanduser().absolute()
   if not folder.is_dir():
@@ -91,9 +113,66 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   file = folder / 'config.gin'
   if not file.is_file():
     raise ValueError(f'{folder}: not the folder of a run: it has no config.gin')
-  config.clear()
-  config.parse([str(file)], bindings)
-  names = 'model', 'data', 'compute_dtype', 'mesh'
-  run = Run(folder, *(config.value(f'train.{name}') for name in names))
-  check_parts(run.model, run.data, run.compute_dtype)
-  return run
+  return file
+
+
+def _bound_mesh():
+  """The mesh that gin binds; None where a run or an export names none."""
+  bound = any(b.name == 'train.mesh' for b in config.resolved())
+  return config.value('train.mesh') if bound else None
+
+
+def _open_export(folder, bindings):
+  """An export as a run of one checkpoint."""
+  exported = export.load(folder, bindings)
+  data = _ExportedData(exported)
+  return _ExportedRun(
+    folder, exported.model, data, 'float32', _bound_mesh(), exported
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExportedRun(Run):
+  exported: export.Exported
+
+  def load_weights(self, step=None, say=print):
+    del say
+    if step not in (None, self.exported.step):
+      raise ValueError(
+        f'step = {step}: {self.folder} has step {self.exported.step} alone'
+      )
+    return self.exported.step, self.exported.weights
+
+
+class _ExportedData:
+  """What an export knows of the data; the rest is read where the data lie."""
+
+  def __init__(self, exported):
+    self.vocab, self.unit = exported.vocab, exported.unit
+    self._batch = export.batch_like(exported.length, exported.source_length)
+    if exported.source_length is not None:
+      self.source_length = exported.source_length
+
+  def train_batch(self, step):
+    """The shapes of a batch of one row."""
+    del step
+    return self._batch
+
+  @functools.cached_property
+  def _data(self):
+    return config.value('train.data')
+
+  def __getattr__(self, name):
+    # Python asks for many names; only those of data sets are worth a reading.
+    if name not in _OF_DATA:
+      raise AttributeError(name)
+    return getattr(self._data, name)
+
+
+_OF_DATA = (
+  'eval_batches',
+  'count_bytes',
+  'describe',
+  'pairs',
+  'target_length',
+)

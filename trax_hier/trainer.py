@@ -32,11 +32,6 @@ from trax_hier._commands.shared import (
 _PROGRAM = 'trax_hier.trainer'
 _RESUME = 'the same command resumes the run'
 
-_SAMPLE_PROMPT = 32
-_SAMPLE_TOKENS = 256
-_SAMPLE_TEMPERATURE = 0.8
-_SAMPLE_SHOWN = 300  # characters of a source
-
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
@@ -127,6 +122,7 @@ def _train(arguments):
   import jax
 
   from trax_hier import config
+  from trax_hier.looks import Looks
   from trax_hier.training.checkpoints import CheckpointError
   from trax_hier.training.loop import train
   from trax_hier.training.report import NotFiniteError
@@ -136,6 +132,7 @@ def _train(arguments):
   # Orbax logs what it raises as well.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   built = []
+  looks = Looks()
 
   def before_compile():
     config.check_used()
@@ -146,6 +143,8 @@ def _train(arguments):
       output_dir=arguments.output_dir,
       accept_changes=arguments.accept_changes,
       before_compile=before_compile,
+      # With several hosts, all would have to look.
+      look=looks if jax.process_count() == 1 else None,
     )
   except Stopped as error:
     return fail(_PROGRAM, f'{config.explain(error)}; {_RESUME}', 143)
@@ -162,17 +161,18 @@ def _train(arguments):
   except KeyboardInterrupt:
     return interrupted(_PROGRAM, f'interrupted; {_RESUME}')
   if jax.process_index() == 0:
-    _conclude(result, arguments.output_dir)
+    _conclude(result, looks, arguments.output_dir)
   return 0
 
 
-def _conclude(result, output_dir):
+def _conclude(result, looks, output_dir):
   """Prints the result, a sample, where the run is, and what to type next."""
   unit = result.data.unit
   bits = result.evaluation[f'bits_per_{unit}']
   print(f'\nheld-out after {result.step} steps: {bits:.4f} bits per {unit}')
-  if unit != 'dim':
-    _print_sample(result)
+  sample = looks.sample(result.step, result.model, result.data, result.weights)
+  if sample:
+    print(sample)
   print(f'run directory: {output_dir}')
   command = (
     'python',
@@ -183,39 +183,6 @@ def _conclude(result, output_dir):
     f'--output_dir={output_dir}',
   )
   print(f'to train on: {shlex.join(command)}')
-
-
-def _print_sample(result):
-  import numpy as np
-
-  from trax_hier.generation import sample_text
-
-  vocab = result.data.vocab
-  batch = result.data.eval_batches('valid')[0]
-  if 'sources' in batch:
-    source, prompt = batch['sources'][0], ''
-    source = np.trim_zeros(source, 'b')
-    shown, what = vocab.decode(source), 'for a held-out source'
-    if len(shown) > _SAMPLE_SHOWN:
-      shown = f'{shown[:_SAMPLE_SHOWN]}…'
-  else:
-    source, prompt = None, vocab.decode(batch['inputs'][0, :_SAMPLE_PROMPT])
-    shown, what = prompt, 'after held-out text'
-  try:
-    text = sample_text(
-      result.model,
-      result.weights,
-      vocab,
-      prompt,
-      _SAMPLE_TOKENS,
-      _SAMPLE_TEMPERATURE,
-      0,
-      source,
-    )
-  except ValueError as error:  # A part of the model cannot decode.
-    print(f'no sample: {str(error).splitlines()[0]}')
-    return
-  print(f'sample, {what} in brackets:\n[{shown}]{text}\n')
 
 
 if __name__ == '__main__':

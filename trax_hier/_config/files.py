@@ -14,6 +14,13 @@ from collections.abc import Iterator
 
 from gin import config_parser
 
+# What gin says of a statement, and what the cause usually is.
+_CAUSES = {
+  'Unable to parse value': 'Strings take straight quotes, closed on their line',
+  'Expected newline': 'Gin does not compute: a value is one literal',
+  "Couldn't parse statement": 'A remark takes a leading #',
+  'Unexpected token': 'A statement is Name.parameter = value',
+}
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -194,11 +201,13 @@ def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
 
 
 def _explain(message: str) -> str:
-  """Gin's message in one line; a bare word gets the usual cause."""
+  """Gin's message in one line, and the usual cause."""
   _, marker, token = message.partition("Failed to parse token '")
   if marker:
     return (
       f"'{token[:-1]}' is not a value: strings take quotes, references a"
       ' leading @, macros a leading %; Python spells True, False and None'
     )
-  return ' '.join(message.split())
+  message = ' '.join(message.split())
+  causes = (text for gins, text in _CAUSES.items() if message.startswith(gins))
+  return ' '.join([message, *causes])

@@ -23,6 +23,7 @@ class SentinelVocab:
   """A vocabulary with sentinels above it.
 
   Attributes:
+    below: the vocabulary of the ids below them.
     size: of the ids, sentinels included.
   """
 
@@ -34,7 +35,7 @@ class SentinelVocab:
       size: of both together. The sentinels count down from size - 1; ids that
         neither needs are shown as sentinels too.
     """
-    self._vocab = vocab
+    self.below = vocab
     self.size = size
 
   def encode(self, text: str) -> np.ndarray:
@@ -42,11 +43,11 @@ class SentinelVocab:
     ids = []
     for i, part in enumerate(re.split(r'<(\d+)>', text)):
       if i % 2 == 0:
-        ids.append(self._vocab.encode(part))
-      elif int(part) < self.size - self._vocab.size:
+        ids.append(self.below.encode(part))
+      elif int(part) < self.size - self.below.size:
         ids.append(np.array([self.size - 1 - int(part)]))
       else:
-        ids.append(self._vocab.encode(f'<{part}>'))
+        ids.append(self.below.encode(f'<{part}>'))
     return np.concatenate(ids).astype(np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -65,9 +66,9 @@ class SentinelVocab:
     if len(outside):
       raise ValueError(f'id {outside[0]}: must be in [0, {self.size})')
     text, begin = [], 0
-    for at in [*np.flatnonzero(ids >= self._vocab.size), len(ids)]:
+    for at in [*np.flatnonzero(ids >= self.below.size), len(ids)]:
       if at > begin:
-        text.append(self._vocab.decode(ids[begin:at]))
+        text.append(self.below.decode(ids[begin:at]))
       if at < len(ids):
         text.append(f'<{self.size - 1 - int(ids[at])}>')
       begin = at + 1

@@ -92,6 +92,11 @@ class SentencePieceVocab:
       return self._join(*self._encode_around(SPACE_MARK, text))
     return np.asarray(self._model.encode(text), np.int32)
 
+  @property
+  def content(self) -> bytes:
+    """What its model file holds."""
+    return self._model.serialized_model_proto()
+
   def encode_bytes(self, content: bytes) -> np.ndarray:
     """Returns the ids of bytes of text, of which none may get lost.
 

@@ -43,6 +43,13 @@ def check_mode(mode: str) -> None:
     raise ValueError(f"mode must be 'train', 'eval' or 'predict', got {mode!r}")
 
 
+def check_sizes(**sizes: int) -> None:
+  """Raises ValueError unless all `sizes` are positive; names the first."""
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f'{name} = {size} must be positive')
+
+
 def check_heads(d_model: int, n_heads: int) -> None:
   """Raises ValueError unless `n_heads` divides `d_model`."""
   if n_heads < 1 or d_model % n_heads:

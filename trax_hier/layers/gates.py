@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.layers.dense import Linear
+from trax_hier.layers.observe import observe_gate
 from trax_hier.trax_compat import base, tl
 
 
@@ -49,6 +50,7 @@ class FixedGate(base.Layer):
     s, z, _ = inputs
     bias, *candidate_bias = self.weights
     g = jax.nn.sigmoid(bias)
+    observe_gate('keep', g)
     return g * s + (1 - g) * sum(candidate_bias, start=z)
 
 
@@ -98,6 +100,8 @@ class LSTMGate(base.Layer):
       z = jnp.tanh(z + candidate_bias[0])
     forget = jax.nn.sigmoid(jnp.dot(h, w_f) + b_f + self._bias)
     enter = jax.nn.sigmoid(jnp.dot(h, w_i) + b_i - self._bias)
+    observe_gate('forget', forget)
+    observe_gate('input', enter)
     return forget * s + enter * z
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from trax_hier.layers.build import check_mode
 from trax_hier.layers.dense import Rows
+from trax_hier.layers.observe import observe_choices
 from trax_hier.trax_compat import base
 
 _TINY = 1e-6  # Keeps the noise finite, as the published code does.
@@ -182,6 +183,7 @@ class SparseFF(base.Layer):
       y, units = self._masked(tokens, known, choice_rng, select)
     else:
       y, units = self._in_chunks(x, known, choice_rng, select)
+    observe_choices('chosen', units, self._n_units)
     if isinstance(self.state, Choices):
       self.state = Choices(units)
     return y.reshape(x.shape)

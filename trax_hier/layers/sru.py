@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from trax_hier.layers.build import check_mode
 from trax_hier.layers.dense import Dense
+from trax_hier.layers.observe import observe_gate
 from trax_hier.trax_compat import base, tl
 
 # Keeps the variance of the input where the gates are a half at the start.
@@ -55,6 +56,8 @@ class SRU(base.Layer):
     kernel, bias = self.weights
     r, f, y = jnp.split((x @ kernel + bias).astype(jnp.float32), 3, axis=-1)
     r, f = jax.nn.sigmoid(r), jax.nn.sigmoid(f)
+    observe_gate('reset', r)
+    observe_gate('forget', f)
     if mask is not None:
       f = jnp.where(mask[..., None], f, 1)
     kept, cells = _scan(f, (1 - f) * y)

@@ -1,4 +1,4 @@
-"""A run's numbers at Weights & Biases, which is an extra: `trax_hier[wandb]`."""
+"""A run's numbers at Weights & Biases; an extra: `trax_hier[wandb]`."""
 
 import html
 from collections.abc import Mapping
