@@ -6,7 +6,15 @@ import sys
 import numpy as np
 import pytest
 
-from trax_hier.data import SentencePieceVocab, TextFiles, TextStream, subwords
+import trax_hier._configurables  # noqa: F401
+from trax_hier import config
+from trax_hier.data import (
+  SentencePieceVocab,
+  Subwords,
+  TextFiles,
+  TextStream,
+  subwords,
+)
 from trax_hier.data.text import blocks, encode_split
 
 sentencepiece = pytest.importorskip('sentencepiece')
@@ -349,6 +357,33 @@ def test_nothing_written_is_lost(tmp_path, capsys, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     _run(tmp_path, _text().encode(), name='new.model')
   assert {p.name for p in tmp_path.iterdir()} == {'my.txt', 'my.model'}
+
+
+def test_a_vocabulary_from_gin(tmp_path, model):
+  text, output = tmp_path / 'my.txt', tmp_path / 'new' / 'my.model'
+  text.write_bytes(_text().encode())
+  config.clear()
+  bindings = [
+    'train.data = @TextFiles()',
+    f"TextFiles.path = '{text}'",
+    'TextFiles.batch_size = 2',
+    'TextFiles.length = 16',
+    'TextFiles.vocab = @Subwords()',
+    f"Subwords.text = '{text}'",
+    f"Subwords.output = '{output}'",
+  ]
+  config.parse([], [*bindings, f'Subwords.size = {SIZE}'])
+  assert config.value('train.data').vocab.size == SIZE
+  # What the command makes, and made once.
+  with open(model, 'rb') as expected:
+    assert output.read_bytes() == expected.read()
+  text.unlink()
+  assert Subwords(str(text), str(output), SIZE) == str(output)
+  with pytest.raises(ValueError, match=f'with {SIZE} pieces, not .*size = 421'):
+    Subwords(str(text), str(output), SIZE + 1)
+  with pytest.raises(ValueError, match=r'Subwords\.text = .*no such file'):
+    Subwords(str(text), str(tmp_path / 'other.model'), SIZE)
+  config.clear()
 
 
 def test_a_text_of_nothing_and_a_missing_package(tmp_path, capsys, monkeypatch):

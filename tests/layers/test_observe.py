@@ -23,6 +23,7 @@ from trax_hier.layers.observe import (
   observe_choices,
   observe_gate,
 )
+from trax_hier.layers.sru import SRU
 from trax_hier.trax_compat import tl
 
 STATES = tuple(toy.normal(2, 3, 8, seed=i) for i in range(3))
@@ -73,6 +74,15 @@ def test_of_an_lstm_gate():
   assert counts.keys() == expected.keys()
   for name, count in expected.items():
     np.testing.assert_array_equal(counts[name], count)
+
+
+def test_of_a_recurrent_unit():
+  x = toy.normal(2, 5, 8)
+  (kernel, bias), counts = shown(SRU(), x)
+  reset, forget, _ = np.split(sigmoid(x @ kernel + bias), 3, axis=-1)
+  assert counts.keys() == {'SRU/reset', 'SRU/forget'}
+  np.testing.assert_array_equal(counts['SRU/reset'], histogram(reset))
+  np.testing.assert_array_equal(counts['SRU/forget'], histogram(forget))
 
 
 def test_of_two_units_on_one_level():

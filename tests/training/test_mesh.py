@@ -37,22 +37,23 @@ def on_devices(program, *arguments, n=2):
   return json.loads(result.stdout)
 
 
-def check(rows):
-  for name, found in on_devices('run_sharded.py', *rows).items():
-    assert found['worst'] < 2e-5, name
-    assert found['sharded'] > 0.9, name
-    # Whole activations of a batch never travel; weights of a block do.
-    assert not found['batches gathered'], name
-    assert found['weights gathered'], name
+each_row = pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != IN_CI))
+    for name in contract.ROWS
+  ],
+)
 
 
-def test_gradients_are_those_of_one_device():
-  check([IN_CI])
-
-
-@pytest.mark.slow
-def test_gradients_are_those_of_one_device_for_every_model():
-  check(name for name in contract.ROWS if name != IN_CI)
+@each_row
+def test_gradients_are_those_of_one_device(name):
+  found = on_devices('run_sharded.py', name)
+  assert found['worst'] < 2e-5
+  assert found['sharded'] > 0.9
+  # Whole activations of a batch never travel; weights of a block do.
+  assert not found['batches gathered']
+  assert found['weights gathered']
 
 
 def test_the_longest_axis_that_divides_is_split(monkeypatch):

@@ -24,6 +24,7 @@ from trax_hier.data.span_corruption import SpanCorruption
 from trax_hier.data.standard_library import StandardLibrary
 from trax_hier.data.synthetic import Synthetic
 from trax_hier.data.text import TextFiles
+from trax_hier.data.trained_vocab import Subwords
 from trax_hier.data.vocab import ByteVocab, SentencePieceVocab, TextStream
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
   'SentencePieceVocab',
   'SpanCorruption',
   'StandardLibrary',
+  'Subwords',
   'Synthetic',
   'TextFiles',
   'TextPairs',

@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +103,22 @@ def _explain(message, size):
   return message
 
 
-def _write(output, splits, size):
-  """Trains and writes a vocabulary; returns it."""
+def write(
+  output: Path, splits: Mapping[str, np.ndarray], size: int
+) -> SentencePieceVocab:
+  """Trains a vocabulary and writes it, whole or not at all.
+
+  Args:
+    output: the file.
+    splits: bytes of 'train', which it learns from, as (n,) uint8.
+    size: pieces of the vocabulary.
+
+  Returns:
+    The vocabulary.
+
+  Raises:
+    ValueError: as `train`.
+  """
   output.parent.mkdir(parents=True, exist_ok=True)
   # Before the training, which may take minutes, to know that it can be kept.
   with tempfile.TemporaryDirectory(dir=output.parent) as name:
@@ -167,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if output.exists():
       raise ValueError(f'--output={flags.output}: is there already')
     splits, how = read_splits(flags.text, *fractions, f'--text={flags.text}')
-    vocab = _write(output, splits, flags.size)
+    vocab = write(output, splits, flags.size)
     _print_result(flags, splits, how, vocab)
   except OSError as error:
     reason = f'--output={flags.output}: cannot be written: {error.strerror}'

@@ -85,7 +85,7 @@ def build(
   if isinstance(optimizer, Optimizer) or not callable(optimizer):
     raise ValueError(
       'train.optimizer must be a factory such as @Adam (without '
-      f'parentheses), got {optimizer!r:.80}'
+      f'parentheses), got {_name(optimizer)}'
     )
   mesh = make_mesh(mesh)
   batch = shapes_of(data.train_batch(0))
@@ -154,21 +154,30 @@ def check_parts(model: Callable, data: object, compute_dtype: str) -> None:
   if isinstance(model, base.Layer) or not callable(model):
     raise ValueError(
       'train.model must be a factory such as @HourglassLM (without '
-      f'parentheses), got {model!r:.80}'
+      f'parentheses), got {_name(model)}'
     )
-  if not hasattr(data, 'train_batch'):
+  if isinstance(data, type) or not hasattr(data, 'train_batch'):
     raise ValueError(
       'train.data must be a data set such as @TextFiles() (with '
-      f'parentheses), got {data!r:.80}'
+      f'parentheses), got {_name(data)}'
     )
+
+
+def _name(part):
+  """What was given in place of a part, in a few words."""
+  return f'{getattr(part, "__name__", part)!s:.80}'
 
 
 def _check_rows(rows, devices, parts):
+  if parts < 1:
+    raise ValueError(
+      f'train.accumulate_steps must be a whole number, at least 1, got {parts}'
+    )
   if rows % (devices * parts):
     raise ValueError(
       f'a training batch of {rows} rows does not split evenly over {devices} '
-      f'devices and train.accumulate_steps = {parts}: the rows must be a '
-      f'multiple of {devices * parts}'
+      f'device{"s" * (devices > 1)} and train.accumulate_steps = {parts}: the '
+      f'rows must be a multiple of {devices * parts}'
     )
 
 

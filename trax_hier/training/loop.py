@@ -20,12 +20,14 @@ from trax_hier.training.checkpoints import CheckpointError, Checkpoints
 from trax_hier.training.console import Console
 from trax_hier.training.mesh import place
 from trax_hier.training.metrics_log import MetricsLog, read_metrics
+from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.report import NotFiniteError, Reporter
 from trax_hier.training.state import n_weights
 from trax_hier.training.stopping import Stopped, listening
 from trax_hier.training.utilisation import peak_of_mesh
 from trax_hier.training.weights_and_biases import check_wandb
+from trax_hier.trax_compat import base
 
 PyTree = object
 
@@ -76,9 +78,9 @@ class TrainResult:
 )
 def train(
   output_dir: str,
-  model: Callable,
+  model: Callable[..., base.Layer],
   data: object,
-  optimizer: Callable,
+  optimizer: Callable[..., Optimizer],
   steps: int,
   eval_every: int = 1000,
   checkpoint_every: int | None = None,
