@@ -136,6 +136,24 @@ def test_choices_in_each_block_of_a_stack(remat, chunk_size):
   toy.close(seen.take(), counts, 0)
 
 
+def test_layers_that_occur_twice_are_the_same_ones():
+  stack = Repeat(lambda: SparseFF(12, 3, mode='eval'), 2)
+  other = Repeat(lambda: SparseFF(12, 3, mode='eval'), 1)
+  model = tl.Serial(stack, other, stack)
+  x = toy.normal(2, 6, 8)
+  weights, state = toy.make(model, x)
+  run, seen = observed(model, weights, state, x)
+  y, _ = run()
+  toy.close(y, toy.run(model, x, weights, state)[0])
+  counts = {name: c.sum() for name, c in seen.take().items()}
+  once = 12 * 4
+  assert counts == {
+    'blocks.0.SparseFF/chosen': 2 * once,
+    'blocks.1.SparseFF/chosen': 2 * once,
+    'blocks.2.SparseFF/chosen': once,
+  }
+
+
 def test_loops_add_up():
   seen = Seen()
 

@@ -82,9 +82,12 @@ def compare(name):
     ),
     'sharded': sum(n for n, whole in sizes if not whole)
     / sum(n for n, _ in sizes),
-    # But for the numbers of the rows of a table to be added to.
+    # But for the numbers of the rows of a table to be added to, and for a bias
+    # (heads, length, length), of as many heads as rows.
     'batches gathered': [
-      s for s in gathered if s[:2] == [ROWS, LENGTH] and s[2:] != [1]
+      s
+      for s in gathered
+      if s[:2] == [ROWS, LENGTH] and s[2:] not in ([1], [LENGTH])
     ],
     'weights gathered': len(gathered),
   }

@@ -128,8 +128,8 @@ class _Place:
       return dataclasses.replace(self, turns=turns)
     if isinstance(layer, tl.Serial | tl.Parallel) or len(layer.sublayers) == 1:
       return self
-    name = layer.name.partition('(')[0].lstrip('_')
-    n = sum(other.name == layer.name for other in self.labels)
+    name = _name(layer)
+    n = sum(_name(other) == name for other in self.labels)
     label = self.labels.setdefault(layer, f'{name}_{n}' if n else name)
     return self._below(label)
 
@@ -152,6 +152,10 @@ def _call(pure_fn, layer, x, weights, state, rng, use_cache):
     (blocks,) = state
     state = (jax.tree.map(lambda *parts: jnp.stack(parts), *blocks.trees),)
   return y, state
+
+
+def _name(layer):
+  return layer.name.partition('(')[0].lstrip('_')
 
 
 def _taken_apart(stacked, n):
