@@ -301,6 +301,7 @@ ROWS = {
       logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
+    slow=True,
   ),
   'terraformer dense, rotary': Row(
     _terraformer(

@@ -60,7 +60,7 @@ MODELS = {
   ),
 }
 WITH_SOURCES = 'encoder-decoder', 'terraformer'
-QUICK = ('terraformer',)
+QUICK = ('block-recurrent',)
 LENGTH = 40  # Of what is evaluated, padding included.
 PROMPTS = [toy.tokens(n, batch=1, seed=n)[0] for n in (5, 0, 19)]
 SOURCES = [toy.tokens(n, batch=1, seed=n)[0] + 1 for n in (5, 7, 6)]

@@ -59,7 +59,14 @@ def one(prompts, n_tokens, **settings):
   )
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'transformer',
+    'block-recurrent',
+    pytest.param('hourglass', marks=pytest.mark.slow),
+  ],
+)
 def test_unequal_prompts_are_as_one_at_a_time(name):
   # None, one shorter than a group, and some that are read in pieces.
   prompts = rows(0, 2, 17, 40)

@@ -353,10 +353,6 @@ def train(name, folder):
   return result.stdout
 
 
-def test_smoke_trains_two_steps(tmp_path):
-  train('hourglass/cifar10.gin', tmp_path / 'run')
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGURATIONS)
 def test_every_configuration_trains_two_steps(name, tmp_path):

@@ -77,6 +77,7 @@ def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
   assert not np.array_equal(new[0], swapped[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precision', ['bfloat16', 'int8'])
 def test_precisions(precision):
   prepared = prepare(MODEL, weights(), precision)
@@ -146,6 +147,7 @@ def test_bad_arguments(arguments, message):
     )
 
 
+@pytest.mark.slow
 def test_a_large_cache_for_few_positions():
   model = functools.partial(MODEL, **SHORT)
   given = toy.random_like(
@@ -224,6 +226,7 @@ def test_training_on_sources():
   assert np.isfinite(evaluation['loss']) and evaluation['tokens'] > 0
 
 
+@pytest.mark.slow
 def test_the_loss_depends_on_the_sources():
   built = build(byte_model, spans(), SGD)
   batch = spans().train_batch(0)

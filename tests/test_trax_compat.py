@@ -266,6 +266,7 @@ def test_loop_on_several_devices_needs_placed_arguments():
   assert done.returncode == 1 and 'in one_step' in done.stderr
 
 
+@pytest.mark.slow
 def test_hourglass_and_lsh_attention():
   check("""
     from trax_hier.trax_compat import signature, tl
@@ -382,6 +383,7 @@ def test_local_files(tmp_path):
     assert f.read() == one.encode()
 
 
+@pytest.mark.slow
 def test_trax_imported_before():
   # The bare package stands for a trax whose slow import is over. The modules
   # below it are imported in the usual way, and with them the real TensorFlow.

@@ -132,7 +132,8 @@ def _train(arguments):
   # Orbax logs what it raises as well.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   built = []
-  looks = Looks()
+  # With several hosts, all would have to look.
+  looks = Looks() if jax.process_count() == 1 else None
 
   def before_compile():
     config.check_used()
@@ -143,8 +144,7 @@ def _train(arguments):
       output_dir=arguments.output_dir,
       accept_changes=arguments.accept_changes,
       before_compile=before_compile,
-      # With several hosts, all would have to look.
-      look=looks if jax.process_count() == 1 else None,
+      look=looks,
     )
   except Stopped as error:
     return fail(_PROGRAM, f'{config.explain(error)}; {_RESUME}', 143)
@@ -170,8 +170,8 @@ def _conclude(result, looks, output_dir):
   unit = result.data.unit
   bits = result.evaluation[f'bits_per_{unit}']
   print(f'\nheld-out after {result.step} steps: {bits:.4f} bits per {unit}')
-  sample = looks.sample(result.step, result.model, result.data, result.weights)
-  if sample:
+  parts = result.model, result.data, result.weights
+  if looks is not None and (sample := looks.sample(result.step, *parts)):
     print(sample)
   print(f'run directory: {output_dir}')
   command = (

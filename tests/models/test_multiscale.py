@@ -541,7 +541,13 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize('name', MIXED)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'retina in an hourglass',
+    pytest.param('recurrent and sparse coarse layers', marks=pytest.mark.slow),
+  ],
+)
 def test_parts_of_other_models(name):
   length = 21
   weights, x, run = evaluate(toy_model(MIXED[name]), length)

@@ -178,22 +178,39 @@ def test_parts_on_eight_devices_are_parts_on_one(tmp_path):
     equal_to_rounding(tmp_path / '8', tmp_path / '1', kind)
 
 
-def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
+def hosts(folder, steps):
+  """The toy run as two processes of two devices each, which meet."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     coordinator = f'localhost:{free.getsockname()[1]}'
-  hosts = [
+  return [
     process(
-      tmp_path, 40, 2, mesh=FULLY_SHARDED, process=(coordinator, 2, which)
+      folder, steps, 2, mesh=FULLY_SHARDED, process=(coordinator, 2, which)
     )
     for which in range(2)
   ]
-  assert [host.wait() for host in hosts] == [0, 0]
+
+
+def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
+  assert [host.wait() for host in hosts(tmp_path, 40)] == [0, 0]
   for kind in ('train', 'valid'):
     equal_to_rounding(tmp_path, on_one_device, kind)
   assert sorted(os.listdir(tmp_path / 'checkpoints'))[-1] == '40'
   # Each line is written once, by one of them.
   assert [step for step, _ in losses(tmp_path)] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_hosts_stop_together(tmp_path):
+  first, second = hosts(tmp_path, 100_000)
+
+  def past():
+    return losses(tmp_path)[-1:] >= [(30, 0.0)]
+
+  assert stop(second, signal.SIGTERM, past) == 143
+  assert first.wait(60) == 143
+  last = losses(tmp_path)[-1][0]
+  assert (tmp_path / 'checkpoints' / str(last)).is_dir()
 
 
 def test_told_to_stop_it_saves_and_leaves(tmp_path):
