@@ -22,10 +22,12 @@ os.environ.setdefault('XDG_CACHE_HOME', _CACHE.name)
 
 
 def pytest_configure(config):
-  """Lets tests that share compiled programs run in one process of xdist."""
-  config.addinivalue_line('markers', 'xdist_group: tests for one process')
+  """Has one process of xdist run the whole of a file.
+
+  Its tests share what they compile.
+  """
   if config.getoption('dist', 'no') == 'load':
-    config.option.dist = 'loadgroup'
+    config.option.dist = 'loadfile'
 
 
 @pytest.fixture(scope='session')

@@ -21,6 +21,7 @@ import toy
 
 from trax_hier import cli, config, generation, runs
 from trax_hier._commands import generate as command
+from trax_hier._commands import shared
 from trax_hier._commands.evaluate import _context
 from trax_hier.data import (
   ByteVocab,
@@ -35,8 +36,6 @@ from trax_hier.data.windows import EvalWindows
 from trax_hier.layers import PRECISIONS
 from trax_hier.models import TransformerLM
 from trax_hier.training import CheckpointError, evaluate
-
-pytestmark = pytest.mark.xdist_group('tiny_run')
 
 MODEL = functools.partial(
   TransformerLM, 256, d_model=8, d_ff=8, n_heads=2, n_layers=1
@@ -68,6 +67,7 @@ class FakeRun:
   model: object = MODEL
   compute_dtype: str = 'float32'
   folder: str = 'a/run'
+  mesh: object = None
 
   def load_weights(self, step, say):
     del step, say
@@ -79,6 +79,7 @@ class FakeRun:
 @pytest.fixture
 def fake_run(monkeypatch):
   """Puts a run in place of the one that --run names."""
+  monkeypatch.setattr(shared, 'check_there', lambda arguments: None)
   return lambda *args, **changes: monkeypatch.setattr(
     runs, 'open_run', lambda *_: FakeRun(*args, **changes)
   )
@@ -178,7 +179,7 @@ def test_ctrl_c(program, monkeypatch):
 
   ends = []
   monkeypatch.setattr(atexit, 'register', lambda *args: ends.append(args))
-  monkeypatch.setattr(runs, 'open_run', interrupt)
+  monkeypatch.setattr(shared, 'check_there', interrupt)
   code, out, err = program('evaluate', '--run=x')
   assert (code, out, err) == (130, '', 'trax-hier evaluate: interrupted\n')
   assert ends == [(os._exit, 130)]
@@ -280,6 +281,14 @@ def test_evaluate_computes_as_the_run_did(program, tiny_run, monkeypatch):
   assert results(out)['run'] == f'{folder}, step 2, bfloat16'
   assert results(out)['bits per byte'] == '1.5000'
   assert results(out)['bytes scored'] == '1,234'
+
+
+def test_evaluate_where_there_are_other_devices(program, tiny_run):
+  arguments = 'evaluate', f'--run={tiny_run.folder}', '--split=valid'
+  _, here, _ = program(*arguments)
+  code, out, err = program(*arguments, "--config=train.mesh = {'fsdp': 8}")
+  assert code == 0 and out == here
+  assert 'train.mesh' in err and 'rows are split over all devices' in err
 
 
 def test_evaluate_images(program, fake_run, tmp_path):
@@ -613,10 +622,10 @@ def test_context_of_documents_in_lanes(tmp_path):
   assert context(1) == plain + unscored
 
 
-def test_a_length_penalty_is_for_beams(program):
-  code, out, err = program(
-    'generate', '--run=x', '--prompt=a', '--length_penalty=2'
-  )
+def test_a_length_penalty_is_for_beams(program, tmp_path):
+  (tmp_path / 'config.gin').write_text('')
+  flags = f'--run={tmp_path}', '--prompt=a', '--length_penalty=2'
+  code, out, err = program('generate', *flags)
   assert (code, out) == (2, '')
   assert '--length_penalty goes with --n_beams of 2 or more' in err
 

@@ -102,6 +102,15 @@ def test_numbers(make, compare):
   assert out.endswith('\nsettings: the same\n')
 
 
+def test_a_look_may_come_first(make, compare):
+  look = dict(kind='look', step=5, mean_gate=0.5)
+  lines = [look, train_line(10, 2.0, 0.0), train_line(20, 1.0, 9.0)]
+  code, out, err = compare(make('a', lines=lines), make('b'))
+  assert (code, err) == (0, '') and 'bits per byte' in out
+  code, _, err = compare(make('c', lines=[look]), make('d'))
+  assert code == 2 and 'nothing is logged yet' in err
+
+
 def test_columns_are_aligned(make, compare):
   _, out, _ = compare(
     make('a'), make('a_longer_name'), make('b', d_model=123456)

@@ -22,7 +22,7 @@ MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
   params=[
     pytest.param(
       name,
-      marks=[pytest.mark.xdist_group(name)] + [pytest.mark.slow] * row.slow,
+      marks=[pytest.mark.slow] * row.slow,
     )
     for name, row in contract.ROWS.items()
   ],

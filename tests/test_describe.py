@@ -292,7 +292,7 @@ def test_a_model_of_sources_needs_them(describe):
 
 def test_what_is_no_run(describe, tmp_path):
   code, _, err = describe(f'--run={tmp_path}')
-  assert code == 2 and f'--run={tmp_path}: not the folder of a run' in err
+  assert code == 2 and f'{tmp_path}: not the folder of a run' in err
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,6 @@ from trax_hier.data.span_corruption import SentinelVocab
 from trax_hier.training.state import tokens_like
 from trax_hier.trax_compat import tl
 
-pytestmark = pytest.mark.xdist_group('tiny_run')
-
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'tensor_names.json'
 RECORDED = 'hourglass', 'block-recurrent', 'terraformer'
 WEIGHTS = export.WEIGHTS_FILE

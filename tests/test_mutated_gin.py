@@ -30,7 +30,7 @@ FILES = sorted(
   if path.parent.name != 'base' and not path.name.startswith('smoke')
 )
 N_MUTANTS = 200
-_STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S.*[^\\])')
+_STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')
 # What only a reader of the source understands.
 _JARGON = (
   'Traceback',
@@ -174,7 +174,7 @@ def misspelt_parameter(source):
 def misspelt_reference(source):
   """A reference to nothing."""
   s = source.pick(lambda s: s.value.startswith('@'))
-  return source.mutant(s, f'{s.name} = @Q{s.value[1:]}')
+  return source.mutant(s, f'{s.name} = {re.sub("@(.*/)?", "@Q", s.value)}')
 
 
 def misspelt_macro(source):
@@ -319,7 +319,7 @@ def uncalled_data(source):
 
 def required(source):
   """A value that the user must give, and does not."""
-  s = source.pick(lambda s: s.name != 'train.init_from')
+  s = source.pick(lambda s: s.name != 'train.init_from' and not s.is_macro)
   return source.mutant(s, f'{s.name} = %gin.REQUIRED')
 
 

@@ -9,8 +9,6 @@ import pytest
 from trax_hier import config, runs
 from trax_hier.training import CheckpointError
 
-pytestmark = pytest.mark.xdist_group('tiny_run')
-
 
 @pytest.fixture(autouse=True)
 def forget():
@@ -125,7 +123,10 @@ def test_a_folder_that_is_none(tmp_path):
   [
     (['HourglassLM.d_modl = 3'], "no parameter 'd_modl'"),
     (["train.compute_dtype = 'float8'"], r'train\.compute_dtype must be one'),
-    (['train.model = @HourglassLM()'], r'train\.model must be a factory'),
+    (
+      ['train.model = @HourglassLM()'],
+      r'train\.model takes.* did you mean @HourglassLM\?',
+    ),
     (['train.data = @TextFiles'], r'train\.data must be a data set'),
     (
       ["TextFiles.path = 'gone.txt'"],

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   try:
+    shared.check_there(arguments)
     _COMMANDS[arguments.command].main(arguments)
     sys.stdout.flush()
   except shared.Failure as error:

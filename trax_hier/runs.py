@@ -16,6 +16,7 @@ import jax
 
 import trax_hier._configurables  # noqa: F401
 from trax_hier import config, export
+from trax_hier._run_folder import config_file
 from trax_hier.training.build import check_logits, check_parts
 from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.state import abstract_init, shapes_of
@@ -99,21 +100,6 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   )
   check_parts(run.model, run.data, run.compute_dtype)
   return run
-
-
-def config_file(folder: str | Path) -> Path:
-  """Where the folder of a run has its configuration, as an absolute path.
-
-  Raises:
-    ValueError: if it is not the folder of a run.
-  """
-  folder = Path(folder).expanduser().absolute()
-  if not folder.is_dir():
-    raise ValueError(f'{folder}: no such folder')
-  file = folder / 'config.gin'
-  if not file.is_file():
-    raise ValueError(f'{folder}: not the folder of a run: it has no config.gin')
-  return file
 
 
 def _bound_mesh():

@@ -23,7 +23,10 @@ import sys
 from collections.abc import Sequence
 
 from trax_hier._commands.shared import (
+  Failure,
   add_config,
+  add_config_file,
+  check_there,
   fail,
   interrupted,
   keep_compiled,
@@ -36,6 +39,11 @@ _RESUME = 'the same command resumes the run'
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
+
+  try:
+    check_there(arguments)
+  except Failure as failure:
+    return fail(_PROGRAM, failure, failure.code)
 
   # Imported here so that --help and mistyped flags answer at once.
   import trax_hier._configurables  # noqa: F401
@@ -58,14 +66,7 @@ def _parser():
     prog='python -m trax_hier.trainer',
     description='Trains a model from gin files; resumes a stopped run.',
   )
-  parser.add_argument(
-    '--config_file',
-    action='append',
-    default=[],
-    metavar='FILE',
-    help='a gin file, by path or by the name of a packaged one; repeatable, '
-    'later files win',
-  )
+  add_config_file(parser)
   add_config(parser, 'the files')
   parser.add_argument(
     '--output_dir',
@@ -153,7 +154,7 @@ def _train(arguments):
   except (ValueError, TypeError, OSError, base.LayerError) as error:
     # Until everything is built, what fails is what the user has written.
     if built and isinstance(error, OSError):
-      what = f'cannot write to {arguments.output_dir}: {config.explain(error)}'
+      what = error.strerror or config.explain(error)
       return fail(_PROGRAM, f'{what}; training stopped, {_RESUME}', 1)
     if built:
       raise

@@ -1,5 +1,6 @@
 """Our models in Trax's own training loop."""
 
+import contract
 import jax
 import numpy as np
 import pytest
@@ -16,8 +17,18 @@ MODELS = {
 }
 
 
+OTHERS = ('slide', 'top-down', 'bottom-up', 'retina', 'scaling', 'reversible')
+MODELS |= {name: contract.ROWS[name].model for name in OTHERS}
+
+
+# CI has one; those with a memory across steps or with sources take more inputs
+# than Trax's loop has.
 @pytest.mark.parametrize(
-  'name', ['transformer', pytest.param('hourglass', marks=pytest.mark.slow)]
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != 'transformer'))
+    for name in MODELS
+  ],
 )
 def test_two_steps(name, tmp_path):
   from trax import optimizers

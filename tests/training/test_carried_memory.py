@@ -29,8 +29,6 @@ from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.mesh import make_mesh
 
-pytestmark = pytest.mark.xdist_group('carried memory')
-
 P = functools.partial
 HERE = Path(__file__).parent
 LANES, LENGTH, WINDOW, N_STATES, WIDTH = 4, 8, 4, 3, 8

@@ -146,13 +146,14 @@ def test_stopped_at_any_moment_it_resumes_to_equal_losses(tmp_path):
 
 
 FULLY_SHARDED = {'data': 2, 'fsdp': -1}
+STEPS = 100
 
 
 @pytest.fixture(scope='module')
 def on_one_device(tmp_path_factory):
-  """The folder of a run of 40 steps on one device."""
+  """The folder of a run of `STEPS` steps on one device."""
   folder = tmp_path_factory.mktemp('one')
-  assert process(folder, 40).wait() == 0
+  assert process(folder, STEPS).wait() == 0
   return folder
 
 
@@ -162,10 +163,15 @@ def equal_to_rounding(folder, other, kind='train'):
   )
 
 
-def test_a_run_moves_between_meshes(tmp_path, on_one_device):
-  assert process(tmp_path, 20, 8, mesh=FULLY_SHARDED).wait() == 0
-  assert losses(tmp_path)[-1][0] == 20
-  assert process(tmp_path, 40).wait() == 0
+def test_a_run_that_is_killed_moves_to_another_mesh(tmp_path, on_one_device):
+  child = process(tmp_path, STEPS, 8, mesh=FULLY_SHARDED)
+  killed = stop(
+    child, signal.SIGKILL, lambda: losses(tmp_path)[-1:] >= [(25, 0.0)]
+  )
+  assert killed == -signal.SIGKILL
+  begun = losses(tmp_path)[-1][0]
+  assert 25 <= begun < STEPS
+  assert process(tmp_path, STEPS).wait() == 0
   equal_to_rounding(tmp_path, on_one_device)
 
 
@@ -192,12 +198,22 @@ def hosts(folder, steps):
 
 
 def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
-  assert [host.wait() for host in hosts(tmp_path, 40)] == [0, 0]
+  assert [host.wait() for host in hosts(tmp_path, STEPS)] == [0, 0]
   for kind in ('train', 'valid'):
     equal_to_rounding(tmp_path, on_one_device, kind)
-  assert sorted(os.listdir(tmp_path / 'checkpoints'))[-1] == '40'
+  assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int)[-1] == f'{STEPS}'
   # Each line is written once, by one of them.
-  assert [step for step, _ in losses(tmp_path)] == list(range(1, 41))
+  assert [step for step, _ in losses(tmp_path)] == [*range(1, STEPS + 1)]
+
+
+@pytest.mark.slow
+def test_hosts_fall_back_together(tmp_path, on_one_device):
+  assert [host.wait() for host in hosts(tmp_path, 60)] == [0, 0]
+  for file in (tmp_path / 'checkpoints' / '60').rglob('d/*'):
+    file.write_bytes(file.read_bytes()[:50])
+  assert [host.wait() for host in hosts(tmp_path, STEPS)] == [0, 0]
+  assert os.listdir(tmp_path / 'checkpoints_broken') == ['60']
+  equal_to_rounding(tmp_path, on_one_device)
 
 
 @pytest.mark.slow
@@ -248,12 +264,34 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
   explode = lambda n: np.float32(0.1) + (n >= 14) * np.float32(np.inf)  # noqa: E731
   with pytest.raises(
     NotFiniteError,
-    match=r'step 14: learning_rate is inf.*checkpoint is of step 10',
+    match=r'step 14: learning_rate is inf.*Of checkpoints.* of step 10',
   ):
     run(tmp_path, optimizer=functools.partial(SGD, explode))
   assert os.listdir(tmp_path / 'checkpoints') == ['10']
   assert losses(tmp_path)[-1][0] == 13
   assert run(tmp_path, optimizer=functools.partial(SGD, 0.1)).step == 20
+
+
+def test_a_save_cut_short_is_no_beginning(tmp_path, capsys):
+  """It must not keep a run from the weights it is to begin with."""
+  run(tmp_path / 'first', 10)
+  (tmp_path / 'tuned' / 'checkpoints' / '10.orbax-checkpoint-tmp').mkdir(
+    parents=True
+  )
+  run(tmp_path / 'tuned', 10, init_from=str(tmp_path / 'first'))
+  assert 'weights are those of' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('damage', ['', 'no gin (', None])
+def test_what_has_changed_must_be_known(tmp_path, damage):
+  run(tmp_path, 10)
+  file = tmp_path / 'config.gin'
+  file.unlink()
+  if damage is not None:
+    file.write_text(damage)
+  with pytest.raises(CheckpointError, match=r'missing or damaged.*--accept'):
+    run(tmp_path)
+  assert run(tmp_path, accept_changes=True).step == 20
 
 
 def test_another_seed_does_not_resume(tmp_path):

@@ -111,19 +111,19 @@ def _check(arguments):
 
 def _read(folder):
   from trax_hier import config
-  from trax_hier.runs import config_file
+  from trax_hier._run_folder import config_file
   from trax_hier.training.metrics_log import read_metrics
 
   file = config_file(folder)
-  lines = read_metrics(file.parent)
+  by_kind = {'train': [], 'valid': []}
+  for line in read_metrics(file.parent):
+    if line['kind'] in by_kind:
+      by_kind[line['kind']].append(line)
+  lines = [*by_kind['train'], *by_kind['valid']]
   if not lines:
     raise ValueError(f'{folder}: no metrics: nothing is logged yet')
   if not any(key.startswith(_SCORE) for key in lines[0]):
     raise ValueError(f'{folder}: metrics.jsonl has no {_SCORE}byte or the like')
-  by_kind = {
-    kind: [line for line in lines if line['kind'] == kind]
-    for kind in ('train', 'valid')
-  }
   return _Run(**by_kind, parameters=config.parameters(file.read_text()))
 
 

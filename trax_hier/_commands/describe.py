@@ -3,7 +3,12 @@
 import argparse
 import inspect
 
-from trax_hier._commands.shared import add_config, user_errors
+from trax_hier._commands.shared import (
+  add_config,
+  add_config_file,
+  keep_compiled,
+  user_errors,
+)
 
 _TRAIN = 'trax_hier.training.train'
 
@@ -30,14 +35,7 @@ What a gin file leaves to the user must be given. Where its data are not here,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument(
-    '--config_file',
-    action='append',
-    default=[],
-    metavar='FILE',
-    help='a gin file, by path or by the name of a packaged one; repeatable, '
-    'later files win',
-  )
+  add_config_file(what)
   what.add_argument('--run', metavar='DIR', help='or the folder of a run')
   add_config(parser, 'the files')
   parser.add_argument(
@@ -76,6 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier import config
     from trax_hier.overview import layer_tree
 
+    keep_compiled()
     config.clear()
     config.parse(_files(arguments), arguments.config)
     built = _build(arguments.batch)
@@ -120,7 +119,7 @@ def _simulate_devices(n):
 def _files(arguments):
   if arguments.run is None:
     return arguments.config_file
-  from trax_hier.runs import config_file
+  from trax_hier._run_folder import config_file
 
   return [str(config_file(arguments.run))]
 

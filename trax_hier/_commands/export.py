@@ -14,6 +14,8 @@ Python:
   exported = trax_hier.load('DIR')
   exported.sample('def main(')
 
+config.gin is that of the run, with the paths that stand in it.
+
 Tensors are named by their way through the layers, and the blocks of a stack
 stand each for itself: blocks.0.attention.query.weights.
 """

@@ -6,7 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trax_hier._commands.shared import Failure, add_run, say, user_errors
+from trax_hier._commands.shared import (
+  Failure,
+  add_run,
+  keep_compiled,
+  say,
+  user_errors,
+)
 
 HELP = 'continue a text'
 DESCRIPTION = """
@@ -126,6 +132,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier import generation
     from trax_hier.runs import open_run
 
+    keep_compiled()
     run = open_run(arguments.run, arguments.config)
     if run.data.unit == 'dim':
       raise ValueError(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from trax_hier._commands.shared import add_config, user_errors
+from trax_hier._commands.shared import add_config, add_config_file, user_errors
 
 HELP = "import the weights of Trax's own Hourglass"
 DESCRIPTION = """
@@ -30,13 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='model.pkl.gz; a model.weights.npy.gz that belongs to it must lie '
     'beside it',
   )
-  parser.add_argument(
-    '--config_file',
-    action='append',
-    required=True,
-    metavar='FILE',
-    help='a gin file, by path or short name; repeatable, later files win',
-  )
+  add_config_file(parser, required=True)
   add_config(parser, 'the files')
   parser.add_argument(
     '--vocab',

@@ -83,6 +83,52 @@ def keep_compiled() -> None:
   jax.config.update('jax_compilation_cache_max_size', _CACHE_BYTES)
 
 
+def add_config_file(
+  parser: argparse._ActionsContainer, required: bool = False
+) -> None:
+  """Adds --config_file.
+
+  Args:
+    parser: gets the flag; may be a group.
+    required: whether there must be one.
+  """
+  parser.add_argument(
+    '--config_file',
+    action='append',
+    default=[],
+    required=required,
+    metavar='FILE',
+    help='a gin file, by path or by the name of a packaged one; repeatable, '
+    'later files win',
+  )
+
+
+def check_there(arguments: argparse.Namespace) -> None:
+  """Checks what can be checked before JAX is imported, which takes seconds.
+
+  Args:
+    arguments: with `run` or `runs`, `config_file` and `config`, or some of
+      these.
+
+  Raises:
+    Failure: a folder is not of a run, a gin file is missing, or it or a binding
+      is no gin.
+  """
+  from trax_hier._config import files
+  from trax_hier._run_folder import config_file
+
+  run = getattr(arguments, 'run', None)
+  try:
+    for folder in [run] if run else getattr(arguments, 'runs', ()):
+      config_file(folder)
+    for name in getattr(arguments, 'config_file', ()):
+      list(files.read_file(name))
+    for binding in getattr(arguments, 'config', ()):
+      list(files.read_bindings(binding))
+  except ValueError as error:
+    raise Failure(error, 2) from error
+
+
 def add_config(parser: argparse.ArgumentParser, wins_over: str) -> None:
   """Adds --config.
 

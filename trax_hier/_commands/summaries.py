@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from trax_hier._commands.shared import say, user_errors
+from trax_hier._commands.shared import keep_compiled, say, user_errors
 
 _DEFAULTS = {
   'n_beams': 1,
@@ -75,6 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # Before the summaries, which may take hours.
     rouge.import_rouge_score()
+    keep_compiled()
     run = open_run(arguments.run, arguments.config)
     if not hasattr(run.data, 'pairs'):
       name = run.data.describe().partition(':')[0]

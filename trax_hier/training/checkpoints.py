@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 PyTree = object
@@ -38,6 +40,13 @@ def named_leaves(tree: PyTree) -> dict[str, object]:
   }
 
 
+def saved_steps(directory: str | Path) -> list[int]:
+  """The steps that have a whole checkpoint in a folder, oldest first."""
+  if not Path(directory).is_dir():
+    return []
+  return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute()))
+
+
 def _from_named(leaves, names, like):
   """The tree like `like` of the leaves with these names."""
   return jax.tree.unflatten(
@@ -48,6 +57,7 @@ def _from_named(leaves, names, like):
 def _reason(error):
   """What went wrong, in few words: of a long line its end, the innermost."""
   line = str(error).strip().partition('\n')[0]
+  line = line.partition(' See full TensorStore details')[0]
   return line if len(line) <= 200 else f'… {line[-200:]}'
 
 
@@ -155,6 +165,13 @@ class Checkpoints:
       return None
     load = functools.partial(self._load, abstract)
     step, (state, position), broken = self._newest(load, say)
+    if jax.process_count() > 1:
+      steps = multihost_utils.process_allgather(np.int32(step))
+      if len(set(steps.tolist())) > 1:
+        raise CheckpointError(
+          f'the hosts can load different checkpoints of {self._directory}, '
+          f'those of steps {steps.tolist()}: do all see the same folder?'
+        )
     if broken:
       self._set_aside(broken)
     return step, state, position
@@ -214,7 +231,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # orbax and tensorstore raise many kinds
-      whole = sorted(ocp.utils.checkpoint_steps(self._directory))
+      whole = saved_steps(self._directory)
       kept = (
         f'the last whole one is of step {whole[-1]}'
         if whole
@@ -310,10 +327,13 @@ class Checkpoints:
       )
 
   def _set_aside(self, steps):
-    aside = self._directory.with_name(f'{self._directory.name}_broken')
-    aside.mkdir(exist_ok=True)
-    for step in steps:
-      target = aside / str(step)
-      shutil.rmtree(target, ignore_errors=True)
-      (self._directory / str(step)).rename(target)
+    if jax.process_index() == 0:
+      aside = self._directory.with_name(f'{self._directory.name}_broken')
+      aside.mkdir(exist_ok=True)
+      for step in steps:
+        target = aside / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        (self._directory / str(step)).rename(target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('checkpoints set aside')
     self._manager.reload()

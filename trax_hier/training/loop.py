@@ -7,6 +7,7 @@ of step n + 1, and only then reads the metrics of step n - 1.
 import contextlib
 import dataclasses
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,11 @@ import jax
 
 from trax_hier import config
 from trax_hier.training.build import Build, build
-from trax_hier.training.checkpoints import CheckpointError, Checkpoints
+from trax_hier.training.checkpoints import (
+  CheckpointError,
+  Checkpoints,
+  saved_steps,
+)
 from trax_hier.training.console import Console
 from trax_hier.training.mesh import place
 from trax_hier.training.metrics_log import MetricsLog, read_metrics
@@ -153,7 +158,8 @@ def train(
     checkpoints.CheckpointError: if there are checkpoints, of this run or of
       `init_from`, and none loads; if one cannot be written; if there are some
       and the configuration has changed.
-    stopping.Stopped: on SIGTERM, when a checkpoint has been saved.
+    stopping.Stopped: on SIGTERM, when a checkpoint has been saved: after the
+      step in progress, or after the evaluation and the step that follows it.
   """
   if checkpoint_every is None:
     checkpoint_every = eval_every
@@ -182,7 +188,7 @@ def train(
   folder = _make_folder(output_dir)
   source = None
   # A run that goes on has no use for the other, which may be gone.
-  if init_from is not None and not any(folder.glob('checkpoints/*')):
+  if init_from is not None and not saved_steps(folder / 'checkpoints'):
     source = _checkpoints_of(init_from)
   built = build(model, data, optimizer, accumulate_steps, compute_dtype, mesh)
   if before_compile is not None:
@@ -272,8 +278,9 @@ def train(
     except NotFiniteError as error:
       checkpoints.wait()
       kept = checkpoints.steps()
-      kept = f'the last checkpoint is of step {kept[-1]}' if kept else 'none'
-      raise NotFiniteError(f'{error}; training stopped, {kept}') from None
+      last = f'the last is of step {kept[-1]}' if kept else 'there is none'
+      message = f'{error}; training stopped. Of checkpoints, {last}'
+      raise NotFiniteError(message) from None
     checkpoints.wait()
   return TrainResult(max(done, steps), state.weights, evaluation, model, data)
 
@@ -282,11 +289,19 @@ def _check_unchanged(file):
   """Compares the configuration that was saved with the present one.
 
   Raises:
-    CheckpointError: if they differ in more than may change.
+    CheckpointError: if they differ in more than may change, or the first
+      cannot be read.
   """
-  if not file.is_file():
-    return
-  changes = config.differences(file.read_text(), _FREE)
+  try:
+    saved = file.read_text()
+    changes = config.differences(saved, _FREE)
+  except (OSError, ValueError):
+    saved = ''
+  if not saved.strip():
+    raise CheckpointError(
+      f'{file} is missing or damaged, so what has changed since its '
+      'checkpoints cannot be told. Go on all the same by --accept_changes'
+    )
   if changes:
     lines = [
       f'\n  {name}: {then or "not there"} then, {now or "not there"} now'
@@ -302,7 +317,10 @@ def _check_unchanged(file):
 def _write_whole(file, text):
   """Replaces a file in one moment: it is never there half written."""
   temporary = file.with_suffix('.tmp')
-  temporary.write_text(text)
+  with temporary.open('w') as opened:
+    opened.write(text)
+    opened.flush()
+    os.fsync(opened.fileno())
   temporary.replace(file)
 
 

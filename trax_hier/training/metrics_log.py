@@ -40,6 +40,7 @@ class MetricsLog:
     """
     self._stack = contextlib.ExitStack()
     self._sinks = []
+    self._directory = directory
     if not speaks:
       return
     directory = Path(directory)
@@ -56,8 +57,9 @@ class MetricsLog:
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds values of one step."""
     values = {name: float(value) for name, value in values.items()}
-    for sink in self._sinks:
-      sink.scalars(kind, step, values)
+    with self._writing():
+      for sink in self._sinks:
+        sink.scalars(kind, step, values)
 
   def histogram(
     self,
@@ -76,22 +78,35 @@ class MetricsLog:
       counts: how many, (n,).
       edges: ascending, (n + 1,).
     """
-    for sink in self._sinks:
-      sink.histogram(kind, step, name, counts, edges)
+    with self._writing():
+      for sink in self._sinks:
+        sink.histogram(kind, step, name, counts, edges)
 
   def text(self, kind: str, step: int, name: str, text: str) -> None:
     """Adds a text; not in the lines."""
-    for sink in self._sinks:
-      sink.text(kind, step, name, text)
+    with self._writing():
+      for sink in self._sinks:
+        sink.text(kind, step, name, text)
 
   def flush(self) -> None:
     """Puts on the disk what was written: no crash can take it back."""
-    for sink in self._sinks:
-      sink.flush()
+    with self._writing():
+      for sink in self._sinks:
+        sink.flush()
 
   def close(self) -> None:
     """Flushes and closes everything."""
-    self._stack.close()
+    with self._writing():
+      self._stack.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Says where something cannot be written."""
+    try:
+      yield
+    except OSError as error:
+      what = f'cannot write to {self._directory}: {error.strerror or error}'
+      raise OSError(error.errno, what) from error
 
 
 class _JsonLines:
