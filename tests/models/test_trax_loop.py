@@ -50,9 +50,9 @@ def test_two_steps(name, tmp_path):
   )
   model = MODELS[name]
   loop = training.Loop(
-    model('train'),
+    model(mode='train'),
     [task],
-    eval_model=model('eval'),
+    eval_model=model(mode='eval'),
     eval_tasks=[evaluation],
     output_dir=str(tmp_path),
     random_seed=0,
