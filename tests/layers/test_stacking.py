@@ -1,5 +1,6 @@
 """Stacks of equal blocks, and the layers around them."""
 
+import collections
 import operator
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.layers.stacking import remat_of_each
+from trax_hier.models import HourglassLM
 from trax_hier.trax_compat import base, tl
 
 X = toy.normal(2, 3, 4)
@@ -157,6 +160,82 @@ def test_remat_gives_the_same_gradients_with_dropout():
   expected = loss_and_gradients(plain, weights, state)
   value = loss_and_gradients(remat, (weights,), (state,))
   toy.close(jax.tree.leaves(value), jax.tree.leaves(expected), 1e-6)
+
+
+def kept(layer, x):
+  """Numbers that a gradient keeps from the forward pass, by shape."""
+  weights, state = toy.shapes(layer, x)
+
+  def run(weights, x):
+    return layer.pure_fn(x, weights, state, toy.KEY)[0]
+
+  _, backward = jax.eval_shape(lambda *args: jax.vjp(run, *args), weights, x)
+  return collections.Counter(leaf.shape for leaf in jax.tree.leaves(backward))
+
+
+def test_policies_keep_what_they_say():
+  """Blocks of width 8: projections to 16, products of rows, a tanh of each."""
+
+  def mixing():
+    rows = tl.Fn('Rows', lambda x: jnp.tanh(x @ jnp.swapaxes(x, 1, 2)))
+    return tl.Residual(tl.Dense(16), tl.Tanh(), rows, tl.Dense(8))
+
+  x = toy.normal(2, 5, 8)
+  n = 3
+  found = {
+    policy: kept(hl.Repeat(mixing, n, policy), x)
+    for policy in (False, True, 'projections', 'products')
+  }
+  wide, rows = (n, 2, 5, 16), (n, 2, 5, 5)
+  assert found[True][wide] == found[True][rows] == 0
+  assert found['projections'][wide] == 1 and found['projections'][rows] == 0
+  assert found['products'][wide] == 1 and found['products'][rows] == 1
+  assert found[False][wide] + found[False][rows] > 2
+  # The inputs of the blocks, whatever else.
+  assert all(counts[n, 2, 5, 8] for counts in found.values())
+
+
+def test_each_policy_gives_the_same_gradients():
+  weights, _ = toy.make(hl.Repeat(block, 2), X)
+  found = []
+  for policy in (False, 'projections', 'products'):
+    layer = hl.Repeat(block, 2, policy)
+    shapes, state = toy.shapes(layer, X)
+    same = jax.tree.unflatten(
+      jax.tree.structure(shapes), jax.tree.leaves(weights)
+    )
+    found.append(jax.tree.leaves(loss_and_gradients(layer, same, state)))
+  toy.close(found[1], found[0], 1e-6)
+  toy.close(found[2], found[0], 1e-6)
+
+
+def test_policies_are_known_and_fit_the_stacks():
+  with pytest.raises(
+    ValueError, match=r"remat = 'some' must be False or one of"
+  ):
+    hl.Repeat(block, 2, 'some')
+  assert remat_of_each(True, 2, 'A.remat') == (True, True)
+  assert remat_of_each(['products', False], 2, 'A.remat') == ('products', False)
+  with pytest.raises(ValueError, match=r'A\.remat = .* for each of 2 stacks'):
+    remat_of_each((True,), 2, 'A.remat')
+
+
+def test_a_model_has_a_policy_for_each_stack():
+  def widths(remat):
+    layer = HourglassLM(
+      hierarchy='2@2',
+      vanilla_layers=(2, 0),
+      remat=remat,
+      mode='train',
+      **toy.SIZES,
+    )
+    found = kept(layer, toy.tokens(10))
+    return found[2, 2, 10, 32], found[2, 2, 5, 32]
+
+  vanilla, shortened = widths(False)
+  assert vanilla and shortened
+  assert widths((True, False)) == (0, shortened)
+  assert widths((False, True)) == (vanilla, 0)
 
 
 def test_once_remembers_its_first_output():
