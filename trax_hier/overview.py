@@ -8,10 +8,7 @@
 The model is traced on shapes, never run: one of any size can be looked at.
 """
 
-import ast
 import dataclasses
-import functools
-import linecache
 from collections.abc import Iterator
 
 import jax
@@ -154,27 +151,8 @@ def _maker(layer):
   """
   if not _composes(layer):
     return type(layer).__name__.lstrip('_')
-  made_at = layer._caller
-  functions = _functions_around(made_at['filename'], made_at['lineno'])
-  return next((name for name in functions if name[0].isupper()), '')
-
-
-@functools.cache
-def _functions_around(file, line):
-  """The names of the functions and classes around a line, innermost first."""
-  found = [
-    (node.lineno, node.name)
-    for node in ast.walk(_syntax(file))
-    if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    and node.lineno <= line <= node.end_lineno
-  ]
-  return [name for _, name in sorted(found, reverse=True)]
-
-
-@functools.cache
-def _syntax(file):
-  # Knows the cells of notebooks too.
-  return ast.parse(''.join(linecache.getlines(file)))
+  maker = getattr(layer, '_maker', '')
+  return maker if maker[:1].isupper() else ''
 
 
 def _shapes(x):
