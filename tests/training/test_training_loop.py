@@ -198,7 +198,7 @@ def hosts(folder, steps):
 
 
 def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
-  assert [host.wait() for host in hosts(tmp_path, STEPS)] == [0, 0]
+  assert [host.wait(120) for host in hosts(tmp_path, STEPS)] == [0, 0]
   for kind in ('train', 'valid'):
     equal_to_rounding(tmp_path, on_one_device, kind)
   assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int)[-1] == f'{STEPS}'
@@ -208,10 +208,10 @@ def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
 
 @pytest.mark.slow
 def test_hosts_fall_back_together(tmp_path, on_one_device):
-  assert [host.wait() for host in hosts(tmp_path, 60)] == [0, 0]
+  assert [host.wait(120) for host in hosts(tmp_path, 60)] == [0, 0]
   for file in (tmp_path / 'checkpoints' / '60').rglob('d/*'):
     file.write_bytes(file.read_bytes()[:50])
-  assert [host.wait() for host in hosts(tmp_path, STEPS)] == [0, 0]
+  assert [host.wait(120) for host in hosts(tmp_path, STEPS)] == [0, 0]
   assert os.listdir(tmp_path / 'checkpoints_broken') == ['60']
   equal_to_rounding(tmp_path, on_one_device)
 
