@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy
 
-from trax_hier import cli, config
+from trax_hier import cli, config, overview
 from trax_hier._commands import tables
 from trax_hier._commands.blanks import Blanks
 from trax_hier._commands.sections import print_weights
@@ -469,3 +469,17 @@ def test_blanks_are_like_data():
     'sources': (2, 5),
   }
   assert batch['sources'].dtype == batch['inputs'].dtype == np.int32
+
+
+def test_a_tree_of_shapes_is_the_tree_of_a_batch():
+  layer = TransformerLM(toy.VOCAB, d_model=8, d_ff=8, n_heads=2, n_layers=3)
+  assert overview.tree(layer, (2, 8)) == tree(layer)
+  head, root, *parts = overview.tree(layer, (2, 8)).text(1).splitlines()
+  assert head.split() == ['layer', 'weights', 'in', 'out']
+  assert re.fullmatch(r'TransformerLM +\d,\d{3}   \(2, 8\) +\(2, 8, 17\)', root)
+  assert any(line.startswith('  Repeat(3) ...') for line in parts)
+
+
+def test_a_tree_says_how_many_inputs_a_layer_takes():
+  with pytest.raises(ValueError, match='Add takes 2 inputs: got shapes of 1'):
+    overview.tree(tl.Add(), (2, 8))

@@ -1,24 +1,23 @@
 """What a model is made of: its layers as a tree, with shapes and weights.
 
-    weights, model_state = abstract_init(layer, batch)
-    root = layer_tree(layer, weights, model_state, batch)
-    for depth, node in root.walk():
-      print('  ' * depth, node.name, node.n_weights)
+    print(tree(HourglassLM(vocab_size=256, mode='eval'), (1, 512)))
 
 The model is traced on shapes, never run: one of any size can be looked at.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from trax_hier import _tables
 from trax_hier._layer_calls import around
 from trax_hier.layers.stacking import RandomChoice, Stack
-from trax_hier.training.state import Batch, n_weights
+from trax_hier.training.state import Batch, clean, n_weights
 from trax_hier.training.step import apply_model
-from trax_hier.trax_compat import base, tl
+from trax_hier.trax_compat import ShapeDtype, base, tl
 
 PyTree = object
 Shapes = tuple[tuple[int, ...], ...]
@@ -54,6 +53,63 @@ class Node:
       for child in self.children:
         yield from child.walk(depth, _level + 1)
 
+  @property
+  def title(self) -> str:
+    """The name, and how many there are if there are more than one."""
+    return f'{self.n} x {self.name}' if self.n > 1 else self.name
+
+  def text(self, depth: int | None = None) -> str:
+    """A table of the layers, `depth` levels below this one; None: all."""
+    rows = []
+    for level, node in self.walk(depth):
+      more = ' ...' if level == depth and node.children else ''
+      n = f'{node.n_weights:,}' if node.n_weights else '-'
+      shapes = (_text_of(shapes) for shapes in (node.inputs, node.outputs))
+      rows.append((f'{"  " * level}{node.title}{more}', n, *shapes))
+    return _tables.text(('layer', 'weights', 'in', 'out'), rows, numbers=[1])
+
+  def __str__(self) -> str:
+    """All of `text`."""
+    return self.text()
+
+
+def tree(layer: base.Layer, *inputs: tuple[int, ...] | ShapeDtype) -> Node:
+  """The layers within a layer, with the shapes that inputs of a shape get.
+
+  Args:
+    layer: a layer or a model; it need not be initialised.
+    *inputs: for each of its inputs its shape. One of two axes or fewer, as
+      (b, l), is of int32 tokens, others, as (b, l, d), are of float32 vectors;
+      for other types give a `ShapeDtype`.
+
+  Raises:
+    ValueError: the layer takes another number of inputs.
+
+  Example:
+    >>> from trax_hier.layers import LinearShorten
+    >>> print(tree(LinearShorten(shorten_factor=3, d_model=8), (2, 12, 8)))
+    layer              weights   in           out
+    LinearShorten          200   (2, 12, 8)   (2, 4, 8)
+      GroupTokens(3)         -   (2, 12, 8)   (2, 4, 24)
+      Dense_8              200   (2, 4, 24)   (2, 4, 8)
+  """
+  if len(inputs) != layer.n_in:
+    raise ValueError(
+      f'{layer.name} takes {layer.n_in} inputs: got shapes of {len(inputs)}'
+    )
+  shapes = tuple(map(_signature, inputs))
+  x = shapes if layer.n_in != 1 else shapes[0]
+  rng = jax.random.PRNGKey(0)
+  weights, state = jax.eval_shape(lambda rng: layer.init(x, rng=rng), rng)
+  clean(layer, weights, state)
+  return _trace(layer.pure_fn, x, weights, state, rng)
+
+
+def _signature(shape):
+  if isinstance(shape, ShapeDtype):
+    return shape
+  return ShapeDtype(shape, np.int32 if len(shape) <= 2 else np.float32)
+
 
 def layer_tree(
   layer: base.Layer, weights: PyTree, model_state: PyTree, batch: Batch
@@ -70,15 +126,21 @@ def layer_tree(
     model_state: its state, likewise.
     batch: a batch, or the shapes of its arrays.
   """
+  return _trace(
+    lambda *args: apply_model(layer, *args, jnp.float32),
+    weights,
+    model_state,
+    batch,
+    jax.random.PRNGKey(0),
+  )
+
+
+def _trace(call: Callable, *args: PyTree) -> Node:
+  """The outermost layer of a call, traced on shapes."""
+  args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
   observer = _Observer()
   with around(observer):
-    jax.eval_shape(
-      lambda *args: apply_model(layer, *args, jnp.float32),
-      weights,
-      model_state,
-      batch,
-      jax.random.PRNGKey(0),
-    )
+    jax.eval_shape(call, *args)
   (root,) = observer.root.children
   return root
 
@@ -157,3 +219,7 @@ def _maker(layer):
 
 def _shapes(x):
   return tuple(tuple(a.shape) for a in jax.tree.leaves(x))
+
+
+def _text_of(shapes):
+  return ' '.join(f'({", ".join(map(str, shape))})' for shape in shapes)

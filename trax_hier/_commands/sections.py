@@ -34,14 +34,8 @@ def print_configuration() -> None:
 
 def print_layers(root: Node, depth: int) -> None:
   """Prints the tree of layers, `depth` levels below the root."""
-  rows = []
-  for level, node in root.walk(depth):
-    more = ' ...' if level == depth and node.children else ''
-    n = f'{node.n_weights:,}' if node.n_weights else '-'
-    shapes = _text_of(node.inputs), _text_of(node.outputs)
-    rows.append((f'{"  " * level}{_title(node)}{more}', n, *shapes))
   heading('Layers')
-  print_table(('layer', 'weights', 'in', 'out'), rows, numbers=[1])
+  print(root.text(depth))
   print('\n"n x": one of n equal layers. "...": has layers below --depth.')
 
 
@@ -60,15 +54,11 @@ def print_weights(root: Node) -> None:
 def _row_of_weights(level, node, root):
   n = _n_weights(node)
   share = f'{n / root.n_weights:.1%}'
-  return f'{"  " * level}{_title(node)}', f'{n:,}', share, amount(4 * n, 'B')
+  return f'{"  " * level}{node.title}', f'{n:,}', share, amount(4 * n, 'B')
 
 
 def _n_weights(node):
   return node.n * node.n_weights
-
-
-def _title(node):
-  return f'{node.n} x {node.name}' if node.n > 1 else node.name
 
 
 def print_flops(
@@ -123,10 +113,6 @@ def print_memory(built: Build, batch: Batch, compiled: bool) -> None:
       '\nTemporary are activations, gradients and working memory, as XLA '
       f'compiles the step for {kind}.'
     )
-
-
-def _text_of(shapes):
-  return ' '.join(f'({", ".join(map(str, shape))})' for shape in shapes)
 
 
 def _bytes_per_device(tree):

@@ -1,14 +1,12 @@
 """Tables of plain text: columns that line up, nothing cut off."""
 
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 
-import rich.console
-import rich.table
+from trax_hier import _tables
 
-# Columns that a pipe or a file has room for.
-_UNBOUNDED = 100_000
 _PREFIXES = ('', 'k', 'M', 'G', 'T', 'P', 'E')
 
 
@@ -32,28 +30,8 @@ def print_table(
     rows: a text for each column.
     numbers: which columns are of numbers: these end at the same place.
   """
-  table = rich.table.Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-  for i, name in enumerate(columns):
-    is_number = i in numbers
-    table.add_column(
-      name,
-      justify='right' if is_number else 'left',
-      no_wrap=is_number,
-      overflow='fold',
-    )
-  for row in rows:
-    table.add_row(*row)
-  console = rich.console.Console(
-    width=None if sys.stdout.isatty() else _UNBOUNDED,
-    color_system=None,
-    highlight=False,
-    markup=False,
-    emoji=False,
-  )
-  with console.capture() as text:
-    console.print(table)
-  for line in text.get().splitlines():
-    print(line.rstrip())
+  width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+  print(_tables.text(columns, rows, numbers, width))
 
 
 def amount(n: float, unit: str) -> str:
