@@ -480,6 +480,11 @@ def test_a_tree_of_shapes_is_the_tree_of_a_batch():
   assert any(line.startswith('  Repeat(3) ...') for line in parts)
 
 
+def test_a_layer_alone_is_its_own_tree():
+  root = overview.tree(tl.Fn('Twice', lambda x: 2 * x), (2, 3, 4))
+  assert (root.name, root.outputs) == ('Twice', ((2, 3, 4),))
+
+
 def test_a_tree_says_how_many_inputs_a_layer_takes():
   with pytest.raises(ValueError, match='Add takes 2 inputs: got shapes of 1'):
     overview.tree(tl.Add(), (2, 8))

@@ -236,6 +236,12 @@ def row_axes(state: Any, other: Any) -> Any:
   Args:
     state: The state, or its shapes.
     other: The same for another number of rows.
+
+  Example:
+    >>> state = {'cache': jnp.zeros((2, 8, 4)), 't': jnp.zeros(())}
+    >>> other = {'cache': jnp.zeros((6, 8, 4)), 't': jnp.zeros(())}
+    >>> row_axes(state, other)
+    {'cache': 0, 't': -1}
   """
 
   def axis(x, y):

@@ -66,6 +66,13 @@ def parse(
 
   Raises:
     ConfigError: one message that names file, line and binding.
+
+  Example:
+    >>> from trax_hier import data, models, training
+    >>> parse(['quickstart.gin'], ['train.steps = 10'])
+    >>> value('train.steps'), value('StandardLibrary.length')
+    (10, 256)
+    >>> clear()
   """
   global _table
   table = _table.copy()
@@ -177,6 +184,10 @@ def parameters(gin_text: str) -> dict[str, str]:
 
   Raises:
     ConfigError: it is no gin text.
+
+  Example:
+    >>> parameters('HourglassLM.d_model = 64')
+    {'HourglassLM.d_model': '64'}
   """
   macros, values = {}, {}
   for statement, _ in files.read_bindings(gin_text):

@@ -114,7 +114,7 @@ class Exported:
 
 
 def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
-  """Writes an export; the folder appears when all of it is there.
+  r"""Writes an export; the folder appears when all of it is there.
 
   Args:
     folder: a new or an empty one.
@@ -125,6 +125,23 @@ def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
   Raises:
     ValueError: the folder is not empty, dtype is not one of these, weights do
       not fit the model, or the vocabulary cannot be written.
+
+  Example:
+    >>> import tempfile
+    >>> from trax_hier import training
+    >>> from trax_hier.models import TransformerLM
+    >>> text = 'train.model = @TransformerLM\nTransformerLM.vocab_size = 256\n'
+    >>> text += 'TransformerLM.n_layers = 0\nTransformerLM.d_model = 32'
+    >>> config.parse(bindings=[text])
+    >>> model = config.value('train.model')
+    >>> shapes, _ = abstract_init(model(mode='eval'), batch_like(96, None))
+    >>> weights = jax.tree.map(lambda w: np.ones(w.shape, w.dtype), shapes)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   save(folder, Source(model, weights, ByteVocab(), text, length=96))
+    ...   exported = load(folder)
+    >>> exported.vocab.size, exported.length
+    (256, 96)
+    >>> config.clear()
   """
   if dtype not in DTYPES:
     raise ValueError(f'dtype = {dtype!r} must be one of {", ".join(DTYPES)}')

@@ -61,6 +61,13 @@ def prepare(
 
   Raises:
     ValueError: precision is none of these.
+
+  Example:
+    >>> from trax_hier.layers import Dense
+    >>> weights = jnp.ones((8, 4)), jnp.zeros(4)
+    >>> prepared = prepare(lambda mode: Dense(4), weights, 'int8')
+    >>> [w.dtype.name for w in jax.tree.leaves(prepared.weights)]
+    ['int8', 'float32', 'float32']
   """
   lay_out = _lay_out(model, config.fingerprint(), precision)
   return Prepared(lay_out(weights), precision)
@@ -100,9 +107,9 @@ def generate(
     model: The model's factory, called with `mode` and `max_len`. Programs are
       kept per factory: calls with the same one do not compile again.
     weights: The model's weights, or what `prepare` made of them.
-    prompt: Tokens int32 (batch, length), or a sequence of arrays (length,),
-      which may differ in length and be empty. What goes beyond the shortest is
-      read token by token, while that one is continued.
+    prompt: Tokens int32 (b, l), or a sequence of arrays (l,), which may differ
+      in length and be empty. What goes beyond the shortest is read token by
+      token, while that one is continued.
     n_tokens: Number of tokens to draw for each row.
     temperature: What logits are divided by; 0 takes the likeliest token.
     top_k: Draws from so many likeliest tokens; None is all.
@@ -116,7 +123,7 @@ def generate(
     on_tokens: Called several times a second with the new tokens of each row
       since the last call, a list of arrays int32 (n,).
     sources: What the encoder of an encoder-decoder model reads, one for each
-      prompt: tokens int32 (batch, m), or a sequence of arrays (m,), which may
+      prompt: tokens int32 (b, m), or a sequence of arrays (m,), which may
       differ in length. 0 is padding, which may come after a text alone.
     n_beams: Number of continuations of each row that are followed together.
       With more than one, temperature (of 0 or 1), top_k, top_p and seed have no
@@ -131,6 +138,20 @@ def generate(
   Raises:
     ValueError: an argument is out of its range, or a prompt and its new tokens
       exceed max_len or what the model has positions for.
+
+  Example:
+    >>> from trax_hier.data import ByteVocab
+    >>> from trax_hier.trax_compat import tl
+    >>> def model(mode, max_len=None):  # After each byte comes the next one.
+    ...   following = tl.Fn('Next', lambda x: jax.nn.one_hot(x + 1, 256))
+    ...   return tl.Serial(tl.ShiftRight(mode=mode), following)
+    >>> vocab = ByteVocab()
+    >>> prompts = [vocab.encode('abc'), vocab.encode('p')]
+    >>> new = generate(
+    ...   model, model('eval').weights, prompts, n_tokens=4, temperature=0
+    ... )
+    >>> [vocab.decode(row) for row in new]
+    ['defg', 'qrst']
 
   Source: of beams, arXiv 1609.08144 section 7 (equation 14).
   """

@@ -177,7 +177,10 @@ class _Observer:
       for other in node.children[1:]:
         for _, below in other.walk():
           below.n_weights = 0
-    self._open[-1].children += node.children if is_part else _shown(node)
+    if is_part:
+      self._open[-1].children += node.children
+    elif not is_inside or _tells(node):
+      self._open[-1].children.append(node)
     return y, state
 
 
@@ -186,13 +189,13 @@ def _composes(layer):
   return isinstance(layer, tl.Serial | tl.Parallel)
 
 
-def _shown(node):
-  """The node, in a list, unless there is nothing to see."""
+def _tells(node):
+  """Whether there is something to see of it."""
   ranks = {len(shape) for shape in node.inputs}
   reshapes = any(
     len(shape) in ranks and shape not in node.inputs for shape in node.outputs
   )
-  return [node] * bool(node.n_weights or node.children or reshapes)
+  return bool(node.n_weights or node.children or reshapes)
 
 
 def _name(layer, maker, makers):

@@ -36,6 +36,10 @@ def sentences(text: str) -> Iterator[str]:
   dot after an abbreviation or a single letter does not end it, nor one with no
   letter before it, as in '1. Introduction'. Other line ends are spaces, as
   lines may be wrapped.
+
+  Example:
+    >>> list(sentences('See e.g. Fig. 2 there. Is it so? It is.'))
+    ['See e.g. Fig. 2 there.', 'Is it so?', 'It is.']
   """
   begin = 0
   for end in _END.finditer(text):
@@ -51,7 +55,12 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def lead(text: str, n_sentences: int) -> str:
-  """Returns the first sentences of a text, which are a strong baseline."""
+  """Returns the first sentences of a text, which are a strong baseline.
+
+  Example:
+    >>> lead('One. Two. Three.', 1)
+    'One.'
+  """
   return '\n'.join(itertools.islice(sentences(text), n_sentences))
 
 

@@ -86,6 +86,17 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   Raises:
     ValueError: one message, for a folder that is not of a run, or a binding
       (config.ConfigError) or data set that does not work.
+
+  Example:
+    >>> import shutil
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   quickstart = config.packaged_gin_dir() / 'quickstart.gin'
+    ...   _ = shutil.copy(quickstart, Path(folder, 'config.gin'))
+    ...   run = open_run(folder, ['train.compute_dtype = "bfloat16"'])
+    >>> run.data.train_batch(0)['inputs'].shape
+    (8, 256)
+    >>> config.clear()
   """
   file = config_file(folder)
   if (file.parent / export.WEIGHTS_FILE).is_file():

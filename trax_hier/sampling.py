@@ -37,6 +37,13 @@ def draw(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
 
   Returns:
     int32 (b,).
+
+  Example:
+    >>> logits = jnp.array([[1.0, 9.0, 3.0], [5.0, 2.0, 7.0]])
+    >>> keys = jax.random.split(jax.random.PRNGKey(0), 2)  # One for each row.
+    >>> greedy = jax.tree.map(jnp.asarray, Sampling(0.0, 3, 1.0, 3))
+    >>> print(draw(logits, keys, greedy))
+    [1 2]
   """
   n = logits.shape[-1]
   logits = jnp.where(jnp.arange(n) < sampling.n_ids, logits, -jnp.inf)

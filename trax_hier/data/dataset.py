@@ -42,6 +42,18 @@ class DataSet:
   Attributes:
     vocab: the vocabulary of the ids.
     unit: what one scored token is: 'byte', 'dim' or 'token'.
+
+  Example:
+    >>> from trax_hier.data import Synthetic
+    >>> data = Synthetic('copy', batch_size=4, length=16)
+    >>> for name, x in data.train_batch(step=0).items():
+    ...   print(name, x.shape, x.dtype)
+    inputs (4, 16) int32
+    targets (4, 16) int32
+    weights (4, 16) float32
+    start_of_sequence (4,) bool
+    >>> data.eval_batches('valid')[0]['inputs'].shape
+    (4, 16)
   """
 
   def __init__(

@@ -69,6 +69,15 @@ def DocumentLanes(
     ValueError: naming the binding, if the path is missing, unreadable or
       malformed, if no document is left to train or test on, or if a number is
       not legal.
+
+  Example:
+    >>> from trax_hier import data
+    >>> folder = data.__path__[0]  # Here each Python file is a document.
+    >>> lanes = DocumentLanes(folder, batch_size=2, length=128)
+    >>> lanes.train_batch(0)['inputs'].shape
+    (2, 128)
+    >>> [lanes.train_batch(i)['start_of_sequence'].tolist() for i in (0, 1)]
+    [[True, True], [False, False]]
   """
   if eval_batch_size is None:
     eval_batch_size = batch_size

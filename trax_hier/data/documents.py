@@ -29,6 +29,11 @@ class Documents(NamedTuple):
     tokens: (n,) integers, in memory or mapped.
     begins: (documents,) int64, where each document begins.
     ends: (documents,) int64, where it ends.
+
+  Example:
+    >>> documents = Documents.end_to_end(np.arange(10), np.array([3, 10]))
+    >>> print(documents.begins, documents.n_tokens())
+    [0 3] 10
   """
 
   tokens: np.ndarray
@@ -69,6 +74,14 @@ class DocumentRows:
 
   A document longer than a row goes on in the next one, so no token is lost.
   What a document leaves of its last row is padding of weight 0.
+
+  Example:
+    >>> documents = Documents.end_to_end(np.arange(1, 8), np.array([2, 7]))
+    >>> tokens, weights = DocumentRows(documents, length=3).rows(np.arange(3))
+    >>> print(tokens)
+    [[1 2 0]
+     [3 4 5]
+     [6 7 0]]
   """
 
   def __init__(self, documents: Documents, length: int):

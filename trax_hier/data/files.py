@@ -79,6 +79,10 @@ def fill_splits(
 
   Returns:
     'train', 'valid' or 'test' by name.
+
+  Example:
+    >>> fill_splits({f'{i}.txt': 100 for i in range(4)}, 0.25, 0.25)
+    {'1.txt': 'test', '2.txt': 'valid', '3.txt': 'train', '0.txt': 'train'}
   """
   total = sum(sizes.values())
   room = {'test': total * test_fraction, 'valid': total * valid_fraction}
@@ -124,7 +128,13 @@ def split_files(
 def split_bytes(
   tokens: np.ndarray, valid_fraction: float, test_fraction: float
 ) -> dict[str, np.ndarray]:
-  """Cuts (n,) tokens in order into 'train', 'valid' and 'test' views."""
+  """Cuts (n,) tokens in order into 'train', 'valid' and 'test' views.
+
+  Example:
+    >>> splits = split_bytes(np.arange(100), 0.05, 0.1)
+    >>> {name: len(tokens) for name, tokens in splits.items()}
+    {'train': 85, 'valid': 5, 'test': 10}
+  """
   n_valid = int(len(tokens) * valid_fraction)
   n_test = int(len(tokens) * test_fraction)
   n_train = len(tokens) - n_valid - n_test

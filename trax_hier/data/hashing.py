@@ -16,8 +16,8 @@ def mix64(x: np.ndarray) -> np.ndarray:
   """Scrambles 64 bits reversibly: the output step of SplitMix64.
 
   Args:
-    x: uint64 array of any shape, at least one axis (numpy warns on overflow of
-      scalars, not of arrays).
+    x: uint64 array, such as (b, l), of any shape but (): numpy warns when
+      scalars overflow, not when arrays do.
 
   Returns:
     A uint64 array of the same shape.
@@ -37,7 +37,8 @@ def hash64(*words: int | np.ndarray) -> np.ndarray:
     *words: non-negative integers or integer arrays; the order matters.
 
   Returns:
-    A uint64 array of the broadcast shape, (1,) when every word is an int.
+    A uint64 array of the broadcast shape: (b, n) of words (b, 1) and (n,), (1,)
+    when every word is an int.
   """
   state = np.full(1, _GOLDEN, np.uint64)
   for word in words:

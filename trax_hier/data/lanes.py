@@ -34,6 +34,13 @@ class LaneSchedule:
   The plan is made up to the step that is asked for and kept: 16 bytes for each
   document that was ever taken. A look-up is a binary search.
 
+  Example:
+    >>> plan = LaneSchedule([3, 1, 2], n_lanes=2, order=range(3))
+    >>> for lane in range(2):
+    ...   print([plan.locate(step, lane) for step in range(4)])
+    [(0, 0), (0, 1), (0, 2), None]
+    [(1, 0), (2, 0), (2, 1), None]
+
   Source: the reader of Block-Recurrent Transformers (arXiv 2203.07852).
   """
 

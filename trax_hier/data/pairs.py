@@ -51,7 +51,7 @@ def is_usable(text: str) -> bool:
 
 @gin.configurable(module='trax_hier.data')
 class TextPairs:
-  """Pairs of texts, such as articles and their summaries.
+  r"""Pairs of texts, such as articles and their summaries.
 
   They are fields of JSON objects, one a line, in UTF-8. `path` is one file, or
   a folder with train.jsonl, valid.jsonl and test.jsonl, such as
@@ -76,6 +76,21 @@ class TextPairs:
     unit: 'byte' or 'token'. The end of a summary counts as one.
     source_length: tokens in a row of sources.
     target_length: tokens in a row of targets.
+
+  Example:
+    >>> import tempfile
+    >>> row = {'document': 'A long text.', 'summary': 'A text.'}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   file = Path(folder, 'pairs.jsonl')
+    ...   _ = file.write_text(20 * f'{json.dumps(row)}\n')
+    ...   data = TextPairs(str(file), 2, source_length=16, target_length=10)
+    ...   batch = data.train_batch(step=0)
+    >>> batch['sources'].shape
+    (2, 16)
+    >>> print(batch['targets'][0])
+    [ 65  32 116 101 120 116  46   0   0   0]
+    >>> print(batch['weights'][0].astype(int))
+    [1 1 1 1 1 1 1 1 0 0]
   """
 
   def __init__(

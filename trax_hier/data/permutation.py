@@ -62,6 +62,11 @@ def shuffled(
 
   Returns:
     `(epoch, item)`, both (b,) int64: each epoch holds each item exactly once.
+
+  Example:
+    >>> epoch, item = shuffled(np.arange(8), n=4, seed=0)
+    >>> print(epoch, item)
+    [0 0 0 0 1 1 1 1] [3 0 2 1 2 1 0 3]
   """
   epoch, position = np.divmod(index, n)
   return epoch, permute(position, n, hash64(seed, _SHUFFLE, epoch))

@@ -25,6 +25,14 @@ class SentinelVocab:
   Attributes:
     below: the vocabulary of the ids below them.
     size: of the ids, sentinels included.
+
+  Example:
+    >>> from trax_hier.data import ByteVocab
+    >>> vocab = SentinelVocab(ByteVocab(), size=300)
+    >>> print(vocab.encode('a<0>b<1>'))
+    [ 97 299  98 298]
+    >>> vocab.decode([97, 299, 98, 298])
+    'a<0>b<1>'
   """
 
   def __init__(self, vocab: Vocab, size: int):
@@ -111,6 +119,18 @@ class SpanCorruption:
   Attributes:
     vocab: the data's vocabulary and the sentinels.
     unit: 'token': sentinels are scored too, which are no text.
+
+  Example:
+    >>> from trax_hier.data import Synthetic
+    >>> data = Synthetic('recall', batch_size=2, length=24)
+    >>> data.vocab.decode(data.train_batch(0)['inputs'][0])
+    'g4k6r7c7HXXWBFLCr7k6g4c7'
+    >>> data = SpanCorruption(data, 32, 16, vocab_size=300, density=0.3)
+    >>> batch = data.train_batch(0)
+    >>> data.vocab.decode(np.trim_zeros(batch['sources'][0], 'b'))
+    'g4<0>7HXXWBFLCr7k6g4<1>'
+    >>> data.vocab.decode(np.trim_zeros(batch['targets'][0], 'b'))
+    '<0>k6r7c<1>c7<2>'
 
   Source: T5 (arXiv 1910.10683), section 3.1.4.
   """

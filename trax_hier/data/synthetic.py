@@ -47,6 +47,14 @@ def Synthetic(
 
   Raises:
     ValueError: naming the binding at fault.
+
+  Example:
+    >>> data = Synthetic('recall', batch_size=2, length=20)
+    >>> batch = data.train_batch(step=0)
+    >>> data.vocab.decode(batch['inputs'][0])
+    'g4k6r7c7HXXWr7k6g4c7'
+    >>> print(batch['weights'][0].astype(int))
+    [0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 1 0 1 0 1]
   """
   checks.check_choice('Synthetic.task', task, tuple(_TASKS))
   checks.check_positive('Synthetic.length', length)

@@ -62,6 +62,15 @@ def TextFiles(
     ValueError: naming the binding, if the path is missing, unreadable, empty,
       holds no text, or is shorter than a window, if the vocabulary is missing,
       uses id 0 for text or loses some of it, or if a number is not legal.
+
+  Example:
+    >>> from trax_hier import data
+    >>> folder = data.__path__[0]  # Any file or folder; here Python files.
+    >>> texts = TextFiles(folder, batch_size=4, length=128)
+    >>> texts.train_batch(0)['inputs'].shape
+    (4, 128)
+    >>> texts.eval_batches('valid', window=256)[0]['inputs'].shape
+    (4, 256)
   """
   checks.check_fractions('TextFiles', valid_fraction, test_fraction)
   splits, how = read_splits(

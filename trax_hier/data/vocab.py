@@ -25,6 +25,13 @@ class ByteVocab:
 
   Attributes:
     size: 256.
+
+  Example:
+    >>> vocab = ByteVocab()
+    >>> print(vocab.encode('né'))
+    [110 195 169]
+    >>> vocab.decode([110, 195, 169])
+    'né'
   """
 
   size = 256
@@ -181,6 +188,11 @@ class TextStream:
 
   A character may be cut by the edge of a chunk: it is given out with the chunk
   that completes it.
+
+  Example:
+    >>> stream = TextStream(ByteVocab().decode)
+    >>> [stream.push([token]) for token in 'né'.encode()]
+    ['n', '', 'é']
   """
 
   # Tokens of bytes that do not yet make a character decode to this, and such a

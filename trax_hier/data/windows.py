@@ -54,6 +54,10 @@ def example_indices(
   Raises:
     ValueError: for a negative step, a shard that does not exist, or a batch
       size that n_shards does not divide.
+
+  Example:
+    >>> print(example_indices('TextFiles', 5, 8, shard=1, n_shards=2))
+    [44 45 46 47]
   """
   if step < 0:
     raise ValueError(f'train_batch: step = {step}: must be 0 or more')
@@ -150,6 +154,18 @@ class EvalWindows:
   With stride = length they lie side by side. A smaller stride overlaps them:
   all but the first window score only their last `stride` tokens, so each has
   at least length - stride tokens of context. The last window is padded.
+
+  Example:
+    >>> windows = EvalWindows(np.arange(7), length=4, stride=2)
+    >>> tokens, weights = windows.rows(np.arange(3))
+    >>> print(tokens)
+    [[0 1 2 3]
+     [2 3 4 5]
+     [4 5 6 0]]
+    >>> print(weights)
+    [[1. 1. 1. 1.]
+     [0. 0. 1. 1.]
+     [0. 0. 1. 0.]]
   """
 
   def __init__(self, tokens: np.ndarray, length: int, stride: int):

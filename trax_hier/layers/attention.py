@@ -32,7 +32,13 @@ from trax_hier.trax_compat import base, tl
 
 @gin.configurable(module='trax_hier.layers')
 def DenseQKV(d_out: int):
-  """Three dense layers side by side: (b, l, d) -> three of (b, l, d_out)."""
+  """Three dense layers side by side: (b, l, d) -> three of (b, l, d_out).
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> tree(DenseQKV(4), (2, 6, 8)).outputs
+    ((2, 6, 4), (2, 6, 4), (2, 6, 4))
+  """
   return Projections(d_out, 3)
 
 
@@ -70,6 +76,13 @@ def SelfAttention(
 
   Raises:
     ValueError: n_heads does not divide d_model, or window is not positive.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> attention = SelfAttention(d_model=8, n_heads=2, window=4)
+    >>> print(tree(attention, (2, 6, 8)).text(depth=0))
+    layer               weights   in          out
+    SelfAttention ...       288   (2, 6, 8)   (2, 6, 8)
   """
   scheme = positions or NoPositions()
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
@@ -109,6 +122,12 @@ def CausalAttention(
 
   x (b, l, d) with stride `query_stride`, y (b, m, d) with stride `key_stride`
   -> (b, l, d). Arguments as in `SelfAttention`.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = CausalAttention(8, n_heads=2, query_stride=1, key_stride=3)
+    >>> tree(layer, (2, 12, 8), (2, 4, 8)).outputs
+    ((2, 12, 8),)
   """
   scheme = positions or NoPositions()
   rotate_q = scheme.rotate(query_stride, mode)
@@ -179,6 +198,17 @@ def CrossAttention(
       the first call's context are kept for all later calls.
     query: Makes what projects to queries, of width `d_out`.
     output: Makes what projects the heads' outputs, to width `d_out`.
+
+  Raises:
+    ValueError: n_heads does not divide d_model.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> layer = CrossAttention(d_model=8, n_heads=2)
+    >>> mask = ShapeDtype((2, 5), bool)
+    >>> tree(layer, (2, 6, 8), (2, 5, 8), mask).outputs
+    ((2, 6, 8),)
   """
   dropout = dropout if mode == 'train' else 0.0
   project = build(query, d_out=d_model, mode=mode)
@@ -200,7 +230,15 @@ def EncoderAttention(
 ):
   """Attention of all positions to all others: x (b, l, d), mask -> (b, l, d).
 
-  Arguments and mask as in `CrossAttention`; a call is a whole sequence.
+  Arguments and mask, (b, l) bool, as in `CrossAttention`; a call is a whole
+  sequence.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> layer = EncoderAttention(d_model=8, n_heads=2)
+    >>> tree(layer, (2, 6, 8), ShapeDtype((2, 6), bool)).outputs
+    ((2, 6, 8),)
   """
   return tl.Serial(  # x, mask
     tl.Parallel(
@@ -233,6 +271,13 @@ def Heads(
 
   Raises:
     ValueError: n_heads or d_head is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(Heads(8, 2, [], []), (2, 6, 8)))
+    layer           weights   in          out
+    Heads               144   (2, 6, 8)   (2, 2, 6, 4) (2, 2, 6, 4)
+      Projections       144   (2, 6, 8)   (2, 6, 8) (2, 6, 8)
   """
   if d_head is None:
     check_heads(d_model, n_heads)
@@ -256,7 +301,12 @@ def Heads(
 
 
 def MergeHeads() -> base.Layer:
-  """(b, h, l, d / h) -> (b, l, d)."""
+  """(b, h, l, d / h) -> (b, l, d).
+
+  Example:
+    >>> MergeHeads()(jnp.zeros((2, 4, 6, 8))).shape
+    (2, 6, 32)
+  """
 
   def merge(x):
     b, _, l, _ = x.shape
@@ -280,6 +330,16 @@ def Attend(
 
   `window` counts keys of the queries' own sequence, so strides must be equal
   if it is given; `past_only` and `masked` are those of `DotProductAttention`.
+
+  Raises:
+    ValueError: mode is none that there is, or window is not positive.
+
+  Example: means of two values, as queries of zero attend to all alike.
+    >>> import jax
+    >>> attend = Attend(NoPositions(), 1, 1, 2, 0.0, 'eval', max_len=4)
+    >>> q, v = jnp.zeros((1, 1, 4, 1)), jnp.arange(4.0).reshape(1, 1, 4, 1)
+    >>> print(jax.jit(attend)((q, q, v), rng=jax.random.PRNGKey(0)).ravel())
+    [0.  0.5 1.5 2.5]
   """
   check_mode(mode)
   if window is not None and window < 1:

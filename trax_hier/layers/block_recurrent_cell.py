@@ -88,6 +88,13 @@ def BlockRecurrentCell(
   Raises:
     ValueError: an argument is out of its range.
 
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> cell = BlockRecurrentCell(d_model=8, n_heads=2, window=4, n_states=3)
+    >>> print(tree(cell, (2, 12, 8)).text(depth=0))
+    layer                    weights   in           out
+    BlockRecurrentCell ...       840   (2, 12, 8)   (2, 12, 8)
+
   Source: Block-Recurrent Transformers (arXiv 2203.07852), with the details of
   its published code.
   """

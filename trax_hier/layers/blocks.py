@@ -54,6 +54,19 @@ def DecoderBlock(
     carry: Whether calls in 'train' and 'eval' modes go on with one sequence, so
       that the attention keeps a memory. Only a model can say so, which resets
       it by `Lanes`.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> block = DecoderBlock(d_model=8, d_ff=16, n_heads=2)
+    >>> print(tree(block, (2, 6, 8)).text(depth=2))
+    layer                   weights   in          out
+    DecoderBlock                600   (2, 6, 8)   (2, 6, 8)
+      PreNormResidual           304   (2, 6, 8)   (2, 6, 8)
+        LayerNorm                16   (2, 6, 8)   (2, 6, 8)
+        SelfAttention ...       288   (2, 6, 8)   (2, 6, 8)
+      PreNormResidual           296   (2, 6, 8)   (2, 6, 8)
+        LayerNorm                16   (2, 6, 8)   (2, 6, 8)
+        FeedForward ...         280   (2, 6, 8)   (2, 6, 8)
   """
   dimensions = dict(
     d_model=d_model,
@@ -97,6 +110,13 @@ def EncoderBlock(
 
   Raises:
     ValueError: attention makes a layer that takes other inputs.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> block = EncoderBlock(d_model=8, d_ff=16, n_heads=2)
+    >>> tree(block, (2, 6, 8), ShapeDtype((2, 6), bool)).outputs
+    ((2, 6, 8), (2, 6))
   """
   dimensions = dict(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
@@ -139,6 +159,13 @@ def EncoderDecoderBlock(
 
   Raises:
     ValueError: cross_attention makes a layer that takes other inputs.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> block = EncoderDecoderBlock(d_model=8, d_ff=16, n_heads=2)
+    >>> tree(block, (2, 6, 8), (2, 5, 8), ShapeDtype((2, 5), bool)).outputs
+    ((2, 6, 8), (2, 5, 8), (2, 5))
   """
   dimensions = dict(
     d_model=d_model,
@@ -171,5 +198,17 @@ def PreNormResidual(
   mode: str,
   norm: Callable[[], base.Layer] = LayerNorm,
 ) -> base.Layer:
-  """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d)."""
+  """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d).
+
+  What else `layer` takes are inputs after x.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> block = PreNormResidual(FeedForward(8, d_ff=16), 0.1, 'train')
+    >>> print(tree(block, (2, 6, 8)).text(depth=1))
+    layer               weights   in          out
+    PreNormResidual         296   (2, 6, 8)   (2, 6, 8)
+      LayerNorm              16   (2, 6, 8)   (2, 6, 8)
+      FeedForward ...       280   (2, 6, 8)   (2, 6, 8)
+  """
   return tl.Residual(norm(), layer, tl.Dropout(dropout, mode=mode))

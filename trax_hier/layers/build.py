@@ -15,6 +15,12 @@ def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
 
   Raises:
     ValueError: `factory` cannot be called.
+
+  Example:
+    >>> def part(d_model, mode='train'):
+    ...   return f'of width {d_model}, to {mode}'
+    >>> build(part, d_model=8, n_heads=2, mode='eval')
+    'of width 8, to eval'
   """
   if not callable(factory):
     raise ValueError(

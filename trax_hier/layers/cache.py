@@ -60,6 +60,21 @@ class KeyValueCache(base.Layer):
     window: Number of rows to keep, or None for all.
     mode: 'train', 'eval' or 'predict'.
     n: Number of arrays: what else belongs to a key is kept with it.
+
+  Raises:
+    ValueError: at a call, without a window, if it brings more than max_len
+      rows, or if it is of another batch than the state.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> cache = KeyValueCache(max_len=5, window=None, mode='predict')
+    >>> rows = jnp.ones((1, 1, 2, 3))
+    >>> _ = cache.init(signature((rows, rows)))
+    >>> for n in 1, 2:
+    ...   k, v = cache((n * rows, n * rows))
+    ...   print(k[0, :, 0])
+    [1. 1. 0. 0. 0.]
+    [1. 1. 2. 2. 0.]
   """
 
   def __init__(self, max_len: int, window: int | None, mode: str, n: int = 2):
@@ -126,6 +141,12 @@ def PastRows(
     mode: 'train', 'eval' or 'predict'.
     n_kept: Number of rows to keep in predict mode, the newest included; None is
       window + 1.
+
+  Example:
+    >>> rows = jnp.ones((1, 1, 3, 4))
+    >>> k, v = PastRows(window=2, carry=False, mode='eval')((rows, rows))
+    >>> print(k[0, 0, :, 0])
+    [0. 0. 1. 1. 1.]
   """
   if mode == 'predict':
     return KeyValueCache(0, n_kept or window + 1, mode)
@@ -169,6 +190,14 @@ class PastInputs(base.Layer):
   Args:
     n: Number of inputs before the new ones.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> past = PastInputs(2, mode='predict')
+    >>> x = jnp.ones((1, 3, 1))
+    >>> _ = past.init(signature(x))
+    >>> print(past(x).ravel(), past(2 * x).ravel())
+    [0. 0. 1. 1. 1.] [1. 1. 2. 2. 2.]
   """
 
   def __init__(self, n: int, mode: str):

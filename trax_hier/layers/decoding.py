@@ -27,7 +27,8 @@ def decoding_weights(
 
   Args:
     layer: The model in 'predict' mode.
-    weights: Its weights.
+    weights: Its weights. Those that a `Repeat` stacks, (n, ..), are taken
+      apart.
     precision: What they are stored in. 'float32' keeps them as they are.
       'bfloat16' makes the model compute in bfloat16. 'int8' stores the kernels
       of dense layers in 8 bits with a scale for each output channel, and the
@@ -35,6 +36,14 @@ def decoding_weights(
 
   Raises:
     ValueError: precision is none of these.
+
+  Example:
+    >>> from trax_hier.layers import Dense, Repeat
+    >>> layer = Repeat(lambda: Dense(4), 2)
+    >>> weights = ((jnp.zeros((2, 4, 4)), jnp.zeros((2, 4))),)
+    >>> (blocks,) = decoding_weights(layer, weights)
+    >>> jax.tree.map(jnp.shape, blocks)
+    Blocks(trees=(((4, 4), (4,)), ((4, 4), (4,))))
   """
   if precision not in PRECISIONS:
     raise ValueError(
@@ -72,9 +81,18 @@ def decoding_state(
     weights: Its weights for decoding.
     state: Its first state.
     precision: That of the weights.
-    inputs: Those of any first call. If given, every `Once` has been computed
-      and every `Prefixed` has read its prefix, so that programs that decode
-      need not contain it.
+    inputs: Those of any first call, such as tokens (b, l). If given, every
+      `Once` has been computed and every `Prefixed` has read its prefix, so that
+      programs that decode need not contain it.
+
+  Example:
+    >>> from trax_hier.layers import Relu
+    >>> from trax_hier.trax_compat import signature
+    >>> layer, x = Once(Relu(), mode='predict'), jnp.array([-1.0, 2.0])
+    >>> weights, state = layer.init(signature(x))
+    >>> _, computed = decoding_state(layer, weights, state, inputs=x)
+    >>> print(computed.value)
+    [0. 2.]
   """
 
   def convert(layer, weights, state):

@@ -30,7 +30,13 @@ class Int8Kernel:
 
 
 def quantize(kernel: jax.Array) -> Int8Kernel:
-  """Rounds a kernel (d_in, d_out) to 255 levels in each output channel."""
+  """Rounds a kernel (d_in, d_out) to 255 levels in each output channel.
+
+  Example:
+    >>> print(quantize(jnp.array([[2.0, 0.1], [-1.3, 0.0]])).values)
+    [[127 127]
+     [-83   0]]
+  """
   largest = jnp.max(jnp.abs(kernel), axis=0)
   scale = jnp.where(largest > 0, largest, 1.0).astype(jnp.float32) / 127
   return Int8Kernel(jnp.round(kernel / scale).astype(jnp.int8), scale)
@@ -81,6 +87,12 @@ class Dense(tl.Dense):
     kernel_initializer: Draws W: (shape, rng) -> array; None is Glorot's uniform
       distribution.
     use_bias: Whether there is b.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(Dense(4), (2, 6, 8)))
+    layer     weights   in          out
+    Dense_4        36   (2, 6, 8)   (2, 6, 4)
   """
 
   def __init__(
@@ -105,7 +117,15 @@ class Dense(tl.Dense):
 
 @gin.configurable(module='trax_hier.layers')
 def NoProjection():
-  """The identity, where a layer could project: (.., d) -> (.., d)."""
+  """The identity, where a layer could project: (.., d) -> (.., d).
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention
+    >>> from trax_hier.overview import tree
+    >>> attention = SelfAttention(d_model=8, n_heads=2, output=NoProjection)
+    >>> [part.name for part in tree(attention, (2, 6, 8)).children]
+    ['Heads']
+  """
   return tl.Serial()
 
 
@@ -116,6 +136,12 @@ def Linear(d_out: int, variance: float = 1.0):
     d_out: Width of the output.
     variance: Of the output at first, for an input of variance 1; the kernel is
       drawn from a truncated normal distribution.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(Linear(4), (2, 6, 8)))
+    layer     weights   in          out
+    Dense_4        32   (2, 6, 8)   (2, 6, 4)
   """
   draw = jax.nn.initializers.variance_scaling(
     variance, 'fan_in', 'truncated_normal'
@@ -162,7 +188,11 @@ def merge_projections(weights: Sequence) -> tuple:
 
 
 def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
-  """The weights of a `Dense`, with or without bias, its kernel in 8 bits."""
+  """The weights of a `Dense`, its kernel in 8 bits.
+
+  Args:
+    weights: Kernel (d_in, d_out), or the pair of it and the bias (d_out,).
+  """
   if isinstance(weights, tuple):
     kernel, bias = weights
     return quantize(kernel), bias

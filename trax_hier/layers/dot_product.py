@@ -49,6 +49,14 @@ class DotProductAttention(base.Layer):
   Of a cache, a call reads as many rows as are filled, rounded up to the
   capacity or a half, a quarter, .. of it: time per token grows with the tokens
   so far, not with the capacity.
+
+  Example: four queries of zero, and two keys that stand for two tokens each.
+    >>> from trax_hier.layers import NoPositions
+    >>> bias = NoPositions().bias(1, 2, max_len=4, mode='eval')
+    >>> attend = jax.jit(DotProductAttention(bias, 1, 2, None, 0.0, 'eval'))
+    >>> q, v = jnp.zeros((1, 1, 4, 1)), jnp.array([[[[0.0], [1.0]]]])
+    >>> print(attend((0, q, v, v), rng=jax.random.PRNGKey(0)).ravel())
+    [0.  0.  0.5 0.5]
   """
 
   _N_SPANS = 4

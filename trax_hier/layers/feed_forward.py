@@ -13,7 +13,13 @@ from trax_hier.trax_compat import base, tl
 
 @gin.configurable(module='trax_hier.layers')
 def Gelu():
-  """GELU in its tanh approximation, elementwise; Trax's FastGelu.
+  """GELU in its tanh approximation: (.., f) -> (.., f); Trax's FastGelu.
+
+  x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, elementwise.
+
+  Example:
+    >>> print(Gelu()(jnp.array([-1.0, 0.0, 1.0])).round(2))
+    [-0.16  0.    0.84]
 
   Source: GELUs (arXiv 1606.08415), section 2.
   """
@@ -22,7 +28,12 @@ def Gelu():
 
 @gin.configurable(module='trax_hier.layers')
 def Relu():
-  """max(x, 0), elementwise."""
+  """max(x, 0), elementwise: (.., f) -> (.., f).
+
+  Example:
+    >>> print(Relu()(jnp.array([-1.0, 0.0, 1.0])))
+    [0. 0. 1.]
+  """
   return tl.Relu()
 
 
@@ -60,6 +71,14 @@ def FeedForward(
     activation: Makes the activation layer.
     dropout: Rate of dropout after the activation.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(FeedForward(d_model=8, d_ff=16), (2, 6, 8)))
+    layer         weights   in           out
+    FeedForward       280   (2, 6, 8)    (2, 6, 8)
+      Dense_16        144   (2, 6, 8)    (2, 6, 16)
+      Dense_8         136   (2, 6, 16)   (2, 6, 8)
   """
   return tl.Serial(
     Dense(d_ff),  # (b, l, f)
@@ -76,6 +95,14 @@ def ReluFeedForward(d_model: int, d_ff: int = 2048):
   Args:
     d_model: Width of inputs and outputs.
     d_ff: Width between the two layers.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(ReluFeedForward(d_model=8, d_ff=16), (2, 6, 8)))
+    layer             weights   in           out
+    ReluFeedForward       256   (2, 6, 8)    (2, 6, 8)
+      Dense_16            128   (2, 6, 8)    (2, 6, 16)
+      Dense_8             128   (2, 6, 16)   (2, 6, 8)
   """
   return tl.Serial(
     Linear(d_ff),  # (b, l, f)

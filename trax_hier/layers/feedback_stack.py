@@ -95,6 +95,14 @@ def FeedbackStack(
   Raises:
     ValueError: an argument is out of its range.
 
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> sizes = dict(d_model=8, d_ff=16, n_heads=2, window=4, n_states=3)
+    >>> stack = FeedbackStack(n_layers=4, recurrent_layer=3, **sizes)
+    >>> print(tree(stack, (2, 12, 8)).text(depth=0))
+    layer               weights   in           out
+    FeedbackStack ...     3,092   (2, 12, 8)   (2, 12, 8)
+
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
   if not 1 <= recurrent_layer <= n_layers:

@@ -14,7 +14,9 @@ from trax_hier.trax_compat import base, tl
 
 @gin.configurable(module='trax_hier.layers')
 class FixedGate(base.Layer):
-  """Mixes old and new states by constants: s, z, h (b, s, .) -> (b, s, d).
+  """Mixes old and new states by constants: s, z, h -> (b, s, d).
+
+  Old states s and candidates z (b, s, d); h (b, s, f) has no effect.
 
   s' = g s + (1 - g) (z + b_z) with g = sigmoid(b_g): an exponential moving
   average in each channel.
@@ -25,6 +27,12 @@ class FixedGate(base.Layer):
       back, in the toy of benchmarks/block_recurrent.py, part recall.
     paper_candidate: Whether there is a learned b_z, as the paper writes; the
       published code has none.
+
+  Example: what is left of states of 1 when b_g is 0, and when it is 2.
+    >>> gate, bias = FixedGate(), jnp.array([0.0, 2.0])
+    >>> s, z, h = jnp.ones((1, 1, 2)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 4))
+    >>> print(gate((s, z, h), weights=(bias,)).round(2))
+    [[[0.5  0.88]]]
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
@@ -56,7 +64,9 @@ class FixedGate(base.Layer):
 
 @gin.configurable(module='trax_hier.layers')
 class LSTMGate(base.Layer):
-  """Mixes old and new states as an LSTM: s, z, h (b, s, .) -> (b, s, d).
+  """Mixes old and new states as an LSTM: s, z, h -> (b, s, d).
+
+  Old states s and candidates z (b, s, d); h (b, s, f) decides.
 
   s' = sigmoid(h W_f + b_f + bias) s + sigmoid(h W_i + b_i - bias) z
 
@@ -65,6 +75,13 @@ class LSTMGate(base.Layer):
       keeps sigmoid(bias) of itself in every block.
     paper_candidate: Whether z is tanh(z + b_z) with a learned b_z, as the paper
       writes; the published code takes z as it is.
+
+  Example: what is left of states of 1 when W and b are 0.
+    >>> weights = jnp.zeros((4, 2)), jnp.zeros(2)
+    >>> s, z, h = jnp.ones((1, 1, 2)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 4))
+    >>> gate = LSTMGate(bias=2.0)
+    >>> print(gate((s, z, h), weights=(weights, weights)).round(2))
+    [[[0.88 0.88]]]
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """

@@ -40,7 +40,16 @@ def LSHAttention(
     mode: 'train' or 'eval'.
 
   Raises:
-    ValueError: `mode` is 'predict', or n_heads does not divide d_model.
+    ValueError: `mode` is 'predict', n_heads does not divide d_model, chunk_len
+      or n_hashes is not positive; at a call, the length is no multiple of
+      chunk_len.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> attention = LSHAttention(d_model=8, n_heads=2, chunk_len=4)
+    >>> print(tree(attention, (2, 12, 8)).text(depth=0))
+    layer              weights   in           out
+    LSHAttention ...       216   (2, 12, 8)   (2, 12, 8)
 
   Source: Reformer (arXiv 2001.04451); Hourglass (arXiv 2110.13711), ImageNet64.
   """

@@ -19,7 +19,21 @@ from trax_hier.trax_compat import base
 class Memory(base.Layer):
   """A layer, or a place in one, whose state is memory.
 
-  The state is a tree of arrays whose first axis is the batch.
+  The state is a tree of arrays (b, ..), whose first axis is the batch.
+
+  Example: sums of all that came so far, where the second lane begins anew.
+    >>> from trax_hier.trax_compat import signature
+    >>> class Total(Memory):
+    ...   def init_weights_and_state(self, signature):
+    ...     self.state = jnp.zeros(signature.shape)
+    ...   def forward(self, x):
+    ...     self.state = self.state + x
+    ...     return self.state
+    >>> layer = Lanes(Total(), carry=True)
+    >>> x, start = jnp.ones(2), jnp.array([False, True])
+    >>> _ = layer.init(signature((x, start)))
+    >>> print(layer((x, start)), layer((x, start)))
+    [1. 1.] [2. 1.]
   """
 
 
@@ -32,6 +46,17 @@ class Lanes(base.Layer):
   Args:
     layer: Takes x; its weights are this one's, in a 1-tuple.
     carry: False for a layer without memory; there is then no second input.
+
+  Example: the second lane begins a sequence in both calls.
+    >>> from trax_hier.trax_compat import signature
+    >>> layer = Lanes(ShiftRight(carry=True, mode='train'), carry=True)
+    >>> tokens = jnp.array([[1, 2, 3], [1, 2, 3]])
+    >>> start = jnp.array([False, True])
+    >>> _ = layer.init(signature((tokens, start)))
+    >>> _ = layer((tokens, start))
+    >>> print(layer((tokens + 3, start)))
+    [[3 4 5]
+     [0 4 5]]
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
@@ -74,7 +99,14 @@ def map_memory(
   state: Any,
   axis: int = 0,
 ) -> Any:
-  """The state of a layer, with fn(array, axis of the batch) for all memory."""
+  """The state of a layer, with fn(array, axis of the batch) for all memory.
+
+  Args:
+    fn: Gets memory (b, ..) and 0, or that of n equal layers, (n, b, ..), and 1.
+    layer: The layer.
+    state: Its state.
+    axis: The axis of the batch in arrays of this layer's own.
+  """
   if isinstance(layer, Memory):
     return jax.tree.map(lambda x: fn(x, axis), state)
   if isinstance(state, dict) or not layer.sublayers:
@@ -93,6 +125,14 @@ class ShiftRight(Memory):
   Args:
     carry: Whether calls in 'train' and 'eval' modes go on with one sequence.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> shift = ShiftRight(carry=True, mode='train')
+    >>> tokens = jnp.array([[1, 2, 3]])
+    >>> _ = shift.init(signature(tokens))
+    >>> print(shift(tokens), shift(tokens + 3))
+    [[0 1 2]] [[3 4 5]]
   """
 
   def __init__(self, carry: bool, mode: str):

@@ -81,6 +81,13 @@ def RetinaAttention(
   Raises:
     ValueError: an argument is out of its range.
 
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> retina = RetinaAttention(8, n_heads=2, scales=(1, 2, 4), window=4)
+    >>> print(tree(retina, (2, 16, 8)).text(depth=0))
+    layer                 weights   in           out
+    RetinaAttention ...       288   (2, 16, 8)   (2, 16, 8)
+
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), the retina
   model. What the paper leaves open is a reconstruction: windows instead of a
   band that slides with the query, and how far each scale reaches.
@@ -160,6 +167,12 @@ def AttentionAggregation(
     max_len: Capacity in tokens of the caches in predict mode.
     positions: Position scheme; None is `NoPositions()`.
 
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> block = AttentionAggregation((1, 2, 4), d_model=8, d_ff=16, n_heads=2)
+    >>> tree(block, (2, 8, 8), (2, 4, 8), (2, 2, 8)).outputs
+    ((2, 8, 8),)
+
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), the
   bottom-up model's aggregation layer; its inside is a reconstruction.
   """
@@ -200,6 +213,15 @@ def ConcatAggregation(
     scales: (1, S_1, ..).
     d_model: Width of inputs and outputs.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = ConcatAggregation((1, 4), d_model=8)
+    >>> print(tree(layer, (2, 12, 8), (2, 3, 8)).text(depth=1))
+    layer               weights   in                      out
+    ConcatAggregation       144   (2, 12, 8) (2, 3, 8)    (2, 12, 8)
+      Latest(4)               8   (2, 12, 8) (2, 3, 8)    (2, 12, 8)
+      ConcatDense ...       136   (2, 12, 8) (2, 12, 8)   (2, 12, 8)
 
   Source: as `AttentionAggregation`; a cheaper reconstruction.
   """

@@ -11,7 +11,15 @@ from trax_hier.trax_compat import base, tl
 class RMSNorm(base.Layer):
   """x / sqrt(mean(x^2) + epsilon) times a learned scale, over the last axis.
 
-  (..., d) -> (..., d), in the dtype of its input.
+  (.., d) -> (.., d), in the dtype of its input.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> x = jnp.array([[0.0, 0.0, 0.0, 4.0]])
+    >>> layer = RMSNorm()
+    >>> _ = layer.init(signature(x))
+    >>> print(layer(x).round())
+    [[0. 0. 0. 2.]]
 
   Source: Root mean square layer normalization (arXiv 1910.07467).
   """
@@ -34,8 +42,16 @@ class RMSNorm(base.Layer):
 class LayerNorm(base.Layer):
   """Layer normalization over the last axis, with learned scale and bias.
 
-  (..., d) -> (..., d), in the dtype of its input; the mean and the variance are
+  (.., d) -> (.., d), in the dtype of its input; the mean and the variance are
   taken in float32. Equals `trax.layers.LayerNorm` in float32.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> x = jnp.array([[1.0, 1.0, 5.0, 5.0]])
+    >>> layer = LayerNorm()
+    >>> _ = layer.init(signature(x))
+    >>> print(layer(x).round())
+    [[-1. -1.  1.  1.]]
   """
 
   def __init__(self, epsilon: float = 1e-6):
@@ -53,7 +69,7 @@ class LayerNorm(base.Layer):
 
 
 def Standardise(epsilon: float = 1e-6):
-  """Layer normalization without weights: (..., d) -> (..., d), same dtype."""
+  """Layer normalization without weights: (.., d) -> (.., d), same dtype."""
 
   def standardise(x):
     return _standardise(x.astype(jnp.float32), epsilon).astype(x.dtype)

@@ -74,7 +74,10 @@ class Seen:
     self._counts.setdefault(name, np.zeros(shape, np.int64))
 
   def take(self) -> dict[str, np.ndarray]:
-    """The counts so far, when all programs have ended; then begins anew."""
+    """The counts so far, when all programs have ended; then begins anew.
+
+    Those of a gate are (N_PARTS,), those of choices (B, n).
+    """
     jax.effects_barrier()
     taken = self._counts
     self._counts = {name: np.zeros_like(x) for name, x in taken.items()}

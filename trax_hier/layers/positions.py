@@ -73,7 +73,19 @@ class Bias:
 
 @gin.configurable(module='trax_hier.layers')
 class NoPositions:
-  """Attention that sees order only through its causal mask."""
+  """Attention that sees order only through its causal mask.
+
+  Queries and keys (.., l, d_head) stay as they are. It is the base class of the
+  other schemes.
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention
+    >>> from trax_hier.overview import tree
+    >>> layer = SelfAttention(8, n_heads=2, positions=NoPositions())
+    >>> print(tree(layer, (2, 12, 8)).text(0))
+    layer               weights   in           out
+    SelfAttention ...       288   (2, 12, 8)   (2, 12, 8)
+  """
 
   shared = ()
 
@@ -119,10 +131,17 @@ class NoPositions:
 
 @gin.configurable(module='trax_hier.layers')
 class LearnedPositions(NoPositions):
-  """A learned vector for each position, added to the token's embedding.
+  """A learned vector for each position, added to embeddings (b, l, d).
 
   Args:
     n_positions: Number of positions; a sequence cannot be longer.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> (layer,) = LearnedPositions(n_positions=512).embed('eval')
+    >>> print(tree(layer, (2, 12, 8)))
+    layer           weights   in           out
+    PositionTable     4,096   (2, 12, 8)   (2, 12, 8)
 
   Source: Attention Is All You Need (arXiv 1706.03762), section 3.5; weights
   begin as the sinusoids there, as in Scaling Transformers' published code.
@@ -177,7 +196,14 @@ class _PositionTable(base.Layer):
 
 
 def longest_sequence(layer: base.Layer) -> int | None:
-  """The most tokens that a model has positions for; None is any number."""
+  """The most tokens that a model has positions for; None is any number.
+
+  Example:
+    >>> longest_sequence(tl.Serial(LearnedPositions(512).embed('eval')))
+    512
+    >>> print(longest_sequence(tl.Serial(RotaryPositions().embed('eval'))))
+    None
+  """
   if isinstance(layer, _PositionTable):
     return layer.n_positions
   return min(
@@ -189,8 +215,17 @@ def longest_sequence(layer: base.Layer) -> int | None:
 class RotaryPositions(NoPositions):
   """Rotary positions: queries and keys turned by angles of their position.
 
+  (.., l, d_head) -> (.., l, d_head), d_head even
+
   Args:
     base: Longest wavelength of the rotation, over 2 pi, in tokens.
+
+  Example:
+    >>> q = RotaryPositions().encode(jnp.ones((3, 2)), jnp.arange(3))
+    >>> print(np.asarray(q @ q.T).round(2))  # Distance alone counts.
+    [[ 2.    1.08 -0.83]
+     [ 1.08  2.    1.08]
+     [-0.83  1.08  2.  ]]
 
   Source: RoFormer (arXiv 2104.09864), with the two halves of a head as pairs.
   """
@@ -234,6 +269,13 @@ class T5Positions(NoPositions):
     n_buckets: Number of buckets; the first half holds one distance each.
     max_distance: Distance in tokens from which on all share the last bucket.
 
+  Example:
+    >>> from trax_hier.layers import SelfAttention
+    >>> from trax_hier.overview import tree
+    >>> layer = SelfAttention(8, n_heads=2, positions=T5Positions(n_heads=2))
+    >>> tree(layer, (2, 12, 8)).n_weights  # 288 and a table (2, 32)
+    352
+
   Source: T5 (arXiv 1910.10683), section 2.1, the unidirectional buckets. Each
   attention layer has its own table of weights (n_heads, n_buckets).
   """
@@ -267,7 +309,13 @@ class T5Positions(NoPositions):
 
 
 def t5_buckets(distances, n_buckets: int, max_distance: int):
-  """Buckets (int32) of distances query minus key; negative ones count as 0."""
+  """Buckets (int32) of distances query minus key; negative ones count as 0.
+
+  Example:
+    >>> distances = jnp.array([-3, 0, 1, 15, 16, 40, 127, 1000])
+    >>> print(t5_buckets(distances, n_buckets=32, max_distance=128))
+    [ 0  0  1 15 16 23 31 31]
+  """
   distances = jnp.maximum(distances, 0)
   exact = n_buckets // 2
   octaves = jnp.log(jnp.maximum(distances, 1) / exact) / math.log(
@@ -302,6 +350,20 @@ class RelativePositions(NoPositions):
 
   Raises:
     ValueError: d_model is odd or not divisible by n_heads.
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention, ShareWeights
+    >>> from trax_hier.overview import tree
+    >>> positions = RelativePositions(d_model=8, n_heads=2)
+    >>> layer = tl.Serial(
+    ...   ShareWeights(*positions.shared),  # u and v
+    ...   SelfAttention(8, n_heads=2, positions=positions),
+    ... )
+    >>> print(tree(layer, (2, 12, 8)).text(1))
+    layer                 weights   in           out
+    Serial                    376   (2, 12, 8)   (2, 12, 8)
+      ShareWeights ...         16
+      SelfAttention ...       360   (2, 12, 8)   (2, 12, 8)
 
   Source: Transformer-XL (arXiv 1901.02860) section 3.3; Hourglass appendix B.
   """

@@ -17,7 +17,13 @@ from trax_hier.trax_compat import ShapeDtype, base, tl
 
 
 def CloseGaps() -> base.Layer:
-  """Moves padding to the end: tokens (b, m) int32 -> same; 0 is padding."""
+  """Moves padding to the end: tokens (b, m) int32 -> same; 0 is padding.
+
+  Example:
+    >>> print(CloseGaps()(jnp.array([[5, 0, 7, 0], [1, 2, 0, 3]])))
+    [[5 7 0 0]
+     [1 2 3 0]]
+  """
 
   def close(tokens):
     order = jnp.argsort(tokens == 0, axis=1, stable=True)
@@ -30,6 +36,12 @@ def AlignRight() -> base.Layer:
   """Moves the rows that are not there to the front: x, mask -> x, mask.
 
   x (b, m, d); mask (b, m) bool is True up to the end of each row's sequence.
+
+  Example:
+    >>> x = jnp.array([[[5], [7], [0], [0]]])
+    >>> x, mask = AlignRight()((x, x[..., 0] > 0))
+    >>> print(x[..., 0], mask)
+    [[0 0 5 7]] [[False False  True  True]]
   """
 
   return tl.Fn(
@@ -80,6 +92,20 @@ class Prefixed(base.Layer):
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in rows of `layer` in predict mode, those of `first`
       included.
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention
+    >>> from trax_hier.overview import tree
+    >>> first = tl.Branch(tl.Embedding(50, 8), tl.Fn('Mask', lambda x: x != 0))
+    >>> layer = tl.Serial(  # rows, mask
+    ...   tl.Select([0, 1, 1]), SelfAttention(8, n_heads=2, masked=True)
+    ... )
+    >>> layer = Prefixed(first, layer, 'eval', max_len=64)
+    >>> print(tree(layer, (2, 5), (2, 12, 8)).text(1))
+    layer                 weights   in                   out
+    Prefixed                  688   (2, 5) (2, 12, 8)    (2, 12, 8)
+      Embedding_50_8          400   (2, 5)               (2, 5, 8)
+      SelfAttention ...       288   (2, 17, 8) (2, 17)   (2, 17, 8)
   """
 
   _PIECE = 256  # As the longest that prompts are read in.
@@ -184,5 +210,13 @@ def _outputs(arrays):
 
 
 def has_prefix(layer: base.Layer) -> bool:
-  """Whether a model keeps the rows of its sources in its decoder's caches."""
+  """Whether a model keeps the rows of its sources in its decoder's caches.
+
+  Example:
+    >>> from trax_hier.models import ScalingTransformer, Terraformer
+    >>> has_prefix(Terraformer(vocab_size=256))
+    True
+    >>> has_prefix(ScalingTransformer(vocab_size=256))
+    False
+  """
   return isinstance(layer, Prefixed) or any(map(has_prefix, layer.sublayers))

@@ -44,6 +44,16 @@ def ReversibleRepeat(
 
   Raises:
     ValueError: an argument is out of its range, or blocks share layers.
+
+  Example:
+    >>> from trax_hier.layers import FeedForward, SelfAttention
+    >>> from trax_hier.overview import tree
+    >>> layer = ReversibleRepeat(
+    ...   lambda: [SelfAttention(8, n_heads=2), FeedForward(8, 16)], n=3
+    ... )
+    >>> print(tree(layer, (1, 9, 8), (1, 9, 8)).text(0))
+    layer           weights   in                    out
+    Repeat(3) ...     1,704   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
   """
   check_mode(mode)
   if n < 0:

@@ -32,6 +32,10 @@ def n_complete(t, scale):
 
   The causal rule of all multi-scale layers: token t may see block m if and only
   if m < n_complete(t, scale), that is, (m + 1) scale - 1 <= t.
+
+  Example:
+    >>> [n_complete(t, scale=4) for t in range(9)]
+    [0, 0, 0, 1, 1, 1, 1, 2, 2]
   """
   return (t + 1) // scale
 
@@ -71,6 +75,15 @@ class Coarse(base.Layer):
 
   Raises:
     ValueError: at `init`, if `layer` gives other numbers of rows.
+
+  Example:
+    >>> from trax_hier.layers import AverageShorten
+    >>> from trax_hier.overview import tree
+    >>> layer = Coarse(4, AverageShorten(4), 'eval')
+    >>> print(tree(layer, (2, 14, 8)))
+    layer                 weights   in           out
+    Coarse(4)                   -   (2, 14, 8)   (2, 4, 8)
+      AverageShorten(4)         -   (2, 16, 8)   (2, 4, 8)
   """
 
   def __init__(
@@ -175,6 +188,14 @@ class Latest(base.Layer):
   Args:
     scale: Number of rows of x in a block.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> x, rows = jnp.zeros((1, 7, 1)), jnp.array([[[10], [20], [30]]])
+    >>> layer = Latest(scale=2, mode='eval')
+    >>> _ = layer.init(signature((x, rows)))
+    >>> print(layer((x, rows))[0, :, 0])
+    [ 0 10 10 20 20 30 30]
   """
 
   def __init__(self, scale: int, mode: str):
@@ -225,6 +246,18 @@ def Pyramid(
     shorten: j -> the layer from scale j - 1 to scale j.
     level: j -> the layer at scale j.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.layers import AverageShorten, FeedForward
+    >>> from trax_hier.overview import tree
+    >>> layer = Pyramid(
+    ...   (1, 4, 12),
+    ...   shorten=lambda j: AverageShorten((None, 4, 3)[j]),
+    ...   level=lambda j: FeedForward(8, 16),
+    ...   mode='eval',
+    ... )
+    >>> tree(layer, (2, 24, 8)).outputs
+    ((2, 24, 8), (2, 6, 8), (2, 2, 8))
   """
 
   def from_scale(j):
@@ -255,6 +288,14 @@ def ConcatDense(n_inputs: int, d_model: int):
   Args:
     n_inputs: n.
     d_model: Width of inputs and output.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(ConcatDense(2, d_model=8), (2, 12, 8), (2, 12, 8)))
+    layer           weights   in                      out
+    ConcatDense         136   (2, 12, 8) (2, 12, 8)   (2, 12, 8)
+      Concatenate         -   (2, 12, 8) (2, 12, 8)   (2, 12, 16)
+      Dense_8           136   (2, 12, 16)             (2, 12, 8)
   """
   return tl.Serial(
     tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
@@ -265,7 +306,13 @@ def ConcatDense(n_inputs: int, d_model: int):
 
 @gin.configurable(module='trax_hier.layers')
 def Sum(n_inputs: int):
-  """The sum of all inputs, standardised: n times (b, l, d) -> (b, l, d)."""
+  """The sum of all inputs, each standardised: n times (b, l, d) -> (b, l, d).
+
+  Example:
+    >>> x = jnp.array([[[1.0, 1.0, 5.0, 5.0]]])
+    >>> print(Sum(2)((x, 100 * x)).round())
+    [[[-2. -2.  2.  2.]]]
+  """
   return tl.Serial(
     tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
     *[tl.Add() for _ in range(n_inputs - 1)],

@@ -24,7 +24,13 @@ from trax_hier.trax_compat import base, tl
 
 @gin.configurable(module='trax_hier.layers')
 def AverageShorten(shorten_factor: int):
-  """The mean of each group of k: (b, l, d) -> (b, l / k, d)."""
+  """The mean of each group of k: (b, l, d) -> (b, l / k, d).
+
+  Example:
+    >>> print(AverageShorten(2)(jnp.array([[[1.0], [3.0], [5.0], [9.0]]])))
+    [[[2.]
+      [7.]]]
+  """
 
   def mean(x):
     b, l, d = x.shape
@@ -45,6 +51,14 @@ def LinearShorten(
     d_model: Width of inputs and outputs.
     dropout: Rate of dropout on the output.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(LinearShorten(shorten_factor=3, d_model=8), (2, 12, 8)))
+    layer              weights   in           out
+    LinearShorten          200   (2, 12, 8)   (2, 4, 8)
+      GroupTokens(3)         -   (2, 12, 8)   (2, 4, 24)
+      Dense_8              200   (2, 4, 24)   (2, 4, 8)
   """
 
   def group(x):
@@ -75,7 +89,8 @@ def AttentionShorten(
   """Pooled vectors attend to all inputs before their end, then feed forward.
 
   (b, l, d) -> (b, l / k, d). Queries are a pooling S of the inputs, keys and
-  values the inputs themselves: x' = S(x) + Attention(S(x), x).
+  values the inputs themselves: x' = S(x) + Attention(S(x), x), with x
+  normalised first and S(x) again.
 
   Args:
     shorten_factor: k.
@@ -89,6 +104,18 @@ def AttentionShorten(
     max_len: Capacity in tokens of the key/value cache in predict mode.
     stride: Distance in tokens of neighbouring inputs.
     positions: Position scheme of the attention.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = AttentionShorten(3, d_model=8, d_ff=16, n_heads=2)
+    >>> print(tree(layer, (2, 12, 8)).text(1))
+    layer                   weights   in                     out
+    AttentionShorten            616   (2, 12, 8)             (2, 4, 8)
+      LayerNorm                  16   (2, 12, 8)             (2, 12, 8)
+      AverageShorten(3)           -   (2, 12, 8)             (2, 4, 8)
+      LayerNorm                  16   (2, 4, 8)              (2, 4, 8)
+      CausalAttention ...       288   (2, 4, 8) (2, 12, 8)   (2, 4, 8)
+      PreNormResidual ...       296   (2, 4, 8)              (2, 4, 8)
   """
   dimensions = dict(
     d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode, stride=stride

@@ -32,6 +32,19 @@ class ShortenedStack(base.Layer):
   Raises:
     ValueError: shorten_factor is not positive, or upsample no `Upsample`.
 
+  Example:
+    >>> from trax_hier.layers import FeedForward, LinearShorten, LinearUpsample
+    >>> from trax_hier.overview import tree
+    >>> layer = ShortenedStack(
+    ...   3, LinearShorten(3, 8), FeedForward(8, 16), LinearUpsample(3, 8)
+    ... )
+    >>> print(tree(layer, (2, 13, 8)).text(1))
+    layer                  weights   in           out
+    ShortenedStack(3)          696   (2, 13, 8)   (2, 13, 8)
+      LinearShorten ...        200   (2, 15, 8)   (2, 5, 8)
+      FeedForward ...          280   (2, 5, 8)    (2, 5, 8)
+      LinearUpsample ...       216   (2, 5, 8)    (2, 15, 8)
+
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
 

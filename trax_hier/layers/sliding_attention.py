@@ -56,6 +56,13 @@ def SlidingAttention(
     ValueError: window is not positive, n_heads does not divide d_model, or
       positions that count from the start of a call are to be carried.
 
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = SlidingAttention(8, n_heads=2, window=4)
+    >>> print(tree(layer, (2, 12, 8)).text(0))
+    layer                  weights   in           out
+    SlidingAttention ...       258   (2, 12, 8)   (2, 12, 8)
+
   Source: Block-Recurrent Transformers (arXiv 2203.07852) and its published
   code.
   """
@@ -138,7 +145,12 @@ class NormalisedHeads(NoPositions):
 
 
 def Normalise() -> base.Layer:
-  """Gives the last axis length 1: (b, h, l, d_head) -> same."""
+  """Gives the last axis length 1: (b, h, l, d_head) -> same.
+
+  Example:
+    >>> print(Normalise()(jnp.array([[3.0, 4.0]])).round(1))
+    [[0.6 0.8]]
+  """
 
   def normalise(x):
     y = x.astype(jnp.float32)

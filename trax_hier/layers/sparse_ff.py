@@ -105,6 +105,12 @@ class SparseFF(base.Layer):
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(SparseFF(d_ff=64, n_elements_in_block=16), (2, 12, 8)))
+    layer      weights   in           out
+    SparseFF     1,384   (2, 12, 8)   (2, 12, 8)
   """
 
   def __init__(

@@ -69,6 +69,15 @@ class MultiplicativeDense(base.Layer):
 
   Raises:
     ValueError: n_modules does not divide d_out.
+
+  Example:
+    >>> from trax_hier.layers import Dense
+    >>> from trax_hier.overview import tree
+    >>> print(tree(MultiplicativeDense(64, n_modules=8), (2, 12, 64)))
+    layer                 weights   in            out
+    MultiplicativeDense     1,088   (2, 12, 64)   (2, 12, 64)
+    >>> tree(Dense(64), (2, 12, 64)).n_weights
+    4160
   """
 
   def __init__(self, d_out: int, n_modules: int = 16, use_bias: bool = True):
@@ -200,6 +209,13 @@ def ModularConv(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = ModularConv(64, n_modules=8)
+    >>> print(tree(layer, (2, 12, 64)).text(0))  # 3 * 3 * 8 * 8 + 8
+    layer             weights   in            out
+    ModularConv ...       584   (2, 12, 64)   (2, 12, 64)
   """
   _check_modules('ModularConv', n_modules, d_out)
   if kernel_size < 1 or not kernel_size % 2:
@@ -230,6 +246,12 @@ def SparseDense(
   """A multiplicative layer, then a convolution: (b, l, d) -> (b, l, d_out).
 
   Arguments as in `ModularConv`.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(SparseDense(64, n_modules=8), (2, 12, 64)).text(0))
+    layer             weights   in            out
+    SparseDense ...     1,672   (2, 12, 64)   (2, 12, 64)
   """
   _check_modules('SparseDense', n_modules, d_out)
   return tl.Serial(
@@ -269,6 +291,11 @@ def SparseQKV(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> tree(SparseQKV(64, n_modules=8), (2, 12, 64)).outputs
+    ((2, 12, 64), (2, 12, 64), (2, 12, 64))
   """
   _check_modules('SparseQKV', n_modules, d_out)
   _check_length_kernel('SparseQKV', length_kernel_size)
@@ -347,6 +374,13 @@ def SparseAttention(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = SparseAttention(64, n_heads=4, n_modules=8)
+    >>> print(tree(layer, (2, 12, 64)).text(0))
+    layer               weights   in            out
+    SelfAttention ...     2,456   (2, 12, 64)   (2, 12, 64)
   """
   _check_modules('SparseAttention', n_modules, d_model)
   modules = dict(n_modules=n_modules, length_kernel_size=length_kernel_size)
@@ -378,8 +412,18 @@ def SparseCrossAttention(
 ):
   """`CrossAttention` whose queries are a `SparseDense` of their input.
 
-  Keys and values, which decoding computes once, stay dense. Arguments as in
+  x (b, l, d), context (b, m, d), mask (b, m) bool -> (b, l, d). Keys and
+  values, which decoding computes once, stay dense. Arguments as in
   `SparseAttention`.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> layer = SparseCrossAttention(64, n_heads=4, n_modules=8)
+    >>> mask = ShapeDtype((2, 5), bool)
+    >>> print(tree(layer, (2, 12, 64), (2, 5, 64), mask).text(0))
+    layer                weights   in                              out
+    CrossAttention ...     9,992   (2, 12, 64) (2, 5, 64) (2, 5)   (2, 12, 64)
   """
   _check_modules('SparseCrossAttention', n_modules, d_model)
   modules = dict(n_modules=n_modules, length_kernel_size=length_kernel_size)

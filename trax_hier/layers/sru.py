@@ -33,6 +33,12 @@ class SRU(base.Layer):
     masked: Whether there is a second input, mask (b, l) bool: rows where it is
       False leave the cells as they are.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(SRU(), (2, 12, 8)))
+    layer   weights   in           out
+    SRU         216   (2, 12, 8)   (2, 12, 8)
   """
 
   def __init__(self, masked: bool = False, mode: str = 'train'):
@@ -110,6 +116,16 @@ def SRUBranch(
 
   Raises:
     ValueError: d_sru or n_layers is not positive.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> print(tree(SRUBranch(8, d_sru=4, n_layers=2), (2, 12, 8)))
+    layer       weights   in           out
+    SRUBranch       196   (2, 12, 8)   (2, 12, 8)
+      Dense_4        36   (2, 12, 8)   (2, 12, 4)
+      SRU            60   (2, 12, 4)   (2, 12, 4)
+      SRU            60   (2, 12, 4)   (2, 12, 4)
+      Dense_8        40   (2, 12, 4)   (2, 12, 8)
   """
   for name, value in dict(d_sru=d_sru, n_layers=n_layers).items():
     if value < 1:

@@ -25,6 +25,8 @@ _POLICIES = {
 def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
   """Applies `n` equal blocks one after another, as one compiled loop.
 
+  (b, l, d) -> (b, l, d), or whatever else a block takes and returns.
+
   The weights of the blocks are stacked on a leading axis of size n, and so are
   their states; compile time and program size do not grow with n. Each block
   draws its own initial weights and its own dropout.
@@ -45,6 +47,16 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
   Raises:
     ValueError: `n` is negative, `remat` is none of these, or `block` returns
       one object twice.
+
+  Example:
+    >>> from trax_hier.layers import FeedForward
+    >>> from trax_hier.overview import tree
+    >>> print(tree(Repeat(lambda: FeedForward(8, 16), n=3), (2, 12, 8)))
+    layer               weights   in            out
+    Repeat(3)               840   (2, 12, 8)    (2, 12, 8)
+      3 x FeedForward       280   (2, 12, 8)    (2, 12, 8)
+        Dense_16            144   (2, 12, 8)    (2, 12, 16)
+        Dense_8             136   (2, 12, 16)   (2, 12, 8)
   """
   if n < 0:
     raise ValueError(f'Repeat.n = {n} must not be negative')
@@ -71,6 +83,10 @@ def remat_of_each(
 
   Raises:
     ValueError: `remat` is of another length.
+
+  Example:
+    >>> remat_of_each(True, 3, 'HourglassLM.remat')
+    (True, True, True)
   """
   if not isinstance(remat, tuple | list):
     return (remat,) * n
@@ -196,8 +212,9 @@ def _shapes_of_weights(layer, input_signature, rng):
 class Remat(base.Layer):
   """Runs a layer without keeping its activations for the backward pass.
 
-  Same inputs, outputs, weights and state as `layer`, whose forward pass is
-  computed a second time when gradients are taken.
+  Same inputs, outputs, weights and state as `layer`, such as one of (b, l, d)
+  -> (b, l, d), whose forward pass is computed a second time when gradients are
+  taken.
 
   Args:
     layer: The layer.
@@ -206,6 +223,14 @@ class Remat(base.Layer):
 
   Raises:
     ValueError: `policy` is none of these.
+
+  Example:
+    >>> from trax_hier.layers import FeedForward
+    >>> from trax_hier.overview import tree
+    >>> layer = Remat(FeedForward(8, 16), 'projections')
+    >>> print(tree(layer, (2, 12, 8)).text(0))
+    layer       weights   in           out
+    Remat ...       280   (2, 12, 8)   (2, 12, 8)
   """
 
   def __init__(self, layer: base.Layer, policy: RematPolicy = True):
@@ -239,6 +264,22 @@ class ShareWeights(base.Layer):
   Takes and returns nothing. Trax keeps the weights of a layer object at its
   first occurrence and reads them from there at every other one; this makes the
   first occurrence explicit, outside any `Repeat` or `Remat`.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> table = tl.Weights(tl.RandomNormalInitializer(1.0), (256, 8))
+    >>> model = tl.Serial(  # tokens
+    ...   ShareWeights(table),
+    ...   table,
+    ...   tl.Fn('Embed', lambda table, tokens: table[tokens]),  # (b, l, d)
+    ...   table,
+    ...   tl.Fn('Logits', lambda table, x: x @ table.T),  # (b, l, v)
+    ... )
+    >>> print(tree(model, (2, 12)).text(1))
+    layer                weights   in                    out
+    Serial                 2,048   (2, 12)               (2, 12, 256)
+      ShareWeights ...     2,048
+      Logits                   -   (256, 8) (2, 12, 8)   (2, 12, 256)
   """
 
   def __init__(self, *layers: base.Layer):
@@ -307,11 +348,19 @@ class Computed:
 class Once(base.Layer):
   """In predict mode, computes a layer in the first call and remembers it.
 
-  For what later calls do not change, such as the keys of another sequence.
+  For what later calls do not change, such as the keys of another sequence, made
+  of (b, m, d).
   `layer` must be without state. In 'train' and 'eval' modes this is `layer`.
 
   A program for decoding computes it before the first call: see
   `decoding_state`.
+
+  Example:
+    >>> from trax_hier.trax_compat import signature
+    >>> layer = Once(tl.Fn('Double', lambda x: 2 * x), 'predict')
+    >>> _ = layer.init(signature(jnp.ones(3)))
+    >>> print(layer(jnp.arange(3.0)), layer(jnp.zeros(3)))
+    [0. 2. 4.] [0. 2. 4.]
   """
 
   def __init__(self, layer: base.Layer, mode: str):
@@ -361,6 +410,10 @@ def apply_if(condition: jax.Array, fn: Callable, x):
 
   A loop of one turn or none, whose carry XLA updates in place. Decoding is 8 %
   faster on CPU than with `lax.cond` (benchmarks/generation.py, part coarse).
+
+  Example:
+    >>> print(apply_if(jnp.bool_(True), lambda x: x + 1, jnp.zeros(2)))
+    [1. 1.]
   """
   return jax.lax.fori_loop(
     0, condition.astype(jnp.int32), lambda _, x: fn(x), x
@@ -370,8 +423,9 @@ def apply_if(condition: jax.Array, fn: Callable, x):
 class RandomChoice(base.Layer):
   """Applies one of several layers with the same weights, drawn at each call.
 
-  In 'train' mode each of `layers` is equally likely; in other modes it is
-  always the first. All must have weights and states of the same shapes.
+  Inputs and outputs are those of each layer, such as (b, l, d) -> (b, l, d). In
+  'train' mode each of `layers` is equally likely; in other modes it is always
+  the first. All must have weights and states of the same shapes.
 
   Args:
     layers: The alternatives; equal in inputs, outputs and weights.
@@ -379,6 +433,22 @@ class RandomChoice(base.Layer):
 
   Raises:
     ValueError: at `init`, if the weights of the alternatives differ in shape.
+
+  Example:
+    >>> from trax_hier.layers import AverageShorten, RepeatUpsample
+    >>> from trax_hier.layers import FeedForward, ShortenedStack
+    >>> from trax_hier.overview import tree
+    >>> layers = [
+    ...   ShortenedStack(
+    ...     k, AverageShorten(k), FeedForward(8, 16), RepeatUpsample(k)
+    ...   )
+    ...   for k in (2, 3)
+    ... ]
+    >>> print(tree(RandomChoice(layers, 'train'), (2, 12, 8)).text(1))
+    layer                     weights   in           out
+    RandomChoice                  280   (2, 12, 8)   (2, 12, 8)
+      ShortenedStack(2) ...       280   (2, 12, 8)   (2, 12, 8)
+      ShortenedStack(3) ...         -   (2, 12, 8)   (2, 12, 8)
   """
 
   def __init__(self, layers: Sequence[base.Layer], mode: str):

@@ -30,6 +30,13 @@ class Upsample(tl.Serial):
       row per group on the last axis but one, which decoding keeps in buffers.
     fine: u, those tensors, x -> (b, l, d). If None, the output is u.
     name: Name of the layer.
+
+  Example:
+    >>> repeat = tl.Fn('Repeat', lambda s: jnp.repeat(s, 2, axis=1))
+    >>> add = tl.Fn('Add', lambda u, x: u + x)
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.arange(4)[None, :, None]
+    >>> print(Upsample(repeat, add)((s, x))[0, :, 0])
+    [10 11 22 23]
   """
 
   def __init__(
@@ -53,7 +60,13 @@ class Upsample(tl.Serial):
 
 @gin.configurable(module='trax_hier.layers')
 def RepeatUpsample(shorten_factor: int):
-  """Repeats each vector k times."""
+  """Repeats each vector k times: s (b, m, d), x (b, m k, d) -> (b, m k, d).
+
+  Example:
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.zeros((1, 4, 1))
+    >>> print(RepeatUpsample(2)((s, x))[0, :, 0])
+    [10 10 20 20]
+  """
   return Upsample(
     tl.Fn('Repeat', lambda s: jnp.repeat(s, shorten_factor, axis=1)),
     name=f'RepeatUpsample({shorten_factor})',
@@ -62,7 +75,15 @@ def RepeatUpsample(shorten_factor: int):
 
 @gin.configurable(module='trax_hier.layers')
 def ZeroUpsample(shorten_factor: int):
-  """Zeros: inside `AttentionUpsample`, queries that are x alone."""
+  """Zeros: inside `AttentionUpsample`, queries that are x alone.
+
+  s (b, m, d), x (b, m k, d) -> (b, m k, d)
+
+  Example:
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.zeros((1, 4, 1))
+    >>> print(ZeroUpsample(2)((s, x))[0, :, 0])
+    [0 0 0 0]
+  """
   return Upsample(
     tl.Fn(
       'Zeros', lambda s: jnp.repeat(jnp.zeros_like(s), shorten_factor, axis=1)
@@ -77,11 +98,20 @@ def LinearUpsample(
 ):
   """Projects each vector to k: the inverse in shape of `LinearShorten`.
 
+  s (b, m, d), x (b, m k, d) -> (b, m k, d)
+
   Args:
     shorten_factor: k.
     d_model: Width of inputs and outputs.
     dropout: Rate of dropout on the projection.
     mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = LinearUpsample(3, d_model=8)
+    >>> print(tree(layer, (2, 4, 8), (2, 12, 8)).text(0))
+    layer                weights   in                     out
+    LinearUpsample ...       216   (2, 4, 8) (2, 12, 8)   (2, 12, 8)
   """
 
   def ungroup(s):
@@ -113,8 +143,11 @@ def AttentionUpsample(
 ):
   """Tokens attend to the shortened vectors, then feed forward.
 
+  x' (b, l / k, d), x (b, l, d) -> (b, l, d)
+
   x = U(x, x') + Attention(U(x, x'), x'), with U(x, x') = x + an expansion of
-  x'. With relative positions its cost is O(l ** 2 / k), not O(l ** 2).
+  x'; x' is normalised first, its expansion again. With relative positions the
+  cost is O(l ** 2 / k), not O(l ** 2).
 
   Args:
     shorten_factor: k.
@@ -132,6 +165,17 @@ def AttentionUpsample(
     max_len: Capacity in tokens in predict mode.
     stride: Distance in tokens of neighbouring outputs.
     positions: Position scheme of the attention.
+
+  Raises:
+    ValueError: `expand` makes no `Upsample`, or n_heads does not divide
+      d_model.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = AttentionUpsample(3, d_model=8, d_ff=16, n_heads=2)
+    >>> print(tree(layer, (2, 4, 8), (2, 12, 8)).text(0))
+    layer                   weights   in                     out
+    AttentionUpsample ...       832   (2, 4, 8) (2, 12, 8)   (2, 12, 8)
   """
   dimensions = dict(d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode)
   scheme = positions or NoPositions()

@@ -49,11 +49,11 @@ def BlockRecurrentLM(
 ) -> base.Layer:
   """A Transformer with sliding attention, some of whose layers are recurrent.
 
-  Tokens (batch, length) int32, start_of_sequence (batch,) bool -> logits
-  (batch, length, vocab) float32; logits at position t predict token t from the
-  tokens before it, those of earlier calls included. `start_of_sequence` says
-  which rows begin a sequence; the others go on with that of the call before. In
-  predict mode, and without `carry`, tokens are the only input.
+  Tokens (b, l) int32, start_of_sequence (b,) bool -> logits (b, l, v) float32;
+  logits at position t predict token t from the tokens before it, those of
+  earlier calls included. `start_of_sequence` says which rows begin a sequence;
+  the others go on with that of the call before. In predict mode, and without
+  `carry`, tokens are the only input.
 
   Without recurrent layers this is the paper's Slide or, where segments are as
   long as the window, its Transformer-XL.
@@ -86,6 +86,27 @@ def BlockRecurrentLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = BlockRecurrentLM(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   n_layers=2,
+    ...   recurrent_layers=(2,),
+    ...   n_heads=4,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 512), (1,)).text(2))
+    layer                  weights   in                       out
+    Lanes                   66,036   (1, 512) (1)             (1, 512, 256)
+      BlockRecurrentLM      66,036   (1, 512)                 (1, 512, 256)
+        ShareWeights ...     8,192
+        Repeat(1) ...        8,388   (1, 512, 32)             (1, 512, 32)
+        Repeat(1) ...       49,424   (1, 512, 32)             (1, 512, 32)
+        RMSNorm                 32   (1, 512, 32)             (1, 512, 32)
+        Logits                   -   (256, 32) (1, 512, 32)   (1, 512, 256)
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """

@@ -52,8 +52,8 @@ def HourglassLM(
 ) -> base.Layer:
   """Hourglass: shorten the sequence, work on it, upsample back.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. Any length.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. Any length.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -82,6 +82,32 @@ def HourglassLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.layers import LinearShorten, LinearUpsample
+    >>> from trax_hier.overview import tree
+    >>> model = HourglassLM(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   hierarchy='2@3',
+    ...   n_heads=4,
+    ...   shorten=LinearShorten,
+    ...   upsample=LinearUpsample,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 96)).text(1))
+    layer                     weights   in            out
+    HourglassLM                61,632   (1, 96)       (1, 96, 256)
+      ShareWeights ...             64
+      TokenEncoder ...          8,192   (1, 96)       (1, 96, 32)
+      Repeat(1) ...             9,600   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
+      ShortenedStack(3) ...    25,536   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
+      Repeat(1) ...             9,600   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
+      Logits ...                8,448   (1, 96, 32)   (1, 96, 256)
 
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
@@ -171,6 +197,10 @@ def parse_hierarchy(hierarchy: str) -> list[tuple[int, int]]:
   Raises:
     ValueError: not of the form 'N@f N@f ...', not a palindrome with one
       innermost level, or a factor that the one above it does not divide.
+
+  Example:
+    >>> parse_hierarchy('1@2 4@4 1@2')
+    [(1, 2), (4, 2)]
   """
 
   def complain(reason):

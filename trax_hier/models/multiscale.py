@@ -69,8 +69,8 @@ def TopDownLM(
 ) -> base.Layer:
   """Top-down: the coarsest scale first, each finer one told what it found.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. Any length.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. Any length.
 
   c_0 = embeddings; c_j = shorten(c_{j-1})
   H_K = blocks(c_K); H_j = blocks(inject(c_j, newest complete row of H_{j+1}))
@@ -104,6 +104,29 @@ def TopDownLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = TopDownLM(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   scales=(1, 4),
+    ...   n_layers=(1, 2),
+    ...   n_heads=4,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 96)).text(1))
+    layer                weights   in                        out
+    TopDownLM             47,680   (1, 96)                   (1, 96, 256)
+      ShareWeights ...        64
+      TokenEncoder ...     8,192   (1, 96)                   (1, 96, 32)
+      Coarse(4) ...       19,200   (1, 96, 32)               (1, 24, 32)
+      Latest(4)               32   (1, 96, 32) (1, 24, 32)   (1, 96, 32)
+      ConcatDense ...      2,080   (1, 96, 32) (1, 96, 32)   (1, 96, 32)
+      Repeat(1) ...        9,600   (1, 96, 32)               (1, 96, 32)
+      LayerNorm               64   (1, 96, 32)               (1, 96, 32)
+      Logits ...           8,448   (1, 96, 32)               (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), top-down.
   """
@@ -181,8 +204,8 @@ def BottomUpLM(
 ) -> base.Layer:
   """Bottom-up: each scale on top of the finer one, then all joined for tokens.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. Any length.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. Any length.
 
   H_0 = blocks(embeddings); H_j = blocks(shorten(H_{j-1}))
   output = blocks(aggregate(H_0, .., H_K))
@@ -213,6 +236,22 @@ def BottomUpLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = BottomUpLM(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   scales=(1, 4),
+    ...   n_layers=(0, 2),
+    ...   n_post=1,
+    ...   n_heads=4,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 96)).text(0))
+    layer            weights   in        out
+    BottomUpLM ...    56,288   (1, 96)   (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), bottom-up.
   """
@@ -281,8 +320,8 @@ def RetinaLM(
 ) -> base.Layer:
   """Retina: every layer sees near tokens one by one, and blocks of far ones.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. Any length.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. Any length.
 
   A `TransformerLM` whose attention is `RetinaAttention`; other models take that
   as the attention of their blocks.
@@ -305,6 +344,26 @@ def RetinaLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = RetinaLM(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   window=16,
+    ...   n_layers=2,
+    ...   n_heads=4,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 96)).text(1))
+    layer                weights   in            out
+    TransformerLM         40,192   (1, 96)       (1, 96, 256)
+      ShareWeights ...        64
+      TokenEncoder ...     8,192   (1, 96)       (1, 96, 32)
+      Repeat(2) ...       23,424   (1, 96, 32)   (1, 96, 32)
+      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
+      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), retina.
   """

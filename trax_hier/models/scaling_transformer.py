@@ -58,9 +58,9 @@ def ScalingTransformerLM(
 ) -> base.Layer:
   """A decoder-only Transformer whose parts are sparse.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. This is
-  `TransformerLM` with other parts and defaults.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. This is `TransformerLM` with other parts
+  and defaults.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -80,6 +80,19 @@ def ScalingTransformerLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = ScalingTransformerLM(
+    ...   256, d_model=32, d_ff=64, n_layers=2, mode='eval'
+    ... )
+    >>> print(tree(model, (1, 96)).text(1))
+    layer                weights   in            out
+    TransformerLM         92,660   (1, 96)       (1, 96, 256)
+      TokenEncoder ...    73,728   (1, 96)       (1, 96, 32)
+      Repeat(2) ...       10,420   (1, 96, 32)   (1, 96, 32)
+      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
+      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
   """
   return TransformerLM(
     vocab_size,
@@ -120,11 +133,11 @@ def ScalingTransformer(
 ) -> base.Layer:
   """An encoder-decoder Transformer whose parts are sparse.
 
-  Sources (batch, m) int32 and tokens (batch, length) int32 -> logits (batch,
-  length, vocab) float32; logits at position t predict token t from the sources
-  and the tokens before it. Id 0 is padding in the sources. Encoder and decoder
-  share the embedding. In predict mode, the encoder runs in the first call, and
-  later calls go on with that call's sources.
+  Sources (b, m) int32 and tokens (b, l) int32 -> logits (b, l, v) float32;
+  logits at position t predict token t from the sources and the tokens before
+  it. Id 0 is padding in the sources. Encoder and decoder share the embedding.
+  In predict mode, the encoder runs in the first call, and later calls go on
+  with that call's sources.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -151,6 +164,20 @@ def ScalingTransformer(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = ScalingTransformer(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   n_encoder_layers=2,
+    ...   n_decoder_layers=2,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 48), (1, 96)).text(0))
+    layer                    weights   in                out
+    ScalingTransformer ...   184,308   (1, 48) (1, 96)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
@@ -228,5 +255,11 @@ def Embed(table: base.Layer) -> base.Layer:
 
 
 def PaddingMask() -> base.Layer:
-  """Which tokens are not padding: (b, l) int32 -> (b, l) bool."""
+  """Which tokens are not padding: (b, l) int32 -> (b, l) bool.
+
+  Example:
+    >>> import numpy as np
+    >>> print(PaddingMask()(np.array([[5, 7, 0]])))
+    [[ True  True False]]
+  """
   return tl.Fn('PaddingMask', lambda tokens: tokens != 0)

@@ -63,13 +63,13 @@ def Terraformer(
 ) -> base.Layer:
   """A reversible encoder-decoder Transformer whose parts are sparse.
 
-  Sources (batch, m) int32 and tokens (batch, length) int32 -> logits (batch,
-  length, vocab) float32; logits at position t predict token t from the sources
-  and the tokens before it. Id 0 is padding in the sources, wherever it stands:
-  logits are those of the sources without it (but with @LSHAttention, of which
-  padding fills buckets). `generate` takes it after the text alone. Encoder and
-  decoder share the embedding. In predict mode, the encoder runs in the first
-  call, and later calls go on with that call's sources.
+  Sources (b, m) int32 and tokens (b, l) int32 -> logits (b, l, v) float32;
+  logits at position t predict token t from the sources and the tokens before
+  it. Id 0 is padding in the sources, wherever it stands: logits are those of
+  the sources without it (but with @LSHAttention, of which padding fills
+  buckets). `generate` takes it after the text alone. Encoder and decoder share
+  the embedding. In predict mode, the encoder runs in the first call, and later
+  calls go on with that call's sources.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -97,6 +97,20 @@ def Terraformer(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = Terraformer(
+    ...   256,
+    ...   d_model=32,
+    ...   d_ff=64,
+    ...   n_encoder_layers=2,
+    ...   n_decoder_layers=2,
+    ...   mode='eval',
+    ... )
+    >>> print(tree(model, (1, 48), (1, 96)).text(0))
+    layer             weights   in                out
+    Terraformer ...   198,568   (1, 48) (1, 96)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
@@ -190,14 +204,27 @@ def ReversibleLM(
 ) -> base.Layer:
   """A reversible decoder-only language model: Terraformer's decoder alone.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it. Arguments are those
-  of `Terraformer`; attention takes x alone.
-
-  Source: Reformer (arXiv 2001.04451), section 3.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it. Arguments are those of `Terraformer`;
+  attention takes x alone.
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = ReversibleLM(
+    ...   256, d_model=8, d_ff=64, n_layers=2, n_heads=2, mode='eval'
+    ... )
+    >>> print(tree(model, (1, 9)).text(1))
+    layer                weights   in                    out
+    ReversibleLM          23,872   (1, 9)                (1, 9, 256)
+      TokenEncoder ...    18,432   (1, 9)                (1, 9, 8)
+      Repeat(2) ...        3,120   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
+      LayerNorm               16   (1, 9, 8)             (1, 9, 8)
+      Logits ...           2,304   (1, 9, 8)             (1, 9, 256)
+
+  Source: Reformer (arXiv 2001.04451), section 3.
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)

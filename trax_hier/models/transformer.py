@@ -42,8 +42,8 @@ def TransformerLM(
 ) -> base.Layer:
   """A decoder-only Transformer language model.
 
-  Tokens (batch, length) int32 -> logits (batch, length, vocab) float32; logits
-  at position t predict token t from the tokens before it.
+  Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
+  token t from the tokens before it.
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -61,6 +61,20 @@ def TransformerLM(
 
   Raises:
     ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> model = TransformerLM(
+    ...   256, d_model=32, d_ff=64, n_layers=2, n_heads=4, mode='eval'
+    ... )
+    >>> print(tree(model, (1, 96)).text(1))
+    layer                weights   in            out
+    TransformerLM         35,968   (1, 96)       (1, 96, 256)
+      ShareWeights ...        64
+      TokenEncoder ...     8,192   (1, 96)       (1, 96, 32)
+      Repeat(2) ...       19,200   (1, 96, 32)   (1, 96, 32)
+      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
+      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
@@ -97,7 +111,14 @@ def TransformerLM(
 def TokenEncoder(
   embedding: base.Layer, positions: NoPositions, dropout: float, mode: str
 ) -> base.Layer:
-  """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d)."""
+  """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d).
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> layer = TokenEncoder(tl.Embedding(256, 32), NoPositions(), 0.1, 'eval')
+    >>> tree(layer, (1, 96)).outputs
+    ((1, 96, 32),)
+  """
   return tl.Serial(
     tl.ShiftRight(mode=mode),
     embedding,
@@ -111,7 +132,13 @@ def Logits(
   dense: Callable[..., base.Layer] = Dense,
   mode: str = 'train',
 ) -> base.Layer:
-  """Projects to float32 logits: (b, l, d) -> (b, l, v)."""
+  """Projects to float32 logits: (b, l, d) -> (b, l, v).
+
+  Example:
+    >>> from trax_hier.overview import tree
+    >>> tree(Logits(256), (1, 96, 32)).outputs
+    ((1, 96, 256),)
+  """
   return tl.Serial(
     build(dense, d_out=vocab_size, mode=mode),
     tl.Fn('Float32', lambda x: x.astype(jnp.float32)),

@@ -32,7 +32,12 @@ class _DamagedError(CheckpointError):
 
 
 def named_leaves(tree: PyTree) -> dict[str, object]:
-  """The leaves of a tree by their path, joined by dots."""
+  """The leaves of a tree by their path, joined by dots.
+
+  Example:
+    >>> named_leaves({'weights': (1, (2, 3))})
+    {'weights.0': 1, 'weights.1.0': 2, 'weights.1.1': 3}
+  """
   leaves, _ = jax.tree.flatten_with_path(tree)
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf

@@ -77,7 +77,12 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a person writes them: 42s, 3m 20s, 5h 07m, 2d 03h."""
+  """Seconds as a person writes them: 42s, 3m 20s, 5h 07m, 2d 03h.
+
+  Example:
+    >>> [duration(seconds) for seconds in (42, 200, 18420, 183600)]
+    ['42s', '3m 20s', '5h 07m', '2d 03h']
+  """
   seconds = round(seconds)
   for big, small, unit, part in (
     (86400, 3600, 'd', 'h'),

@@ -37,6 +37,11 @@ def flops(fn: Callable, *args: PyTree) -> int:
   Args:
     fn: what `jax.jit` takes.
     *args: arrays, or shapes of them.
+
+  Example:
+    >>> x, w = jnp.zeros((12, 8)), jnp.zeros((8, 16))
+    >>> flops(jnp.matmul, x, w) == 2 * 12 * 8 * 16
+    True
   """
   return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 

@@ -174,6 +174,8 @@ def place(
 ) -> dict[str, np.ndarray | jax.Array]:
   """A batch that every host has whole, as an argument of a jitted step.
 
+  Arrays are (b, ..), those of the global batch.
+
   With one host the arrays are taken as they are: jit splits them.
   """
   if jax.process_count() == 1:
@@ -188,7 +190,10 @@ def place(
 def pad_rows(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Adds rows of zeros (weights too) until the rows split over the devices."""
+  """Adds rows of zeros (weights too) until the rows split over the devices.
+
+  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of their number.
+  """
 
   def pad(array):
     extra = -len(array) % mesh.size

@@ -20,6 +20,12 @@ class Optimizer:
     transform: turns gradients into updates, clipping and learning rate
       included.
     learning_rate: step number (1 for the first) -> learning rate.
+
+  Example:
+    >>> from trax_hier.training import multifactor
+    >>> optimizer = Adam(multifactor('constant * linear_warmup', 0.5))
+    >>> float(optimizer.learning_rate(100))  # warmup_steps = 400
+    0.125
   """
 
   transform: optax.GradientTransformation
@@ -47,6 +53,15 @@ def Adam(
 
   Raises:
     ValueError: for a number out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> adam = Adam(learning_rate=0.1)
+    >>> weights, gradients = jnp.zeros(2), jnp.array([3.0, -0.5])
+    >>> state = adam.transform.init(weights)
+    >>> updates, state = adam.transform.update(gradients, state, weights)
+    >>> print(updates.round(3))
+    [-0.1  0.1]
 
   References:
     Kingma and Ba, 2014, https://arxiv.org/abs/1412.6980; Loshchilov and

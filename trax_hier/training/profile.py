@@ -29,9 +29,9 @@ def profiling(
 ) -> Iterator[Callable[[int, jax.Array | None], None]]:
   """Yields a function to call before each step, which profiles some of them.
 
-  The function takes the number of the step, and the metrics of the one before
-  unless these have been read. It waits for the devices where the profile ends
-  and nowhere else.
+  The function takes the number of the step, and the metrics (n_metrics,) of the
+  one before unless these have been read. It waits for the devices where the
+  profile ends and nowhere else.
 
   Args:
     folder: gets the profile; made if need be.

@@ -52,7 +52,7 @@ class Reporter:
 
     Args:
       step: its number.
-      metrics: in the order of `METRICS`.
+      metrics: (n_metrics,), in the order of `METRICS`.
 
     Raises:
       NotFiniteError: naming step and metric.

@@ -74,6 +74,11 @@ def multifactor(
 
   Raises:
     ValueError: for an unknown factor or a period below 1 step.
+
+  Example:
+    >>> rate = multifactor(constant=0.5, warmup_steps=4)
+    >>> [float(rate(n)) for n in (1, 2, 4, 16, 64)]
+    [0.0625, 0.125, 0.25, 0.125, 0.0625]
   """
   names = [name.strip() for name in factors.split('*')]
   unknown = [name for name in names if name not in FACTORS]
@@ -124,7 +129,12 @@ def multifactor(
 
 
 def half_cosine(progress: jax.typing.ArrayLike) -> jax.Array:
-  """Half a cosine: 1 at progress 0, falling to 0 at progress 1."""
+  """Half a cosine: 1 at progress 0, falling to 0 at progress 1.
+
+  Example:
+    >>> [round(float(half_cosine(x)), 3) for x in (0, 0.5, 1)]
+    [1.0, 0.5, 0.0]
+  """
   return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 

@@ -45,7 +45,12 @@ def shapes_of(batch: Batch) -> Batch:
 
 
 def tokens_like(shape: tuple[int, int]) -> Batch:
-  """What is needed of a batch of tokens (b, l) alone, as shapes."""
+  """What is needed of a batch of tokens (b, l) alone, as shapes.
+
+  Example:
+    >>> tokens_like((2, 12))['inputs']
+    ShapeDtypeStruct(shape=(2, 12), dtype=int32)
+  """
   return {
     'inputs': jax.ShapeDtypeStruct(shape, np.int32),
     'start_of_sequence': jax.ShapeDtypeStruct(shape[:1], np.bool_),
@@ -87,7 +92,7 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
 def init_layer(
   layer: base.Layer, batch: Batch, rng: jax.Array
 ) -> tuple[PyTree, PyTree]:
-  """Weights and state of a layer for batches like `batch`.
+  """Weights and state of a layer for batches like `batch`, of tokens (b, l).
 
   Meant to be traced (`jax.jit`, `jax.eval_shape`): eager init is slow. Call
   `clean` on the layer afterwards.
@@ -114,6 +119,11 @@ def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
 
   Returns:
     Two trees of `jax.ShapeDtypeStruct`: weights and state.
+
+  Example:
+    >>> from trax_hier.trax_compat import tl
+    >>> abstract_init(tl.Embedding(256, 8), tokens_like((2, 12)))
+    (ShapeDtypeStruct(shape=(256, 8), dtype=float32), ())
   """
   weights, model_state = jax.eval_shape(
     lambda rng: init_layer(layer, batch, rng), jax.random.PRNGKey(0)
@@ -123,7 +133,12 @@ def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
 
 
 def n_weights(weights: PyTree) -> int:
-  """How many numbers a tree of weights (or of their shapes) holds."""
+  """How many numbers a tree of weights (or of their shapes) holds.
+
+  Example:
+    >>> n_weights((jnp.zeros((8, 16)), jnp.zeros(16)))
+    144
+  """
   return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
 
 
@@ -169,7 +184,8 @@ def init_train_state(
   Args:
     layer: the model in train mode.
     optimizer: its `transform` initialises the optimizer state.
-    batch: a global training batch, or the shapes of its arrays.
+    batch: a global training batch of tokens (b, l), or the shapes of its
+      arrays.
     rng: uint32 (2,) key; the same key gives the same state.
   """
   init_rng, run_rng = jax.random.split(rng)

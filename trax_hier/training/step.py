@@ -88,8 +88,9 @@ def make_train_step(
     compute_dtype: what the weights are cast to for the forward pass.
 
   Returns:
-    A function whose metrics are a float32 array in the order of `METRICS`;
-    the gradient norm is before clipping.
+    A function of a batch of tokens (b, l). Its metrics are float32
+    (n_metrics,), in the order of `METRICS`; the gradient norm is before
+    clipping.
   """
 
   def gradients(weights, model_state, batch, rng):
@@ -135,7 +136,8 @@ def make_eval_step(
 ) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, jax.Array]]:
   """The function (weights, model_state, batch) -> (new model_state, sums).
 
-  The sums are a float32 array: nats, right guesses, and the weight of both.
+  The sums over the tokens (b, l) of the batch are float32 (3,): nats, right
+  guesses, and the weight of both.
   """
   # A layer in eval mode draws nothing, but pure_fn wants a key.
   rng = jax.random.PRNGKey(0)

@@ -43,6 +43,12 @@ def peak_flops(device_kind: str) -> float | None:
 
   Args:
     device_kind: what a `jax.Device` says that it is, such as 'NVIDIA L4'.
+
+  Example:
+    >>> peak_flops('NVIDIA H200') / 1e12
+    989.0
+    >>> print(peak_flops('cpu'))
+    None
   """
   for pattern, peak in _PEAKS:
     if re.fullmatch(pattern, device_kind):
