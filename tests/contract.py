@@ -138,7 +138,9 @@ _PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)
 
 ROWS = {
   'transformer': Row(_transformer(), idle=2, thorough=True),
-  'transformer rotary': Row(_transformer(positions=hl.RotaryPositions), idle=0),
+  'transformer rotary': Row(
+    _transformer(positions=hl.RotaryPositions), idle=0, slow=True
+  ),
   'transformer t5': Row(
     _transformer(positions=hl.T5Positions), idle=1, slow=True
   ),

@@ -434,8 +434,10 @@ def test_blocks_of_rows_that_are_four_tokens_apart(mode):
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
   'positions',
-  [hl.RotaryPositions(), hl.RelativePositions(8, 2)],
-  ids=['rotary', 'relative'],
+  [
+    pytest.param(hl.RotaryPositions(), marks=pytest.mark.slow, id='rotary'),
+    pytest.param(hl.RelativePositions(8, 2), id='relative'),
+  ],
 )
 def test_a_cache_is_read_as_far_as_it_is_filled(monkeypatch, positions):
   length, max_len, scales = 23, 27, (1, 2, 6)

@@ -31,6 +31,12 @@ FEEDBACK = {
   'feedback lstm single': dict(gate='lstm', update='single', feedback=True),
 }
 VARIANTS |= FEEDBACK
+# Of all variants, those that have all the parts; CI leaves the others out.
+SOME = ['fixed skip', 'lstm dual', 'feedback fixed skip', 'slide']
+ALL = [
+  name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
+  for name in [*VARIANTS, 'slide']
+]
 
 
 def lm(gate='fixed', update='skip', n_read_blocks=2, feedback=False, **kwargs):
@@ -161,7 +167,7 @@ def as_reference(
   return params
 
 
-@pytest.mark.parametrize('name', [*VARIANTS, 'slide'])
+@pytest.mark.parametrize('name', ALL)
 def test_parity_with_the_equations(name):
   ours, variant = subject(name), VARIANTS.get(name, {})
   variant = {'gate': 'fixed', 'update': 'skip'} | variant
@@ -190,14 +196,6 @@ def test_parity_with_the_equations(name):
 
 # What logits depend on
 # ------------------------------------------------------------------------------
-# Of all variants, those that have all the parts; CI leaves the others out.
-SOME = [
-  *('fixed skip', 'lstm dual', 'one block read', 'feedback fixed skip', 'slide')
-]
-ALL = [
-  name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
-  for name in [*VARIANTS, 'slide']
-]
 FRESH, GOING_ON = [True, True], [False, False]
 
 
@@ -323,7 +321,7 @@ def test_reach_of_sliding_attention(p):
   assert not moved[:, end + 1 :].any()
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize('name', ALL[:-1])
 def test_states_reach_every_later_block(name):
   x = tokens(2 * LENGTH)
   halves = [LENGTH, LENGTH]
@@ -369,7 +367,13 @@ def test_memory_of_decoding_does_not_grow():
 
 
 @pytest.mark.parametrize(
-  'name', ['fixed skip', 'feedback fixed skip', 'lstm single', 'slide']
+  'name',
+  [
+    'fixed skip',
+    'slide',
+    pytest.param('feedback fixed skip', marks=pytest.mark.slow),
+    pytest.param('lstm single', marks=pytest.mark.slow),
+  ],
 )
 def test_without_memory_calls_are_whole_sequences_of_any_length(name):
   ours, x = subject(name), tokens()
@@ -475,7 +479,13 @@ def gradients_of(name):
 
 
 @pytest.mark.parametrize(
-  'name', ['fixed skip', 'lstm dual', 'lstm single', 'slide']
+  'name',
+  [
+    'fixed skip',
+    'lstm dual',
+    'slide',
+    pytest.param('lstm single', marks=pytest.mark.slow),
+  ],
 )
 def test_every_weight_gets_a_gradient(name):
   everything = toy.normal(2, LENGTH, VOCAB)

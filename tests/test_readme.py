@@ -1,0 +1,345 @@
+"""README.md: all of its commands and code are run, all that it names is there.
+
+Blocks are run in one folder in their order: one may use what those above it
+wrote. Trainings are made tiny by bindings that come after those of the page.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from trax_hier import cli, config, trainer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+FENCE = re.compile(r'(?:<!-- (\w+) -->\n)?```(\w*)\n(.*?)\n```\n', re.DOTALL)
+RESULTS = ROOT / 'benchmarks' / 'results'
+
+TINY = ['D_MODEL = 16', 'D_FF = 32', 'N_HEADS = 2']
+TINY += ['train.steps = 2', 'train.eval_every = 2']
+# Compiles in half the time.
+LINEAR = ['HourglassLM.shorten = @LinearShorten']
+LINEAR += ['HourglassLM.upsample = @LinearUpsample']
+# Of the published sizes, and of what a small configuration reads.
+TINY_BY_FILE = {
+  'hourglass/enwik8.gin': ['smoke.gin'],
+  'scaling/800m_ff_qkv.gin': [],
+  'quickstart.gin': [
+    *LINEAR,
+    'StandardLibrary.batch_size = 2',
+    'StandardLibrary.length = 48',
+  ],
+  'text.gin': [
+    *LINEAR,
+    'TextFiles.batch_size = 2',
+    'TextFiles.length = 48',
+  ],
+  'block_recurrent/books.gin': [
+    'WINDOW = 16',
+    'N_STATES = 8',
+    'BlockRecurrentLM.n_layers = 2',
+    'BlockRecurrentLM.recurrent_layers = (1,)',
+    'DocumentLanes.length = 64',
+  ],
+  'terraformer/pairs_spans.gin': ['VOCAB_SIZE = 600'],
+  'terraformer/pairs.gin': [
+    'VOCAB_SIZE = 600',
+    'TextPairs.source_length = 32',
+    'TextPairs.target_length = 16',
+  ],
+}
+MAINS = {'trax_hier.data.enwik8': 'trax_hier.data.enwik8.__main__'}
+# What `.ci/run` runs, and what the slow test below does.
+BY_THE_SHELL = {'python3 -m venv', 'pip install', 'ruff', 'pytest'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A fenced block: the comment above it, its language, its text."""
+
+  mark: str
+  language: str
+  text: str
+
+  @property
+  def file(self):
+    """The file that it is, as its first line says; ''."""
+    named = re.match(r'# (\w+\.\w+)\n', self.text)
+    return named[1] if named else ''
+
+  def __str__(self):
+    return re.sub(r'[^\w.=/-]+', ' ', self.text.splitlines()[-1])[:50].strip()
+
+
+BLOCKS = [Block(*match) for match in FENCE.findall(README)]
+
+
+def is_long(block):
+  """Whether it trains a model other than that of the quickstart."""
+  files = set(re.findall(r'trainer.* --config_file=(?:gin/)?(\S+)', block.text))
+  others = files - {'quickstart.gin', 'text.gin'}
+  return bool(others) or 'data.subwords' in block.text
+
+
+def test_all_blocks_are_of_a_language_that_is_run():
+  assert {b.language for b in BLOCKS} == {'bash', 'gin', 'python', 'text'}
+  assert README.count('```') == 2 * len(BLOCKS)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A folder with the texts that the page speaks of."""
+  place = tmp_path_factory.mktemp('readme')
+  words = [f'{"abcdefghij"[n % 10] * (n % 7 + 1)}{n * n}' for n in range(3000)]
+  sentences = [' '.join(words[i : i + 9]) + '.' for i in range(0, 3000, 9)]
+  for name in ('my.txt', 'train.txt', 'article.txt'):
+    (place / name).write_text('\n'.join(sentences))
+  (place / 'my_books').mkdir()
+  for i in range(20):
+    text = '\n'.join(sentences[10 * i : 10 * i + 30])
+    (place / 'my_books' / f'{i}.txt').write_text(text)
+  (place / 'pairs').mkdir()
+  for name in ('train', 'valid', 'test'):
+    pairs = [
+      {'document': ' '.join(sentences[i : i + 3]), 'summary': sentences[i]}
+      for i in range(8)
+    ]
+    lines = '\n'.join(map(json.dumps, pairs))
+    (place / 'pairs' / f'{name}.jsonl').write_text(lines)
+  (place / 'gin').symlink_to(ROOT / 'gin')
+  for block in BLOCKS:
+    if block.file:
+      (place / block.file).write_text(block.text)
+  return place
+
+
+@pytest.fixture(autouse=True)
+def here(place, monkeypatch):
+  monkeypatch.chdir(place)
+  monkeypatch.syspath_prepend(str(place))
+  yield
+  config.clear()
+
+
+def commands(text):
+  """The commands of a block, each as its words."""
+  for line in text.replace('\\\n', ' ').splitlines():
+    for command in line.split('&&'):
+      yield shlex.split(command)
+
+
+def tiny(arguments):
+  """The flags of a training, and those that make it tiny."""
+  arguments = list(arguments)
+  (first, *_) = (x for x in arguments if x.startswith('--config_file='))
+  file = first.removeprefix('--config_file=').removeprefix('gin/')
+  more = TINY_BY_FILE[file]
+  if 'smoke.gin' in more:  # It brings data of its own.
+    arguments = [x for x in arguments if not x.startswith('--config=DATA')]
+  elif 'smoke' not in ' '.join(arguments):
+    more = [*TINY, *more]
+  flags = ['config_file' if x.endswith('.gin') else 'config' for x in more]
+  return [*arguments, *map('--{}={}'.format, flags, more)]
+
+
+def run(words):
+  """Runs a command in this process; returns its exit code."""
+  config.clear()
+  match words:
+    case ['python', '-m', 'trax_hier.trainer', *arguments]:
+      return trainer.main(tiny(arguments))
+    case ['python', '-m', 'trax_hier.data.subwords' as module, *arguments]:
+      smaller = re.sub(r'--size=\d+', '--size=300', shlex.join(arguments))
+      return importlib.import_module(module).main(shlex.split(smaller))
+    case ['trax-hier', 'describe', *_]:
+      # Of the true size: to compile it takes minutes.
+      arguments = [*words[1:], '--no_compile']
+      if '--devices' not in ' '.join(words):
+        return cli.main(arguments)
+      # Devices are simulated before JAX begins.
+      program = [sys.executable, '-m', 'trax_hier.cli', *arguments]
+      return subprocess.run(program, check=False).returncode
+    case ['trax-hier', *arguments]:
+      return cli.main(arguments)
+  raise AssertionError(f'no test runs {words}')
+
+
+NAMES = {}  # Of the blocks of Python.
+
+
+@pytest.mark.parametrize(
+  'block',
+  [
+    pytest.param(b, marks=[pytest.mark.slow] * is_long(b), id=str(b))
+    for b in BLOCKS
+    if b.language != 'text'
+  ],
+)
+def test_blocks(block, capsys):
+  if block.language == 'bash':
+    run_all(block.text, capsys)
+  elif block.language == 'gin':
+    show(block, capsys)
+  elif not block.file:
+    exec(block.text, NAMES)
+
+
+def run_all(text, capsys):
+  for words in commands(text):
+    said = ' '.join(words)
+    if said == '. .venv/bin/activate':
+      continue
+    if not said.startswith(tuple(BY_THE_SHELL)):
+      assert run(words) == 0, (said, capsys.readouterr().err)
+
+
+def show(block, capsys):
+  """Has the model described that lines of gin make of the quickstart's."""
+  Path('block.gin').write_text(block.text)
+  flags = ['--config_file=quickstart.gin', '--config_file=block.gin']
+  assert run(['trax-hier', 'describe', *flags]) == 0
+  shown = capsys.readouterr().out
+  for binding in re.findall(r'^(\S+) = ', block.text, re.MULTILINE):
+    assert binding in shown
+
+
+def test_what_the_blocks_of_python_make():
+  assert NAMES['logits'].shape == (1, 94, 256)
+  assert [len(row) for row in NAMES['new']] == [20, 20]
+
+
+def test_configurations_of_all_trainings(capsys):
+  for name in ('my.model', 'pairs.model'):
+    flags = ['--text=my.txt', '--size=300', f'--output={name}']
+    assert run(['python', '-m', 'trax_hier.data.subwords', *flags]) == 0
+  n = 0
+  for block in filter(is_long, BLOCKS):
+    for words in commands(block.text):
+      if words[2:3] == ['trax_hier.trainer']:
+        flags = tiny(x for x in words[3:] if not x.startswith('--output'))
+        code = run(['trax-hier', 'describe', *flags, '--depth=1'])
+        assert code == 0, (words, capsys.readouterr().err)
+        n += 1
+  assert n > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mark', ['quickstart', ''])
+def test_installations(mark, tmp_path):
+  (block,) = (b for b in BLOCKS if b.mark == mark and 'pip install' in b.text)
+  clone = tmp_path / 'clone'
+  subprocess.run(['git', 'clone', '-q', ROOT, clone], check=True)
+  text = block.text if mark else f'python3 -m venv .venv\n{block.text}'
+  text = text.replace('pip install', '.venv/bin/pip install')
+  training = '-m trax_hier.trainer --config_file=gin/quickstart.gin'
+  tiny = f'{training} --output_dir=tiny --config_file=smoke.gin'
+  text = '\n'.join(x for x in text.splitlines() if training not in x)
+  done = subprocess.run(
+    ['bash', '-euo', 'pipefail', '-c', f'{text}\n.venv/bin/python {tiny}'],
+    cwd=clone,
+    check=False,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert (clone / 'tiny' / 'config.gin').is_file()
+
+
+def test_the_tree_names_what_is_there():
+  (tree,) = (b.text for b in BLOCKS if b.language == 'text')
+  folder, named = ROOT, {}
+  for line in tree.splitlines():
+    indent, name = re.match(r'( *)(\S+)', line).groups()
+    if len(indent) > 2:
+      continue
+    path = (folder if indent else ROOT) / name
+    assert path.exists(), name
+    folder = folder if indent else path
+    named.setdefault(folder, set()).add(name.rstrip('/'))
+  package = ROOT / 'trax_hier'
+  public = {p.name for p in package.iterdir() if not re.match(r'[_.]', p.name)}
+  assert named[package] - {'trax_hier'} == public
+
+
+def test_linked_files_are_there():
+  links = re.findall(r'\]\(([^)#]+)\)', README)
+  files = [link for link in links if '://' not in link]
+  assert len(files) > 8
+  assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_named_gin_files_are_there():
+  names = re.findall(r'`((?:\w+/)*\w+\.gin)`', README)
+  gin_files = [n for n in names if n not in ('config.gin', 'gated.gin')]
+  assert len(gin_files) > 30
+  missing = [n for n in gin_files if not (ROOT / 'gin' / n).is_file()]
+  assert missing == []
+
+
+class Parsed(Exception):
+  """The flags were right."""
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+  """Programs raise `Parsed` where they would begin their work."""
+  parse = argparse.ArgumentParser.parse_args
+
+  def parse_and_stop(self, *arguments):
+    parse(self, *arguments)
+    raise Parsed
+
+  monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
+
+
+def test_commands_of_the_results_are_on_record(monkeypatch, parsed):
+  rows = re.findall(r'^\|.*\| (.+) \|$', README, re.MULTILINE)
+  found = re.findall(
+    r'`((?:python )?benchmarks/\w+\.\w+[^`]*)`', '\n'.join(rows)
+  )
+  assert len(found) > 15
+  monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+  for command in found:
+    script, *flags = command.removeprefix('python ').split()
+    assert list(RESULTS.glob(f'{Path(script).stem}*.txt')), command
+    if not script.endswith('.py'):
+      continue
+    flags = [flag for flag in flags if flag != '…']
+    monkeypatch.setattr(sys, 'argv', [script, *flags])
+    spec = importlib.util.spec_from_file_location('script', ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(Parsed):
+      module.main()
+
+
+def test_named_extras_exist():
+  settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  extras = settings['project']['optional-dependencies']
+  named = re.findall(r"-e '\.\[([\w,]+)\]'", README)
+  assert {x for names in named for x in names.split(',')} <= set(extras)
+
+
+def test_programs_named_in_the_text_take_the_flags_given(parsed):
+  # They fetch files, or tell their flags.
+  inline = re.findall(r'`(?:python -m|trax-hier) [^`]+`', README)
+  assert len(inline) > 3
+  for command in inline:
+    program, *words = shlex.split(command.strip('`'))
+    if program == 'trax-hier':
+      main = cli.main
+    else:
+      _, name, *words = words
+      main = importlib.import_module(MAINS.get(name, name)).main
+    with pytest.raises((Parsed, SystemExit)) as stopped:
+      main(words)
+    assert getattr(stopped.value, 'code', 0) == 0, command
