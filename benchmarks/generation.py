@@ -14,7 +14,7 @@ warm; figures are of medians. Decoders:
 * trax re-run: the model of trax 1.4.1 in eval mode, under `jax.jit`, over the
   whole context for every token;
 * trax predict: trax's `autoregressive_sample_stream`, which its
-  `autoregressive_sample` collects (it cannot decode a Hourglass);
+  `autoregressive_sample` collects (it cannot decode an Hourglass);
 * torch package: `generate` of hourglass-transformer-pytorch, on CPU;
 * floor: what it takes to read, at the speed measured here, what our decoder
   needs: weights and, up to the current token, keys and values.
@@ -285,7 +285,7 @@ def predict(name, batch, context, arguments):
 def torch_package(name, batch, context, arguments):
   """The package's `generate`, which has no cache.
 
-  Unlike ours its models have learned absolute positions and, in a Hourglass,
+  Unlike ours its models have learned absolute positions and, in an Hourglass,
   attention from and to each group alone in shortening and upsampling, both of
   which cost less. d_ff is always 4 * d_model. It draws from the likeliest
   tenth of the tokens and cannot be greedy.
@@ -557,7 +557,7 @@ def precisions(arguments):
 
 
 def coarse_part(arguments):
-  """Prints ways to run a Hourglass's coarse part for one token in k.
+  """Prints ways to run an Hourglass's coarse part for one token in k.
 
   The time of a loop over groups is put together from a step without the coarse
   part and one with it, which are what it would run.

@@ -29,7 +29,7 @@ _PERIOD, _STRETCH, _SETTLE = 100, 50, 25
 
 
 def toy_model(mode='train'):
-  """A Hourglass of some fifty thousand weights."""
+  """An Hourglass of some fifty thousand weights."""
   return HourglassLM(
     256, d_model=32, d_ff=64, hierarchy='1@2', n_heads=2, mode=mode
   )

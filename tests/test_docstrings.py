@@ -14,6 +14,8 @@ import types
 import pytest
 
 from trax_hier import config, layers, models
+from trax_hier.overview import tree
+from trax_hier.reach import reach
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / 'trax_hier').rglob('*.py'))
@@ -22,7 +24,7 @@ PARTS = {
   for package in (layers, models)
   for name in package.__all__
   if callable(part := getattr(package, name))
-}
+} | {'reach': reach, 'tree': tree}
 
 # Public names whose docstrings need no shapes, with the reason.
 NO_SHAPES = {
@@ -65,6 +67,9 @@ def lacks(docstring, *, example=False):
     return 'no shape such as (b, l, d)'
   if example and not re.search(r'\n *Example:[^>]*\n *>>> ', docstring):
     return 'no "Example:" with >>>'
+  examples = doctest.DocTestParser().get_examples(docstring)
+  if example and not any(part.want for part in examples):
+    return 'no example that prints'
   return ''
 
 
@@ -213,6 +218,8 @@ def test_what_is_missing_is_found():
   assert not lacks('Projects (b, l, d).')
   assert 'Example' in lacks('Projects (b, l, d).', example=True)
   assert 'Example' in lacks('(b, l, d)\n\n  Example:\n    f(x)', example=True)
+  silent = '(b, l)\n\n  Example:\n    >>> import jax\n'
+  assert 'prints' in lacks(silent, example=True)
   assert not lacks('(b, l)\n\n  Example:\n    >>> 1\n    1\n', example=True)
 
 

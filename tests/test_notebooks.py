@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 LARGEST = 400_000  # bytes of a file
 WIDEST = 100  # characters of a line of printed text
+REPOSITORY = 'https://github.com/trax-hier/trax_hier'
 COLAB = 'https://colab.research.google.com/github/trax-hier/trax_hier/blob/main'
 
 each_notebook = pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
@@ -149,11 +150,18 @@ def test_a_fresh_environment_installs_what_it_needs(tmp_path, monkeypatch):
 
 
 @each_notebook
-def test_links_lead_somewhere(path):
-  for cell in read(path).cells:
-    for link in re.findall(r'\]\(([^)#]+)', cell.source):
-      if '://' not in link:
-        assert (path.parent / link).exists(), link
+def test_what_the_text_names_is_there(path):
+  text = '\n'.join(
+    c.source for c in read(path).cells if c.cell_type == 'markdown'
+  )
+  links = re.findall(r'\]\(([^)#]+)', text)
+  here = [link for link in links if '://' not in link]
+  assert len(here) > 4
+  assert [link for link in here if not (path.parent / link).exists()] == []
+  inside = re.findall(rf'{REPOSITORY}/(?:blob|tree)/main/([^)#]+)', text)
+  assert [name for name in inside if not (ROOT / name).exists()] == []
+  for name in re.findall(r'`((?:\w+/)*\w+\.gin)`', text):
+    assert list((ROOT / 'gin').rglob(name)) or name == 'config.gin'
 
 
 @each_notebook

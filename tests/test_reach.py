@@ -73,3 +73,11 @@ def test_models_with_a_memory_are_read_from_their_first_state():
 def test_tokens_are_one_sequence(tokens):
   with pytest.raises(ValueError, match=r'tokens: want an array \(length,\)'):
     reach(transformer(), (), np.array(tokens))
+
+
+def test_a_vocabulary_of_two_has_no_other_token():
+  layer = TransformerLM(
+    n_layers=0, mode='eval', **{**toy.SIZES, 'vocab_size': 2}
+  )
+  with pytest.raises(ValueError, match='the vocabulary has 2 ids'):
+    reach(layer, weights_of(layer), np.array([1, 0]))

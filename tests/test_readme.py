@@ -215,6 +215,7 @@ def show(block, capsys):
 def test_what_the_blocks_of_python_make():
   assert NAMES['logits'].shape == (1, 94, 256)
   assert [len(row) for row in NAMES['new']] == [20, 20]
+  assert NAMES['moved'].shape == (94, 94)
 
 
 def test_configurations_of_all_trainings(capsys):
@@ -301,19 +302,16 @@ def parsed(monkeypatch):
   monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
 
 
-def test_commands_of_the_results_are_on_record(monkeypatch, parsed):
+def test_commands_of_the_results_are_those_on_record(monkeypatch, parsed):
+  lines = '\n'.join(path.read_text() for path in RESULTS.glob('*.txt'))
+  recorded = re.findall(r'^\$ (.*?)(?:  #.*)?$', lines, re.MULTILINE)
   rows = re.findall(r'^\|.*\| (.+) \|$', README, re.MULTILINE)
-  found = re.findall(
-    r'`((?:python )?benchmarks/\w+\.\w+[^`]*)`', '\n'.join(rows)
-  )
+  found = re.findall(r'`(python benchmarks/\w+\.py[^`]*)`', '\n'.join(rows))
   assert len(found) > 15
   monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
   for command in found:
-    script, *flags = command.removeprefix('python ').split()
-    assert list(RESULTS.glob(f'{Path(script).stem}*.txt')), command
-    if not script.endswith('.py'):
-      continue
-    flags = [flag for flag in flags if flag != '…']
+    assert command in recorded
+    _, script, *flags = command.split()
     monkeypatch.setattr(sys, 'argv', [script, *flags])
     spec = importlib.util.spec_from_file_location('script', ROOT / script)
     module = importlib.util.module_from_spec(spec)

@@ -21,7 +21,7 @@ from trax_hier.data.vocab import load_vocab
 from trax_hier.models.hourglass import HourglassLM, parse_hierarchy
 from trax_hier.training.state import abstract_init, tokens_like
 
-# Any will do, as no weight of a Hourglass depends on it.
+# Any will do, as no weight of an Hourglass depends on it.
 _LENGTH = 1
 
 

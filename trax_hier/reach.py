@@ -34,7 +34,16 @@ def reach(layer: base.Layer, weights: PyTree, tokens: np.ndarray) -> np.ndarray:
     token u changes in the logits that predict token t.
 
   Raises:
-    ValueError: tokens of another shape.
+    ValueError: tokens of another shape, or a vocabulary of less than three.
+
+  Example: a model that looks at the token before alone.
+    >>> from trax_hier.trax_compat import tl
+    >>> following = tl.Fn('Next', lambda x: jax.nn.one_hot(x + 1, 8))
+    >>> model = tl.Serial(tl.ShiftRight(mode='eval'), following)
+    >>> print(reach(model, model.weights, np.array([1, 2, 3])) > 0)
+    [[False False False]
+     [ True False False]
+     [False  True False]]
   """
   tokens = np.asarray(tokens, np.int32)
   if tokens.ndim != 1 or not len(tokens):
@@ -54,6 +63,8 @@ def reach(layer: base.Layer, weights: PyTree, tokens: np.ndarray) -> np.ndarray:
 
     def changed(u):
       n_ids = jax.eval_shape(logits, tokens).shape[-1]
+      if n_ids < 3:
+        raise ValueError(f'the vocabulary has {n_ids} ids: want 3 or more')
       return tokens.at[u].set(1 + tokens[u] % (n_ids - 1))
 
     # The sequence as it is goes through the same program as the others.
