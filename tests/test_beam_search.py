@@ -60,7 +60,7 @@ MODELS = {
   ),
 }
 WITH_SOURCES = 'encoder-decoder', 'terraformer'
-QUICK = ('block-recurrent',)
+QUICK = ('transformer',)
 LENGTH = 40  # Of what is evaluated, padding included.
 PROMPTS = [toy.tokens(n, batch=1, seed=n)[0] for n in (5, 0, 19)]
 SOURCES = [toy.tokens(n, batch=1, seed=n)[0] + 1 for n in (5, 7, 6)]
@@ -197,7 +197,6 @@ def test_wide_enough_is_exhaustive(exponent, stop):
     assert new.tolist() == best
 
 
-# CI has the one that keeps most kinds of state.
 @pytest.mark.parametrize(
   'name',
   [

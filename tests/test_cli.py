@@ -229,10 +229,10 @@ def plain_bits(tiny_run, window, stride):
   'flags, window, stride',
   [
     # The split has 100 bytes; the run was trained on windows of 32.
-    ([], 32, 32),
+    pytest.param([], 32, 32, marks=pytest.mark.slow),
     (['--window=50', '--stride=25'], 50, 25),
     pytest.param(['--stride=7'], 32, 7, marks=pytest.mark.slow),
-    (['--window=130'], 130, 130),
+    pytest.param(['--window=130'], 130, 130, marks=pytest.mark.slow),
   ],
 )
 def test_evaluate_is_the_plain_computation(
@@ -283,6 +283,7 @@ def test_evaluate_computes_as_the_run_did(program, tiny_run, monkeypatch):
   assert results(out)['bytes scored'] == '1,234'
 
 
+@pytest.mark.slow
 def test_evaluate_where_there_are_other_devices(program, tiny_run):
   arguments = 'evaluate', f'--run={tiny_run.folder}', '--split=valid'
   _, here, _ = program(*arguments)

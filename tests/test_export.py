@@ -284,6 +284,7 @@ def test_what_is_in_the_folder(exported, tiny_run):
     assert said in card
 
 
+@pytest.mark.slow
 def test_bfloat16_and_an_older_step(exported, tiny_run, tmp_path, capsys):
   folder = tmp_path / 'half'
   flags = [f'--run={tiny_run.folder}', f'--output={folder}', '--dtype=bfloat16']
@@ -362,6 +363,7 @@ def encoder_decoder(vocab, size):
   )
 
 
+@pytest.mark.slow
 def test_sources_and_sentinels(tmp_path):
   source = encoder_decoder(SentinelVocab(ByteVocab(), 260), 260)
   export.save(tmp_path / 'model', source)

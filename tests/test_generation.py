@@ -264,7 +264,12 @@ def test_frequencies_over_steps_and_rows(settings, kept, temperature):
   ['transformer', pytest.param('block-recurrent', marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize(
-  'precision, tolerance', [('float32', 0), ('bfloat16', 0.2), ('int8', 0.2)]
+  'precision, tolerance',
+  [
+    ('float32', 0),
+    pytest.param('bfloat16', 0.2, marks=pytest.mark.slow),
+    ('int8', 0.2),
+  ],
 )
 def test_all_precisions_generate_what_is_likeliest(name, precision, tolerance):
   prepared = prepare(MODELS[name], weights_of(name), precision)
@@ -279,7 +284,9 @@ def test_all_precisions_generate_what_is_likeliest(name, precision, tolerance):
   assert (lost <= tolerance).all() and np.ptp(logits) > 1.5
 
 
-@pytest.mark.parametrize('name', ['transformer', 'hourglass'])
+@pytest.mark.parametrize(
+  'name', ['transformer', pytest.param('hourglass', marks=pytest.mark.slow)]
+)
 def test_no_step_copies_a_cache(name):
   program = generation._program(MODELS[name], '', 2, 1024, 'float32')
   weights = prepare(MODELS[name], weights_of(name)).weights

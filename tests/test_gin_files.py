@@ -21,6 +21,22 @@ CONFIGURATIONS = sorted(
   for path in GIN.rglob('*.gin')
   if path.parent.name != 'base' and not path.name.startswith('smoke')
 )
+
+
+def is_variant(name):
+  """Whether all of its parts are those of other files."""
+  parts = (
+    '/table1/',
+    '_subwords',
+    '_dual',
+    '_single',
+    '/tall_',
+    '/large_',
+    '/xl_',
+  )
+  return any(part in name for part in parts)
+
+
 WITHOUT_DATA = (
   'quickstart.gin',
   'scaling/text.gin',
@@ -148,7 +164,7 @@ def required(name):
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=[pytest.mark.slow] * ('/table1/' in name))
+    pytest.param(name, marks=[pytest.mark.slow] * is_variant(name))
     for name in CONFIGURATIONS
   ],
 )

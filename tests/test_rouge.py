@@ -182,6 +182,7 @@ def _table(out):
   return {row[0]: list(map(float, row[1:])) for row in rows}, lines[:start]
 
 
+@pytest.mark.slow
 def test_bits_of_summaries(program):
   code, out, _ = program()
   assert code == 0

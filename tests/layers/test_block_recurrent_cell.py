@@ -102,7 +102,13 @@ def test_a_row_does_not_see_its_own_key_and_value():
 
 
 @pytest.mark.parametrize('kind', ATTENTIONS)
-@pytest.mark.parametrize('positions', POSITIONS)
+@pytest.mark.parametrize(
+  'positions',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ('none', 't5')))
+    for name in POSITIONS
+  ],
+)
 def test_decoding_is_evaluation(kind, positions):
   x = toy.normal(B, 14, D)
 

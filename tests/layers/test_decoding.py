@@ -48,7 +48,7 @@ def evaluated(name):
     ('transformer', 'float32', 1e-6),
     ('transformer', 'bfloat16', 0.03),
     ('transformer', 'int8', 0.03),
-    ('hourglass', 'float32', 1e-6),
+    pytest.param('hourglass', 'float32', 1e-6, marks=pytest.mark.slow),
     pytest.param('hourglass', 'bfloat16', 0.03, marks=pytest.mark.slow),
     pytest.param('hourglass', 'int8', 0.03, marks=pytest.mark.slow),
   ],

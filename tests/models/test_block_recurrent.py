@@ -576,7 +576,14 @@ def program(model, length):
   return jaxpr.jaxpr, state
 
 
-@pytest.mark.parametrize('name', ['fixed skip', 'lstm dual', 'slide'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'fixed skip',
+    'slide',
+    pytest.param('lstm dual', marks=pytest.mark.slow),
+  ],
+)
 def test_cost_is_linear_in_length_and_the_program_does_not_grow(name):
   model = slide() if name == 'slide' else lm(**VARIANTS[name])
   short, long = (program(model, n * WINDOW)[0] for n in (16, 32))

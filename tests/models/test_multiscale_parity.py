@@ -279,7 +279,12 @@ def all_cases():
 @pytest.mark.parametrize(
   'case, lengths',
   [
-    *CASES,
+    *(
+      pytest.param(
+        *parts, marks=[pytest.mark.slow] * (parts[0].positions == 't5')
+      )
+      for parts in CASES
+    ),
     *(pytest.param(*parts, marks=pytest.mark.slow) for parts in all_cases()),
     # The only one whose scale of 16 is seen: further back than 6 windows of 16.
     pytest.param(

@@ -163,6 +163,7 @@ def equal_to_rounding(folder, other, kind='train'):
   )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_moves_to_another_mesh(tmp_path, on_one_device):
   child = process(tmp_path, STEPS, 8, mesh=FULLY_SHARDED)
   killed = stop(
