@@ -235,6 +235,7 @@ def test_sampling_gives_what_the_run_gives(exported, tiny_run):
   assert loaded.sample('ab', 5, seed=3) == expected
 
 
+@pytest.mark.slow
 def test_commands_take_an_export_for_a_run(exported, tiny_run, capsys):
   outputs = []
   for folder in (tiny_run.folder, exported):

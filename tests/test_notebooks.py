@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 LARGEST = 400_000  # bytes of a file
 WIDEST = 100  # characters of a line of printed text
-REPOSITORY = 'https://github.com/trax-hier/trax_hier'
-COLAB = 'https://colab.research.google.com/github/trax-hier/trax_hier/blob/main'
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+REPOSITORY = PROJECT['urls']['Repository']
+COLAB = REPOSITORY.replace(
+  'https://github.com', 'https://colab.research.google.com/github'
+)
 
 each_notebook = pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
 
@@ -96,7 +99,7 @@ def test_it_can_be_read_on_a_page(path):
 def test_its_first_cells(path):
   header, install, parameters, *_ = read(path).cells
   assert header.source.startswith('# ')
-  assert f'({COLAB}/notebooks/{path.name})' in header.source
+  assert f'({COLAB}/blob/main/notebooks/{path.name})' in header.source
   assert 'minute' in header.source
   assert 'parameters' in parameters.metadata.tags
   assert "SMOKE = bool(os.environ.get('TRAX_HIER_SMOKE'))" in parameters.source
@@ -110,12 +113,12 @@ def packages(text):
 
 
 def test_what_is_installed_is_what_the_package_asks_for():
-  settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-  asked = set(settings['project']['dependencies'])
+  asked = set(PROJECT['dependencies'])
   # tensorflow-datasets, for which the second is, is not installed there.
   asked -= {'trax==1.4.1', 'importlib_resources'}
   installed = packages(read(FILES[0]).cells[1].source)
   assert asked <= installed
+  assert f'git+{REPOSITORY}\n' in read(FILES[0]).cells[1].source
   readme = (ROOT / 'README.md').read_text()
   (block,) = re.findall(r'```bash\n(pip install --no-deps.*?)```', readme, re.S)
   assert packages(block) == installed

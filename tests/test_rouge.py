@@ -192,6 +192,7 @@ def test_bits_of_summaries(program):
   assert 'rows of 12; each byte is predicted from those before it, and' in out
 
 
+@pytest.mark.slow
 def test_summaries_are_those_of_the_model(program, monkeypatch, run):
   scored = []
   score = rouge.score

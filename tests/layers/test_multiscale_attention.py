@@ -436,7 +436,9 @@ def test_blocks_of_rows_that_are_four_tokens_apart(mode):
   'positions',
   [
     pytest.param(hl.RotaryPositions(), marks=pytest.mark.slow, id='rotary'),
-    pytest.param(hl.RelativePositions(8, 2), id='relative'),
+    pytest.param(
+      hl.RelativePositions(8, 2), marks=pytest.mark.slow, id='relative'
+    ),
   ],
 )
 def test_a_cache_is_read_as_far_as_it_is_filled(monkeypatch, positions):

@@ -125,7 +125,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    # The longest; CI has the other eight.
+    pytest.param(name, marks=[pytest.mark.slow] * (name == 'bottom-up'))
+    for name in CASES
+  ],
+)
 def test_logits_see_all_tokens_before_and_no_others(name):
   model, arguments = CASES[name]
   arguments = dict(arguments)
