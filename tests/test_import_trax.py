@@ -3,6 +3,7 @@
 import copyreg
 import functools
 import gzip
+import itertools
 import math
 import os
 import pickle
@@ -412,6 +413,8 @@ def known():
     b'no gzip',
     gzip.compress(b'no pickle'),
   ],
+  # Their bytes hold the time of day, and processes must agree on names.
+  ids=itertools.count(),
 )
 def test_other_files(tmp_path, content):
   before = known()

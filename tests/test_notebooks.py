@@ -1,5 +1,6 @@
 """Notebooks run from the first cell to the last, and are fit to be seen."""
 
+import itertools
 import os
 import re
 import shlex
@@ -81,6 +82,10 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
     for output in cell.outputs:
       assert output.output_type != 'error'
       assert output.get('name') != 'stderr', output.text
+    # A table that was printed in pieces is shown in pieces.
+    kinds = [(o.output_type, o.get('name')) for o in cell.outputs]
+    pairs = itertools.pairwise(kinds)
+    assert ('stream', 'stdout') not in (a for a, b in pairs if a == b)
     for text in texts_of(cell):
       assert not re.search(r'/(home|root|tmp|work|usr|content)/', text), text
 
