@@ -348,6 +348,7 @@ def test_no_step_copies_a_cache():
   assert not re.search(r'f32\[8,\d{3,4},8\]\S* (copy|gather)\(', text)
 
 
+@pytest.mark.slow
 def test_the_encoder_is_not_in_the_program_that_decodes():
   one, two = (
     str(compiled('encoder-decoder', k).jaxpr).count('dot_general')

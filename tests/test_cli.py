@@ -573,6 +573,7 @@ def test_precisions_are_those_of_generation():
   assert PRECISIONS == command._PRECISIONS
 
 
+@pytest.mark.slow
 def test_generate_on_a_run(program, tiny_run):
   flags = '--prompt=4 is na', '--n_tokens=30', '--temperature=0'
   code, out, err = program('generate', f'--run={tiny_run.folder}', *flags)

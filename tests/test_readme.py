@@ -205,7 +205,9 @@ def run_all(text, capsys):
 def show(block, capsys):
   """Has the model described that lines of gin make of the quickstart's."""
   Path('block.gin').write_text(block.text)
-  flags = ['--config_file=quickstart.gin', '--config_file=block.gin']
+  files = ['quickstart.gin', 'block.gin']
+  flags = [f'--config_file={file}' for file in files]
+  flags += [f'--config={binding}' for binding in LINEAR]
   assert run(['trax-hier', 'describe', *flags]) == 0
   shown = capsys.readouterr().out
   for binding in re.findall(r'^(\S+) = ', block.text, re.MULTILINE):

@@ -167,6 +167,7 @@ def test_sources_for_a_model_that_takes_none():
     generate(model, toy.random_like(shapes), PROMPTS, 4, sources=SOURCES)
 
 
+@pytest.mark.slow
 def test_what_is_computed_once_is_not_in_the_program_that_decodes():
   layer = MODEL(mode='predict', max_len=16)
   first = np.stack([SOURCES[0]]), np.zeros((1, 1), np.int32)

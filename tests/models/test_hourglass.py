@@ -188,7 +188,14 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
+# The others are those of gin files (and one beside), which CI counts as well.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * ('test' not in name))
+    for name in PUBLISHED
+  ],
+)
 def test_number_of_weights(name):
   expected, arguments = PUBLISHED[name]
   weights, _ = toy.shapes(HourglassLM(**arguments), toy.tokens(24, batch=1))

@@ -198,6 +198,7 @@ def hosts(folder, steps):
   ]
 
 
+@pytest.mark.slow
 def test_two_hosts_give_the_losses_of_one(tmp_path, on_one_device):
   assert [host.wait(120) for host in hosts(tmp_path, STEPS)] == [0, 0]
   for kind in ('train', 'valid'):
