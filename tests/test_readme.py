@@ -84,8 +84,10 @@ BLOCKS = [Block(*match) for match in FENCE.findall(README)]
 
 
 def is_long(block):
-  """Whether it trains a model other than that of the quickstart."""
-  files = set(re.findall(r'trainer.* --config_file=(?:gin/)?(\S+)', block.text))
+  """Whether it is of a model other than that of the quickstart."""
+  files = set(
+    re.findall(r'^\w.* --config_file=(?:gin/)?(\S+)', block.text, re.M)
+  )
   others = files - {'quickstart.gin', 'text.gin'}
   return bool(others) or 'data.subwords' in block.text
 

@@ -213,6 +213,7 @@ def byte_model(mode, **changes):
   return MODEL(mode=mode, **{**sizes, 'positions': positions, **changes})
 
 
+@pytest.mark.slow  # CI trains on pairs in test_rouge.py.
 def test_training_on_sources():
   built = build(byte_model, spans(), SGD, accumulate_steps=2)
   state = built.init(jax.random.PRNGKey(0))
