@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier import generation
+from trax_hier.compat import ShapeDtype
 from trax_hier.data import DocumentLanes
 from trax_hier.layers import (
   BlockRecurrentCell,
@@ -42,10 +43,9 @@ from trax_hier.training.state import (
   abstract_init,
   init_train_state,
   lane_axes,
-  tokens_like,
+  token_shapes,
 )
 from trax_hier.training.step import make_train_step
-from trax_hier.trax_compat import ShapeDtype
 
 P = functools.partial
 
@@ -68,7 +68,7 @@ def recurrent(window, n_states, gate=FixedGate, configuration='skip', **sizes):
 
 def trainer(model, optimizer, shape, seed):
   """The first state and the compiled step of a model."""
-  layer, batch = model(mode='train'), tokens_like(shape)
+  layer, batch = model(mode='train'), token_shapes(shape)
   _, model_state = abstract_init(layer, batch)
   step = make_train_step(layer, optimizer, lane_axes(layer, batch, model_state))
   init = jax.jit(lambda rng: init_train_state(layer, optimizer, batch, rng))
@@ -132,7 +132,7 @@ def recall_scorer(model, shape):
   The last number is of the next segment.
   """
   layer = model(mode='eval')
-  _, model_state = abstract_init(layer, tokens_like(shape))
+  _, model_state = abstract_init(layer, token_shapes(shape))
   fresh = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), model_state)
 
   @jax.jit
@@ -204,7 +204,7 @@ class GradientStep:
 
   def __init__(self, model, shape):
     layer = model(mode='train')
-    shapes, state = abstract_init(layer, tokens_like(shape))
+    shapes, state = abstract_init(layer, token_shapes(shape))
     self._weights = random_weights(shapes)
     state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
     rng = np.random.default_rng(0)
@@ -237,7 +237,7 @@ def medians(steps, rounds):
 def forward_flops(model, shape):
   """FLOPs of the dot products of a forward pass, without the logits."""
   layer = model(mode='eval')
-  weights, state = abstract_init(layer, tokens_like(shape))
+  weights, state = abstract_init(layer, token_shapes(shape))
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   start = jax.ShapeDtypeStruct(shape[:1], bool)
   jaxpr = jax.make_jaxpr(
@@ -317,7 +317,7 @@ def decode(arguments):
   """Prints the time per token by position, and the size of the state."""
   sizes = dict(vocab_size=256, d_model=128, d_ff=512, n_heads=4, dropout=0.0)
   model = recurrent(128, 128, n_layers=4, recurrent_layers=(3,), **sizes)
-  weights, _ = abstract_init(model(mode='eval'), tokens_like((1, 128)))
+  weights, _ = abstract_init(model(mode='eval'), token_shapes((1, 128)))
   weights = random_weights(weights)
   n = arguments.decode_tokens
   stamps = [(0.0, 0)]

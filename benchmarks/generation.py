@@ -41,17 +41,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hier.compat import ShapeDtype, tl
 from trax_hier.generation import generate, prepare
-from trax_hier.layers import (
-  PRECISIONS,
-  ShortenedStack,
-  decoding_state,
-  shortened_stack,
-)
+from trax_hier.layers import PRECISIONS, ShortenedStack, decoding_state
+from trax_hier.layers.hierarchy import shortened_stack
 from trax_hier.models import HourglassLM, TransformerLM
 from trax_hier.models.hourglass import parse_hierarchy
-from trax_hier.runs import open_run
-from trax_hier.trax_compat import ShapeDtype, tl
+from trax_hier.storage.runs import open_run
 
 # After the door, which makes this import fast and works around today's JAX.
 from trax.models import transformer as official_transformer  # isort: skip
@@ -70,7 +66,7 @@ class Decoder:
     name: What the table calls it.
     decode: n -> n new tokens (batch, n) and the seconds until the first of them
       was there, if it alone pays for the prompt, else 0.
-    n_weights: Their number.
+    n_parameters: Their number.
     batch: Number of rows.
     prompt_length: That of a decoder with a cache, whose first token pays for
       the prompt; None if every token costs the same.
@@ -78,7 +74,7 @@ class Decoder:
 
   name: str
   decode: Callable[[int], tuple[np.ndarray, float]]
-  n_weights: int
+  n_parameters: int
   batch: int
   prompt_length: int | None = None
 
@@ -331,8 +327,8 @@ def torch_package(name, batch, context, arguments):
     with torch.inference_mode():
       return wrapper.generate(tokens[:, : context - n], n).numpy(), 0.0
 
-  n_weights = sum(w.numel() for w in model.parameters())
-  return Decoder('torch package', decode, n_weights, batch)
+  n_parameters = sum(w.numel() for w in model.parameters())
+  return Decoder('torch package', decode, n_parameters, batch)
 
 
 PEERS = {'rerun': rerun, 'predict': predict, 'torch': torch_package}
@@ -445,7 +441,7 @@ def speed(arguments):
   )
   sizes = []
   for name in arguments.models:
-    n_weights = {}
+    n_parameters = {}
     model = our_model(name, arguments)
     weights = initial_weights(model)
     for batch in arguments.batches:
@@ -463,7 +459,7 @@ def speed(arguments):
         floor = floor_seconds(name, model, batch, context, bandwidth, arguments)
         where = f'{name} {batch} x {context}'
         for decoder, result in zip(decoders, results, strict=True):
-          n_weights[decoder.name] = decoder.n_weights
+          n_parameters[decoder.name] = decoder.n_parameters
           prefill = (
             f'{batch * decoder.prompt_length / result.prompt:9.0f}'
             if decoder.prompt_length
@@ -481,10 +477,10 @@ def speed(arguments):
           f'{batch / floor:10.2f}{ratio:9.2f}{1:9.2f}',
           flush=True,
         )
-    megabytes = n_weights['ours'] * _FLOAT / 1e6
+    megabytes = n_parameters['ours'] * _FLOAT / 1e6
     sizes.append(
       f'million weights of {name}, ours {megabytes:.0f} MB: '
-      + ', '.join(f'{d} {n / 1e6:.1f}' for d, n in n_weights.items())
+      + ', '.join(f'{d} {n / 1e6:.1f}' for d, n in n_parameters.items())
     )
   print('\n'.join(sizes))
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hier.compat import ShapeDtype
 from trax_hier.layers import (
   AttentionShorten,
   AttentionUpsample,
@@ -24,7 +25,6 @@ from trax_hier.layers import (
   RepeatUpsample,
 )
 from trax_hier.models import HourglassLM, TransformerLM
-from trax_hier.trax_compat import ShapeDtype
 
 # After the door, which makes this import fast and works around today's JAX.
 from trax.layers.research import resampling  # isort: skip

@@ -56,7 +56,7 @@ from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.mesh import make_mesh
-from trax_hier.training.state import abstract_init, n_weights, tokens_like
+from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
 P = functools.partial
 
@@ -151,7 +151,7 @@ class GradientStep:
   def __init__(self, model, shape):
     self._layer = model(mode='train')
     self.shapes = (
-      *abstract_init(self._layer, tokens_like(shape)),
+      *abstract_init(self._layer, token_shapes(shape)),
       jax.ShapeDtypeStruct(shape, jnp.int32),
     )
     self._gradient = jax.value_and_grad(self._loss)
@@ -244,7 +244,7 @@ def memory(arguments):
       proxy = variant.activation_proxy(length, vocab_size, arguments)
       first_proxy = first_proxy or proxy
       print(
-        f'{name:22}{n_weights(step.shapes[0]) / 1e6:10.1f}'
+        f'{name:22}{n_parameters(step.shapes[0]) / 1e6:10.1f}'
         f'{temp(temp_bytes / 1e6, 9, 1)}{kept(step.kept_bytes() / 1e6, 9, 1)}'
         f'{flops(step.flops() / 1e9, 9, 1)}{proxy / first_proxy:7.3f}',
         flush=True,
@@ -272,7 +272,7 @@ def step_time(arguments):
 
 def decoder(model, n_new):
   """A function that decodes n_new tokens; returns its seconds."""
-  shapes, _ = abstract_init(model(mode='eval'), tokens_like((1, 8)))
+  shapes, _ = abstract_init(model(mode='eval'), token_shapes((1, 8)))
   weights = prepare(model, random_weights(shapes))
 
   def seconds():
@@ -337,7 +337,7 @@ class Trainee:
     self._evaluate = Evaluator(
       model(mode='eval'), [batches[i] for i in spread], 'byte', make_mesh()
     )
-    weights = n_weights(self._state.weights)
+    weights = n_parameters(self._state.weights)
     print(f'  {name}: {weights:,} weights', flush=True)
 
   def train(self, batch):

@@ -62,7 +62,9 @@ from block_recurrent import medians
 from generation import last_level_cache
 
 from trax_hier import config, generation
+from trax_hier.compat import ShapeDtype, signature, tl
 from trax_hier.data import Enwik8, TextFiles
+from trax_hier.generation.sampling import Sampling
 from trax_hier.layers import (
   CrossAttention,
   Dense,
@@ -77,15 +79,13 @@ from trax_hier.layers import (
   SparseFF,
   decoding_weights,
 )
-from trax_hier.layers.stacking import Once, Stack
+from trax_hier.layers.base.stacking import Once, Stack
 from trax_hier.models import ScalingTransformer, ScalingTransformerLM
-from trax_hier.sampling import Sampling
 from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.mesh import make_mesh
-from trax_hier.training.state import abstract_init, n_weights, tokens_like
-from trax_hier.trax_compat import ShapeDtype, signature, tl
+from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
 # After the door, which makes this import fast and works around today's JAX.
 from trax.layers.research import sparsity  # isort: skip
@@ -808,7 +808,9 @@ def language_model(parts, d_ff, arguments):
 
 def size_of(model):
   """The number of a model's weights."""
-  return n_weights(abstract_init(model(mode='train'), tokens_like((1, 8)))[0])
+  return n_parameters(
+    abstract_init(model(mode='train'), token_shapes((1, 8)))[0]
+  )
 
 
 def model_of_size(parts, n, arguments):

@@ -43,6 +43,7 @@ from sparse_decode import (
   mean_square,
 )
 
+from trax_hier.compat import ShapeDtype, signature, tl
 from trax_hier.generation import generate, prepare
 from trax_hier.layers import (
   Dense,
@@ -56,11 +57,10 @@ from trax_hier.layers import (
   SparseAttention,
   SparseFF,
   SRUBranch,
-  dot_product,
   reversible,
 )
+from trax_hier.layers.attention import dot_product
 from trax_hier.models import Terraformer
-from trax_hier.trax_compat import ShapeDtype, signature, tl
 
 # After the door, which makes this import fast and works around today's JAX.
 from trax.models.research import terraformer as official_terraformer  # isort: skip

@@ -36,7 +36,8 @@ def tiny_run(tmp_path_factory):
 
   It has checkpoints 2 and 4. The test split is the last 100 bytes of the text.
   """
-  from trax_hier import _configurables, config  # noqa: F401
+  from trax_hier import config
+  from trax_hier.storage import configurables  # noqa: F401
   from trax_hier.training import train
 
   folder = tmp_path_factory.mktemp('tiny')

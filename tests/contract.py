@@ -22,6 +22,7 @@ import numpy as np
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.compat import tl
 from trax_hier.models import (
   BlockRecurrentLM,
   BottomUpLM,
@@ -34,7 +35,6 @@ from trax_hier.models import (
   TopDownLM,
   TransformerLM,
 )
-from trax_hier.trax_compat import tl
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
 LENGTH = 13  # Divisible by none of the shorten factors and windows.

@@ -14,8 +14,8 @@ import types
 import pytest
 
 from trax_hier import config, layers, models
-from trax_hier.overview import tree
-from trax_hier.reach import reach
+from trax_hier.inspection.layer_tree import tree
+from trax_hier.inspection.receptive_field import receptive_field
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / 'trax_hier').rglob('*.py'))
@@ -24,7 +24,7 @@ PARTS = {
   for package in (layers, models)
   for name in package.__all__
   if callable(part := getattr(package, name))
-} | {'reach': reach, 'tree': tree}
+} | {'reach': receptive_field, 'tree': tree}
 
 # Public names whose docstrings need no shapes, with the reason.
 NO_SHAPES = {

@@ -13,7 +13,7 @@ import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
 from trax_hier.layers import SparseFF, longest_sequence
-from trax_hier.training.state import abstract_init, n_weights, tokens_like
+from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
 GIN = Path(config.packaged_gin_dir())
 CONFIGURATIONS = sorted(
@@ -136,7 +136,7 @@ def _clear():
   config.clear()
 
 
-def n_parameters(length):
+def count_parameters(length):
   """Counts the parameters of the model that the parsed files name."""
   model, data = (
     gin.query_parameter(f'trax_hier.training.train.{name}')
@@ -144,10 +144,10 @@ def n_parameters(length):
   )
   layer = model.scoped_configurable_fn(mode='train')
   length = min(length, longest_sequence(layer) or length)
-  batch = tokens_like((1, length))
+  batch = token_shapes((1, length))
   if data.selector.endswith(('SpanCorruption', 'TextPairs')):
     batch['sources'] = batch['inputs']
-  return n_weights(abstract_init(layer, batch)[0])
+  return n_parameters(abstract_init(layer, batch)[0])
 
 
 def required(name):
@@ -171,7 +171,7 @@ def required(name):
 def test_stated_parameters(name):
   config.parse([name], required(name))
   stated = re.search(r'# Parameters: ([0-9,]+)', (GIN / name).read_text())
-  assert n_parameters(12288) == int(stated[1].replace(',', ''))
+  assert count_parameters(12288) == int(stated[1].replace(',', ''))
 
 
 def test_published_counts_are_those_of_the_paper_and_its_code():
@@ -227,7 +227,7 @@ def test_counts_of_blocks_are_those_of_the_published_code(name):
         f'ScalingTransformer.n_decoder_layers = {n_decoder_layers}',
       ],
     )
-    return n_parameters(8)
+    return count_parameters(8)
 
   encoder, decoder, rest = SCALING_COLUMNS[name]
   assert count(0, 0) == rest
@@ -259,7 +259,7 @@ def test_counts_of_terraformers_blocks(layers, count):
   config.parse(
     ['terraformer/c4_medium.gin'], [*required('c4_medium'), *bindings]
   )
-  assert n_parameters(8) == 108_107_008 + count
+  assert count_parameters(8) == 108_107_008 + count
 
 
 def test_counts_of_multiscale_models_are_in_closed_form():
@@ -318,7 +318,7 @@ def test_parts_in_scopes_get_what_the_model_has(bindings, expected):
   block = qkv + 2 * d * f + d + d * r + r * f + f + 4 * d
   rest = v * d + sizes['n_positions'] * d + 2 * d
   rest += loss * d + d * v // loss + v
-  assert n_parameters(32) == 4 * block + rest
+  assert count_parameters(32) == 4 * block + rest
   # In the mode of the model, too: decoding draws nothing.
   model = gin.query_parameter('trax_hier.training.train.model')
   layer = model.scoped_configurable_fn(mode='predict')

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from trax_hier import _configurables, cli, config, trainer  # noqa: F401
+from trax_hier import cli, config, trainer
+from trax_hier.storage import configurables  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -57,7 +58,7 @@ TINY_BY_FILE = {
     'TextPairs.target_length = 16',
   ],
 }
-MAINS = {'trax_hier.data.enwik8': 'trax_hier.data.enwik8.__main__'}
+MAINS = {'trax_hier.data.enwik8': 'trax_hier.data.enwik8'}
 # What `.ci/run` runs, and what the slow test below does.
 BY_THE_SHELL = {'python3 -m venv', 'pip install', 'ruff', 'pytest'}
 

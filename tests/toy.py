@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier.trax_compat import ShapeDtype
+from trax_hier.compat import ShapeDtype
 
 KEY = jax.random.PRNGKey(0)
 VOCAB = 17

@@ -1,12 +1,40 @@
-"""Efficient Transformers over long sequences as Trax layer combinators."""
+"""Efficient Transformers over long sequences as Trax layer combinators.
+
+    import trax_hier
+    exported = trax_hier.load('my_model')
+
+Subpackages are imported when they are first used, so `import trax_hier` alone
+is instant.
+"""
+
+import importlib
 
 __version__ = '0.1.0'
 
+_PACKAGES = (
+  'compat',
+  'config',
+  'data',
+  'generation',
+  'inspection',
+  'layers',
+  'models',
+  'storage',
+  'training',
+)
+
+__all__ = ['__version__', 'load', *_PACKAGES]
+
 
 def __getattr__(name):
-  # JAX is imported when a model is loaded, not by `import trax_hier`.
   if name == 'load':
-    from trax_hier.export import load
+    from trax_hier.storage.export import load
 
     return load
+  if name in _PACKAGES:
+    return importlib.import_module(f'{__name__}.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return __all__

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trax_hier._commands import (
+from trax_hier.commands import (
   compare,
   describe,
   evaluate,

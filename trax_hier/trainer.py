@@ -22,7 +22,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from trax_hier._commands.shared import (
+from trax_hier.commands.shared import (
   Failure,
   add_config,
   add_config_file,
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return fail(_PROGRAM, failure, failure.code)
 
   # Imported here so that --help and mistyped flags answer at once.
-  import trax_hier._configurables  # noqa: F401
+  import trax_hier.storage.configurables  # noqa: F401
   from trax_hier import config
 
   try:
@@ -123,18 +123,18 @@ def _train(arguments):
   import jax
 
   from trax_hier import config
-  from trax_hier.looks import Looks
+  from trax_hier.compat import base
+  from trax_hier.inspection.probes import Probes
   from trax_hier.training.checkpoints import CheckpointError
+  from trax_hier.training.logging.report import NotFiniteError
   from trax_hier.training.loop import train
-  from trax_hier.training.report import NotFiniteError
   from trax_hier.training.stopping import Stopped
-  from trax_hier.trax_compat import base
 
   # Orbax logs what it raises as well.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   built = []
   # With several hosts, all would have to look.
-  looks = Looks() if jax.process_count() == 1 else None
+  looks = Probes() if jax.process_count() == 1 else None
 
   def before_compile():
     config.check_used()

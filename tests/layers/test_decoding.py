@@ -9,8 +9,8 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.layers.dense import Int8Kernel, quantize
-from trax_hier.layers.stacking import Blocks, apply_if
+from trax_hier.layers.base.dense import Int8Kernel, quantize
+from trax_hier.layers.base.stacking import Blocks, apply_if
 from trax_hier.models import HourglassLM, TransformerLM
 
 MODELS = {

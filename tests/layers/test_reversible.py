@@ -9,8 +9,8 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.compat import base, tl
 from trax_hier.layers import reversible
-from trax_hier.trax_compat import base, tl
 
 D = 8
 P = functools.partial

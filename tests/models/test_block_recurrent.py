@@ -14,8 +14,8 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.compat import ShapeDtype, base
 from trax_hier.models import BlockRecurrentLM
-from trax_hier.trax_compat import ShapeDtype, base
 
 P = functools.partial
 WINDOW, N_STATES, LENGTH, VOCAB = 16, 8, 64, 50

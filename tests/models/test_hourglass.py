@@ -10,9 +10,9 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
+from trax_hier.compat import ShapeDtype, tl
 from trax_hier.models import HourglassLM
 from trax_hier.models.hourglass import parse_hierarchy
-from trax_hier.trax_compat import ShapeDtype, tl
 
 P = functools.partial
 PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)

@@ -11,7 +11,8 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.layers import attend_to_scales, scales
+from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.layers.hierarchy import attend_to_scales, scales
 from trax_hier.models import (
   BottomUpLM,
   HourglassLM,
@@ -19,7 +20,6 @@ from trax_hier.models import (
   TopDownLM,
   TransformerLM,
 )
-from trax_hier.trax_compat import ShapeDtype, base, tl
 
 P = functools.partial
 slow = pytest.mark.slow
@@ -339,7 +339,7 @@ def test_layer_steps_per_token_of_the_30_layer_model():
 V, D, F = 17, 24, 40
 
 
-def n_weights(model, **arguments):
+def n_parameters(model, **arguments):
   layer = model(
     V, d_model=D, d_ff=F, n_heads=2, positions=hl.NoPositions, **arguments
   )
@@ -367,21 +367,21 @@ def test_number_of_weights(sizes, n_layers):
   nulls, concat = k * D, 2 * D**2 + D
   strided = sum(sizes[j + 1] // sizes[j] * D**2 + D for j in range(k))
 
-  assert n_weights(TopDownLM, **common) == blocks + nulls + k * concat
+  assert n_parameters(TopDownLM, **common) == blocks + nulls + k * concat
   common |= dict(inject=hl.Sum)
-  assert n_weights(TopDownLM, **common) == blocks + nulls
+  assert n_parameters(TopDownLM, **common) == blocks + nulls
   common |= dict(shorten=hl.LinearShorten)
-  assert n_weights(TopDownLM, **common) == blocks + nulls + strided
+  assert n_parameters(TopDownLM, **common) == blocks + nulls + strided
 
   common.pop('inject')
   common |= dict(n_post=2)
   blocks += 2 * BLOCK + strided
   aggregation = BLOCK + (k + 1) * D
-  assert n_weights(BottomUpLM, **common) == blocks + aggregation
+  assert n_parameters(BottomUpLM, **common) == blocks + aggregation
   aggregation = (k + 1) * D**2 + D + nulls
   common |= dict(shorten=hl.AverageShorten)
   expected = blocks - strided + aggregation
-  assert n_weights(BottomUpLM, **common, **CONCAT) == expected
+  assert n_parameters(BottomUpLM, **common, **CONCAT) == expected
 
 
 @pytest.mark.parametrize('model', [TopDownLM, BottomUpLM])
@@ -389,17 +389,17 @@ def test_number_of_weights_of_one_scale(model):
   more = dict(n_post=2) if model is BottomUpLM else {}
   n_blocks = 3 + sum(more.values())
   expected = n_blocks * BLOCK + ENDS
-  assert n_weights(model, scales=(1,), n_layers=(3,), **more) == expected
-  assert n_weights(TransformerLM, n_layers=n_blocks) == expected
+  assert n_parameters(model, scales=(1,), n_layers=(3,), **more) == expected
+  assert n_parameters(TransformerLM, n_layers=n_blocks) == expected
 
 
 def test_number_of_weights_of_retinas():
   common = dict(scales=UNEQUAL, window=12, n_layers=3)
-  plain = n_weights(TransformerLM, n_layers=3)
-  assert n_weights(RetinaLM, **common) == plain == 3 * BLOCK + ENDS
+  plain = n_parameters(TransformerLM, n_layers=3)
+  assert n_parameters(RetinaLM, **common) == plain == 3 * BLOCK + ENDS
   strided = 2 * D**2 + D + 3 * D**2 + D
   common |= dict(pool=hl.LinearShorten)
-  assert n_weights(RetinaLM, **common) == plain + 3 * strided
+  assert n_parameters(RetinaLM, **common) == plain + 3 * strided
 
 
 # Cost

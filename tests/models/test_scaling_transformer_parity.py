@@ -9,9 +9,9 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.layers.stacking import Stack
+from trax_hier.compat import tl
+from trax_hier.layers.base.stacking import Stack
 from trax_hier.models import ScalingTransformer, ScalingTransformerLM
-from trax_hier.trax_compat import tl
 
 # After the door, which makes these imports fast and works around today's JAX.
 from trax.layers.research import sparsity  # isort: skip

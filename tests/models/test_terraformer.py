@@ -13,9 +13,9 @@ import toy
 
 from trax_hier import generation
 from trax_hier import layers as hl
-from trax_hier.layers import dot_product
+from trax_hier.compat import base
+from trax_hier.layers.attention import dot_product
 from trax_hier.models import ReversibleLM, Terraformer
-from trax_hier.trax_compat import base
 
 P = functools.partial
 SPARSE = P(hl.SparseAttention, n_modules=4)

@@ -20,8 +20,8 @@ from test_scaling_transformer_parity import (
 )
 
 from trax_hier import layers as hl
+from trax_hier.compat import tl
 from trax_hier.models import Terraformer
-from trax_hier.trax_compat import tl
 
 # After the door, which makes these imports fast and works around today's JAX.
 from trax.layers import reversible  # isort: skip

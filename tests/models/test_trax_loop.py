@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import toy
 
+from trax_hier.compat import tl
 from trax_hier.models import HourglassLM, TransformerLM
-from trax_hier.trax_compat import tl
 
 MODELS = {
   'transformer': lambda mode: TransformerLM(n_layers=2, mode=mode, **toy.SIZES),

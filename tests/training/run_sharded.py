@@ -15,7 +15,7 @@ import numpy as np
 import toy
 
 from trax_hier.training import mesh as meshes
-from trax_hier.training.state import clean, init_layer, lane_axes
+from trax_hier.training.state import init_layer, lane_axes, store_shapes
 
 ROWS, LENGTH = 2, contract.LENGTH
 
@@ -27,7 +27,7 @@ def compare(name):
   batch = {'inputs': tokens, 'start_of_sequence': np.ones(ROWS, bool)}
   init = jax.jit(lambda rng: init_layer(layer, batch, rng))
   weights, state = init(jax.random.PRNGKey(0))
-  clean(layer, weights, state)
+  store_shapes(layer, weights, state)
   inputs = (tokens, batch['start_of_sequence'])[: layer.n_in]
   inputs = inputs if layer.n_in == 2 else tokens
   rng = jax.random.PRNGKey(1)
@@ -49,9 +49,9 @@ def compare(name):
   ):  # Which are of two rows, whatever the tokens are.
     lanes = lane_axes(layer, batch, state)
   lanes = meshes.lane_shardings(mesh, lanes)
-  clean(layer, weights, state)
+  store_shapes(layer, weights, state)
   program = jax.jit(
-    meshes.whole_weights(mesh, ROWS)(gradients),
+    meshes.all_gather_weights(mesh, ROWS)(gradients),
     in_shardings=(split, lanes, meshes.split_rows(mesh)),
     out_shardings=split,
   )

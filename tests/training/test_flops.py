@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from trax_hier.compat import tl
 from trax_hier.layers import NoPositions
 from trax_hier.models import TransformerLM
 from trax_hier.training.flops import flops, forward_flops
-from trax_hier.training.state import abstract_init, tokens_like
-from trax_hier.trax_compat import tl
+from trax_hier.training.state import abstract_init, token_shapes
 
 
 def shape(*sizes):
@@ -119,7 +119,7 @@ def of_model(layer, batch):
 
 def test_of_dense_layers():
   layer = tl.Serial(tl.Embedding(7, 16), tl.Dense(32), tl.Dense(5))
-  assert of_model(layer, tokens_like((2, 3))) == 2 * 6 * (16 * 32 + 32 * 5)
+  assert of_model(layer, token_shapes((2, 3))) == 2 * 6 * (16 * 32 + 32 * 5)
 
 
 @pytest.mark.parametrize('remat', [False, True])
@@ -136,7 +136,7 @@ def test_of_a_transformer_is_in_closed_form(remat):
   )
   # Scores and means are over the whole square; half of it is masked.
   block = 4 * d * d + 2 * l * d + 2 * d * f
-  batch = tokens_like((b, l))
+  batch = token_shapes((b, l))
   weights, model_state = abstract_init(layer, batch)
   forward = forward_flops(layer, weights, model_state, batch)
   assert forward == 2 * b * l * (n * block + d * v)

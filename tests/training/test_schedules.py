@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-import trax_hier.trax_compat  # noqa: F401  (the door, before trax)
+import trax_hier.compat  # noqa: F401  (the door, before trax)
 from trax_hier.training.schedules import as_schedule, multifactor
 
 STEPS = [*range(1, 60), 99, 100, 101, 199, 200, 201, 399, 400, 1000, 12345]

@@ -18,7 +18,7 @@ import toy_training as toy
 
 from trax_hier import config, generation, trainer
 from trax_hier.training import loop
-from trax_hier.training.tensorboard import TensorBoard
+from trax_hier.training.logging.tensorboard import TensorBoard
 
 GIN = """
 train.model = @toy.Model

@@ -23,8 +23,8 @@ from trax_hier.training import (
   read_metrics,
   train,
 )
-from trax_hier.training.console import Console, duration
-from trax_hier.training.metrics_log import MetricsLog
+from trax_hier.training.logging.console import Console, duration
+from trax_hier.training.logging.metrics_log import MetricsLog
 
 HERE = Path(__file__).parent
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import toy_training as toy
 
+from trax_hier.compat import base, tl
 from trax_hier.training.build import build
 from trax_hier.training.optimizers import SGD, Adam
 from trax_hier.training.state import (
   abstract_init,
   init_layer,
   lane_axes,
-  n_weights,
-  tokens_like,
+  n_parameters,
+  token_shapes,
 )
 from trax_hier.training.step import apply_model, sums
-from trax_hier.trax_compat import base, tl
 
 SHAPE = (8, 6)
-BATCH = tokens_like(SHAPE)
+BATCH = token_shapes(SHAPE)
 
 
 def run(n=3, model=toy.Model, data=None, optimizer=Adam, seed=0, **kwargs):
@@ -66,7 +66,7 @@ def test_sums_are_float32_for_bfloat16_logits():
 def test_abstract_init_leaves_no_tracer_and_no_array():
   layer = toy.Model()
   weights, model_state = abstract_init(layer, BATCH)
-  assert n_weights(weights) == 16 * 8 + 8 * 16 + 16
+  assert n_parameters(weights) == 16 * 8 + 8 * 16 + 16
   assert not tracers((layer.weights, layer.state, layer.rng))
   held = jax.tree.leaves((layer.weights, layer.state))
   assert all(isinstance(x, jax.ShapeDtypeStruct) for x in held)

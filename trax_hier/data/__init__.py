@@ -14,18 +14,22 @@ the rows that begin a sequence: all, but where rows carry on from batch to
 batch. Sets for encoder-decoder models have 'sources' too, (b, s) int32.
 """
 
-from trax_hier.data.dataset import DataSet, Vocab
-from trax_hier.data.document_lanes import DocumentLanes
-from trax_hier.data.documents import PaddedDocuments
-from trax_hier.data.enwik8 import Enwik8
-from trax_hier.data.images import ImageBytes
-from trax_hier.data.pairs import TextPairs
-from trax_hier.data.span_corruption import SpanCorruption
-from trax_hier.data.standard_library import StandardLibrary
-from trax_hier.data.synthetic import Synthetic
-from trax_hier.data.text import TextFiles
-from trax_hier.data.trained_vocab import Subwords
-from trax_hier.data.vocab import ByteVocab, SentencePieceVocab, TextStream
+from trax_hier.data.batching.dataset import DataSet, Vocab
+from trax_hier.data.batching.span_corruption import SpanCorruption
+from trax_hier.data.sources.document_lanes import DocumentLanes
+from trax_hier.data.sources.documents import PaddedDocuments
+from trax_hier.data.sources.enwik8 import Enwik8
+from trax_hier.data.sources.images import ImageBytes
+from trax_hier.data.sources.pairs import TextPairs
+from trax_hier.data.sources.standard_library import StandardLibrary
+from trax_hier.data.sources.synthetic import Synthetic
+from trax_hier.data.sources.text import TextFiles
+from trax_hier.data.vocabularies.trained_vocab import Subwords
+from trax_hier.data.vocabularies.vocab import (
+  ByteVocab,
+  SentencePieceVocab,
+  TextStream,
+)
 
 __all__ = [
   'ByteVocab',

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from trax_hier.data.documents import VOCAB_FILE, token_type
-from trax_hier.data.pairs import is_usable
-from trax_hier.data.vocab import ByteVocab, SentencePieceVocab
+from trax_hier.data.sources.documents import VOCAB_FILE, token_type
+from trax_hier.data.sources.pairs import is_usable
+from trax_hier.data.vocabularies.vocab import ByteVocab, SentencePieceVocab
 
 _TEXT_FEATURES = ('text', 'book_text')
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.data import checks
-from trax_hier.data.text import (
+from trax_hier.data.sources.text import (
   TEST_FRACTION,
   VALID_FRACTION,
   blocks,
   encode_split,
   read_splits,
 )
-from trax_hier.data.vocab import (
+from trax_hier.data.vocabularies.vocab import (
   SPACE_MARK,
   SentencePieceVocab,
   import_sentencepiece,

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable
 
-import gin
-
-from trax_hier.layers.attention import (
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.attention.attention import (
   CrossAttention,
   EncoderAttention,
   SelfAttention,
 )
-from trax_hier.layers.build import build, check_inputs
-from trax_hier.layers.feed_forward import FeedForward
-from trax_hier.layers.normalization import LayerNorm
-from trax_hier.layers.positions import NoPositions
-from trax_hier.trax_compat import base, tl
+from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.base.build import build, check_inputs
+from trax_hier.layers.base.feed_forward import FeedForward
+from trax_hier.layers.base.normalization import LayerNorm
 
 
-@gin.configurable(module='trax_hier.layers', denylist=['carry'])
+@configurable(module='trax_hier.layers', denylist=['carry'])
 def DecoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -56,17 +55,17 @@ def DecoderBlock(
       it by `Lanes`.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> block = DecoderBlock(d_model=8, d_ff=16, n_heads=2)
     >>> print(tree(block, (2, 6, 8)).text(depth=2))
-    layer                   weights   in          out
-    DecoderBlock                600   (2, 6, 8)   (2, 6, 8)
-      PreNormResidual           304   (2, 6, 8)   (2, 6, 8)
-        LayerNorm                16   (2, 6, 8)   (2, 6, 8)
-        SelfAttention ...       288   (2, 6, 8)   (2, 6, 8)
-      PreNormResidual           296   (2, 6, 8)   (2, 6, 8)
-        LayerNorm                16   (2, 6, 8)   (2, 6, 8)
-        FeedForward ...         280   (2, 6, 8)   (2, 6, 8)
+    layer                   parameters   in          out
+    DecoderBlock                   600   (2, 6, 8)   (2, 6, 8)
+      PreNormResidual              304   (2, 6, 8)   (2, 6, 8)
+        LayerNorm                   16   (2, 6, 8)   (2, 6, 8)
+        SelfAttention ...          288   (2, 6, 8)   (2, 6, 8)
+      PreNormResidual              296   (2, 6, 8)   (2, 6, 8)
+        LayerNorm                   16   (2, 6, 8)   (2, 6, 8)
+        FeedForward ...            280   (2, 6, 8)   (2, 6, 8)
   """
   dimensions = dict(
     d_model=d_model,
@@ -87,7 +86,7 @@ def DecoderBlock(
   )
 
 
-@gin.configurable(module='trax_hier.layers')
+@configurable(module='trax_hier.layers')
 def EncoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -112,8 +111,8 @@ def EncoderBlock(
     ValueError: attention makes a layer that takes other inputs.
 
   Example:
-    >>> from trax_hier.overview import tree
-    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> from trax_hier.compat import ShapeDtype
     >>> block = EncoderBlock(d_model=8, d_ff=16, n_heads=2)
     >>> tree(block, (2, 6, 8), ShapeDtype((2, 6), bool)).outputs
     ((2, 6, 8), (2, 6))
@@ -130,7 +129,7 @@ def EncoderBlock(
   )
 
 
-@gin.configurable(module='trax_hier.layers')
+@configurable(module='trax_hier.layers')
 def EncoderDecoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -161,8 +160,8 @@ def EncoderDecoderBlock(
     ValueError: cross_attention makes a layer that takes other inputs.
 
   Example:
-    >>> from trax_hier.overview import tree
-    >>> from trax_hier.trax_compat import ShapeDtype
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> from trax_hier.compat import ShapeDtype
     >>> block = EncoderDecoderBlock(d_model=8, d_ff=16, n_heads=2)
     >>> tree(block, (2, 6, 8), (2, 5, 8), ShapeDtype((2, 5), bool)).outputs
     ((2, 6, 8), (2, 5, 8), (2, 5))
@@ -203,12 +202,12 @@ def PreNormResidual(
   What else `layer` takes are inputs after x.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> block = PreNormResidual(FeedForward(8, d_ff=16), 0.1, 'train')
     >>> print(tree(block, (2, 6, 8)).text(depth=1))
-    layer               weights   in          out
-    PreNormResidual         296   (2, 6, 8)   (2, 6, 8)
-      LayerNorm              16   (2, 6, 8)   (2, 6, 8)
-      FeedForward ...       280   (2, 6, 8)   (2, 6, 8)
+    layer               parameters   in          out
+    PreNormResidual            296   (2, 6, 8)   (2, 6, 8)
+      LayerNorm                 16   (2, 6, 8)   (2, 6, 8)
+      FeedForward ...          280   (2, 6, 8)   (2, 6, 8)
   """
   return tl.Residual(norm(), layer, tl.Dropout(dropout, mode=mode))

@@ -13,9 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.prefix import Prefill, Prefixed
-from trax_hier.layers.stacking import Blocks, Computed, FromWeights, Once, Stack
-from trax_hier.trax_compat import base
+from trax_hier.compat import base
+from trax_hier.layers.attention.prefix import Prefill, Prefixed
+from trax_hier.layers.base.stacking import (
+  Blocks,
+  Computed,
+  FromWeights,
+  Once,
+  Stack,
+)
 
 PRECISIONS = ('float32', 'bfloat16', 'int8')
 
@@ -87,7 +93,7 @@ def decoding_state(
 
   Example:
     >>> from trax_hier.layers import Relu
-    >>> from trax_hier.trax_compat import signature
+    >>> from trax_hier.compat import signature
     >>> layer, x = Once(Relu(), mode='predict'), jnp.array([-1.0, 2.0])
     >>> weights, state = layer.init(signature(x))
     >>> _, computed = decoding_state(layer, weights, state, inputs=x)

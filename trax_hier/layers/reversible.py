@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.build import check_mode
-from trax_hier.layers.sparse_ff import remember_choices, with_choices
-from trax_hier.layers.stacking import Repeat, Stack
-from trax_hier.trax_compat import base
+from trax_hier.compat import base
+from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.stacking import Repeat, Stack
+from trax_hier.layers.sparse.sparse_ff import remember_choices, with_choices
 
 
 def ReversibleRepeat(
@@ -47,13 +47,13 @@ def ReversibleRepeat(
 
   Example:
     >>> from trax_hier.layers import FeedForward, SelfAttention
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> layer = ReversibleRepeat(
     ...   lambda: [SelfAttention(8, n_heads=2), FeedForward(8, 16)], n=3
     ... )
     >>> print(tree(layer, (1, 9, 8), (1, 9, 8)).text(0))
-    layer           weights   in                    out
-    Repeat(3) ...     1,704   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
+    layer           parameters   in                    out
+    Repeat(3) ...        1,704   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
   """
   check_mode(mode)
   if n < 0:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 
-import gin
 import jax.numpy as jnp
 
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   BlockRecurrentCell,
   DecoderBlock,
@@ -18,14 +19,17 @@ from trax_hier.layers import (
   ShiftRight,
   SlidingAttention,
   T5Positions,
-  build,
 )
-from trax_hier.layers.build import check_dropout, check_mode, check_sizes
-from trax_hier.layers.stacking import RematPolicy
-from trax_hier.trax_compat import base, tl
+from trax_hier.layers.base.build import (
+  build,
+  check_dropout,
+  check_mode,
+  check_sizes,
+)
+from trax_hier.layers.base.stacking import RematPolicy
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def BlockRecurrentLM(
   vocab_size: int,
   d_model: int = 1024,
@@ -88,7 +92,7 @@ def BlockRecurrentLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = BlockRecurrentLM(
     ...   256,
     ...   d_model=32,
@@ -99,14 +103,14 @@ def BlockRecurrentLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 512), (1,)).text(2))
-    layer                  weights   in                       out
-    Lanes                   66,036   (1, 512) (1)             (1, 512, 256)
-      BlockRecurrentLM      66,036   (1, 512)                 (1, 512, 256)
-        ShareWeights ...     8,192
-        Repeat(1) ...        8,388   (1, 512, 32)             (1, 512, 32)
-        Repeat(1) ...       49,424   (1, 512, 32)             (1, 512, 32)
-        RMSNorm                 32   (1, 512, 32)             (1, 512, 32)
-        Logits                   -   (256, 32) (1, 512, 32)   (1, 512, 256)
+    layer                  parameters   in                       out
+    Lanes                      66,036   (1, 512) (1)             (1, 512, 256)
+      BlockRecurrentLM         66,036   (1, 512)                 (1, 512, 256)
+        ShareWeights ...        8,192
+        Repeat(1) ...           8,388   (1, 512, 32)             (1, 512, 32)
+        Repeat(1) ...          49,424   (1, 512, 32)             (1, 512, 32)
+        RMSNorm                    32   (1, 512, 32)             (1, 512, 32)
+        Logits                      -   (256, 32) (1, 512, 32)   (1, 512, 256)
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """

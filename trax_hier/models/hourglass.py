@@ -4,8 +4,8 @@ import math
 import re
 from collections.abc import Callable
 
-import gin
-
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   AttentionShorten,
   AttentionUpsample,
@@ -18,20 +18,19 @@ from trax_hier.layers import (
   ShareWeights,
   ShortenedStack,
   Upsample,
-  build,
 )
-from trax_hier.layers.build import (
+from trax_hier.layers.base.build import (
+  build,
   check_dropout,
   check_heads,
   check_mode,
   check_sizes,
 )
-from trax_hier.layers.stacking import RematPolicy, remat_of_each
+from trax_hier.layers.base.stacking import RematPolicy, remat_of_each
 from trax_hier.models.transformer import Logits, TokenEncoder
-from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def HourglassLM(
   vocab_size: int,
   d_model: int = 512,
@@ -85,7 +84,7 @@ def HourglassLM(
 
   Example:
     >>> from trax_hier.layers import LinearShorten, LinearUpsample
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = HourglassLM(
     ...   256,
     ...   d_model=32,
@@ -97,17 +96,17 @@ def HourglassLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 96)).text(1))
-    layer                     weights   in            out
-    HourglassLM                61,632   (1, 96)       (1, 96, 256)
-      ShareWeights ...             64
-      TokenEncoder ...          8,192   (1, 96)       (1, 96, 32)
-      Repeat(1) ...             9,600   (1, 96, 32)   (1, 96, 32)
-      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
-      ShortenedStack(3) ...    25,536   (1, 96, 32)   (1, 96, 32)
-      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
-      Repeat(1) ...             9,600   (1, 96, 32)   (1, 96, 32)
-      LayerNorm                    64   (1, 96, 32)   (1, 96, 32)
-      Logits ...                8,448   (1, 96, 32)   (1, 96, 256)
+    layer                     parameters   in            out
+    HourglassLM                   61,632   (1, 96)       (1, 96, 256)
+      ShareWeights ...                64
+      TokenEncoder ...             8,192   (1, 96)       (1, 96, 32)
+      Repeat(1) ...                9,600   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                       64   (1, 96, 32)   (1, 96, 32)
+      ShortenedStack(3) ...       25,536   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                       64   (1, 96, 32)   (1, 96, 32)
+      Repeat(1) ...                9,600   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                       64   (1, 96, 32)   (1, 96, 32)
+      Logits ...                   8,448   (1, 96, 32)   (1, 96, 256)
 
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """

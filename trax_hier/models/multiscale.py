@@ -18,8 +18,8 @@ Source: Multi-scale Transformer Language Models (arXiv 2005.00581).
 import functools
 from collections.abc import Callable
 
-import gin
-
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   AttentionAggregation,
   AverageShorten,
@@ -34,22 +34,21 @@ from trax_hier.layers import (
   Repeat,
   RetinaAttention,
   ShareWeights,
-  build,
 )
-from trax_hier.layers.build import (
+from trax_hier.layers.base.build import (
+  build,
   check_dropout,
   check_heads,
   check_mode,
   check_sizes,
 )
-from trax_hier.layers.multiscale_attention import check_retina
-from trax_hier.layers.scales import check_scales
-from trax_hier.layers.stacking import RematPolicy, remat_of_each
+from trax_hier.layers.base.stacking import RematPolicy, remat_of_each
+from trax_hier.layers.hierarchy.retina_attention import check_retina
+from trax_hier.layers.hierarchy.scales import check_scales
 from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
-from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def TopDownLM(
   vocab_size: int,
   d_model: int = 512,
@@ -80,7 +79,7 @@ def TopDownLM(
   An Hourglass without layers before its shortened ones also works on the
   shortened sequence first, then at full length. It adds its upsampled vectors
   to its inputs, where this joins the newest one with them, and its blocks begin
-  elsewhere (see `trax_hier.layers.scales`).
+  elsewhere (see `trax_hier.layers.hierarchy.scales`).
 
   Args:
     vocab_size: Number of token ids; id 0 is also what precedes the first token.
@@ -106,7 +105,7 @@ def TopDownLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = TopDownLM(
     ...   256,
     ...   d_model=32,
@@ -117,16 +116,16 @@ def TopDownLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 96)).text(1))
-    layer                weights   in                        out
-    TopDownLM             47,680   (1, 96)                   (1, 96, 256)
-      ShareWeights ...        64
-      TokenEncoder ...     8,192   (1, 96)                   (1, 96, 32)
-      Coarse(4) ...       19,200   (1, 96, 32)               (1, 24, 32)
-      Latest(4)               32   (1, 96, 32) (1, 24, 32)   (1, 96, 32)
-      ConcatDense ...      2,080   (1, 96, 32) (1, 96, 32)   (1, 96, 32)
-      Repeat(1) ...        9,600   (1, 96, 32)               (1, 96, 32)
-      LayerNorm               64   (1, 96, 32)               (1, 96, 32)
-      Logits ...           8,448   (1, 96, 32)               (1, 96, 256)
+    layer                parameters   in                        out
+    TopDownLM                47,680   (1, 96)                   (1, 96, 256)
+      ShareWeights ...           64
+      TokenEncoder ...        8,192   (1, 96)                   (1, 96, 32)
+      Coarse(4) ...          19,200   (1, 96, 32)               (1, 24, 32)
+      Latest(4)                  32   (1, 96, 32) (1, 24, 32)   (1, 96, 32)
+      ConcatDense ...         2,080   (1, 96, 32) (1, 96, 32)   (1, 96, 32)
+      Repeat(1) ...           9,600   (1, 96, 32)               (1, 96, 32)
+      LayerNorm                  64   (1, 96, 32)               (1, 96, 32)
+      Logits ...              8,448   (1, 96, 32)               (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), top-down.
   """
@@ -183,7 +182,7 @@ def TopDownLM(
   )
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def BottomUpLM(
   vocab_size: int,
   d_model: int = 512,
@@ -238,7 +237,7 @@ def BottomUpLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = BottomUpLM(
     ...   256,
     ...   d_model=32,
@@ -250,8 +249,8 @@ def BottomUpLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 96)).text(0))
-    layer            weights   in        out
-    BottomUpLM ...    56,288   (1, 96)   (1, 96, 256)
+    layer            parameters   in        out
+    BottomUpLM ...       56,288   (1, 96)   (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), bottom-up.
   """
@@ -302,7 +301,7 @@ def BottomUpLM(
   )
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def RetinaLM(
   vocab_size: int,
   d_model: int = 512,
@@ -346,7 +345,7 @@ def RetinaLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = RetinaLM(
     ...   256,
     ...   d_model=32,
@@ -357,13 +356,13 @@ def RetinaLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 96)).text(1))
-    layer                weights   in            out
-    TransformerLM         40,192   (1, 96)       (1, 96, 256)
-      ShareWeights ...        64
-      TokenEncoder ...     8,192   (1, 96)       (1, 96, 32)
-      Repeat(2) ...       23,424   (1, 96, 32)   (1, 96, 32)
-      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
-      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
+    layer                parameters   in            out
+    TransformerLM            40,192   (1, 96)       (1, 96, 256)
+      ShareWeights ...           64
+      TokenEncoder ...        8,192   (1, 96)       (1, 96, 32)
+      Repeat(2) ...          23,424   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                  64   (1, 96, 32)   (1, 96, 32)
+      Logits ...              8,448   (1, 96, 32)   (1, 96, 256)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), retina.
   """

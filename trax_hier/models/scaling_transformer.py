@@ -10,8 +10,8 @@ published code.
 import functools
 from collections.abc import Callable
 
-import gin
-
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   CrossAttention,
   DecoderBlock,
@@ -27,20 +27,19 @@ from trax_hier.layers import (
   ShareWeights,
   SparseAttention,
   SparseFF,
-  build,
 )
-from trax_hier.layers.build import (
+from trax_hier.layers.base.build import (
+  build,
   check_dropout,
   check_heads,
   check_mode,
   check_sizes,
 )
-from trax_hier.layers.stacking import RematPolicy, remat_of_each
+from trax_hier.layers.base.stacking import RematPolicy, remat_of_each
 from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
-from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def ScalingTransformerLM(
   vocab_size: int,
   d_model: int = 1024,
@@ -82,17 +81,17 @@ def ScalingTransformerLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = ScalingTransformerLM(
     ...   256, d_model=32, d_ff=64, n_layers=2, mode='eval'
     ... )
     >>> print(tree(model, (1, 96)).text(1))
-    layer                weights   in            out
-    TransformerLM         92,660   (1, 96)       (1, 96, 256)
-      TokenEncoder ...    73,728   (1, 96)       (1, 96, 32)
-      Repeat(2) ...       10,420   (1, 96, 32)   (1, 96, 32)
-      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
-      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
+    layer                parameters   in            out
+    TransformerLM            92,660   (1, 96)       (1, 96, 256)
+      TokenEncoder ...       73,728   (1, 96)       (1, 96, 32)
+      Repeat(2) ...          10,420   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                  64   (1, 96, 32)   (1, 96, 32)
+      Logits ...              8,448   (1, 96, 32)   (1, 96, 256)
   """
   return TransformerLM(
     vocab_size,
@@ -112,7 +111,7 @@ def ScalingTransformerLM(
   )
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def ScalingTransformer(
   vocab_size: int,
   d_model: int = 1024,
@@ -166,7 +165,7 @@ def ScalingTransformer(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = ScalingTransformer(
     ...   256,
     ...   d_model=32,
@@ -176,8 +175,8 @@ def ScalingTransformer(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 48), (1, 96)).text(0))
-    layer                    weights   in                out
-    ScalingTransformer ...   184,308   (1, 48) (1, 96)   (1, 96, 256)
+    layer                    parameters   in                out
+    ScalingTransformer ...      184,308   (1, 48) (1, 96)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)

@@ -10,8 +10,8 @@ and its published code.
 
 from collections.abc import Callable
 
-import gin
-
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   AlignRight,
   CloseGaps,
@@ -27,22 +27,21 @@ from trax_hier.layers import (
   SparseAttention,
   SparseFF,
   SRUBranch,
-  build,
 )
-from trax_hier.layers.build import (
+from trax_hier.layers.base.build import (
+  accepts,
+  build,
   check_dropout,
   check_heads,
   check_inputs,
   check_mode,
   check_sizes,
-  names,
 )
 from trax_hier.models.scaling_transformer import Embed, PaddingMask
 from trax_hier.models.transformer import Logits, TokenEncoder
-from trax_hier.trax_compat import base, tl
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def Terraformer(
   vocab_size: int,
   d_model: int = 1024,
@@ -99,7 +98,7 @@ def Terraformer(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = Terraformer(
     ...   256,
     ...   d_model=32,
@@ -109,8 +108,8 @@ def Terraformer(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 48), (1, 96)).text(0))
-    layer             weights   in                out
-    Terraformer ...   198,568   (1, 48) (1, 96)   (1, 96, 256)
+    layer             parameters   in                out
+    Terraformer ...      198,568   (1, 48) (1, 96)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
@@ -186,7 +185,7 @@ def Terraformer(
   )
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def ReversibleLM(
   vocab_size: int,
   d_model: int = 512,
@@ -212,17 +211,17 @@ def ReversibleLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = ReversibleLM(
     ...   256, d_model=8, d_ff=64, n_layers=2, n_heads=2, mode='eval'
     ... )
     >>> print(tree(model, (1, 9)).text(1))
-    layer                weights   in                    out
-    ReversibleLM          23,872   (1, 9)                (1, 9, 256)
-      TokenEncoder ...    18,432   (1, 9)                (1, 9, 8)
-      Repeat(2) ...        3,120   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
-      LayerNorm               16   (1, 9, 8)             (1, 9, 8)
-      Logits ...           2,304   (1, 9, 8)             (1, 9, 256)
+    layer                parameters   in                    out
+    ReversibleLM             23,872   (1, 9)                (1, 9, 256)
+      TokenEncoder ...       18,432   (1, 9)                (1, 9, 8)
+      Repeat(2) ...           3,120   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
+      LayerNorm                  16   (1, 9, 8)             (1, 9, 8)
+      Logits ...              2,304   (1, 9, 8)             (1, 9, 256)
 
   Source: Reformer (arXiv 2001.04451), section 3.
   """
@@ -263,8 +262,8 @@ def ReversibleLM(
 def _attention(name, factory, dimensions):
   """A part of attention: x, mask -> f."""
   # Causal attention has a mask if it is told so; what takes `causal` is both.
-  is_causal = names(factory, 'masked')
-  if not names(factory, 'causal') and is_causal != dimensions['causal']:
+  is_causal = accepts(factory, 'masked')
+  if not accepts(factory, 'causal') and is_causal != dimensions['causal']:
     kind = (
       'causal attention that takes `masked`, such as @SparseAttention'
       if dimensions['causal']

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-import gin
 import jax.numpy as jnp
 
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
 from trax_hier.layers import (
   DecoderBlock,
   Dense,
@@ -13,19 +14,18 @@ from trax_hier.layers import (
   RelativePositions,
   Repeat,
   ShareWeights,
-  build,
 )
-from trax_hier.layers.build import (
+from trax_hier.layers.base.build import (
+  build,
   check_dropout,
   check_heads,
   check_mode,
   check_sizes,
 )
-from trax_hier.layers.stacking import RematPolicy
-from trax_hier.trax_compat import base, tl
+from trax_hier.layers.base.stacking import RematPolicy
 
 
-@gin.configurable(module='trax_hier.models')
+@configurable(module='trax_hier.models')
 def TransformerLM(
   vocab_size: int,
   d_model: int = 512,
@@ -63,18 +63,18 @@ def TransformerLM(
     ValueError: an argument is out of its range.
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> model = TransformerLM(
     ...   256, d_model=32, d_ff=64, n_layers=2, n_heads=4, mode='eval'
     ... )
     >>> print(tree(model, (1, 96)).text(1))
-    layer                weights   in            out
-    TransformerLM         35,968   (1, 96)       (1, 96, 256)
-      ShareWeights ...        64
-      TokenEncoder ...     8,192   (1, 96)       (1, 96, 32)
-      Repeat(2) ...       19,200   (1, 96, 32)   (1, 96, 32)
-      LayerNorm               64   (1, 96, 32)   (1, 96, 32)
-      Logits ...           8,448   (1, 96, 32)   (1, 96, 256)
+    layer                parameters   in            out
+    TransformerLM            35,968   (1, 96)       (1, 96, 256)
+      ShareWeights ...           64
+      TokenEncoder ...        8,192   (1, 96)       (1, 96, 32)
+      Repeat(2) ...          19,200   (1, 96, 32)   (1, 96, 32)
+      LayerNorm                  64   (1, 96, 32)   (1, 96, 32)
+      Logits ...              8,448   (1, 96, 32)   (1, 96, 256)
   """
   check_mode(mode)
   check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
@@ -114,7 +114,7 @@ def TokenEncoder(
   """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d).
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> layer = TokenEncoder(tl.Embedding(256, 32), NoPositions(), 0.1, 'eval')
     >>> tree(layer, (1, 96)).outputs
     ((1, 96, 32),)
@@ -135,7 +135,7 @@ def Logits(
   """Projects to float32 logits: (b, l, d) -> (b, l, v).
 
   Example:
-    >>> from trax_hier.overview import tree
+    >>> from trax_hier.inspection.layer_tree import tree
     >>> tree(Logits(256), (1, 96, 32)).outputs
     ((1, 96, 256),)
   """

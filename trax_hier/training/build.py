@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from trax_hier.compat import base
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
 from trax_hier.training.mesh import (
+  all_gather_weights,
   lane_shardings,
   make_mesh,
   replicated,
   split_rows,
   weight_shardings,
-  whole_weights,
 )
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import (
   Batch,
   TrainState,
-  clean,
   init_train_state,
   lane_axes,
   shapes_of,
+  store_shapes,
 )
 from trax_hier.training.step import apply_model, make_train_step
-from trax_hier.trax_compat import base
 
 PyTree = object
 
@@ -99,7 +99,7 @@ def build(
 
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
   initialised = layer, abstract.weights, abstract.model_state
-  clean(*initialised)
+  store_shapes(*initialised)
   check_logits(*initialised, batch, data.vocab.size)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
@@ -127,7 +127,7 @@ def build(
       init, out_shardings=shardings, compiler_options=_init_options()
     ),
     step=jax.jit(
-      whole_weights(mesh, shape[0] // accumulate_steps)(step),
+      all_gather_weights(mesh, shape[0] // accumulate_steps)(step),
       donate_argnums=0,
       in_shardings=(shardings, split_rows(mesh)),
       out_shardings=(shardings, replicated(mesh)),
@@ -207,7 +207,7 @@ def check_logits(
     batch,
     jax.random.PRNGKey(0),
   )
-  clean(layer, weights, model_state)
+  store_shapes(layer, weights, model_state)
   shape = batch['inputs'].shape
   if logits.shape[:-1] != shape or logits.shape[-1] < vocab_size:
     raise ValueError(

@@ -8,24 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from trax_hier.compat import base
 from trax_hier.training.mesh import (
+  all_gather_weights,
   lane_shardings,
   pad_rows,
-  place,
+  put_batch,
   replicated,
   split_rows,
   weight_shardings,
-  whole_weights,
 )
 from trax_hier.training.state import (
   abstract_init,
-  clean,
   init_layer,
   lane_axes,
   shapes_of,
+  store_shapes,
 )
 from trax_hier.training.step import make_eval_step
-from trax_hier.trax_compat import base
 
 PyTree = object
 
@@ -71,7 +71,7 @@ class Evaluator:
       lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
     )
     self._step = jax.jit(
-      whole_weights(mesh, rows)(make_eval_step(layer, compute_dtype)),
+      all_gather_weights(mesh, rows)(make_eval_step(layer, compute_dtype)),
       donate_argnums=1,
       in_shardings=(
         weight_shardings(mesh, weights),
@@ -85,11 +85,11 @@ class Evaluator:
     """Mean loss (nats), bits per unit, accuracy and tokens scored."""
     old = self._layer.weights, self._layer.state
     model_state = self._fresh_state(jax.random.PRNGKey(0))
-    clean(self._layer, *old)
+    store_shapes(self._layer, *old)
     totals = np.zeros(3, np.float64)
     waiting = None
     for i in range(len(self._batches)):
-      batch = place(self._mesh, pad_rows(self._mesh, self._batches[i]))
+      batch = put_batch(self._mesh, pad_rows(self._mesh, self._batches[i]))
       model_state, sums = self._step(weights, model_state, batch)
       if waiting is not None:
         totals += np.asarray(waiting)

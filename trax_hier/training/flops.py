@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from trax_hier.compat import base
 from trax_hier.training.state import Batch
 from trax_hier.training.step import apply_model
-from trax_hier.trax_compat import base
 
 PyTree = object
 

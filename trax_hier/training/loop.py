@@ -12,27 +12,27 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import gin
 import jax
 
 from trax_hier import config
+from trax_hier.compat import base
+from trax_hier.config import configurable
 from trax_hier.training.build import Build, build
 from trax_hier.training.checkpoints import (
   CheckpointError,
   Checkpoints,
   saved_steps,
 )
-from trax_hier.training.console import Console
-from trax_hier.training.mesh import place
-from trax_hier.training.metrics_log import MetricsLog, read_metrics
+from trax_hier.training.logging.console import Console
+from trax_hier.training.logging.metrics_log import MetricsLog, read_metrics
+from trax_hier.training.logging.report import NotFiniteError, Reporter
+from trax_hier.training.logging.weights_and_biases import check_wandb
+from trax_hier.training.mesh import put_batch
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
-from trax_hier.training.report import NotFiniteError, Reporter
-from trax_hier.training.state import n_weights
-from trax_hier.training.stopping import Stopped, listening
-from trax_hier.training.utilisation import peak_of_mesh
-from trax_hier.training.weights_and_biases import check_wandb
-from trax_hier.trax_compat import base
+from trax_hier.training.state import n_parameters
+from trax_hier.training.stopping import Stopped, listen_for_sigterm
+from trax_hier.training.utilization import mesh_peak_flops
 
 PyTree = object
 
@@ -77,7 +77,7 @@ class TrainResult:
   data: object
 
 
-@gin.configurable(
+@configurable(
   module='trax_hier.training',
   denylist=['accept_changes', 'before_compile', 'look'],
 )
@@ -213,12 +213,12 @@ def train(
     log = stack.enter_context(
       contextlib.closing(MetricsLog(folder, done, speaks, wandb))
     )
-    stopping = stack.enter_context(listening())
+    stopping = stack.enter_context(listen_for_sigterm())
     profile = stack.enter_context(
       profiling(folder / 'profile', profile_steps, console.say)
     )
     tokens = math.prod(built.batch_shape)
-    peak = peak_of_mesh(built.mesh)
+    peak = mesh_peak_flops(built.mesh)
     full_speed = peak and tokens * peak / built.count_flops()
     reporter = Reporter(log, console, data.unit, tokens, log_every, full_speed)
 
@@ -246,7 +246,7 @@ def train(
     try:
       for step in range(done + 1, steps + 1):
         profile(step, waiting)
-        state, metrics = built.step(state, place(built.mesh, batch))
+        state, metrics = built.step(state, put_batch(built.mesh, batch))
         if step < steps:
           batch = data.train_batch(step)
         if waiting is not None:
@@ -327,8 +327,8 @@ def _write_whole(file, text):
 def _introduce(built, compute_dtype, say):
   devices = built.mesh.devices.flat
   say(
-    f'{n_weights(built.abstract.weights):,} weights, {compute_dtype} compute '
-    f'on {len(devices)} x {devices[0].device_kind}'
+    f'{n_parameters(built.abstract.weights):,} parameters, {compute_dtype} '
+    f'compute on {len(devices)} x {devices[0].device_kind}'
   )
   say(built.data.describe())
 

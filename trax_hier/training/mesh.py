@@ -3,7 +3,7 @@
 Two axes. The rows of a batch, and state kept per row, are split over both;
 weights and optimizer state are split over `fsdp` alone (fully sharded data
 parallel) and stand as copies along `data`. Layers know nothing of it: within
-`whole_weights` each has its weights put together when it is called.
+`all_gather_weights` each has its weights put together when it is called.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from trax_hier import _layer_calls
+from trax_hier.compat import layer_hooks
 
 PyTree = object
 
@@ -106,7 +106,7 @@ def weight_shardings(mesh: Mesh, weights: PyTree) -> PyTree:
 
 
 @contextlib.contextmanager
-def whole_weights(mesh: Mesh, rows: int) -> Iterator[None]:
+def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
   """Has each layer put its weights together when it is called.
 
   To be entered where a model, or its gradient, is traced; or as a decorator of
@@ -165,11 +165,11 @@ def whole_weights(mesh: Mesh, rows: int) -> Iterator[None]:
       layer.weights, layer.state = jax.tree.map(whole, weights), state
     return y, state
 
-  with _layer_calls.around(call):
+  with layer_hooks.intercept(call):
     yield
 
 
-def place(
+def put_batch(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray | jax.Array]:
   """A batch that every host has whole, as an argument of a jitted step.

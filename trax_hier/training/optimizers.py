@@ -6,9 +6,9 @@ learning-rate schedule it uses, which the training step also logs.
 
 import dataclasses
 
-import gin
 import optax
 
+from trax_hier.config import configurable
 from trax_hier.training.schedules import Schedule, as_schedule
 
 
@@ -32,7 +32,7 @@ class Optimizer:
   learning_rate: Schedule
 
 
-@gin.configurable(module='trax_hier.training')
+@configurable(module='trax_hier.training')
 def Adam(
   learning_rate: float | Schedule = 1e-3,
   b1: float = 0.9,
@@ -75,7 +75,7 @@ def Adam(
   return _build('Adam', parts, learning_rate, clip_norm)
 
 
-@gin.configurable(module='trax_hier.training')
+@configurable(module='trax_hier.training')
 def Adafactor(
   learning_rate: float | Schedule = 1e-3,
   decay_rate: float = 0.8,
@@ -122,7 +122,7 @@ def Adafactor(
   return Optimizer(optax.chain(*clip, transform), schedule)
 
 
-@gin.configurable(module='trax_hier.training')
+@configurable(module='trax_hier.training')
 def SGD(
   learning_rate: float | Schedule = 1e-2,
   momentum: float | None = None,

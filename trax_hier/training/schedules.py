@@ -6,9 +6,10 @@ as in trax) that works on Python integers and on traced arrays alike.
 
 from collections.abc import Callable
 
-import gin
 import jax
 import jax.numpy as jnp
+
+from trax_hier.config import configurable
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -24,7 +25,7 @@ FACTORS = (
 )
 
 
-@gin.configurable(module='trax_hier.training')
+@configurable(module='trax_hier.training')
 def multifactor(
   factors: str = 'constant * linear_warmup * rsqrt_decay',
   constant: float = 0.1,

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hier.compat import ShapeDtype, base
 from trax_hier.training.optimizers import Optimizer
-from trax_hier.trax_compat import ShapeDtype, base
 
 PyTree = object
 Batch = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
@@ -44,11 +44,11 @@ def shapes_of(batch: Batch) -> Batch:
   return {name: _shape_of(x) for name, x in batch.items()}
 
 
-def tokens_like(shape: tuple[int, int]) -> Batch:
+def token_shapes(shape: tuple[int, int]) -> Batch:
   """What is needed of a batch of tokens (b, l) alone, as shapes.
 
   Example:
-    >>> tokens_like((2, 12))['inputs']
+    >>> token_shapes((2, 12))['inputs']
     ShapeDtypeStruct(shape=(2, 12), dtype=int32)
   """
   return {
@@ -95,7 +95,7 @@ def init_layer(
   """Weights and state of a layer for batches like `batch`, of tokens (b, l).
 
   Meant to be traced (`jax.jit`, `jax.eval_shape`): eager init is slow. Call
-  `clean` on the layer afterwards.
+  `store_shapes` on the layer afterwards.
   """
   signature = jax.tree.map(
     lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
@@ -103,7 +103,9 @@ def init_layer(
   return _strong_types(layer.init(signature, rng=rng))
 
 
-def clean(layer: base.Layer, weights: PyTree, model_state: PyTree) -> None:
+def store_shapes(
+  layer: base.Layer, weights: PyTree, model_state: PyTree
+) -> None:
   """Puts shapes in the layer object in place of tracers or arrays."""
   layer.rng = jax.random.PRNGKey(0)
   layer.weights = jax.tree.map(_shape_of, weights)
@@ -121,22 +123,22 @@ def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
     Two trees of `jax.ShapeDtypeStruct`: weights and state.
 
   Example:
-    >>> from trax_hier.trax_compat import tl
-    >>> abstract_init(tl.Embedding(256, 8), tokens_like((2, 12)))
+    >>> from trax_hier.compat import tl
+    >>> abstract_init(tl.Embedding(256, 8), token_shapes((2, 12)))
     (ShapeDtypeStruct(shape=(256, 8), dtype=float32), ())
   """
   weights, model_state = jax.eval_shape(
     lambda rng: init_layer(layer, batch, rng), jax.random.PRNGKey(0)
   )
-  clean(layer, weights, model_state)
+  store_shapes(layer, weights, model_state)
   return weights, model_state
 
 
-def n_weights(weights: PyTree) -> int:
+def n_parameters(weights: PyTree) -> int:
   """How many numbers a tree of weights (or of their shapes) holds.
 
   Example:
-    >>> n_weights((jnp.zeros((8, 16)), jnp.zeros(16)))
+    >>> n_parameters((jnp.zeros((8, 16)), jnp.zeros(16)))
     144
   """
   return sum(int(np.prod(w.shape)) for w in jax.tree.leaves(weights))
@@ -164,7 +166,7 @@ def lane_axes(layer: base.Layer, batch: Batch, model_state: PyTree) -> PyTree:
     for name, x in batch.items()
   }
   weights, other = abstract_init(layer, doubled)
-  clean(layer, weights, model_state)
+  store_shapes(layer, weights, model_state)
 
   def axis(a, b):
     moved = [i for i, n in enumerate(a.shape) if n != b.shape[i]]

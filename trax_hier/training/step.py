@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trax_hier.compat import base
 from trax_hier.training.accumulate import accumulate
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import TrainState, model_inputs
-from trax_hier.trax_compat import base
 
 PyTree = object
 Batch = Mapping[str, jax.Array]

@@ -14,7 +14,7 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Callable[[int], bool]]:
+def listen_for_sigterm() -> Iterator[Callable[[int], bool]]:
   """Yields a function of the step: whether the run is to stop after it.
 
   With several hosts, which are told at different moments, all get the same

@@ -1,0 +1,491 @@
+"""`trax-hier describe`: what it shows of a model, without any weights."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from trax_hier import cli, config
+from trax_hier.commands import tables
+from trax_hier.commands.blanks import Blanks
+from trax_hier.commands.sections import print_weights
+from trax_hier.compat import tl
+from trax_hier.inspection import layer_tree
+from trax_hier.inspection.layer_tree import Node, model_tree
+from trax_hier.layers import AverageShorten, RepeatUpsample
+from trax_hier.models import HourglassLM, TransformerLM
+from trax_hier.training.state import abstract_init, token_shapes
+
+TINY = """
+include 'base/adam.gin'
+include 'base/transformer.gin'
+
+VOCAB_SIZE = 256
+D_MODEL = 16
+D_FF = 32
+N_HEADS = 2
+DROPOUT = 0.1
+TransformerLM.n_layers = 3
+TransformerLM.positions = @NoPositions
+TransformerLM.block = @inner/deep/DecoderBlock
+inner/LayerNorm.epsilon = 1e-5
+Dense.use_bias = True
+multifactor.constant = 1e-3
+train.data = @TextFiles()
+TextFiles.path = 'nowhere/to/be/found'
+TextFiles.batch_size = 4
+TextFiles.length = 8
+train.steps = 10
+"""
+# Of a block: projections to heads and back, feed-forward, two norms.
+BLOCK = 4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 2 * 2 * 16
+# Embedding, norm, logits.
+N_WEIGHTS = 256 * 16 + 3 * BLOCK + 2 * 16 + 16 * 256 + 256
+BATCH = '--batch=4,8'
+
+
+@pytest.fixture(autouse=True)
+def forget():
+  yield
+  config.clear()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A folder with config.gin, as a run has it, but without its data."""
+  folder = tmp_path_factory.mktemp('describe')
+  (folder / 'config.gin').write_text(TINY)
+  return folder
+
+
+@pytest.fixture
+def describe(capsys):
+  """Runs `trax-hier describe`; returns code, stdout, stderr."""
+
+  def run(*flags):
+    code = cli.main(['describe', *map(str, flags)])
+    return (code, *capsys.readouterr())
+
+  return run
+
+
+def sections(out):
+  """The lines of each section by its title; '' is that before the first."""
+  parts = re.split(r'\n(.+)\n-+\n', out)
+  return dict(
+    zip(['', *parts[1::2]], map(str.splitlines, parts[::2]), strict=True)
+  )
+
+
+def rows(lines):
+  """Cells, which stand two spaces or more apart, by the first of each line."""
+  cells = (re.split(r'\s{2,}', line.strip()) for line in lines if line)
+  return {first: rest for first, *rest in cells}
+
+
+@pytest.fixture(scope='module')
+def shown(folder):
+  """The sections of a tiny model, compiled; binding and folder are known."""
+  flags = [f'--run={folder}', BATCH, '--config=train.seed = 3', '--depth=9']
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    assert cli.main(['describe', *flags]) == 0
+  config.clear()
+  return sections(out.getvalue())
+
+
+def test_the_summary(shown):
+  model, data, devices = shown['']
+  assert model == f'model: TransformerLM, {N_WEIGHTS:,} parameters'
+  assert data == 'data: none; batches of 4 rows of 8'
+  n = jax.device_count()
+  assert devices == f'devices: {n} x cpu (data {n}, fsdp 1)'
+
+
+def line_of(text):
+  return TINY[: TINY.index(text)].count('\n') + 1
+
+
+def test_where_values_come_from(shown, folder):
+  file = os.path.relpath(folder / 'config.gin')
+  file = str(folder / 'config.gin') if file.startswith('..') else file
+  table = rows(shown['Configuration'])
+  at = {text: f'{file}:{line_of(text)}' for text in TINY.splitlines()[4:]}
+  assert table['D_MODEL'] == ['16', at['D_MODEL = 16']]
+  # The value is that of the macro, and so is the place.
+  assert table['TransformerLM.d_model'] == [
+    '16',
+    f'{at["D_MODEL = 16"]} (D_MODEL)',
+  ]
+  layers = 'TransformerLM.n_layers = 3'
+  assert table['TransformerLM.n_layers'] == ['3', at[layers]]
+  assert table['TransformerLM.max_len'] == ['2048', 'default']
+  assert table['train.seed'] == ['3', '--config']
+  assert table['train.eval_every'] == ['1000', 'default']
+  assert table['train.steps'] == ['10', at['train.steps = 10']]
+  # A binding reaches the scopes inside its own, and no others.
+  epsilon = 'inner/LayerNorm.epsilon = 1e-5'
+  assert table['inner/deep/LayerNorm.epsilon'] == ['1e-05', at[epsilon]]
+  assert table['LayerNorm.epsilon'] == ['1e-06', 'default']
+  bias = at['Dense.use_bias = True']
+  assert table['inner/deep/Dense.use_bias'] == ['True', bias]
+  # A file that another includes.
+  assert re.fullmatch(r'.*base/adam.gin:\d+', table['Adam.b2'][1])
+  assert not {'train.output_dir', 'train.before_compile'} & table.keys()
+  assert not any(name.startswith('trax.') for name in table)
+
+
+def test_the_layers(shown):
+  lines = shown['Layers']
+  table = rows(lines)
+  assert table['TransformerLM'] == [f'{N_WEIGHTS:,}', '(4, 8)', '(4, 8, 256)']
+  assert table['Repeat(3)'][0] == f'{3 * BLOCK:,}'
+  # Equal blocks are there once, with the weights of one.
+  assert table['3 x DecoderBlock'] == [f'{BLOCK:,}', '(4, 8, 16)', '(4, 8, 16)']
+  assert sum('DecoderBlock' in line for line in lines) == 1
+  assert table['Dense_32'] == [f'{17 * 32}', '(4, 8, 16)', '(4, 8, 32)']
+  names = [line.split('  ')[0] for line in map(str.lstrip, lines) if line]
+  for name in 'Dropout', 'Serial', 'Parallel', 'Branch', 'Add', 'SplitHeads':
+    assert not any(name in n for n in names)
+  assert all(line == line.rstrip() for line in lines)
+  # Children are indented.
+  (feed_forward,) = (line for line in lines if 'FeedForward' in line)
+  (inside,) = (line for line in lines if 'Dense_32' in line)
+  assert re.match(r'        F', feed_forward) and re.match(
+    r'          D', inside
+  )
+
+
+def test_depth(describe, folder):
+  flags = f'--run={folder}', BATCH, '--no_compile'
+  _, out, _ = describe(*flags, '--depth=1')
+  table = rows(sections(out)['Layers'])
+  assert 'Repeat(3) ...' in table and 'LayerNorm' in table
+  assert not any('DecoderBlock' in name for name in table)
+  assert 'step: temporary' not in out
+
+
+def test_weights_by_part(shown):
+  table = rows(shown['Weights by part'])
+  assert table['TransformerLM'] == [
+    f'{N_WEIGHTS:,}',
+    '100.0%',
+    tables.amount(4 * N_WEIGHTS, 'B'),
+  ]
+  share = f'{3 * BLOCK / N_WEIGHTS:.1%}'
+  assert table['Repeat(3)'][:2] == [f'{3 * BLOCK:,}', share]
+  # The parts are all there is.
+  parts = [
+    line for line in shown['Weights by part'] if re.match('  [A-Z]', line)
+  ]
+  numbers = [int(p.split()[1].replace(',', '')) for p in parts]
+  assert sum(numbers) == N_WEIGHTS
+
+
+def test_weights_of_equal_parts_count_each_time(capsys):
+  parts = [Node('A', n_parameters=4, n=3), Node('B', n_parameters=6, n=3)]
+  repeat = Node('Repeat(3)', n_parameters=30, children=parts)
+  print_weights(Node('Model', n_parameters=40, children=[repeat]))
+  table = rows(sections(capsys.readouterr().out)['Weights by part'])
+  assert table['3 x A'] == ['12', '30.0%', '48 B']
+  assert table['3 x B'][0] == '18'
+
+
+def test_flops(shown):
+  # Projections, scores and means over the square, feed-forward; logits.
+  block = 4 * 16 * 16 + 2 * 8 * 16 + 2 * 16 * 32
+  forward = 2 * 32 * (3 * block + 16 * 256)
+  table = rows(shown['FLOPs'])
+  assert table['forward'][0] == f'{forward:,}'
+  assert table['training'][0] == f'{3 * forward:,}'
+  assert table['forward'][2] == tables.amount(forward / 32, 'FLOP')
+
+
+def test_memory(shown):
+  table = rows(shown['Memory of each device'])
+  n = {
+    name: int(cells[0].replace(',', ''))
+    for name, cells in table.items()
+    if len(cells) == 2
+  }
+  assert n['weights'] == n['gradients, in a step'] == 4 * N_WEIGHTS
+  # Adam's two moments, and its counts.
+  assert 8 * N_WEIGHTS <= n['optimizer state'] <= 8 * N_WEIGHTS + 32
+  held = n['weights'] + n['optimizer state'] + n['model state']
+  batch = 4 * 8 * (4 + 4 + 4) + 4
+  n_devices = jax.device_count()
+  # Step and key; of arguments that are not used there is nothing.
+  assert held <= n['step: arguments'] <= held + batch / n_devices + 64
+  assert n['step: results in place of arguments'] >= 0.95 * held
+  assert n['step: temporary'] > 4 * N_WEIGHTS  # The gradients are in it.
+  assert n['step: all together'] == (
+    n['step: arguments']
+    + n['step: results']
+    - n['step: results in place of arguments']
+    + n['step: temporary']
+  )
+
+
+def test_a_model_larger_than_this_machine_on_many_devices(folder):
+  code = """
+import re, sys
+from trax_hier import cli
+code = cli.main(sys.argv[1:])
+# What getrusage says would hold what the tests have taken up before.
+status = open('/proc/self/status').read()
+print('peak', re.search(r'VmHWM:\\s*(\\d+) kB', status)[1])
+sys.exit(code)
+"""
+  flags = ['--config_file=terraformer/17b.gin', "--config=DATA = ''"]
+  flags += ['--batch=8,16,32', '--devices=4', '--no_compile', '--depth=1']
+  flags += ["--config=train.mesh = {'data': 2, 'fsdp': 2}"]
+  done = subprocess.run(
+    [sys.executable, '-c', code, 'describe', *flags],
+    capture_output=True,
+    text=True,
+    cwd=folder,
+  )
+  assert done.returncode == 0, done.stderr
+  found = sections(done.stdout)
+  model, data, devices = found['']
+  assert model == 'model: Terraformer, 17,006,590,784 parameters'
+  assert data == 'data: none; batches of 8 rows of 16 with sources of 32'
+  assert devices == 'devices: 4 x cpu (data 2, fsdp 2)'
+  held = rows(found['Memory of each device'])['weights'][0]
+  # Two devices share all but the small arrays.
+  half = 4 * 17_006_590_784 // 2
+  assert half <= int(held.replace(',', '')) < 1.001 * half
+  assert int(done.stdout.split()[-1]) < 2_000_000  # kilobytes
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    ([], 'TextFiles.path'),
+    ([], '--batch=ROWS,LENGTH[,SOURCES]'),
+    ([BATCH, '--config=train.mesh = {"fsdp": 3}'], 'train.mesh'),
+    ([BATCH, '--config=train.modell = @HourglassLM'], "'modell'"),
+    ([BATCH, '--config=D_MODELL = 3'], '%D_MODELL'),
+    ([BATCH, '--config=N_HEADS = 3'], 'n_heads = 3 must divide'),
+    ([BATCH, '--config=SRUBranch.d_sru = 3'], 'nothing calls SRUBranch'),
+    ([BATCH, '--config=train.accumulate_steps = 3'], '4 rows does not split'),
+    (['--batch=4,8,8'], '--batch=4,8,8: the model reads no sources'),
+  ],
+)
+def test_what_is_wrong_is_one_message(describe, folder, flags, message):
+  code, out, err = describe(f'--run={folder}', *flags)
+  assert (code, out) == (2, '')
+  assert err.startswith('trax-hier describe: ') and message in err
+  assert len(err.splitlines()) == 1
+
+
+def test_a_model_of_sources_needs_them(describe):
+  flags = '--config_file=terraformer/17b.gin', "--config=DATA = ''"
+  code, out, err = describe(*flags, BATCH)
+  assert (code, out) == (2, '')
+  assert '--batch=4,8: the model reads sources' in err
+  assert err.endswith('--batch=ROWS,LENGTH,SOURCES\n')
+
+
+def test_what_is_no_run(describe, tmp_path):
+  code, _, err = describe(f'--run={tmp_path}')
+  assert code == 2 and f'{tmp_path}: not the folder of a run' in err
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    ([], '--config_file'),
+    (['--run=x', '--config_file=y'], 'not allowed'),
+    (['--run=x', '--batch=8'], "such as '8,512'"),
+    (['--run=x', '--batch=8,x'], "at least 1, got 'x'"),
+    (['--run=x', '--batch=1,2,3,4'], "such as '8,512'"),
+    (['--run=x', '--devices=0'], "at least 1, got '0'"),
+    (['--run=x', '--depth=-1'], "at least 1, got '-1'"),
+  ],
+)
+def test_bad_flags(flags, message, capsys):
+  with pytest.raises(SystemExit) as e:
+    cli.main(['describe', *flags])
+  assert e.value.code == 2
+  assert message in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy():
+  code = """
+import sys
+from trax_hier import cli
+try:
+  cli.main(['describe', '--help'])
+finally:
+  assert not {'jax', 'numpy', 'trax', 'gin', 'rich'} & sys.modules.keys()
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  assert '--no_compile' in done.stdout
+
+
+# The tree ---------------------------------------------------------------------
+
+
+def tree(layer, length=8):
+  batch = token_shapes((2, length))
+  return model_tree(layer, *abstract_init(layer, batch), batch)
+
+
+def names(root):
+  return [node.name for _, node in root.walk()]
+
+
+def Outer():
+  def Nested():
+    return tl.Serial(tl.Dense(2))
+
+  inner = Inner(tl.Serial(tl.Dense(5), tl.Serial(tl.Dense(4))))
+  return tl.Serial(tl.Embedding(7, 4), tl.Serial(inner, tl.Dropout(), Nested()))
+
+
+def Inner(layer):
+  return tl.Serial(residual(layer))
+
+
+def residual(layer):
+  return tl.Residual(layer, tl.Relu(), tl.Fn('Twice', lambda x: 2 * x))
+
+
+def test_compositions_are_called_after_the_functions_that_make_them():
+  root = tree(Outer())
+  # What `residual` and `Nested` compose is part of the function around them.
+  # Outer's series inside Inner is no second Outer, and the one inside that is
+  # part of it.
+  assert [
+    (level, node.name, node.n_parameters) for level, node in root.walk()
+  ] == [
+    (0, 'Outer', 87),
+    (1, 'Embedding_7_4', 28),
+    (1, 'Inner', 49),
+    (2, 'Serial', 49),
+    (3, 'Dense_5', 25),
+    (3, 'Dense_4', 24),
+    (1, 'Dense_2', 10),
+  ]
+  dense = root.children[1].children[0].children[0]
+  assert (dense.inputs, dense.outputs) == (((2, 8, 4),), ((2, 8, 5),))
+
+
+def test_the_weights_of_a_shared_layer_count_once():
+  dense = tl.Dense(4)
+  root = tree(tl.Serial(tl.Embedding(7, 4), dense, tl.Relu(), dense))
+  assert [node.n_parameters for node in root.children] == [28, 20]
+  assert root.n_parameters == 48
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_layers_inside_loops_are_seen(remat):
+  layer = TransformerLM(
+    toy.VOCAB, d_model=8, d_ff=8, n_heads=2, n_layers=3, remat=remat
+  )
+  found = names(tree(layer))
+  assert found.count('DecoderBlock') == 1 and 'FeedForward' in found
+  assert ('Remat' in found) == remat
+  # Seen again, although JAX has traced it before.
+  assert names(tree(layer)) == found
+
+
+def test_the_weights_of_alternatives_count_once():
+  layer = HourglassLM(
+    toy.VOCAB,
+    d_model=8,
+    d_ff=8,
+    n_heads=2,
+    hierarchy='2@2',
+    shorten=AverageShorten,
+    upsample=RepeatUpsample,
+    shorten_factor_dropout=(2, 4),
+  )
+  root = tree(layer)
+  assert {'AverageShorten(2)', 'AverageShorten(4)'} <= set(names(root))
+  for _, node in root.walk():
+    if node.children:
+      parts = sum(child.n * child.n_parameters for child in node.children)
+      assert node.n_parameters == parts, node.name
+
+
+def test_layers_without_weights_that_reshape_are_seen():
+  average = tl.Fn('Average', lambda x: x.reshape(2, 4, 2, 4).mean(2))
+  heads = tl.Fn('Heads', lambda x: x.reshape(2, 4, 2, 2))
+  root = tree(tl.Serial(tl.Embedding(7, 4), average, heads))
+  assert names(root)[1:] == ['Embedding_7_4', 'Average']
+  assert root.children[1].outputs == ((2, 4, 4),)
+
+
+def test_no_tracer_is_left_in_a_layer():
+  layer = tl.Serial(tl.Embedding(7, 4), tl.Dense(4))
+  tree(layer)
+  left = [(x.weights, x.state, x.rng) for x in (layer, *layer.sublayers)]
+  assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(left))
+
+
+# Tables -----------------------------------------------------------------------
+
+
+def test_amounts():
+  amounts = [0, 7, 999, 1000, 1234, 45_678, 10**6, 4.2e15, 5e21]
+  assert [tables.amount(n, 'B') for n in amounts] == [
+    '0 B',
+    '7 B',
+    '999 B',
+    '1 kB',
+    '1.23 kB',
+    '45.7 kB',
+    '1 MB',
+    '4.2 PB',
+    '5e+03 EB',
+  ]
+
+
+def test_no_line_is_cut_off_in_a_pipe(capsys):
+  tables.print_table(('a', 'b'), [('x' * 300, '[bold]7'), ('y', '12')], [1])
+  head, first, second = capsys.readouterr().out.splitlines()
+  assert first == f'{"x" * 300}   [bold]7' and len(second) == len(first)
+  assert head.startswith('a ') and head.endswith('b')
+
+
+def test_blanks_are_like_data():
+  data = Blanks(2, 3, 5)
+  batch = data.train_batch(0)
+  assert {name: x.shape for name, x in batch.items()} == {
+    'inputs': (2, 3),
+    'targets': (2, 3),
+    'weights': (2, 3),
+    'start_of_sequence': (2,),
+    'sources': (2, 5),
+  }
+  assert batch['sources'].dtype == batch['inputs'].dtype == np.int32
+
+
+def test_a_tree_of_shapes_is_the_tree_of_a_batch():
+  layer = TransformerLM(toy.VOCAB, d_model=8, d_ff=8, n_heads=2, n_layers=3)
+  assert layer_tree.tree(layer, (2, 8)) == tree(layer)
+  head, root, *parts = layer_tree.tree(layer, (2, 8)).text(1).splitlines()
+  assert head.split() == ['layer', 'parameters', 'in', 'out']
+  assert re.fullmatch(r'TransformerLM +\d,\d{3}   \(2, 8\) +\(2, 8, 17\)', root)
+  assert any(line.startswith('  Repeat(3) ...') for line in parts)
+
+
+def test_a_layer_alone_is_its_own_tree():
+  root = layer_tree.tree(tl.Fn('Twice', lambda x: 2 * x), (2, 3, 4))
+  assert (root.name, root.outputs) == ('Twice', ((2, 3, 4),))
+
+
+def test_a_tree_says_how_many_inputs_a_layer_takes():
+  with pytest.raises(ValueError, match='Add takes 2 inputs: got shapes of 1'):
+    layer_tree.tree(tl.Add(), (2, 8))

@@ -1,0 +1,778 @@
+"""Tests of the gin door on small fakes: names, types, use, round trips."""
+
+import random
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gin
+import numpy as np
+import pytest
+
+from trax_hier import config
+from trax_hier.compat import base, tl
+
+# Fakes ------------------------------------------------------------------------
+
+
+def fakerun(
+  model: Callable,
+  data: Any = None,
+  steps: int = 10,
+  name: str = 'run',
+  clip: float | None = None,
+  debug: bool = False,
+):
+  return {
+    'model': model(),
+    'data': data,
+    'steps': steps,
+    'name': name,
+    'clip': clip,
+    'debug': debug,
+  }
+
+
+def FakeLM(
+  d_model: int = 8,
+  dropout: float = 0.1,
+  hierarchy: str = '1@1',
+  block: Callable | None = None,
+  shape: tuple[int, ...] = (1, 2),
+  kind: Literal['average', 'linear'] = 'average',
+  vocab: Sequence[str] = (),
+  mode: str = 'train',
+):
+  return ('FakeLM', d_model, dropout, hierarchy, shape, kind, vocab, mode) + (
+    (block(), block(n_heads=1)) if block else ()
+  )
+
+
+def FakeBlock(n_heads: int = 2, parts: Any = (), old=0.5, **kwargs):
+  return ('FakeBlock', n_heads, _called(parts), old)
+
+
+def FakePart(d_ff: int = 4):
+  return ('ours', d_ff)
+
+
+def TheirFakePart(width: int = 4):
+  return ('theirs', width)
+
+
+class FakeData:
+  def __init__(self, path: str = 'a', seed: int = 0):
+    self.args = (path, seed)
+
+  def __eq__(self, other):
+    return self.args == other.args
+
+
+class Protocolish:
+  """A class that is no data set."""
+
+
+def typed_data(data: FakeData, limit: 'int | None' = None):
+  return (data.args, limit)
+
+
+def _called(part):
+  if isinstance(part, dict):
+    return {k: _called(v) for k, v in part.items()}
+  if isinstance(part, list | tuple):
+    return type(part)(map(_called, part))
+  return part() if callable(part) else part
+
+
+@pytest.fixture(autouse=True)
+def fakes(tmp_path, monkeypatch):
+  """Registers the fakes for one test, in an empty current folder."""
+  monkeypatch.chdir(tmp_path)
+  ours = {f.__name__: f for f in (fakerun, FakeLM, FakeBlock, FakePart)}
+  ours |= {f.__name__: f for f in (FakeData, Protocolish, typed_data)}
+  selectors, made = [], {}
+  for name, fn in ours.items():
+    deny = ['mode'] if name == 'FakeLM' else None
+    made[name] = gin.external_configurable(
+      fn, name, module='trax_hier.testing', denylist=deny
+    )
+    selectors.append(f'trax_hier.testing.{name}')
+  for module in ('trax.testing', 'other.testing'):
+    name = 'FakePart' if module == 'trax.testing' else 'Elsewhere'
+    made[module] = gin.external_configurable(
+      TheirFakePart if module == 'trax.testing' else lambda x=1: x,
+      name,
+      module=module,
+    )
+    selectors.append(f'{module}.{name}')
+  config.clear()
+  yield made
+  config.clear()
+  for selector in selectors:
+    entry = gin.config._REGISTRY.pop(selector)
+    gin.config._INVERSE_REGISTRY.pop(entry.wrapped, None)
+
+
+def parse(text: str, *bindings: str):
+  """Parses `text` as the file a.gin."""
+  with open('a.gin', 'w') as f:
+    f.write(textwrap.dedent(text).lstrip('\n'))
+  config.parse(['a.gin'], bindings)
+
+
+def message(text: str, *bindings: str) -> str:
+  with pytest.raises(config.ConfigError) as e:
+    parse(text, *bindings)
+  return str(e.value)
+
+
+# Files and bindings -----------------------------------------------------------
+
+
+def test_later_files_win_and_bindings_come_on_top(fakes, tmp_path):
+  (tmp_path / '1.gin').write_text('FakeBlock.n_heads = 1\nFakePart.d_ff = 1\n')
+  (tmp_path / '2.gin').write_text('FakeBlock.n_heads = 3\nFakePart.d_ff = 3\n')
+  config.parse(['1.gin', '2.gin'], ['FakePart.d_ff = 5'])
+  assert fakes['FakeBlock']()[1] == 3
+  assert fakes['FakePart']() == ('ours', 5)
+
+
+def test_include_is_found_beside_the_including_file(fakes, tmp_path):
+  (tmp_path / 'sub/base').mkdir(parents=True)
+  (tmp_path / 'sub/a.gin').write_text(
+    "include 'base/x.gin'\nFakeBlock.n_heads = %N\n"
+  )
+  (tmp_path / 'sub/base/x.gin').write_text('N = 7\n')
+  config.parse(['sub/a.gin'])
+  assert fakes['FakeBlock']()[1] == 7
+  at = [b.location for b in config.resolved()]
+  assert [(x.file, x.line) for x in at] == [
+    ('sub/base/x.gin', 1),
+    ('sub/a.gin', 2),
+  ]
+
+
+@pytest.mark.parametrize(
+  'name', ['quick.gin', 'gin/quick.gin', 'sub/enwik8.gin', 'gin/sub/enwik8.gin']
+)
+def test_packaged_files_are_found_from_any_folder(
+  fakes, tmp_path, monkeypatch, name
+):
+  packaged = tmp_path / 'installed'
+  (packaged / 'sub').mkdir(parents=True)
+  (packaged / 'quick.gin').write_text("include 'sub/enwik8.gin'\n")
+  (packaged / 'sub/enwik8.gin').write_text('FakeBlock.n_heads = 9\n')
+  monkeypatch.setattr(config.files, 'packaged_gin_dir', lambda: packaged)
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  config.parse([name])
+  assert fakes['FakeBlock']()[1] == 9
+
+
+def test_current_folder_comes_before_the_packaged_files(
+  fakes, tmp_path, monkeypatch
+):
+  packaged = tmp_path / 'installed'
+  packaged.mkdir()
+  (packaged / 'a.gin').write_text('FakeBlock.n_heads = 1\n')
+  monkeypatch.setattr(config.files, 'packaged_gin_dir', lambda: packaged)
+  parse('FakeBlock.n_heads = 2')
+  assert fakes['FakeBlock']()[1] == 2
+
+
+def test_packaged_gin_dir_holds_gin_files_beside_the_checkout():
+  assert config.packaged_gin_dir().name == 'gin'
+  assert config.packaged_gin_dir().is_dir()
+
+
+def test_missing_file_names_the_places_looked_in(tmp_path):
+  with pytest.raises(config.ConfigError) as e:
+    config.parse(['sub/nix.gin'])
+  assert str(e.value).startswith("there is no gin file 'sub/nix.gin'")
+  assert str(tmp_path / 'sub/nix.gin') in str(e.value)
+  assert str(config.packaged_gin_dir() / 'sub/nix.gin') in str(e.value)
+
+
+def test_missing_include_names_the_statement():
+  found = message("FakePart.d_ff = 1\ninclude 'base/nix.gin'\n")
+  assert found.startswith(
+    "a.gin:2: include 'base/nix.gin': there is no gin file 'base/nix.gin'"
+  )
+
+
+def test_missing_file_suggests_a_packaged_one(tmp_path, monkeypatch):
+  (tmp_path / 'p/hourglass').mkdir(parents=True)
+  (tmp_path / 'p/hourglass/enwik8.gin').write_text('')
+  monkeypatch.setattr(config.files, 'packaged_gin_dir', lambda: tmp_path / 'p')
+  with pytest.raises(config.ConfigError, match=r"mean 'hourglass/enwik8\.gin'"):
+    config.parse(['hourglas/enwik8.gin'])
+
+
+def test_folder_binary_and_empty_name(tmp_path):
+  (tmp_path / 'd').mkdir()
+  (tmp_path / 'b.gin').write_bytes(b'\x80\xff\x00')
+  for name, expected in [
+    ('d', f'{tmp_path / "d"} is a folder, not a gin file'),
+    (
+      'b.gin',
+      f'{tmp_path / "b.gin"} is not a gin file: byte 0 is not UTF-8 text',
+    ),
+    ('', 'the name of a gin file is empty'),
+  ]:
+    with pytest.raises(config.ConfigError) as e:
+      config.parse([name])
+    assert str(e.value) == expected
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+  (tmp_path / 'a.gin').write_text('')
+
+  def refuse(*args, **kwargs):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr('builtins.open', refuse)
+  with pytest.raises(config.ConfigError) as e:
+    config.parse(['a.gin'])
+  assert str(e.value) == f'cannot read {tmp_path / "a.gin"}: Permission denied'
+
+
+def test_include_cycle(tmp_path):
+  (tmp_path / 'b.gin').write_text("include 'a.gin'\n")
+  assert message("include 'b.gin'") == (
+    "b.gin:1: include 'a.gin': a file cannot include itself: "
+    'a.gin includes b.gin includes a.gin'
+  )
+
+
+def test_an_error_binds_nothing(fakes):
+  message('FakeBlock.n_heads = 5\nFakeBlock.n_hads = 6\n')
+  assert config.resolved() == []
+  assert fakes['FakeBlock']()[1] == 2
+
+
+def test_import_statement(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(str(tmp_path))
+  (tmp_path / 'hier_fake_module.py').write_text('1 / 0\n')
+  assert message('import hier_fake_modul').startswith(
+    "a.gin:1: import hier_fake_modul: cannot import 'hier_fake_modul':"
+    ' ModuleNotFoundError: No module named'
+  )
+  assert message('import hier_fake_module').endswith(
+    'ZeroDivisionError: division by zero'
+  )
+  assert '__gin__' in message('from __gin__ import dynamic_registration')
+  parse('import json.decoder\nfrom json import encoder\n')
+  text = config.operative_text()
+  assert '\nimport json.decoder\nfrom json import encoder\n' in text
+
+
+def test_block_syntax(fakes):
+  parse("""
+      FakePart:
+        d_ff = 3
+      big/FakePart:
+        d_ff = 30
+      """)
+  assert fakes['FakePart']() == ('ours', 3)
+  with gin.config_scope('big'):
+    assert fakes['FakePart']() == ('ours', 30)
+
+
+# Faults of a statement: exact messages ----------------------------------------
+
+FAULTS = {
+  # Names.
+  'FakeML.d_model = 1': "there is no configurable 'FakeML'; did you mean",
+  'fakelm.d_model = 1': "there is no configurable 'fakelm'; did you mean"
+  " 'FakeLM'",
+  'Zzqy.x = 1': "there is no configurable 'Zzqy'; is the `import` of its module"
+  ' missing?',
+  'FakeLM.d_modl = 1': "FakeLM has no parameter 'd_modl'; did you mean"
+  " 'd_model'? Its parameters: d_model, dropout, hierarchy, block, shape, kind,"
+  ' vocab',
+  'FakeLM.zzz = 1': "FakeLM has no parameter 'zzz'. Its parameters: d_model,",
+  'FakeBlock.n_head = 1': "FakeBlock has no parameter 'n_head'; did you mean"
+  " 'n_heads'? Its parameters: n_heads, parts, old",
+  'FakeBlock.kwargs = 1': "FakeBlock has no parameter 'kwargs'. Its",
+  'FakeData.self = 1': "FakeData has no parameter 'self'."
+  ' Its parameters: path, seed',
+  'middle/FakeBlock.n_heds = 1': "FakeBlock has no parameter 'n_heds'; did you",
+  "FakeLM.mode = 'eval'": "FakeLM sets its parameter 'mode' itself: gin cannot",
+  'FakeLM.block = @FakeBlok': "there is no configurable '@FakeBlok'; did you"
+  " mean 'FakeBlock'",
+  "FakeBlock.parts = (1, {'a': [@middle/FakePrt]})": 'there is no configurable'
+  " '@FakePrt'; did you mean 'FakePart'",
+  'FakeLM.d_model = %D_MODEL': 'there is no macro %D_MODEL',
+  "FakeBlock.parts = (1, {'a': %NOPE})": 'there is no macro %NOPE',
+  'D = %D': 'the macro D is defined by itself',
+  # Types.
+  "FakeLM.d_model = '8'": "FakeLM.d_model takes int, not str '8'; did you mean"
+  ' 8?',
+  'FakeLM.d_model = 8.0': 'FakeLM.d_model takes int, not float 8.0; did you'
+  ' mean 8?',
+  'FakeLM.d_model = 8.5': 'FakeLM.d_model takes int, not float 8.5',
+  'FakeLM.d_model = True': 'FakeLM.d_model takes int, not bool True',
+  'FakeLM.d_model = None': 'FakeLM.d_model takes int, not None',
+  'FakeLM.d_model = @FakeBlock': 'FakeLM.d_model takes int, not @FakeBlock',
+  'FakeLM.d_model = @FakeData()': 'FakeLM.d_model takes int, not @FakeData()',
+  "FakeLM.dropout = '0.1'": "FakeLM.dropout takes float, not str '0.1'; did you"
+  ' mean 0.1?',
+  'FakeLM.dropout = False': 'FakeLM.dropout takes float, not bool False',
+  'FakeLM.hierarchy = 3': 'FakeLM.hierarchy takes str, not int 3',
+  'FakeLM.shape = 3': 'FakeLM.shape takes tuple[int, ...], not int 3; did you'
+  ' mean (3,)?',
+  'FakeLM.shape = [3]': 'FakeLM.shape takes tuple[int, ...], not list [3]; did'
+  ' you mean (3,)?',
+  "FakeLM.shape = (3, 'a')": 'FakeLM.shape takes tuple[int, ...], not tuple'
+  " (3, 'a')",
+  "FakeLM.vocab = 'abc'": "FakeLM.vocab takes Sequence[str], not str 'abc'; did"
+  " you mean ('abc',)?",
+  "FakeLM.kind = 'lineer'": "FakeLM.kind takes one of 'average', 'linear', not"
+  " str 'lineer'; did you mean 'linear'?",
+  "FakeLM.block = 'FakeBlock'": 'FakeLM.block takes a reference such as @Name'
+  " or None, not str 'FakeBlock'; did you mean @FakeBlock?",
+  'FakeLM.block = @FakeData()': 'FakeLM.block takes a reference such as @Name'
+  ' or None, not @FakeData(); did you mean @FakeData?',
+  "FakeLM.block = 'x'": 'FakeLM.block takes a reference such as @Name or None,'
+  " not str 'x'",
+  'fakerun.debug = 1': 'fakerun.debug takes bool, not int 1',
+  "fakerun.debug = 'true'": "fakerun.debug takes bool, not str 'true'; did you"
+  ' mean True?',
+  "fakerun.clip = '1'": "fakerun.clip takes float or None, not str '1'",
+  "FakeBlock.old = 'x'": 'FakeBlock.old takes int or float or None, not'
+  " str 'x'",
+  'typed_data.data = @FakeData': 'typed_data.data takes FakeData, not'
+  ' @FakeData; did you mean @FakeData()?',
+  'typed_data.data = @Protocolish()': 'typed_data.data takes FakeData, not'
+  ' @Protocolish()',
+  "typed_data.limit = 'x'": "typed_data.limit takes int or None, not str 'x'",
+  # Syntax.
+  'FakeLM.d_model 3': "syntax error: Couldn't parse statement, expected",
+  'FakeLM.d_model = ': 'syntax error: Unable to parse value.',
+  'FakeLM.hierarchy = 2@6': 'syntax error: Expected newline.',
+  'FakeLM.kind = linear': "syntax error: 'linear' is not a value: strings take"
+  ' quotes, references a leading @, macros a leading %; Python spells True',
+  "FakeLM.kind = 'linear": 'syntax error: ',
+  'include base.gin': 'syntax error: ',
+}
+
+
+@pytest.mark.parametrize('binding', FAULTS)
+def test_one_message_names_file_line_and_binding(binding):
+  in_file = message(f'# comment\n\n{binding}\nFakePart.d_ff = 2\n')
+  assert in_file.startswith(f'a.gin:3: {binding.strip()}: {FAULTS[binding]}')
+  on_command_line = message('', binding)
+  assert on_command_line.startswith(
+    f"--config='{binding.strip()}': {FAULTS[binding]}"
+  )
+  for found in (in_file, on_command_line):
+    assert '\n' not in found
+    assert not re.search(' at 0x|ast\\.', found)
+
+
+@pytest.mark.parametrize(
+  'binding',
+  [
+    'FakeLM.dropout = 1',
+    'FakeLM.shape = ()',
+    'FakeLM.shape = (3, 4, 5)',
+    "FakeLM.vocab = ['a', 'b']",
+    "FakeLM.vocab = ('a',)",
+    'FakeLM.block = None',
+    'FakeLM.block = @middle/FakeBlock',
+    'FakeLM.block = @FakeBlock()',
+    'FakeLM.d_model = @FakePart()',
+    'fakerun.clip = None',
+    'fakerun.clip = 2',
+    "fakerun.data = [1, {'a': @FakeData}]",
+    'FakeBlock.old = None',
+    'FakeBlock.old = 2',
+    'typed_data.data = @FakeData()',
+    'typed_data.limit = 3',
+  ],
+)
+def test_right_types_pass(binding):
+  parse(binding)
+
+
+def test_unclosed_bracket_names_the_line_of_its_statement():
+  found = message('FakePart.d_ff = 1\n\n# x\nFakeLM.shape = (1\nN = 3\n')
+  assert found == (
+    "a.gin:5: N = 3: syntax error: Expected ',' or ')'. (the statement starts"
+    ' at line 4)'
+  )
+  found = message('FakePart.d_ff = 1\n\n# x\nFakeLM.shape = (1,\n  2,\n\n')
+  assert found.startswith('a.gin:4: FakeLM.shape = (1,: syntax error: ')
+
+
+# Macros -----------------------------------------------------------------------
+
+
+def test_macros_reach_through_macros_files_and_containers(fakes):
+  parse(
+    """
+      FakeLM.shape = (%N, %M)
+      M = %N
+      N = 1
+      """,
+    'N = 4',
+  )
+  assert fakes['FakeLM']()[4] == (4, 4)
+
+
+def test_misspelt_macro_suggests():
+  assert message('D_MODEL = 3\nFakeLM.d_model = %D_MODL\n') == (
+    'a.gin:2: FakeLM.d_model = %D_MODL: there is no macro %D_MODL; did you mean'
+    " 'D_MODEL'?"
+  )
+
+
+def test_type_through_a_macro_names_both_places():
+  assert message("D = '8'\nFakeLM.d_model = %D\n") == (
+    "a.gin:2: FakeLM.d_model = %D: FakeLM.d_model takes int, not str '8'; did"
+    ' you mean 8? (%D is set at a.gin:1)'
+  )
+
+
+def test_required_macro_names_its_users(fakes):
+  text = """
+      D = %gin.REQUIRED
+      TWICE = %D
+      FakeLM.d_model = %D
+      FakeLM.shape = (1, %TWICE)
+      """
+  assert message(text) == (
+    'a.gin:1: D = %gin.REQUIRED: D must be given a value, as in'
+    " --config='D = ...'; used by TWICE (a.gin:2), FakeLM.d_model (a.gin:3),"
+    ' FakeLM.shape (a.gin:4)'
+  )
+  parse(text, 'D = 6')
+  assert fakes['FakeLM']()[1] == 6
+  assert fakes['FakeLM']()[4] == (1, 6)
+  config.check_used()
+
+
+def test_required_parameter():
+  assert message('a/FakeLM.d_model = %gin.REQUIRED') == (
+    'a.gin:1: a/FakeLM.d_model = %gin.REQUIRED: a/FakeLM.d_model must be given'
+    " a value, as in --config='a/FakeLM.d_model = ...'"
+  )
+
+
+def test_macro_cycle():
+  assert 'the macro A is defined by itself' in message('A = (%B, 1)\nB = %A\n')
+
+
+# Names that both trax and trax_hier register ----------------------------------
+
+
+def test_short_name_means_ours_and_the_full_name_theirs(fakes):
+  parse("""
+      FakePart.d_ff = 5
+      testing.FakePart.d_ff = 6
+      trax.testing.FakePart.width = 7
+      FakeBlock.parts = (@FakePart, @trax.testing.FakePart)
+      """)
+  assert fakes['FakePart']() == ('ours', 6)
+  assert fakes['trax.testing']() == ('theirs', 7)
+  assert fakes['FakeBlock']()[2] == (('ours', 6), ('theirs', 7))
+  text = config.operative_text()
+  assert '\nFakePart.d_ff = 6\n' in text
+  assert '\ntrax.testing.FakePart.width = 7\n' in text
+  assert '\nFakeBlock.parts = (@FakePart, @trax.testing.FakePart)\n' in text
+
+
+def test_ambiguous_name_of_ours_asks_for_the_full_one():
+  gin.external_configurable(
+    lambda x=1: x, 'FakePart', module='trax_hier.testing2'
+  )
+  try:
+    found = message('FakePart.d_ff = 1')
+  finally:
+    gin.config._REGISTRY.pop('trax_hier.testing2.FakePart')
+  assert found == (
+    "a.gin:1: FakePart.d_ff = 1: 'FakePart' may mean trax.testing.FakePart or"
+    ' trax_hier.testing.FakePart or trax_hier.testing2.FakePart: write the full'
+    ' name'
+  )
+
+
+# Use --------------------------------------------------------------------------
+
+
+def unused(**kwargs) -> str:
+  with pytest.raises(config.ConfigError) as e:
+    config.check_used(**kwargs)
+  return str(e.value)
+
+
+def test_binding_nobody_calls():
+  parse('FakePart.d_ff = 1')
+  assert unused() == (
+    'a.gin:1: FakePart.d_ff = 1: nothing calls FakePart, so the binding has no'
+    ' effect'
+  )
+  config.check_used(called_later=['FakePart'])
+
+
+def test_binding_whose_callers_pass_the_argument(fakes):
+  parse('FakePart.d_ff = 1')
+  fakes['FakePart'](d_ff=2)
+  fakes['FakePart'](3)
+  assert "the callers of FakePart set 'd_ff' themselves, so" in unused()
+  fakes['FakePart']()
+  config.check_used()
+
+
+def test_binding_in_another_scope(fakes):
+  parse('middle/FakePart.d_ff = 1')
+  fakes['FakePart']()
+  with gin.config_scope('middles'):
+    fakes['FakePart']()
+  assert (
+    "FakePart is called in no scope and scope 'middles', never in scope"
+    " 'middle'"
+  ) in unused()
+  with gin.config_scope('middle'), gin.config_scope('inner'):
+    fakes['FakePart']()
+  config.check_used()
+
+
+def test_unused_macros(fakes):
+  parse('steps = 5\nD = 1\nE = %D\nFakePart.d_ff = %E\n')
+  assert unused() == (
+    '4 bindings have no effect:\n'
+    '  a.gin:1: steps = 5: no binding uses the macro %steps (a parameter would'
+    ' be Name.parameter)\n'
+    '  a.gin:2: D = 1: %D stands only in bindings without effect\n'
+    '  a.gin:3: E = %D: %E stands only in bindings without effect\n'
+    '  a.gin:4: FakePart.d_ff = %E: nothing calls FakePart'
+  )
+  fakes['FakePart']()
+  assert unused().startswith('a.gin:1: steps = 5: ')
+
+
+def test_value_hidden_by_a_scope_counts_as_used(fakes):
+  parse('FakePart.d_ff = 1\nmiddle/FakePart.d_ff = 2\n')
+  with gin.config_scope('middle'):
+    assert fakes['FakePart']() == ('ours', 2)
+  config.check_used()
+
+
+def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
+  text = """
+      N = 3
+      fakerun.model = @FakeLM
+      FakeLM.block = @FakeBlock
+      FakeBlock.n_heads = %N
+      """
+  parse(text, 'fakerun.model = @FakePart')
+  fakes['fakerun']()
+  config.check_used()
+  assert 'FakeBlock' not in config.operative_text()
+  assert 'N = 3' not in config.operative_text()
+  config.clear()
+  # Bindings later than the override, or beside one that is no choice, are not.
+  parse(text, 'fakerun.model = @FakePart', 'FakeBlock.old = 1')
+  fakes['fakerun']()
+  assert unused().startswith("--config='FakeBlock.old = 1': nothing calls")
+  config.clear()
+  parse(text + '\nfakerun.steps = 3\nFakePart.d_ff = 1\n', 'fakerun.steps = 4')
+  fakes['fakerun']()
+  assert 'FakePart.d_ff = 1: nothing calls FakePart' in unused()
+
+
+def test_explain_makes_one_message_of_gins(fakes):
+  parse('big/fakerun.steps = 3')
+  with pytest.raises(TypeError) as e, gin.config_scope('big'):
+    fakes['fakerun']()
+  assert config.explain(e.value) == (
+    'big/fakerun.model must be given a value, as in'
+    " --config='big/fakerun.model = ...'"
+  )
+
+  def check():
+    config.parse(bindings=['fakerun.stps = 3'])
+
+  parse('fakerun.model = @FakePart')
+  with pytest.raises(config.ConfigError) as e:
+    fakes['fakerun'](model=check)
+  assert '\n' in str(e.value)
+  assert config.explain(e.value).endswith(' debug')
+  assert config.explain(ValueError('a\nb')) == 'a\nb'
+
+
+def test_explain_keeps_what_a_layer_has_to_say():
+  def fail(x):
+    raise ValueError('n_heads = 3 does not fit')
+
+  layer = tl.Serial(tl.Serial(tl.Fn('Fails', fail)))
+  with pytest.raises(base.LayerError) as e:
+    layer(np.ones(2))
+  message = 'Fails: n_heads = 3 does not fit (got (2,) float64)'
+  assert str(e.value) == config.explain(e.value) == message
+
+
+def test_value_of_a_parameter(fakes):
+  parse("""
+      N = 3
+      FakeLM.d_model = %N
+      fakerun.model = @middle/FakeBlock
+      middle/FakeBlock.n_heads = %N
+      fakerun.data = [@FakeData()]
+      FakeData.path = 'x'
+      """)
+  assert config.value('FakeLM.d_model') == 3
+  assert config.value('trax_hier.testing.FakeLM.d_model') == 3
+  assert config.value('fakerun.model')() == fakes['FakeBlock'](n_heads=3)
+  assert config.value('fakerun.data') == [fakes['FakeData']()]
+  with pytest.raises(config.ConfigError, match='shape must be given'):
+    config.value('FakeLM.shape')
+  with pytest.raises(config.ConfigError, match="no configurable 'FakeML'"):
+    config.value('FakeML.shape')
+
+
+def test_explain_names_a_parameter_required_in_python():
+  @gin.configurable(module='trax_hier.testing')
+  def needs(x=gin.REQUIRED):
+    return x
+
+  try:
+    with pytest.raises(RuntimeError) as e:
+      needs()
+  finally:
+    gin.config._REGISTRY.pop('trax_hier.testing.needs')
+  assert config.explain(e.value) == (
+    "Required bindings for `needs` not provided in config: ['x']"
+  )
+
+
+# The operative config ---------------------------------------------------------
+
+WHOLE = r"""
+    import json.decoder
+    N = 3
+    ALL = (%N, 'x')
+    UNUSED_NUMBER = 4
+    fakerun.model = @FakeLM
+    fakerun.name = 'it\'s "quoted" # not a comment, {braces} \n two lines'
+    fakerun.data = @FakeData()
+    fakerun.clip = None
+    FakeData.path = "C:\\data"
+    FakeLM.block = @middle/FakeBlock
+    FakeLM.dropout = 1e999
+    FakeLM.shape = (1, %N, -3)
+    FakeLM.vocab = ['a long word number one', 'a long word number two', '%N @x']
+    FakeBlock.n_heads = 8
+    middle/FakeBlock.old = %UNUSED_NUMBER
+    middle/FakeBlock.parts = {
+      'zz': @deep/er/FakePart,
+      'a': [@trax.testing.FakePart, @FakePart(), None, True, ()],
+      'all': %ALL,
+    }
+    deep/FakePart.d_ff = 40
+    deep/er/FakePart.d_ff = 41
+    FakePart.d_ff = 2
+    """
+
+
+def test_operative_config_runs_the_same_again(fakes):
+  parse(WHOLE)
+  first = fakes['fakerun']()
+  config.check_used()
+  text = config.operative_text()
+  assert text.startswith('# Operative configuration')
+  assert '\n# Read from: a.gin\n' in text
+  assert '\nfakerun.steps = 10\n' in text  # a default
+  assert 'FakeLM.mode' not in text  # denied to gin
+  assert max(map(len, text.splitlines())) <= 81
+
+  config.clear()
+  assert fakes['FakeLM']() != first['model']
+  config.clear()
+  with open('operative.gin', 'w') as f:
+    f.write(text)
+  config.parse(['operative.gin'])
+  assert fakes['fakerun']() == first
+  config.check_used()
+  again = config.operative_text()
+  assert again.replace('operative.gin', 'a.gin') == text
+
+
+def test_operative_config_keeps_what_is_called_later(fakes):
+  parse('N = 7\nFakePart.d_ff = %N\nFakeBlock.n_heads = 3\n')
+  fakes['FakeBlock']()
+  config.check_used(called_later=['FakePart'])
+  text = config.operative_text()
+  config.clear()
+  config.parse(bindings=[text])
+  assert fakes['FakePart']() == ('ours', 7)
+
+
+def test_resolved_tells_where_each_value_comes_from():
+  parse('N = 7\nmiddle/FakePart.d_ff = %N\n', 'N = 8')
+  macro, binding = config.resolved()
+  assert macro.name == 'N'
+  assert macro.value == 8
+  assert macro.location.file is None
+  assert binding.name == 'middle/FakePart.d_ff'
+  assert binding[:3] == ('middle', 'trax_hier.testing.FakePart', 'd_ff')
+  assert binding.location == config.Location(
+    'a.gin', 2, 'middle/FakePart.d_ff = %N'
+  )
+
+
+# Mutations --------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings('ignore:invalid escape')
+def test_mutated_files_parse_or_give_one_message():
+  whole = textwrap.dedent(WHOLE)
+  rng = random.Random(0)
+  failed = 0
+  for _ in range(300):
+    text = list(whole)
+    for _ in range(rng.randint(1, 3)):
+      i = rng.randrange(len(text))
+      text[i : i + rng.randint(0, 3)] = rng.choice(
+        [
+          '',
+          '(',
+          ')',
+          "'",
+          '@',
+          '%',
+          '=',
+          '\n',
+          'q',
+          '\\',
+          '\t',
+          '\0',
+          'é',
+          '0',
+        ]
+      )
+    try:
+      parse(''.join(text))
+    except config.ConfigError as e:
+      failed += 1
+      assert re.match(r'a\.gin:\d+: ', str(e)), e
+      assert '\n' not in str(e)
+    config.clear()
+  assert failed > 150
+
+
+def test_what_a_replaced_part_lacks_is_not_asked_for(fakes):
+  text = """
+      P = %gin.REQUIRED
+      fakerun.model = @FakeLM
+      fakerun.data = @FakeData()
+      FakeData.path = %P
+      """
+  parse(text, 'fakerun.data = @Protocolish()')
+  fakes['fakerun']()
+  config.check_used()
+  config.clear()
+  other = message(text, 'fakerun.model = @FakeBlock')
+  assert 'P must be given a value' in other

@@ -1,0 +1,630 @@
+"""What is wrong in a gin file is one clear message, before any compilation.
+
+Every file of the repository, made tiny as the smoke files make it, is taken
+apart in ways that people do: each operator below makes one change and says why
+it cannot work. The trainer must then exit with code 2 and one message that
+names the place.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import inspect
+import itertools
+import random
+import re
+import typing
+from pathlib import Path
+
+import jax
+import pytest
+
+import trax_hier.storage.configurables  # noqa: F401
+from trax_hier import config, trainer
+from trax_hier.config import names
+
+GIN = Path(config.packaged_gin_dir())
+FILES = sorted(
+  str(path.relative_to(GIN))
+  for path in GIN.rglob('*.gin')
+  if path.parent.name != 'base' and not path.name.startswith('smoke')
+)
+N_MUTANTS = 200
+_STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')
+# What only a reader of the source understands.
+_JARGON = (
+  'Traceback',
+  'NoneType',
+  'has no attribute',
+  'not subscriptable',
+  'not iterable',
+  'unexpected keyword',
+  'positional argument',
+  'not supported between',
+  'unsupported operand',
+  'AttributeError',
+  'AssertionError',
+  'IndexError',
+  'KeyError',
+  'ZeroDivisionError',
+  'TypeError',
+)
+
+
+class NoPlace(Exception):
+  """A file has no place for an operator."""
+
+
+class Mutant(typing.NamedTuple):
+  """A file that cannot work.
+
+  Attributes:
+    operator: what was done to it.
+    text: what it holds.
+    named: what its message must name: one of these.
+  """
+
+  operator: str
+  text: str
+  named: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Statement:
+  """`name = value` at a line, counted from 0, and the hint of what it sets."""
+
+  line: int
+  name: str
+  value: str
+
+  @property
+  def is_macro(self):
+    return '.' not in self.name
+
+  @property
+  def hint(self):
+    if self.is_macro:
+      return None
+    configurable, _, parameter = self.name.rpartition('.')
+    selector = names.resolve(configurable.rpartition('/')[2])
+    made = names.registry()[selector].wrapped
+    return inspect.signature(made).parameters[parameter].annotation
+
+
+class Source:
+  """The lines of a file, and its statements that no later one replaces."""
+
+  def __init__(self, text, rng):
+    self.lines, self.rng = text.splitlines(), rng
+    found = {}
+    for i, line in enumerate(self.lines):
+      if match := _STATEMENT.fullmatch(line):
+        found[match[1]] = Statement(i, match[1], match[2])
+    self.statements = list(found.values())
+
+  def included(self, text=None):
+    """The texts of the files that it includes."""
+    text = '\n'.join(self.lines) if text is None else text
+    texts = []
+    for name in re.findall("^include '(.*)'", text, re.M):
+      inner = (GIN / name).read_text()
+      texts += [inner, *self.included(inner)]
+    return texts
+
+  @property
+  def model(self):
+    """The name of the model."""
+    text = '\n'.join([*self.lines, *self.included()])
+    return re.findall(r'^train\.model = @(\w+)', text, re.M)[0]
+
+  def pick(self, fits):
+    """One of the statements that fit; raises NoPlace if none does."""
+    fitting = [s for s in self.statements if fits(s)]
+    if not fitting:
+      raise NoPlace
+    return self.rng.choice(fitting)
+
+  def mutant(self, statement, line, *named):
+    """The file with another line in place of a statement."""
+    operator = inspect.stack()[1].function
+    lines = list(self.lines)
+    lines[statement.line] = line
+    named = named or (f'mutant.gin:{statement.line + 1}:',)
+    return Mutant(operator, '\n'.join(lines) + '\n', named)
+
+  def with_line(self, line, *named):
+    """The file with one line more, anywhere between statements."""
+    at = self.rng.choice(self.statements).line
+    lines = [*self.lines[:at], *line.split('\n'), *self.lines[at:]]
+    operator = inspect.stack()[1].function
+    named = named or (f'mutant.gin:{at + 1}:',)
+    return Mutant(operator, '\n'.join(lines) + '\n', named)
+
+  def set(self, name, values, operator, *named):
+    """The file with a binding at its end that takes an illegal value."""
+    value = self.rng.choice(values)
+    text = '\n'.join([*self.lines, f'{name} = {value}', ''])
+    return Mutant(operator, text, named or (name, name.rpartition('.')[2]))
+
+
+def is_number(statement):
+  return re.fullmatch(r'[0-9.e-]+', statement.value) and not statement.is_macro
+
+
+def is_whole(statement):
+  return statement.hint is int and statement.value.isdigit()
+
+
+# Operators: each gives a mutant of a file, or raises NoPlace.
+
+
+def misspelt_configurable(source):
+  """No configurable has a name that ends in 'Q'."""
+  s = source.pick(lambda s: not s.is_macro)
+  configurable, _, parameter = s.name.rpartition('.')
+  return source.mutant(s, f'{configurable}Q.{parameter} = {s.value}')
+
+
+def misspelt_parameter(source):
+  """No parameter has a name that ends in 'q'."""
+  s = source.pick(lambda s: not s.is_macro)
+  return source.mutant(s, f'{s.name}q = {s.value}')
+
+
+def misspelt_reference(source):
+  """A reference to nothing."""
+  s = source.pick(lambda s: s.value.startswith('@'))
+  return source.mutant(s, f'{s.name} = {re.sub("@(.*/)?", "@Q", s.value)}')
+
+
+def misspelt_macro(source):
+  """A macro that nothing defines."""
+  s = source.pick(lambda s: s.value.startswith('%') and '.' not in s.value)
+  return source.mutant(s, f'{s.name} = {s.value}_Q')
+
+
+def lost_macro(source):
+  """A macro in use whose only definition is gone."""
+  included = '\n'.join(source.included())
+  values = [s.value for s in source.statements]
+  s = source.pick(
+    lambda s: (
+      s.is_macro
+      and (f'%{s.name}' in values or f'%{s.name}\n' in included)
+      and sum(line.startswith(f'{s.name} =') for line in source.lines) == 1
+      and f'\n{s.name} =' not in included
+    )
+  )
+  return source.mutant(s, '', f'%{s.name}')
+
+
+def lost_bracket(source):
+  """An open bracket."""
+  s = source.pick(lambda s: s.value[-1] in ')]')
+  return source.mutant(s, f'{s.name} = {s.value[:-1]}', 'mutant.gin:')
+
+
+def lost_quote(source):
+  """An open string."""
+  s = source.pick(lambda s: s.value[-1] == "'")
+  return source.mutant(s, f'{s.name} = {s.value[:-1]}', 'mutant.gin:')
+
+
+def curly_quotes(source):
+  """No Python string."""
+  s = source.pick(lambda s: s.value[-1] == "'")
+  value = s.value.replace("'", '\u2019')
+  return source.mutant(s, f'{s.name} = {value}')
+
+
+def lost_equals(source):
+  """A statement of two words."""
+  s = source.pick(lambda s: True)
+  return source.mutant(s, f'{s.name} {s.value}')
+
+
+def two_equals(source):
+  """A comparison is no binding."""
+  s = source.pick(lambda s: True)
+  return source.mutant(s, f'{s.name} == {s.value}')
+
+
+def no_value(source):
+  """A binding to nothing."""
+  s = source.pick(lambda s: True)
+  return source.mutant(s, f'{s.name} =', 'mutant.gin:')
+
+
+def bare_word(source):
+  """A string without quotes."""
+  s = source.pick(lambda s: True)
+  return source.mutant(s, f'{s.name} = many')
+
+
+def arithmetic(source):
+  """Gin does not compute."""
+  s = source.pick(is_number)
+  return source.mutant(s, f'{s.name} = 2 * {s.value}')
+
+
+def lost_at(source):
+  """A reference without its @ is a bare word."""
+  s = source.pick(lambda s: s.value.startswith('@'))
+  return source.mutant(s, f'{s.name} = {s.value[1:]}')
+
+
+def quoted_reference(source):
+  """A string where something is made."""
+  s = source.pick(lambda s: s.value.startswith('@') and not s.is_macro)
+  return source.mutant(s, f"{s.name} = '{s.value}'", s.name)
+
+
+def conflict(source):
+  """What git leaves after a merge."""
+  return source.with_line('<<<<<<< HEAD')
+
+
+def prose(source):
+  """A remark without its #."""
+  return source.with_line('larger models need a smaller rate')
+
+
+def string_for_number(source):
+  """A number is asked for."""
+  s = source.pick(is_number)
+  return source.mutant(s, f"{s.name} = 'many'")
+
+
+def none_for_number(source):
+  """A number that is not optional."""
+  s = source.pick(lambda s: s.hint in (int, float) and is_number(s))
+  return source.mutant(s, f'{s.name} = None')
+
+
+def list_for_number(source):
+  """One number is asked for."""
+  s = source.pick(is_number)
+  return source.mutant(s, f'{s.name} = [{s.value}]')
+
+
+def fraction_for_whole(source):
+  """A whole number is asked for."""
+  s = source.pick(is_whole)
+  return source.mutant(s, f'{s.name} = {s.value}.5')
+
+
+def truth_for_whole(source):
+  """A whole number is asked for."""
+  s = source.pick(is_whole)
+  return source.mutant(s, f'{s.name} = True')
+
+
+def number_for_string(source):
+  """A string is asked for."""
+  s = source.pick(lambda s: s.value[-1] == "'" and not s.is_macro)
+  return source.mutant(s, f'{s.name} = 3')
+
+
+def called_factory(source):
+  """What is asked for is a factory, and gets what it makes."""
+  s = source.pick(lambda s: re.fullmatch(r'@\w+', s.value) and not s.is_macro)
+  return source.mutant(s, f'{s.name} = {s.value}()', s.name)
+
+
+def uncalled_data(source):
+  """What is asked for is a data set, and gets what makes one."""
+  s = source.pick(lambda s: s.value == '@Synthetic()' and 'data' in s.name)
+  return source.mutant(s, f'{s.name} = {s.value[:-2]}', s.name)
+
+
+def required(source):
+  """A value that the user must give, and does not."""
+  s = source.pick(lambda s: s.name != 'train.init_from' and not s.is_macro)
+  return source.mutant(s, f'{s.name} = %gin.REQUIRED')
+
+
+def missing_include(source):
+  """A file that is not there."""
+  return source.with_line("include 'base/nowhere.gin'")
+
+
+def missing_import(source):
+  """A module that is not there."""
+  return source.with_line('import nowhere.at_all')
+
+
+def circular_include(source):
+  """A file that includes itself."""
+  return source.with_line("include 'mutant.gin'")
+
+
+def circular_macros(source):
+  """Two macros that are each the other."""
+  return source.with_line('ROUND = %ABOUT\nABOUT = %ROUND', 'ROUND', 'ABOUT')
+
+
+def not_text(source):
+  """A file in another encoding; see `main`."""
+  return source.with_line('# Größe \udcff', 'UTF-8')
+
+
+def no_whole_number_of_steps(source):
+  """A run has at least one step; so have its other counts."""
+  name = source.rng.choice(['steps', 'eval_every', 'accumulate_steps'])
+  return source.set(f'train.{name}', [0, -3], 'no_whole_number_of_steps')
+
+
+def bad_sizes(source):
+  """No model has parts of no width, or fewer than none."""
+  name = source.rng.choice(['d_model', 'd_ff', 'vocab_size', 'n_heads'])
+  return source.set(f'{source.model}.{name}', [0, -16], 'bad_sizes', name)
+
+
+def too_many_heads(source):
+  """Heads must divide the width."""
+  if source.model == 'BlockRecurrentLM':
+    raise NoPlace
+  return source.set(
+    f'{source.model}.n_heads', [3, 5, 10**9], 'too_many_heads', 'n_heads'
+  )
+
+
+def bad_dropout(source):
+  """Dropout is a rate."""
+  return source.set(f'{source.model}.dropout', [-0.1, 1.0], 'bad_dropout')
+
+
+def bad_hierarchy(source):
+  """Not a palindrome of levels, each a multiple of the one above."""
+  if source.model != 'HourglassLM':
+    raise NoPlace
+  bad = ["'3@3 2@2'", "'3@'", "'abc'", "'1@2 4@3 1@2'", "''", "'2x3'", "'1@0'"]
+  return source.set('HourglassLM.hierarchy', bad, 'bad_hierarchy')
+
+
+def bad_choice(source):
+  """A word that is none of those it may be."""
+  name, values = source.rng.choice(
+    [
+      ('train.compute_dtype', ["'float16'", "'int8'"]),
+      ('Synthetic.task', ["'cpoy'", "''"]),
+      ('multifactor.factors', ["'constant * x'", "''", "'linear warmup'"]),
+    ]
+  )
+  return source.set(name, values, 'bad_choice')
+
+
+def bad_batches(source):
+  """A batch has rows and tokens."""
+  name = source.rng.choice(['batch_size', 'length', 'n_eval_rows'])
+  return source.set(f'Synthetic.{name}', [0, -8], 'bad_batches')
+
+
+def small_vocabulary(source):
+  """The data has more ids than the model."""
+  return source.set(
+    f'{source.model}.vocab_size', [2, 40], 'small_vocabulary', 'vocab_size'
+  )
+
+
+def unused_scope(source):
+  """Nothing is called in such a scope."""
+  return source.set(f'nowhere/{source.model}.d_ff', [64], 'unused_scope')
+
+
+def unused_part(source):
+  """Nothing calls this."""
+  return source.set('HashingLM.width', [3], 'unused_part', 'HashingLM')
+
+
+def no_data_there(source):
+  """A path at which there is nothing."""
+  lines = [
+    *source.lines,
+    'train.data = @TextFiles()',
+    "TextFiles.path = '/nowhere/at/all'",
+    'TextFiles.vocab = None',
+    'TextFiles.batch_size = 8',
+    'TextFiles.length = 64\n',
+  ]
+  return Mutant('no_data_there', '\n'.join(lines), ('/nowhere/at/all',))
+
+
+def parts_swapped(source):
+  """Each is of another kind than what is asked for."""
+  name, value = source.rng.choice(
+    [
+      ('train.data', '@Adam()'),
+      ('train.data', "'enwik8'"),
+      (f'{source.model}.positions', '@Adam'),
+      (f'{source.model}.positions', '@Synthetic'),
+      (f'{source.model}.positions', '@NoPositions()'),
+    ]
+  )
+  return source.set(name, [value], 'parts_swapped')
+
+
+def bad_layers(source):
+  """No model has such layers."""
+  bad = {
+    'HourglassLM': ('vanilla_layers', ['(1, -1)', '(1, 1, 1)', '2']),
+    'TransformerLM': ('n_layers', ['-1']),
+    'BlockRecurrentLM': ('recurrent_layers', ['(0,)', '(99,)', '3']),
+    'Terraformer': ('n_decoder_layers', ['0', '-1']),
+    'ScalingTransformer': ('n_encoder_layers', ['-1', '(1, 1)']),
+    'TopDownLM': ('scales', ['(4, 3, 1)', '()', '(-1,)']),
+    'BottomUpLM': ('n_layers', ['(1,)', '4']),
+  }
+  if source.model not in bad:
+    raise NoPlace
+  name, values = bad[source.model]
+  return source.set(f'{source.model}.{name}', values, 'bad_layers', name)
+
+
+OPERATORS = (
+  misspelt_configurable,
+  misspelt_parameter,
+  misspelt_reference,
+  misspelt_macro,
+  lost_macro,
+  lost_bracket,
+  lost_quote,
+  curly_quotes,
+  lost_equals,
+  two_equals,
+  no_value,
+  bare_word,
+  arithmetic,
+  lost_at,
+  quoted_reference,
+  conflict,
+  prose,
+  string_for_number,
+  none_for_number,
+  list_for_number,
+  fraction_for_whole,
+  truth_for_whole,
+  number_for_string,
+  called_factory,
+  uncalled_data,
+  required,
+  missing_include,
+  missing_import,
+  circular_include,
+  circular_macros,
+  not_text,
+  no_whole_number_of_steps,
+  bad_sizes,
+  too_many_heads,
+  bad_dropout,
+  bad_hierarchy,
+  bad_choice,
+  bad_batches,
+  bad_layers,
+  parts_swapped,
+  unused_part,
+  no_data_there,
+)
+# Seen only when the model has been traced, which takes seconds.
+TRACED = small_vocabulary, unused_scope
+
+
+def tiny(name):
+  """A file and, at its end, what makes it tiny."""
+  text = (GIN / name).read_text()
+  smoke = (GIN / 'smoke.gin').read_text()
+  if name.startswith(('scaling', 'terraformer')) and name != 'scaling/text.gin':
+    sources = (GIN / 'smoke_sources.gin').read_text()
+    smoke = sources.replace("include 'smoke.gin'", smoke)
+  return f'{text}\n{smoke}'
+
+
+def mutants():
+  """The same 200 at every call: operators in turn, each of another file."""
+  rng = random.Random(0)
+  operators = itertools.chain(TRACED * 2, itertools.cycle(OPERATORS))
+  found = []
+  while len(found) < N_MUTANTS:
+    mutant, operator = None, next(operators)
+    while mutant is None:
+      with contextlib.suppress(NoPlace):
+        mutant = operator(Source(tiny(rng.choice(FILES)), rng))
+    found.append(mutant)
+  return found
+
+
+class Built(Exception):
+  """Everything is built, and would now be compiled."""
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capsys):
+  """Runs the trainer on a text; returns code, message, programs compiled.
+
+  Where the trainer would compile, it raises `Built`.
+  """
+  monkeypatch.chdir(tmp_path)
+  check_used = config.check_used
+
+  def checked(*args, **kwargs):
+    check_used(*args, **kwargs)
+    raise Built
+
+  monkeypatch.setattr(config, 'check_used', checked)
+  compiled = []
+
+  def listen(event, duration, **_):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(duration)
+
+  def run(text):
+    compiled.clear()
+    config.clear()
+    Path('mutant.gin').write_text(text, errors='surrogateescape')
+    code = trainer.main(['--config_file=mutant.gin', '--output_dir=run'])
+    err = capsys.readouterr().err
+    assert not list(Path().glob('run/*'))
+    return code, err, len(compiled)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield run
+  jax.monitoring.unregister_event_duration_listener(listen)
+  config.clear()
+
+
+def check(main, mutant):
+  """Asserts that a mutant is one clear message, early."""
+  code, message, compiled = main(mutant.text)
+  about = f'{mutant.operator}: {message}'
+  assert code == 2, about
+  assert message.startswith('trax_hier.trainer: '), about
+  assert message.endswith('\n') and message.count('\n') == 1, about
+  assert len(message) < 700, about
+  assert any(name in message for name in mutant.named), about
+  assert not any(word in message for word in _JARGON), about
+  if mutant.operator not in {operator.__name__ for operator in TRACED}:
+    assert not compiled, about
+
+
+def test_mutants_are_of_all_operators():
+  made = mutants()
+  assert made == mutants()
+  assert len({mutant.text for mutant in made}) > 0.95 * N_MUTANTS
+  counts = collections.Counter(mutant.operator for mutant in made)
+  assert set(counts) == {f.__name__ for f in (*OPERATORS, *TRACED)}
+  assert min(counts.values()) >= 2
+
+
+def test_each_fault_is_one_message_before_any_compilation(main):
+  for mutant in mutants()[2 * len(TRACED) :]:
+    check(main, mutant)
+
+
+@pytest.mark.slow
+def test_faults_seen_in_traced_models(main):
+  for mutant in mutants()[: 2 * len(TRACED)]:
+    check(main, mutant)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'block_recurrent/xl_512.gin',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in FILES
+      if name != 'block_recurrent/xl_512.gin'
+    ),
+  ],
+)
+def test_without_a_fault_it_is_built(main, name):
+  with pytest.raises(Built):
+    main(tiny(name))
+
+
+def test_every_file_without_a_fault_parses(tmp_path):
+  for name in FILES:
+    config.clear()
+    (tmp_path / 'whole.gin').write_text(tiny(name))
+    config.parse([str(tmp_path / 'whole.gin')])
+  config.clear()

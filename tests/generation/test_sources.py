@@ -1,0 +1,277 @@
+"""Encoder-decoder models: their sources in generation and in training."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from trax_hier import data
+from trax_hier import layers as hl
+from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.generation import generate, prepare, sample_text
+from trax_hier.layers.base.stacking import Computed, Once
+from trax_hier.models import (
+  BlockRecurrentLM,
+  ScalingTransformer,
+  TransformerLM,
+)
+from trax_hier.training.build import build
+from trax_hier.training.optimizers import SGD
+
+SIZES = {name: n for name, n in toy.SIZES.items() if name != 'max_len'}
+MODEL = functools.partial(
+  ScalingTransformer,
+  n_encoder_layers=1,
+  n_decoder_layers=2,
+  attention=functools.partial(hl.SparseAttention, n_modules=4),
+  feed_forward=functools.partial(hl.SparseFF, n_elements_in_block=8),
+  positions=functools.partial(hl.LearnedPositions, 20),
+  **SIZES,
+)
+# Positions for fewer tokens than a prompt is read by at a time.
+SHORT = dict(
+  n_encoder_layers=0,
+  n_decoder_layers=1,
+  attention=hl.SelfAttention,
+  positions=functools.partial(hl.LearnedPositions, 200),
+)
+SOURCES = [toy.tokens(9, seed=5)[0], toy.tokens(6, seed=6)[0]]
+PROMPTS = [np.array([3, 4, 5]), np.array([], np.int32)]
+
+
+@functools.cache
+def weights():
+  shapes, _ = toy.shapes(MODEL(mode='eval'), (SOURCES[0][None],) * 2)
+  return toy.random_like(shapes, scale=0.6)
+
+
+def evaluated(source, tokens):
+  """Logits (l, v) of tokens (l,), by evaluation."""
+  layer = MODEL(mode='eval')
+  x = np.stack([source]), np.stack([tokens])
+  _, state = toy.shapes(layer, x)
+  return toy.run(layer, x, weights(), toy.zeros_like(state))[0][0]
+
+
+def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
+  new = generate(MODEL, weights(), PROMPTS, 8, temperature=0, sources=SOURCES)
+  for source, start, row in zip(SOURCES, PROMPTS, new, strict=True):
+    tokens = np.concatenate([start, row])
+    best = np.argmax(evaluated(source, tokens), axis=-1)
+    np.testing.assert_array_equal(best[len(start) :], row)
+  # An empty source too, whatever the length that it is padded to.
+  for empty in ([], np.zeros(3, np.int32)):
+    first = generate(
+      MODEL, weights(), [[1]] * 2, 8, temperature=0, sources=[empty, SOURCES[0]]
+    )[0]
+    alone = generate(MODEL, weights(), [[1]], 8, temperature=0, sources=[[0]])[
+      0
+    ]
+    np.testing.assert_array_equal(first, alone)
+  # Sources matter: the other one's answer is another.
+  swapped = generate(
+    MODEL, weights(), PROMPTS, 8, temperature=0, sources=SOURCES[::-1]
+  )
+  assert not np.array_equal(new[0], swapped[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('precision', ['bfloat16', 'int8'])
+def test_precisions(precision):
+  prepared = prepare(MODEL, weights(), precision)
+  rows = generate(MODEL, prepared, PROMPTS, 4, temperature=0, sources=SOURCES)
+  for source, start, row in zip(SOURCES, PROMPTS, rows, strict=True):
+    tokens = np.concatenate([start, row])
+    logits = np.asarray(evaluated(source, tokens))[len(start) :]
+    chosen = np.take_along_axis(logits, row[:, None], axis=-1)[:, 0]
+    spread = logits.max() - logits.min()
+    assert (logits.max(-1) - chosen < 0.05 * spread).all()
+
+
+def test_a_text():
+  class Letters:
+    size = toy.VOCAB
+
+    def encode(self, text):
+      return np.array([ord(c) - 96 for c in text], np.int32)
+
+    def decode(self, ids):
+      return ''.join(chr(96 + i) for i in ids)
+
+  text = sample_text(
+    MODEL, weights(), Letters(), 'cde', 4, 0.0, source=SOURCES[0]
+  )
+  (row,) = generate(
+    MODEL,
+    weights(),
+    [[3, 4, 5]],
+    4,
+    temperature=0,
+    stop=[[0]],
+    sources=SOURCES[:1],
+  )
+  assert text == Letters().decode(row)
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (dict(sources=None), 'needs sources'),
+    (dict(sources=SOURCES * 2), '4 sources do not go with 2 prompts'),
+    (dict(sources=[[17], [1]]), 'sources holds token 17'),
+    (dict(sources=[[1.5], [1]]), 'sources must be token ids'),
+    (
+      dict(sources=[[1, 0, 0], [3, 4, 0, 5]]),
+      'row 1 has 0 at position 2, .* padding, which may come after the text',
+    ),
+    (
+      dict(sources=[np.ones(21, int)] * 2),
+      '21 positions .* a source, .*LearnedPositions.n_positions = 20',
+    ),
+    (dict(n_tokens=18), '21 positions .* new tokens, .*n_positions = 20'),
+  ],
+)
+def test_bad_arguments(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    generate(
+      **{
+        'model': MODEL,
+        'weights': weights(),
+        'prompt': PROMPTS,
+        'n_tokens': 4,
+        'sources': SOURCES,
+        **arguments,
+      }
+    )
+
+
+@pytest.mark.slow
+def test_a_large_cache_for_few_positions():
+  model = functools.partial(MODEL, **SHORT)
+  given = toy.random_like(
+    toy.shapes(model(mode='eval'), (SOURCES[0][None],) * 2)[0]
+  )
+  prompt = [np.ones(140, np.int32)]
+  settings = dict(temperature=0, sources=SOURCES[:1])
+  (row,) = generate(model, given, prompt, 10, **settings)
+  (same,) = generate(model, given, prompt, 10, max_len=160, **settings)
+  np.testing.assert_array_equal(row, same)
+
+
+def test_sources_for_a_model_that_takes_none():
+  model = functools.partial(TransformerLM, n_layers=0, **SIZES)
+  shapes, _ = toy.shapes(model(mode='eval'), PROMPTS[0][None])
+  with pytest.raises(ValueError, match='encoder-decoder models alone'):
+    generate(model, toy.random_like(shapes), PROMPTS, 4, sources=SOURCES)
+
+
+@pytest.mark.slow
+def test_what_is_computed_once_is_not_in_the_program_that_decodes():
+  layer = MODEL(mode='predict', max_len=16)
+  first = np.stack([SOURCES[0]]), np.zeros((1, 1), np.int32)
+  _, state = toy.shapes(layer, first)
+  laid_out = hl.decoding_weights(layer, weights())
+  fresh = hl.decoding_state(layer, laid_out, toy.zeros_like(state))
+  known = hl.decoding_state(
+    layer, laid_out, toy.zeros_like(state), inputs=first
+  )
+
+  def n_products(state):
+    jaxpr = jax.make_jaxpr(layer.pure_fn)(first, laid_out, state, toy.KEY)
+    return str(jaxpr).count('dot_general')
+
+  # Of a block of the encoder 4 of its attention and 6 of its feed-forward, and
+  # keys with values of two decoder blocks.
+  assert n_products(fresh) - n_products(known) >= 8
+  outputs = [
+    layer.pure_fn(first, laid_out, s, toy.KEY)[0] for s in (fresh, known)
+  ]
+  toy.close(*outputs)
+
+
+def test_once_takes_what_it_is_told():
+  layer = Once(tl.Dense(3), 'predict')
+  x = toy.normal(1, 2)
+  layer.init(toy.signature(x), toy.KEY)
+  value = toy.normal(1, 3, seed=1)
+  y, state = layer.pure_fn(x, layer.weights, ((), Computed(value)), toy.KEY)
+  np.testing.assert_array_equal(y, value)
+  np.testing.assert_array_equal(state[1].value, value)
+
+
+def spans(**changes):
+  synthetic = data.Synthetic('copy', batch_size=4, length=48, n_eval_rows=4)
+  sizes = dict(source_length=64, target_length=32, vocab_size=300)
+  return data.SpanCorruption(synthetic, **{**sizes, **changes})
+
+
+def byte_model(mode, **changes):
+  sizes = {**SIZES, 'vocab_size': 300}
+  positions = functools.partial(hl.LearnedPositions, 64)
+  return MODEL(mode=mode, **{**sizes, 'positions': positions, **changes})
+
+
+@pytest.mark.slow  # CI trains on pairs in test_rouge.py.
+def test_training_on_sources():
+  built = build(byte_model, spans(), SGD, accumulate_steps=2)
+  state = built.init(jax.random.PRNGKey(0))
+  before = jax.tree.map(np.asarray, state.weights)
+  state, metrics = built.step(state, spans().train_batch(0))
+  assert np.isfinite(metrics).all()
+  moved = jax.tree.map(
+    lambda a, b: bool((a != np.asarray(b)).any()), before, state.weights
+  )
+  assert sum(jax.tree.leaves(moved)) > 0.9 * len(jax.tree.leaves(moved))
+  evaluation = built.evaluator(state.weights)
+  assert np.isfinite(evaluation['loss']) and evaluation['tokens'] > 0
+
+
+@pytest.mark.slow
+def test_the_loss_depends_on_the_sources():
+  built = build(byte_model, spans(), SGD)
+  batch = spans().train_batch(0)
+  other = {**batch, 'sources': np.flip(batch['sources'], axis=0)}
+  losses = [
+    built.step(built.init(jax.random.PRNGKey(0)), b)[1][0]
+    for b in (batch, other)
+  ]
+  assert losses[0] != losses[1]
+
+
+def test_data_and_model_must_fit():
+  tokens_alone = functools.partial(
+    TransformerLM, **{**SIZES, 'vocab_size': 300}
+  )
+  with pytest.raises(ValueError, match=r'train\.model takes tokens alone'):
+    build(tokens_alone, spans(), SGD)
+  with pytest.raises(ValueError, match=r'train\.data gives no sources'):
+    build(byte_model, data.Synthetic('copy', batch_size=4, length=48), SGD)
+
+
+def test_a_model_with_a_memory_takes_no_sources():
+  model = functools.partial(
+    BlockRecurrentLM,
+    n_layers=1,
+    recurrent_layers=(),
+    attention=functools.partial(hl.SlidingAttention, window=8),
+    **{**SIZES, 'vocab_size': 300},
+  )
+  with pytest.raises(ValueError, match='takes tokens alone'):
+    build(model, spans(), SGD)
+
+
+def test_attention_of_other_inputs():
+  for name in ('encoder_attention', 'cross_attention'):
+    with pytest.raises(ValueError, match=rf'{name[-9:]} .* takes 1 input'):
+      MODEL(mode='eval', **{name: hl.SelfAttention})
+
+
+def test_bad_sizes():
+  for name in ('n_encoder_layers', 'n_decoder_layers'):
+    with pytest.raises(ValueError, match=f'ScalingTransformer.{name} = -1'):
+      MODEL(mode='eval', **{name: -1})
+  signature = ShapeDtype((1, 21), np.int32)
+  with pytest.raises(base.LayerError, match='n_positions = 20'):
+    MODEL(mode='eval').init((signature, signature), toy.KEY)

@@ -1,0 +1,465 @@
+"""Weights of Trax's own Hourglass: parity, its files, what is refused."""
+
+import copyreg
+import functools
+import gzip
+import itertools
+import math
+import os
+import pickle
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import toy
+from numpy.f2py.crackfortran import myeval
+
+import trax_hier
+from trax_hier import cli, config
+from trax_hier import layers as hl
+from trax_hier.compat import ShapeDtype, base
+from trax_hier.models import HourglassLM
+from trax_hier.storage import trax_files
+from trax_hier.storage.import_trax import _kinds, hourglass_weights
+from trax_hier.storage.tensor_names import tensor_names
+from trax_hier.storage.trax_files import RefusedError, read_trax_weights
+
+P = functools.partial
+LENGTH = 24
+SIZES = {key: value for key, value in toy.SIZES.items() if key != 'max_len'}
+
+ATTENTION_NAIVE = (
+  dict(attention_upsampling_fn='NaiveUpsampling'),
+  dict(upsample=P(hl.AttentionUpsample, expand=hl.RepeatUpsample)),
+  dict(dense_upsample=False),
+)
+ALL_KINDS = dict(
+  dense_shorten=False,
+  dense_upsample=True,
+  attention_shorten=True,
+  attention_upsample=True,
+)
+# vanilla_layers, hierarchy, and then the arguments of Trax's model, of ours and
+# of the import.
+CASES = {
+  'average, linear': ((1, 1), '2@3', {}, {}, {}),
+  'linear, linear': (
+    (1, 2),
+    '2@3',
+    dict(attention_downsampling_fn='LinearPooling'),
+    dict(shorten=P(hl.AttentionShorten, pool=hl.LinearShorten)),
+    dict(dense_shorten=True),
+  ),
+  'average, zero': (
+    (2, 0),
+    '2@4',
+    dict(attention_upsampling_fn='NoUpsampling'),
+    dict(upsample=P(hl.AttentionUpsample, expand=hl.ZeroUpsample)),
+    dict(dense_upsample=False),
+  ),
+  'average, naive, two levels': ((1, 1), '1@2 2@6 1@2', *ATTENTION_NAIVE),
+  'linear without attention': (
+    (1, 1),
+    '2@3',
+    dict(downsampling_fn='LinearPooling', upsampling_fn='LinearUpsampling'),
+    dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample),
+    dict(attention_shorten=False, attention_upsample=False, dense_shorten=True),
+  ),
+  'average, naive without attention, two levels': (
+    (0, 1),
+    '1@2 1@4 1@2',
+    dict(downsampling_fn='AveragePooling', upsampling_fn='NaiveUpsampling'),
+    dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample),
+    dict(
+      attention_shorten=False, attention_upsample=False, dense_upsample=False
+    ),
+  ),
+  'three levels': ((0, 0), '1@2 1@4 1@12 1@4 1@2', {}, {}, {}),
+}
+
+QUICK = ('average, zero', 'linear without attention')
+
+
+def official(vanilla_layers, hierarchy, arguments):
+  from trax.layers.research import resampling
+  from trax.models.research import hourglass
+
+  arguments = {k: getattr(resampling, name) for k, name in arguments.items()}
+  return hourglass.HourglassLM(
+    vanilla_layers=vanilla_layers,
+    hierarchy=hierarchy,
+    mode='eval',
+    **SIZES,
+    **arguments,
+  )
+
+
+def logits(model, weights, x):
+  _, state = toy.shapes(model, x)
+  state = toy.zeros_like(state)
+  return jax.jit(lambda w: model.pure_fn(x, w, state, toy.KEY)[0])(weights)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+    for name in CASES
+  ],
+)
+def test_parity(name):
+  vanilla_layers, hierarchy, theirs, ours, kinds = CASES[name]
+  x = toy.tokens(LENGTH)
+  trax_model = official(vanilla_layers, hierarchy, theirs)
+  shapes, _ = toy.shapes(trax_model, x)
+  weights = toy.random_like(shapes, scale=0.2)
+  expected = logits(trax_model, weights, x)
+
+  model = HourglassLM(
+    vanilla_layers=vanilla_layers,
+    hierarchy=hierarchy,
+    mode='eval',
+    **SIZES,
+    **ours,
+  )
+  template, _ = toy.shapes(model, x)
+  kinds = ALL_KINDS | kinds
+  assert _kinds(tensor_names(model, template)) == kinds
+  converted = hourglass_weights(
+    weights, template, vanilla_layers, hierarchy, **kinds
+  )
+  np.testing.assert_allclose(logits(model, converted, x), expected, 0, 1e-5)
+  sizes = [
+    sum(math.prod(w.shape) for w in jax.tree.leaves(tree))
+    for tree in (weights, converted)
+  ]
+  assert sizes[0] == sizes[1]
+
+
+def test_weights_that_do_not_fit():
+  model = HourglassLM(hierarchy='1@3', mode='eval', **SIZES)
+  template, _ = toy.shapes(model, toy.tokens(3))
+  with pytest.raises(ValueError, match='hierarchy, widths or the kinds'):
+    hourglass_weights([np.zeros(3)] * 200, template, (1, 1), '1@3')
+
+
+# Files ------------------------------------------------------------------------
+
+CONFIG = """
+train.model = @HourglassLM
+HourglassLM.vocab_size = 256
+HourglassLM.d_model = 8
+HourglassLM.d_ff = 8
+HourglassLM.n_heads = 2
+HourglassLM.vanilla_layers = (0, 1)
+HourglassLM.hierarchy = '1@2'
+HourglassLM.shorten = @AverageShorten
+HourglassLM.upsample = @LinearUpsample
+"""
+
+
+@pytest.fixture(autouse=True)
+def forget():
+  yield
+  config.clear()
+
+
+@functools.cache
+def saved_model():
+  """The official model of this configuration, weights and state for it."""
+  from trax.layers.research import resampling
+  from trax.models.research import hourglass
+
+  model = hourglass.HourglassLM(
+    vocab_size=256,
+    d_model=8,
+    d_ff=8,
+    n_heads=2,
+    vanilla_layers=(0, 1),
+    hierarchy='1@2',
+    downsampling_fn=resampling.AveragePooling,
+    upsampling_fn=resampling.LinearUpsampling,
+    mode='eval',
+  )
+  shapes, state = toy.shapes(model, toy.tokens(LENGTH))
+  return model, toy.random_like(shapes, scale=0.2), toy.zeros_like(state)
+
+
+@pytest.fixture
+def files(tmp_path):
+  """A folder with the gin file and what Trax's model saves."""
+  (tmp_path / 'model.gin').write_text(CONFIG)
+  model, model.weights, model.state = saved_model()
+  model.save_to_file(
+    str(tmp_path / 'model.pkl.gz'),
+    input_signature=toy.signature(toy.tokens(LENGTH)),
+  )
+  return tmp_path
+
+
+@pytest.fixture
+def run(files, capsys):
+  """Runs the command; returns the exit code and what it said."""
+
+  def run(*flags, weights='model.pkl.gz'):
+    code = cli.main(
+      [
+        'import_trax',
+        f'--weights={files / weights}',
+        f'--config_file={files / "model.gin"}',
+        f'--output={files / "out"}',
+        *flags,
+      ]
+    )
+    said = capsys.readouterr()
+    assert not (code and said.out)
+    return code, said.err or said.out
+
+  return run
+
+
+def leaves():
+  return [np.asarray(x) for x in jax.tree.leaves(saved_model()[1])]
+
+
+def write(file, content, protocol=pickle.HIGHEST_PROTOCOL):
+  file.write_bytes(gzip.compress(pickle.dumps(content, protocol)))
+
+
+def test_a_file_of_trax_gives_its_logits(files, run):
+  code, said = run()
+  n = sum(x.size for x in leaves())
+  assert (code, said) == (0, f'{files / "out"}: {n:,} parameters\n')
+  loaded = trax_hier.load(files / 'out')
+  assert loaded.unit == 'byte' and loaded.step is None
+  x = toy.tokens(LENGTH)
+  np.testing.assert_allclose(
+    logits(loaded.model(mode='eval'), loaded.weights, x),
+    logits(*saved_model()[:2], x),
+    0,
+    1e-5,
+  )
+
+
+def assert_imported(file):
+  found = read_trax_weights(file)
+  for x, y in zip(found, leaves(), strict=True):
+    assert x.dtype == np.float32 and x.flags.writeable
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('protocol', [3, 4, 5])
+@pytest.mark.parametrize(
+  'convert', [np.asarray, np.asfortranarray, jnp.asarray]
+)
+def test_kinds_of_arrays(tmp_path, protocol, convert):
+  beside = dict(
+    flat_state=[np.float32(3), np.array(['text'], object), None],
+    input_signature=ShapeDtype((2, 3), np.int32),
+    history={'metrics': [(1, np.float64(2.0))]},
+  )
+  content = {'flat_weights': [convert(x) for x in leaves()], **beside}
+  write(tmp_path / 'model.pkl.gz', content, protocol)
+  assert_imported(tmp_path / 'model.pkl.gz')
+
+
+def test_names_of_older_numpy_and_jax(tmp_path):
+  content = pickle.dumps(
+    {'flat_weights': [jnp.asarray(x) for x in leaves()]}, 3
+  )
+  for new, old in (
+    (b'numpy._core.multiarray', b'numpy.core.multiarray'),
+    (
+      b'jax._src.array\n_reconstruct_array',
+      b'jax._src.device_array\nreconstruct_device_array',
+    ),
+  ):
+    assert new in content
+    content = content.replace(new, old)
+  (tmp_path / 'model.pkl.gz').write_bytes(gzip.compress(content))
+  assert_imported(tmp_path / 'model.pkl.gz')
+
+
+@pytest.mark.parametrize('name', ['model.weights.npy.gz', 'model.pkl.gz.npy'])
+def test_checkpoints_of_two_files(tmp_path, name):
+  write(tmp_path / 'model.pkl.gz', {'flat_weights': 2, 'step': 7})
+  base.np_to_file(leaves(), str(tmp_path / name), compresslevel=2)
+  assert_imported(tmp_path / 'model.pkl.gz')
+
+
+def test_the_second_file_alone(tmp_path):
+  file = tmp_path / 'model.weights.npy.gz'
+  base.np_to_file(leaves(), str(file), compresslevel=0)
+  assert_imported(file)
+  content = gzip.decompress(file.read_bytes())
+  file.write_bytes(gzip.compress(content[:-8]))
+  with pytest.raises(ValueError, match='not weights as Trax saves them'):
+    read_trax_weights(file)
+
+
+def test_the_second_file_is_not_unpickled(tmp_path):
+  mark, file = tmp_path / 'mark', tmp_path / 'model.weights.npy.gz'
+  with gzip.open(file, 'wb') as f:
+    np.save(f, np.array([Call(os.system, f'touch {mark}')], object))
+  with pytest.raises(ValueError, match='Object arrays cannot be loaded'):
+    read_trax_weights(file)
+  assert not mark.exists()
+
+
+def test_bfloat16_is_what_trax_takes_16_bits_for(tmp_path):
+  bits = np.array([1.5, -2.0], ml_dtypes.bfloat16).view(np.uint16)
+  write(tmp_path / 'model.pkl.gz', {'flat_weights': [bits]})
+  (found,) = read_trax_weights(tmp_path / 'model.pkl.gz')
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, [1.5, -2.0])
+
+
+class Call:
+  """Is a call of a function, to pickle."""
+
+  def __init__(self, function, *arguments):
+    self._call = function, arguments
+
+  def __reduce__(self):
+    return self._call
+
+
+def attacks(mark):
+  """Pickles that would write the file `mark`, or read one."""
+  shell = Call(os.system, f'touch {mark}')
+  script = f'open({str(mark)!r}, "w")'
+  reconstruct, (_, shape, kind), state = np.zeros(1).__reduce__()
+  return {
+    'posix.system': shell,
+    'builtins.eval': Call(eval, script),
+    'builtins.exec': {'flat_weights': [Call(exec, script)]},
+    'builtins.getattr': {'flat_weights': [Call(getattr, 'a', 'b')]},
+    'numpy.load': Call(np.load, str(mark)),
+    'numpy.fromfile': Call(np.fromfile, str(mark)),
+    'numpy.f2py.crackfortran.myeval': Call(myeval, script),
+    'numpy.fromstring': [Call(np.fromstring, '1')],
+    'builtins.list': Call(reconstruct, list, shape, kind),
+    # Code as the content of an array of objects.
+    'posix.system ': np.array([[shell]], object),
+    'posix.system  ': Call(
+      reconstruct, np.ndarray, shape, Call(os.system, f'touch {mark}')
+    ),
+    'posix.system   ': _with_state(reconstruct, shape, kind, (shell, *state)),
+    'functools.partial': Call(functools.partial, os.system, f'touch {mark}'),
+    'copyreg._reconstructor': Call(copyreg._reconstructor, dict, object, None),
+  }
+
+
+def _with_state(reconstruct, shape, kind, state):
+  class Array:
+    def __reduce__(self):
+      return reconstruct, (np.ndarray, shape, kind), state
+
+  return Array()
+
+
+@pytest.mark.parametrize('protocol', [3, 5])
+@pytest.mark.parametrize('name', attacks(''))
+def test_what_is_no_weights_is_not_run(tmp_path, name, protocol):
+  mark, file = tmp_path / 'mark', tmp_path / 'model.pkl.gz'
+  content = attacks(mark)[name]
+  write(file, content, protocol)
+  with pytest.raises(RefusedError, match=f'asks for {name.strip()}, which'):
+    read_trax_weights(file)
+  assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+  'name', ['ndarray.tofile', 'dtype.__class__', 'dtype.__init__.__globals__']
+)
+def test_names_with_dots_are_ways_to_others(tmp_path, name):
+  file = tmp_path / 'model.pkl.gz'
+  file.write_bytes(opcodes(b'\x80\4', f'cnumpy\n{name}\n'.encode()))
+  with pytest.raises(RefusedError, match=f'asks for numpy.{name}, which'):
+    read_trax_weights(file)
+
+
+def opcodes(*parts):
+  """A pickle written by hand."""
+  return gzip.compress(b''.join(parts) + b'.')
+
+
+def known():
+  """What stands for the names that a pickle may ask for, to the bottom."""
+  calls = [getattr(x, '_call', x) for x in trax_files._KNOWN.values()]
+  return list(trax_files._KNOWN), calls, dict(vars(trax_files._Nothing))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    # The functions that stand for NumPy's cannot be changed or called at will.
+    opcodes(b'cnumpy.core.multiarray\n_reconstruct\n', b'}(X\1\0\0\0aK\1ub'),
+    opcodes(
+      b'cnumpy.core.multiarray\n_reconstruct\n',
+      b'N}(X\5\0\0\0_callcnumpy\ndtype\nu\x86b',
+    ),
+    opcodes(b'ctrax.shapes\nShapeDtype\n', b'}(X\1\0\0\0aK\1ub'),
+    opcodes(b'ctrax.shapes\nShapeDtype\n', b'N}(X\7\0\0\0__new__K\1u\x86b'),
+    opcodes(b'cjax._src.array\n_reconstruct_array\n', b'(K\1K\2K\3tR'),
+    opcodes(b'cnumpy\ndtype\n', b'(K\1tRK\1b'),
+    opcodes(b'X\1\0\0\0aQ'),
+    opcodes(b'\x82\1'),
+    opcodes(b'}'),
+    opcodes(b'}X\x0c\0\0\0flat_weights', b'](K\1es'),
+    opcodes(b'}X\x0c\0\0\0flat_weights', b'K\2s'),
+    b'',
+    b'no gzip',
+    gzip.compress(b'no pickle'),
+  ],
+  # Their bytes hold the time of day, and processes must agree on names.
+  ids=itertools.count(),
+)
+def test_other_files(tmp_path, content):
+  before = known()
+  file = tmp_path / 'model.pkl.gz'
+  file.write_bytes(content)
+  with pytest.raises(ValueError, match='not weights as Trax saves them'):
+    read_trax_weights(file)
+  assert known() == before
+
+
+@pytest.mark.parametrize(
+  'kind',
+  [np.dtype('O'), np.dtype('S4'), np.dtype('c8'), np.dtype([('a', 'i4')])],
+)
+def test_arrays_of_other_things_than_numbers(tmp_path, kind):
+  write(tmp_path / 'x.pkl.gz', {'flat_weights': [np.zeros(2, kind)]})
+  with pytest.raises(ValueError, match='an array of type'):
+    read_trax_weights(tmp_path / 'x.pkl.gz')
+
+
+def test_what_is_wrong_is_one_message(files, run):
+  whole = (files / 'model.pkl.gz').read_bytes()
+  (files / 'half.pkl.gz').write_bytes(whole[: len(whole) // 2])
+  write(files / 'bad.pkl.gz', Call(os.system, 'exit'))
+  widths = '--config=HourglassLM.d_ff = 16'
+  for flags, weights, message in (
+    ([], 'none.pkl.gz', 'none.pkl.gz: no such file'),
+    ([], 'half.pkl.gz', 'half.pkl.gz: not weights as Trax saves them'),
+    ([], 'bad.pkl.gz', 'asks for posix.system, which weights do not need'),
+    ([widths], 'model.pkl.gz', 'hierarchy, widths or the kinds'),
+    (
+      ['--config=train.model = @TransformerLM'],
+      'model.pkl.gz',
+      'train.model must be @HourglassLM',
+    ),
+    (
+      ['--config=HourglassLM.vocab_size = 300'],
+      'model.pkl.gz',
+      'vocab_size = 300, but the vocabulary has 256 ids',
+    ),
+    (['--vocab=none.model'], 'model.pkl.gz', 'vocab = '),
+    (['--config=HourglassLM.d_fff = 1'], 'model.pkl.gz', "parameter 'd_fff'"),
+  ):
+    code, said = run(*flags, weights=weights)
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert said.startswith('trax-hier import_trax: ') and message in said
+    assert not (files / 'out').exists()

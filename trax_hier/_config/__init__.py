@@ -1,1 +1,0 @@
-"""The parts behind `trax_hier.config`: files, names, types, table, text."""

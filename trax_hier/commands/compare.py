@@ -1,0 +1,218 @@
+"""`trax-hier compare`: runs side by side, in numbers, settings and curves."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from trax_hier.commands.shared import user_errors
+
+HELP = 'compare runs: metrics, settings that differ, a plot'
+DESCRIPTION = """
+Puts runs side by side: how far they came, the best and the last score on the
+held-out set, and the gin parameters in which they differ ("-" where a run has
+none of that name). With --output also a plot of the held-out scores and of the
+training's, smoothed, against steps, and against tokens too if the runs' batches
+differ in size. Runs are only read, and may still be training.
+"""
+
+_MISSING = '-'
+_SCORE = 'bits_per_'
+_LONGEST = 48  # Characters of a value in the table.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags."""
+  parser.add_argument(
+    'runs', nargs='+', metavar='RUN', help='the folders of two runs or more'
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='where to write the plot, a .png'
+  )
+
+
+def main(arguments: argparse.Namespace) -> None:
+  """Prints the tables, and writes the plot."""
+  with user_errors():
+    _check(arguments)
+    runs = [_read(folder) for folder in arguments.runs]
+    for run, name in zip(runs, _names(arguments.runs), strict=True):
+      run.name = name
+    lines = [*_numbers(runs), '', *_differences(runs)]
+    if arguments.output is not None:
+      from trax_hier.commands import curves
+
+      curves.plot([run.curves() for run in runs], arguments.output)
+  print('\n'.join(lines))
+  if arguments.output is not None:
+    print(f'\nplot: {arguments.output}')
+
+
+@dataclasses.dataclass
+class _Run:
+  """What is known of a run.
+
+  Attributes:
+    train: lines of metrics.jsonl of training steps,
+    valid: and of evaluations.
+    parameters: values of the gin parameters, as gin text.
+    name: what the tables call it.
+  """
+
+  train: list[dict]
+  valid: list[dict]
+  parameters: dict[str, str]
+  name: str = ''
+
+  def bits(self) -> str:
+    """The name of the score, such as 'bits_per_byte'."""
+    return next(key for key in self.lines()[0] if key.startswith(_SCORE))
+
+  def lines(self) -> list[dict]:
+    """All lines of metrics.jsonl."""
+    return [*self.train, *self.valid]
+
+  def batch_tokens(self) -> int | None:
+    """Tokens in a training batch, if the settings of the data say so."""
+    data = self.parameters.get('train.data', '').strip('@()')
+    sizes = [
+      self.parameters.get(f'{data}.{name}', '')
+      for name in ('batch_size', 'length')
+    ]
+    if not all(size.isdecimal() for size in sizes):
+      return None
+    return math.prod(map(int, sizes))
+
+  def curves(self):
+    """What is plotted of the run."""
+    from trax_hier.commands import curves
+
+    return curves.Curves(
+      name=self.name,
+      score=self.bits(),
+      train=[(m['step'], m[self.bits()]) for m in self.train],
+      valid=[(m['step'], m[self.bits()]) for m in self.valid],
+      batch_tokens=self.batch_tokens(),
+    )
+
+
+def _check(arguments):
+  """Checks the flags, before anything is imported or read."""
+  if len(arguments.runs) < 2:
+    raise ValueError('give the folders of two runs or more')
+  if arguments.output is not None:
+    output = Path(arguments.output)
+    if output.suffix != '.png':
+      raise ValueError(f'--output={output}: the name must end in .png')
+    if not output.absolute().parent.is_dir():
+      raise ValueError(f'--output={output}: there is no folder for it')
+
+
+def _read(folder):
+  from trax_hier import config
+  from trax_hier.storage.run_folder import config_file
+  from trax_hier.training.logging.metrics_log import read_metrics
+
+  file = config_file(folder)
+  by_kind = {'train': [], 'valid': []}
+  for line in read_metrics(file.parent):
+    if line['kind'] in by_kind:
+      by_kind[line['kind']].append(line)
+  lines = [*by_kind['train'], *by_kind['valid']]
+  if not lines:
+    raise ValueError(f'{folder}: no metrics: nothing is logged yet')
+  if not any(key.startswith(_SCORE) for key in lines[0]):
+    raise ValueError(f'{folder}: metrics.jsonl has no {_SCORE}byte or the like')
+  return _Run(**by_kind, parameters=config.parameters(file.read_text()))
+
+
+def _names(folders):
+  """Names for runs: the ends of their paths, as long as it takes."""
+  parts = [Path(folder).absolute().parts for folder in folders]
+  for n in range(1, max(map(len, parts)) + 1):
+    names = [str(Path(*p[-n:])) for p in parts]
+    if len(set(names)) == len(names):
+      return names
+  raise ValueError('the same run is given twice')
+
+
+# Tables -----------------------------------------------------------------------
+
+
+def _numbers(runs):
+  rows = [
+    ('', [run.name for run in runs]),
+    ('steps', [f'{max(m["step"] for m in run.lines()):,}' for run in runs]),
+    ('tokens seen', [_tokens(run) for run in runs]),
+    ('tokens per second, median', [_speed(run) for run in runs]),
+    ('learning rate, last', [_last(run, 'learning_rate') for run in runs]),
+    ('gradient norm, last', [_last(run, 'grad_norm') for run in runs]),
+  ]
+  for score in dict.fromkeys(run.bits() for run in runs):
+    said = score.replace('_', ' ')
+    rows += [
+      (f'training {said}, last', [_last(run, score) for run in runs]),
+      (f'held-out {said}, last', [_held_out(r, score, -1) for r in runs]),
+      (f'held-out {said}, best', [_held_out(r, score) for r in runs]),
+    ]
+  return _table(rows)
+
+
+def _differences(runs):
+  """The rows of parameters that are not the same in all runs."""
+  names = sorted(set().union(*(run.parameters for run in runs)))
+  rows = []
+  for name in names:
+    values = [run.parameters.get(name, _MISSING) for run in runs]
+    if len(set(values)) > 1:
+      rows.append((name, [_short(value) for value in values]))
+  if not rows:
+    return ['settings: the same']
+  return _table([('settings that differ', [run.name for run in runs]), *rows])
+
+
+def _table(rows: Iterable[tuple[str, list[str]]]) -> list[str]:
+  """Lines of columns; the first is flush left, the others flush right."""
+  cells = [(name, *values) for name, values in rows]
+  first, *widths = (
+    max(map(len, column)) for column in zip(*cells, strict=True)
+  )
+  return [
+    '  '.join([name.ljust(first), *map(str.rjust, values, widths)]).rstrip()
+    for name, *values in cells
+  ]
+
+
+def _short(value):
+  value = ' '.join(value.split())
+  return value if len(value) <= _LONGEST else f'{value[: _LONGEST - 1]}…'
+
+
+def _tokens(run):
+  steps, tokens = max(m['step'] for m in run.lines()), run.batch_tokens()
+  return _MISSING if tokens is None else f'{steps * tokens:,}'
+
+
+def _speed(run):
+  import statistics
+
+  # The first line of a process has 0: nothing is timed by then.
+  speeds = [m['tokens_per_second'] for m in run.train if m['tokens_per_second']]
+  return f'{statistics.median(speeds):,.0f}' if speeds else _MISSING
+
+
+def _last(run, name):
+  values = [m[name] for m in run.train if name in m]
+  return f'{values[-1]:.5g}' if values else _MISSING
+
+
+def _held_out(run, score, index=None):
+  """The lowest score or that of an evaluation, with its step."""
+  scored = [m for m in run.valid if score in m]
+  if not scored:
+    return _MISSING
+  chosen = min(scored, key=lambda m: m[score])
+  if index is not None:
+    chosen = scored[index]
+  return f'{chosen[score]:.4f} (step {chosen["step"]:,})'

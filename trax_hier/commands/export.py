@@ -1,0 +1,90 @@
+"""`trax-hier export`: a model as a folder that needs nothing else."""
+
+import argparse
+
+from trax_hier.commands.shared import add_run, say, user_errors
+
+HELP = 'write the model of a run as a folder of safetensors'
+DESCRIPTION = """
+Writes a folder that holds a model and all that is needed to use it, without the
+run and its data: model.safetensors, config.gin, config.json, the vocabulary if
+it is a file, and a README.md that says what the model is and how it scored. In
+Python:
+
+  exported = trax_hier.load('DIR')
+  exported.sample('def main(')
+
+config.gin is that of the run, with the paths that stand in it.
+
+Tensors are named by their way through the layers, and the blocks of a stack
+stand each for itself: blocks.0.attention.query.weights.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags."""
+  add_run(parser)
+  parser.add_argument(
+    '--output',
+    required=True,
+    metavar='DIR',
+    help='the folder to write, new or empty',
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32',
+    help='of the weights in the file; bfloat16 rounds them and takes half the '
+    'bytes; default: float32, as they are',
+  )
+
+
+def main(arguments: argparse.Namespace) -> None:
+  """Writes the export, and prints what it is."""
+  with user_errors():
+    from pathlib import Path
+
+    from trax_hier.storage import export
+    from trax_hier.storage.runs import open_run
+    from trax_hier.training.logging.metrics_log import read_metrics
+    from trax_hier.training.state import n_parameters
+
+    output = Path(arguments.output).expanduser()
+    # Before the data are read, which may take long.
+    export.check_free(output)
+    run = open_run(arguments.run, arguments.config)
+    batch = run.data.train_batch(0)
+    step, weights = run.load_weights(arguments.step, say)
+    sources = batch.get('sources')
+    source = export.Source(
+      model=run.model,
+      weights=weights,
+      vocab=run.data.vocab,
+      config_text=_config_text(run.folder, arguments.config),
+      length=batch['inputs'].shape[1],
+      source_length=None if sources is None else sources.shape[1],
+      step=step,
+      unit=run.data.unit,
+      data=run.data.describe(),
+      metrics=_held_out(read_metrics(run.folder), step),
+    )
+    export.save(output, source, arguments.dtype)
+  print(
+    f'{output}: {n_parameters(weights):,} parameters of step {step}, '
+    f'{arguments.dtype}'
+  )
+
+
+def _config_text(folder, bindings):
+  text = (folder / 'config.gin').read_text()
+  if not bindings:
+    return text
+  return '\n'.join([text.rstrip(), '', '# Given to export', *bindings, ''])
+
+
+def _held_out(metrics, step):
+  """The metrics of the evaluation at a step; nothing if there was none."""
+  for line in metrics:
+    if (line['kind'], line['step']) == ('valid', step):
+      return {k: v for k, v in line.items() if k not in ('kind', 'step')}
+  return {}

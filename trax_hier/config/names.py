@@ -1,0 +1,157 @@
+"""Names and references of gin: what a name in a gin file means.
+
+The only module that touches gin's private names. A *selector* is the full name
+of a configurable, such as `trax_hier.layers.DecoderBlock`.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import gin
+
+from trax_hier.config import types
+from trax_hier.config.files import ConfigError, Location, Reference, suggest
+
+MACRO, CONSTANT = 'gin.macro', 'gin.constant'
+GinReference = gin.config.ConfigurableReference
+_OWN = 'trax_hier.'
+
+
+def import_module(statement, at: Location) -> None:
+  """Runs an import statement; raises ConfigError if that fails."""
+  if statement.module.startswith('__gin__'):
+    raise ConfigError(f'{at}: trax_hier does not use {statement.module}')
+  try:
+    importlib.import_module(statement.module)
+  except Exception as e:  # whatever the module's own code raises
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    raise ConfigError(
+      f"{at}: cannot import '{statement.module}': {reason}"
+    ) from e
+
+
+def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
+  """Returns the full selector a short name means.
+
+  Args:
+    name: the end of a selector; trax_hier's own come before others.
+    at: the statement that holds the name, None if it stands in no gin text.
+    sigil: '@' for a reference, for the message.
+
+  Raises:
+    ConfigError: nothing, or more than one thing, is called so.
+  """
+  prefix = f'{at}: ' if at else ''
+  matches = registry().matching_selectors(name)
+  own = [m for m in matches if m.startswith(_OWN)]
+  matches = own if len(own) == 1 else matches
+  if len(matches) > 1:
+    raise ConfigError(
+      f"{prefix}'{sigil}{name}' may mean {' or '.join(sorted(matches))}:"
+      ' write the full name'
+    )
+  if not matches:
+    known = [s.rsplit('.')[-1] for s, _ in registry().items()]
+    hint = suggest(name.rsplit('.')[-1], known)
+    hint = hint or '; is the `import` of its module missing?'
+    raise ConfigError(f"{prefix}there is no configurable '{sigil}{name}'{hint}")
+  return matches[0]
+
+
+def check_parameter(selector: str, parameter: str, at: Location) -> None:
+  """Raises ConfigError unless gin can bind `parameter` of `selector`."""
+  found = registry()[selector]
+  named = types.parameters(found.wrapped)
+  legal = [p for p in named if p not in (found.denylist or ())]
+  legal = [p for p in legal if p in (found.allowlist or legal)]
+  if parameter in legal:
+    return
+  if parameter in named:
+    fault = f"sets its parameter '{parameter}' itself: gin cannot bind it"
+  else:
+    fault = f"has no parameter '{parameter}'{suggest(parameter, legal)}"
+  fault = fault if fault.endswith('?') else f'{fault}.'
+  takes = ', '.join(legal) or 'none'
+  raise ConfigError(
+    f'{at}: {short_name(selector)} {fault} Its parameters: {takes}'
+  )
+
+
+def link(ref: Reference, at: Location) -> GinReference:
+  """Turns a reference as written into gin's, by its full selector."""
+  if ref.sigil == '%':
+    try:
+      return gin.config.ParserDelegate().macro(ref.name)
+    except ValueError as e:  # an ambiguous constant
+      raise ConfigError(f'{at}: {e}') from None
+  *scopes, name = ref.name.split('/')
+  selector = resolve(name, at, '@')
+  return GinReference('/'.join([*scopes, selector]), ref.evaluate)
+
+
+def scoped_name(scope: str, selector: str) -> str:
+  """`scope/name`, the name as `short_name` gives it."""
+  return f'{scope}/{short_name(selector)}' if scope else short_name(selector)
+
+
+def short_name(selector: str) -> str:
+  """The last part of a name of ours, which it means whatever else is there."""
+  name = selector.rsplit('.')[-1]
+  own = [m for m in registry().matching_selectors(name) if m.startswith(_OWN)]
+  return name if own == [selector] else selector
+
+
+# Values and references --------------------------------------------------------
+
+
+def map_leaves(value, leaf: type | tuple[type, ...], fn: Callable):
+  """Applies `fn` to the leaves of the given types in a nested value."""
+  if isinstance(value, leaf):
+    return fn(value)
+  if type(value) in (tuple, list):
+    return type(value)(map_leaves(v, leaf, fn) for v in value)
+  if type(value) is dict:
+    return {
+      map_leaves(k, leaf, fn): map_leaves(v, leaf, fn) for k, v in value.items()
+    }
+  return value
+
+
+def references(value) -> list[GinReference]:
+  """The references and macros anywhere in a value."""
+  found = []
+  map_leaves(value, GinReference, found.append)
+  return found
+
+
+def macro_name(ref: GinReference) -> str:
+  """NAME of `%NAME`, or '' for any other reference."""
+  return '/'.join(ref.scopes) if ref.configurable.selector == MACRO else ''
+
+
+def is_given(ref: GinReference) -> bool:
+  """False for `%gin.REQUIRED`."""
+  return (
+    ref.configurable.selector != CONSTANT
+    or ref.scoped_configurable_fn() is not gin.REQUIRED
+  )
+
+
+# gin keeps these to itself ----------------------------------------------------
+
+
+def registry():
+  """Gin's map from selectors to configurables."""
+  return gin.config._REGISTRY
+
+
+def calls() -> dict[tuple[str, str], dict[str, Any]]:
+  """{(scope, selector): {parameter: value}} of the calls gin has seen."""
+  with gin.config._OPERATIVE_CONFIG_LOCK:
+    return {k: dict(v) for k, v in gin.config._OPERATIVE_CONFIG.items()}
+
+
+def bindings() -> dict[tuple[str, str], dict[str, Any]]:
+  """What gin holds: parameters and values by scope and selector."""
+  return gin.config._CONFIG

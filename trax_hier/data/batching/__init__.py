@@ -1,0 +1,1 @@
+"""Batching: how tokens become batches, batch i a pure function of i."""

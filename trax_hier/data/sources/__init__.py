@@ -1,0 +1,1 @@
+"""Sources: data sets, each in a file of its own."""

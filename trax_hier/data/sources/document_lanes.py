@@ -1,0 +1,227 @@
+"""DocumentLanes: long documents, read on from batch to batch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from trax_hier.config import configurable
+from trax_hier.data import checks, files
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.lanes import LaneRows, epochs
+from trax_hier.data.sources.documents import (
+  Documents,
+  is_prepared,
+  read_prepared,
+)
+from trax_hier.data.sources.text import read_texts
+from trax_hier.data.vocabularies.vocab import ByteVocab
+
+_SPLITS = ('train', 'valid', 'test')
+
+
+@configurable(module='trax_hier.data')
+def DocumentLanes(
+  path: str,
+  batch_size: int,
+  length: int,
+  seed: int = 0,
+  predict_first: bool = False,
+  eval_batch_size: int | None = None,
+  valid_fraction: float = 0.05,
+  test_fraction: float = 0.05,
+) -> DataSet:
+  """Documents such as books, for models that carry a state between batches.
+
+  Each row of the batch is a lane: it reads one document to its end, `length`
+  tokens a batch, and then takes the next one of the epoch's order. Batches have
+  'start_of_sequence' too, (b,) bool: which rows begin a document. Within an
+  epoch no two lanes read the same document; where one epoch passes into the
+  next, as always with fewer documents than lanes, they may.
+
+  Evaluation reads each document of the split once, the longest first: one that
+  began last would be read alone, while the other lanes are padding.
+
+  A token of id 0 is padding and never scored. The first token of a segment is
+  not scored either, as Block-Recurrent Transformers (arXiv 2203.07852) has it,
+  unless `predict_first` asks for it. In bytes, bits per byte are then over the
+  bytes that are scored. Subwords that are not scored have no bytes that could
+  be left out, so `count_bytes` is None there without `predict_first`.
+
+  Args:
+    path: one of
+      a folder of text files, each a document; they are read into memory,
+        hidden and binary ones left out, and whole files are held out;
+      a file of documents end to end, with a table beside it, named like it
+        with .json at the end: a list, or an object with the list as 'docs', of
+        [name, split, offset, length] in bytes;
+      a folder made by `python -m trax_hier.data.prepare`.
+      The last two are mapped. Where they have no validation split, or
+      `valid_fraction` is 0, valid is test.
+    batch_size: lanes.
+    length: tokens in a segment.
+    seed: which shuffle.
+    predict_first: whether to score the first token of each segment: of a
+      document, from the beginning-of-sequence mark, else from the state of the
+      segment before.
+    eval_batch_size: lanes in evaluation; None: `batch_size`.
+    valid_fraction: of a folder of text files, the share of the bytes held out
+      for validation.
+    test_fraction: the same, for the test.
+
+  Raises:
+    ValueError: naming the binding, if the path is missing, unreadable or
+      malformed, if no document is left to train or test on, or if a number is
+      not legal.
+
+  Example:
+    >>> from trax_hier import data
+    >>> folder = data.__path__[0]  # Here each Python file is a document.
+    >>> lanes = DocumentLanes(folder, batch_size=2, length=128)
+    >>> lanes.train_batch(0)['inputs'].shape
+    (2, 128)
+    >>> [lanes.train_batch(i)['start_of_sequence'].tolist() for i in (0, 1)]
+    [[True, True], [False, False]]
+  """
+  if eval_batch_size is None:
+    eval_batch_size = batch_size
+  checks.check_positive('DocumentLanes.batch_size', batch_size)
+  checks.check_positive('DocumentLanes.length', length)
+  checks.check_not_negative('DocumentLanes.seed', seed)
+  checks.check_fractions('DocumentLanes', valid_fraction, test_fraction)
+  if length == 1 and not predict_first:
+    raise ValueError(
+      'DocumentLanes.length = 1: must be 2 or more, or no token is scored, as '
+      'DocumentLanes.predict_first = False'
+    )
+  binding = f'DocumentLanes.path = {path!r}'
+  found = Path(path).expanduser()
+  if not path or not found.exists():
+    raise ValueError(
+      f'{binding}: no such file or folder (looked for {found.absolute()})'
+    )
+  vocab = ByteVocab()
+  try:
+    if is_prepared(found):
+      vocab, splits = read_prepared(found)
+    elif found.is_dir():
+      splits = _read_folder(found, valid_fraction, test_fraction)
+    else:
+      splits = _map_file(found)
+    splits = _without_empty(splits)
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{binding}: {error}') from error
+  is_subwords = not isinstance(vocab, ByteVocab)
+  unit = 'token' if is_subwords else 'byte'
+
+  order = epochs(len(splits['train'].ends), seed)
+  train = LaneRows(splits['train'], length, batch_size, order, predict_first)
+
+  def eval_rows(split, _):
+    documents = splits[split]
+    order = np.argsort(documents.begins - documents.ends, kind='stable')
+    lanes = LaneRows(
+      documents, length, eval_batch_size, order.tolist(), predict_first
+    )
+    return lanes.rows, lanes.n_rows()
+
+  def n_bytes(split):
+    return splits[split].n_bytes(vocab, skip_zeros=True)
+
+  sizes = ', '.join(
+    f'{split} {len(splits[split].ends):,} documents of '
+    f'{splits[split].n_tokens():,} {unit}s'
+    for split in _SPLITS
+  )
+  return DataSet(
+    'DocumentLanes',
+    f'{path}: {sizes}, in segments of {length}',
+    train.rows,
+    eval_rows,
+    vocab,
+    unit,
+    batch_size,
+    n_bytes=n_bytes if is_subwords and predict_first else None,
+    eval_batch_size=eval_batch_size,
+  )
+
+
+def _read_folder(root, valid_fraction, test_fraction):
+  """Reads the splits of a folder of text files."""
+  contents = read_texts(root)
+  if not contents:
+    raise ValueError('the folder holds no UTF-8 text file')
+  sizes = {name: len(content) for name, content in contents.items()}
+  split_of = files.fill_splits(sizes, valid_fraction, test_fraction)
+  fractions = {'valid': valid_fraction, 'test': test_fraction}
+  for split, fraction in fractions.items():
+    if fraction and split not in split_of.values():
+      smallest = min(sizes.values()) / sum(sizes.values())
+      raise ValueError(
+        f'DocumentLanes.{split}_fraction = {fraction:g} of the bytes has no '
+        f'room for a file: there are {len(sizes)}, and the smallest has '
+        f'{smallest:.3g} of the bytes'
+      )
+  splits = {}
+  for split in _SPLITS:
+    texts = [contents[name] for name in contents if split_of[name] == split]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    tokens = np.frombuffer(b''.join(texts), np.uint8)
+    splits[split] = Documents.end_to_end(tokens, ends)
+  return splits
+
+
+def _map_file(path):
+  """Maps the splits of a file with a table beside it."""
+  table = Path(f'{path}.json')
+  if not table.is_file():
+    raise ValueError(
+      f'a file needs a table of its documents beside it, {table.name}; or give '
+      'a folder of text files, each a document'
+    )
+  tokens = np.memmap(path, np.uint8, mode='r')
+  spans = {split: [] for split in _SPLITS}
+  match json.loads(table.read_text(encoding='utf-8')):
+    case {'docs': [*rows]} | [*rows]:
+      for row in rows:
+        split, *span = _checked_row(row, len(tokens), table.name)
+        spans[split].append(span)
+    case _:
+      raise ValueError(
+        f"{table.name}: neither a list nor an object with 'docs'"
+      )
+  splits = {}
+  for split in _SPLITS:
+    begins, ends = np.array(spans[split], np.int64).reshape(-1, 2).T
+    splits[split] = Documents(tokens, begins, ends)
+  return splits
+
+
+def _checked_row(row, n_bytes, table):
+  """Returns the split, begin and end of a row of the table."""
+  match row:
+    case [_, str(split), int(offset), int(length)] if split in _SPLITS:
+      if offset < 0 or length < 0 or offset + length > n_bytes:
+        raise ValueError(
+          f'{table}: {row} reaches outside the file, which has {n_bytes:,} '
+          'bytes'
+        )
+      return split, offset, offset + length
+  raise ValueError(
+    f'{table}: {row!r:.200} is not [name, split, offset, length] with a split '
+    f'of {", ".join(map(repr, _SPLITS))}'
+  )
+
+
+def _without_empty(splits):
+  """Drops documents without tokens; without a valid split, valid is test."""
+  kept = {}
+  for split, (tokens, begins, ends) in splits.items():
+    full = ends > begins
+    kept[split] = Documents(tokens, begins[full], ends[full])
+  for split in ('train', 'test'):
+    if not len(kept[split].ends):
+      raise ValueError(f'no document for the {split} split')
+  if not len(kept['valid'].ends):
+    kept['valid'] = kept['test']
+  return kept

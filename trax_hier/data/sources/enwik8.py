@@ -1,0 +1,128 @@
+"""Enwik8: the first 100,000,000 bytes of English Wikipedia, 2006.
+
+`python -m trax_hier.data.enwik8 --output_dir=DIR` fetches the file; training
+never does.
+"""
+
+import gzip
+import hashlib
+import lzma
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from trax_hier.config import configurable
+from trax_hier.data.batching.dataset import DataSet, windowed
+from trax_hier.data.vocabularies.vocab import ByteVocab
+
+SIZE = 100_000_000
+SHA256 = '2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8'
+COMMAND = 'python -m trax_hier.data.enwik8 --output_dir=DIR'
+
+_HELD_OUT = 5_000_000  # bytes of valid and of test, which end the file
+
+# What the unpackers raise for a broken archive, or one without enwik8.
+_BROKEN = (EOFError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
+
+
+@configurable(module='trax_hier.data')
+def Enwik8(
+  path: str,
+  batch_size: int,
+  length: int,
+  seed: int = 0,
+  eval_length: int | None = None,
+  eval_stride: int | None = None,
+  verify: bool = False,
+) -> DataSet:
+  """The enwik8 benchmark: raw bytes, the published split 90M / 5M / 5M.
+
+  Args:
+    path: the file as it is (then mapped) or as .zip, .gz or .xz (unpacked in
+      memory).
+    batch_size: rows of the global batch.
+    length: bytes in a training window.
+    seed: which shuffle.
+    eval_length: bytes in an evaluation window; None: `length`. The Hourglass
+      paper's test results use 4096.
+    eval_stride: bytes that an evaluation window scores; None: all of them. The
+      Hourglass paper's test results use 128.
+    verify: whether to compare the checksum too, not only the size.
+
+  Raises:
+    ValueError: naming the binding, if the file is missing, unreadable or not
+      enwik8, or if a number is not legal.
+  """
+  binding = f'Enwik8.path = {path!r}'
+  found = Path(path).expanduser()
+  if not path or not found.is_file():
+    raise ValueError(
+      f'{binding}: no such file (looked for {found.absolute()}). '
+      f'To download it: {COMMAND}'
+    )
+  try:
+    tokens = read(found)
+    check(tokens, checksum=verify)
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{binding}: {error}') from error
+  train = SIZE - 2 * _HELD_OUT
+  splits = {
+    'train': tokens[:train],
+    'valid': tokens[train:-_HELD_OUT],
+    'test': tokens[-_HELD_OUT:],
+  }
+  return windowed(
+    'Enwik8',
+    path,
+    splits,
+    ByteVocab(),
+    batch_size,
+    length,
+    seed,
+    eval_length=eval_length,
+    eval_stride=eval_stride,
+  )
+
+
+def read(path: Path) -> np.ndarray:
+  """Returns a raw or packed file's bytes as (n,) uint8; raw ones are mapped.
+
+  Stops one byte past `SIZE`, so a wrong archive cannot fill the memory.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is empty or cannot be unpacked.
+  """
+  if path.suffix not in ('.zip', '.gz', '.xz'):
+    return np.memmap(path, np.uint8, mode='r')
+  try:
+    if path.suffix == '.zip':
+      with zipfile.ZipFile(path) as archive, archive.open('enwik8') as member:
+        content = member.read(SIZE + 1)
+    else:
+      with (gzip if path.suffix == '.gz' else lzma).open(path) as packed:
+        content = packed.read(SIZE + 1)
+  except _BROKEN as error:
+    raise ValueError(f'cannot be unpacked: {error}') from error
+  return np.frombuffer(content, np.uint8)
+
+
+def check(tokens: np.ndarray, checksum: bool) -> None:
+  """Checks that the (n,) uint8 bytes are enwik8.
+
+  Args:
+    tokens: the unpacked bytes.
+    checksum: whether to compute the sha256, a fraction of a second, too.
+
+  Raises:
+    ValueError: naming what differs.
+  """
+  if len(tokens) != SIZE:
+    size = f'more than {SIZE:,}' if len(tokens) > SIZE else f'{len(tokens):,}'
+    raise ValueError(f'not enwik8: {size} bytes unpacked, not {SIZE:,}')
+  if checksum:
+    digest = hashlib.sha256(tokens).hexdigest()
+    if digest != SHA256:
+      raise ValueError(f'not enwik8: sha256 is {digest}, not {SHA256}')

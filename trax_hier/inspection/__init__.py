@@ -1,0 +1,1 @@
+"""Inspection: the layer tree of a model, its receptive field, probes."""

@@ -1,0 +1,1 @@
+"""Attention: cores, position schemes, caches and masks."""

@@ -1,0 +1,220 @@
+"""Keys and values kept from call to call."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base
+from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.memory import Memory
+
+
+def empty(rows, n):
+  """A buffer (s, n, d) for `n` rows like `rows` (.., l, d), s sequences.
+
+  Batch and heads are one axis, as products with a buffer take them: XLA updates
+  a buffer in place only if all that reads it takes it in one shape.
+  """
+  *lead, _, d = rows.shape
+  return jnp.zeros((math.prod(lead), n, d), rows.dtype)
+
+
+def append(buffer, rows, index):
+  """Writes `rows` (.., l, d) into `buffer` (s, n, d) from row `index` on."""
+  return jax.lax.dynamic_update_slice(
+    buffer, _like(buffer, rows), (0, index, 0)
+  )
+
+
+def join(buffer, rows):
+  """The rows of `buffer` (s, n, d), then `rows` (.., l, d): (s, n + l, d)."""
+  return jnp.concatenate([buffer, _like(buffer, rows)], axis=-2)
+
+
+def _like(buffer, rows):
+  """Rows (.., l, d) as those of a buffer (s, n, d)."""
+  rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
+  if rows.shape[0] != buffer.shape[0]:
+    raise ValueError(
+      f'{rows.shape[0]} sequences of rows (batch times heads), but the state '
+      f'was made for {buffer.shape[0]}: initialise it for this batch size'
+    )
+  return rows
+
+
+class KeyValueCache(base.Layer):
+  """Keeps keys and values over predict calls: (k, v, ..) -> (k, v, ..).
+
+  In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
+  (b, h, l, d_head) join those of earlier calls; outputs (b h, n, d_head):
+
+  * without a window, the output is the whole buffer of `max_len` rows;
+  * with a window and one new row, it is a ring of `window` rows in which
+    position p has row p mod window;
+  * with a window and more new rows, it is the last `window` rows before them
+    followed by the new ones.
+
+  Args:
+    max_len: Capacity in rows, if there is no window.
+    window: Number of rows to keep, or None for all.
+    mode: 'train', 'eval' or 'predict'.
+    n: Number of arrays: what else belongs to a key is kept with it.
+
+  Raises:
+    ValueError: at a call, without a window, if it brings more than max_len
+      rows, or if it is of another batch than the state.
+
+  Example:
+    >>> from trax_hier.compat import signature
+    >>> cache = KeyValueCache(max_len=5, window=None, mode='predict')
+    >>> rows = jnp.ones((1, 1, 2, 3))
+    >>> _ = cache.init(signature((rows, rows)))
+    >>> for n in 1, 2:
+    ...   k, v = cache((n * rows, n * rows))
+    ...   print(k[0, :, 0])
+    [1. 1. 0. 0. 0.]
+    [1. 1. 2. 2. 0.]
+  """
+
+  def __init__(self, max_len: int, window: int | None, mode: str, n: int = 2):
+    super().__init__(n_in=n, n_out=n)
+    self._n_rows = window or max_len
+    self._window = window
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._mode != 'predict':
+      return
+    buffers = tuple(empty(s, self._n_rows) for s in input_signature)
+    self.state = jnp.zeros((), jnp.int32), buffers
+
+  def forward(self, rows):
+    if self._mode != 'predict':
+      return rows
+    t, buffers = self.state
+    n_new = rows[0].shape[-2]
+    if self._window is None:
+      if n_new > self._n_rows:
+        raise ValueError(
+          f'{n_new} new positions exceed the cache of {self._n_rows}: raise '
+          'max_len'
+        )
+      outputs = buffers = tuple(
+        append(old, new, t) for old, new in zip(buffers, rows, strict=True)
+      )
+    elif n_new == 1:
+      outputs = buffers = tuple(
+        append(old, new, t % self._window)
+        for old, new in zip(buffers, rows, strict=True)
+      )
+    else:
+      outputs = tuple(
+        join(jnp.roll(old, -t, axis=-2), new)
+        for old, new in zip(buffers, rows, strict=True)
+      )
+      buffers = tuple(
+        jnp.roll(x[..., -self._window :, :], t + n_new, axis=-2)
+        for x in outputs
+      )
+    self.state = t + n_new, buffers
+    # The state may be wider than the dtype of compute.
+    return tuple(
+      x.astype(new.dtype) for x, new in zip(outputs, rows, strict=True)
+    )
+
+
+def PastRows(
+  window: int, carry: bool, mode: str, n_kept: int | None = None
+) -> base.Layer:
+  """Puts the keys and values of the past in front: (k, v) -> (k, v).
+
+  In 'train' and 'eval' modes new rows (b, h, l, d_head) get `window` rows in
+  front of them. They are zeros at the start of a sequence, so that every
+  position has as many keys before it. In predict mode this is a
+  `KeyValueCache`.
+
+  Args:
+    window: Number of rows before a position that it has use of.
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence:
+      rows are then kept for the next call.
+    mode: 'train', 'eval' or 'predict'.
+    n_kept: Number of rows to keep in predict mode, the newest included; None is
+      window + 1.
+
+  Example:
+    >>> rows = jnp.ones((1, 1, 3, 4))
+    >>> k, v = PastRows(window=2, carry=False, mode='eval')((rows, rows))
+    >>> print(k[0, 0, :, 0])
+    [0. 0. 1. 1. 1.]
+  """
+  if mode == 'predict':
+    return KeyValueCache(0, n_kept or window + 1, mode)
+  return _PastRows(window, carry)
+
+
+class _PastRows(Memory):
+  """Puts `window` rows of earlier calls, or zeros, before new ones."""
+
+  def __init__(self, window, carry):
+    super().__init__(n_in=2, n_out=2)
+    self._window = window
+    self._carry = carry
+
+  def init_weights_and_state(self, input_signature):
+    if self._carry:
+      self.state = tuple(
+        jnp.zeros((*s.shape[:-2], self._window, s.shape[-1]), s.dtype)
+        for s in input_signature
+      )
+
+  def forward(self, rows):
+    window = [(0, 0), (0, 0), (self._window, 0), (0, 0)]
+    if not self._carry:
+      return tuple(jnp.pad(x, window) for x in rows)
+    # The state may be wider than the dtype of compute.
+    rows = tuple(
+      jnp.concatenate([old.astype(new.dtype), new], axis=-2)
+      for old, new in zip(self.state, rows, strict=True)
+    )
+    self.state = tuple(x[..., -self._window :, :] for x in rows)
+    return rows
+
+
+class PastInputs(base.Layer):
+  """Puts the inputs before the new ones in front: (b, l, d) -> (b, n + l, d).
+
+  Before the start of a sequence, which in 'train' and 'eval' modes is that of
+  a call, they are zeros.
+
+  Args:
+    n: Number of inputs before the new ones.
+    mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.compat import signature
+    >>> past = PastInputs(2, mode='predict')
+    >>> x = jnp.ones((1, 3, 1))
+    >>> _ = past.init(signature(x))
+    >>> print(past(x).ravel(), past(2 * x).ravel())
+    [0. 0. 1. 1. 1.] [1. 1. 2. 2. 2.]
+  """
+
+  def __init__(self, n: int, mode: str):
+    super().__init__()
+    check_mode(mode)
+    self._n = n
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._mode == 'predict':
+      b, _, d = input_signature.shape
+      self.state = jnp.zeros((b, self._n, d), input_signature.dtype)
+
+  def forward(self, x):
+    if self._mode != 'predict':
+      return jnp.pad(x, [(0, 0), (self._n, 0), (0, 0)])
+    # The state may be wider than the dtype of compute.
+    x = jnp.concatenate([self.state.astype(x.dtype), x], axis=1)
+    self.state = x[:, x.shape[1] - self._n :].astype(self.state.dtype)
+    return x

@@ -1,0 +1,101 @@
+"""Trax's locality-sensitive-hashing attention as a part of our blocks."""
+
+from trax_hier.compat import tl
+from trax_hier.config import configurable
+from trax_hier.layers.attention.prefix import turn
+from trax_hier.layers.base.build import check_heads, check_mode
+
+
+@configurable(module='trax_hier.layers', denylist=['masked'])
+def LSHAttention(
+  d_model: int,
+  n_heads: int = 8,
+  chunk_len: int = 128,
+  n_hashes: int = 2,
+  dropout: float = 0.0,
+  causal: bool = True,
+  masked: bool = False,
+  mode: str = 'train',
+):
+  """Self-attention within hash buckets: (b, l, d) -> (b, l, d).
+
+  Queries and keys share one projection and carry rotary positions. The length
+  must be a multiple of `chunk_len`. No value of a later position is attended
+  to, but later positions do fill the buckets, and so have a say in which of the
+  earlier ones a position sees. The buckets are drawn at random. Hence no
+  decoding equals evaluation, and there is no predict mode.
+
+  Args:
+    d_model: Width of inputs and outputs.
+    n_heads: Number of heads; divides d_model.
+    chunk_len: Length of the chunks of the sequence sorted by bucket; a position
+      attends to its own and the previous chunk.
+    n_hashes: Number of rounds of hashing.
+    dropout: Rate of dropout on attention weights and on the output.
+    causal: Whether a position sees no later one; False is for encoders.
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False, which must be the first of a sequence, are not attended to. They do
+      fill buckets.
+    mode: 'train' or 'eval'.
+
+  Raises:
+    ValueError: `mode` is 'predict', n_heads does not divide d_model, chunk_len
+      or n_hashes is not positive; at a call, the length is no multiple of
+      chunk_len.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> attention = LSHAttention(d_model=8, n_heads=2, chunk_len=4)
+    >>> print(tree(attention, (2, 12, 8)).text(depth=0))
+    layer              parameters   in           out
+    LSHAttention ...          216   (2, 12, 8)   (2, 12, 8)
+
+  Source: Reformer (arXiv 2001.04451); Hourglass (arXiv 2110.13711), ImageNet64.
+  """
+  check_mode(mode)
+  check_heads(d_model, n_heads)
+  if chunk_len < 1 or n_hashes < 1:
+    raise ValueError(
+      f'LSHAttention.chunk_len = {chunk_len} and n_hashes = {n_hashes} must be '
+      'positive'
+    )
+  if mode == 'predict':
+    raise ValueError('LSHAttention has no predict mode; use SelfAttention')
+
+  def check_length(x):
+    if x.shape[1] % chunk_len:
+      raise ValueError(
+        f'length {x.shape[1]} is not a multiple of LSHAttention.chunk_len = '
+        f'{chunk_len}'
+      )
+    return x
+
+  attend = tl.Serial(
+    tl.Fn('CheckLength', check_length),
+    tl.PureLSHSelfAttentionWrapper(
+      n_heads=n_heads,
+      d_qk=d_model // n_heads,
+      d_v=d_model // n_heads,
+      causal=causal,
+      masked=masked,
+      output_dropout=dropout,
+      attention_dropout=dropout,
+      pure_lsh_implementation=tl.PureLSHSelfAttention,
+      mode=mode,
+      num_weights=2,
+      weights_format='model',
+      rotary_position_emb=True,
+      chunk_len=chunk_len,
+      n_chunks_after=0 if causal else 1,
+      n_hashes=n_hashes,
+    ),
+  )
+  if not masked:
+    return attend
+  # Trax's masks hide nothing in the first places.
+  return tl.Serial(  # x, mask
+    tl.Select([0, 1, 1]),
+    tl.Fn('HiddenLast', lambda x, mask: (turn(x, mask, -1), mask[:, ::-1]), 2),
+    attend,
+    tl.Fn('HiddenFirst', lambda x, mask: turn(x, mask, 1)),
+  )

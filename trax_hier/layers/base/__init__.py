@@ -1,0 +1,1 @@
+"""Layers that all others are made of."""

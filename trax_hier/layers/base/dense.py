@@ -1,0 +1,239 @@
+"""Dense layers, whose kernels may be stored in 8 bits for decoding."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+
+# Numbers widened at a time: 256 KB in float32, a fraction of a core's cache.
+_CHUNK = 1 << 16
+_MIN_ROWS = 16
+_FEW = 16  # Rows of x for which widening costs more than multiplying.
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8Kernel:
+  """A matrix in 8 bits: values * scale.
+
+  Attributes:
+    values: int8 (d_in, d_out).
+    scale: float32 (d_out,), one number for each output channel.
+  """
+
+  values: jax.Array
+  scale: jax.Array
+
+
+def quantize(kernel: jax.Array) -> Int8Kernel:
+  """Rounds a kernel (d_in, d_out) to 255 levels in each output channel.
+
+  Example:
+    >>> print(quantize(jnp.array([[2.0, 0.1], [-1.3, 0.0]])).values)
+    [[127 127]
+     [-83   0]]
+  """
+  largest = jnp.max(jnp.abs(kernel), axis=0)
+  scale = jnp.where(largest > 0, largest, 1.0).astype(jnp.float32) / 127
+  return Int8Kernel(jnp.round(kernel / scale).astype(jnp.int8), scale)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """A matrix of which single rows are read: values * scale.
+
+  Attributes:
+    values: (n, d); each row lies in one piece of memory.
+    scale: float32 (n,), one number for each row of values in 8 bits, or None.
+  """
+
+  values: jax.Array
+  scale: jax.Array | None = None
+
+  @classmethod
+  def of(cls, matrix: jax.Array, precision: str) -> 'Rows':
+    """The rows of a matrix (n, d) in 'float32', 'bfloat16' or 'int8'."""
+    if precision == 'int8':
+      columns = quantize(matrix.T)
+      return cls(columns.values.T, columns.scale)
+    return cls(matrix.astype(precision))
+
+  def take(self, indices: jax.Array) -> jax.Array:
+    """Rows (.., d) at indices (..), in float32 whatever they are stored in."""
+    # Without 'clip', XLA for CPU compares for every number that it takes.
+    rows = jnp.take(self.values, indices, axis=0, mode='clip')
+    rows = rows.astype(jnp.float32)
+    if self.scale is None:
+      return rows
+    return rows * jnp.take(self.scale, indices, mode='clip')[..., None]
+
+  def matrix(self, dtype: jnp.dtype) -> jax.Array:
+    """All rows (n, d) in `dtype`."""
+    rows = self.values.astype(dtype)
+    return rows if self.scale is None else rows * self.scale[:, None]
+
+
+@configurable(module='trax_hier.layers')
+class Dense(tl.Dense):
+  """A dense layer: x (.., d_in) -> x W + b (.., d_out); W may be in 8 bits.
+
+  Args:
+    d_out: Width of the output.
+    kernel_initializer: Draws W: (shape, rng) -> array; None is Glorot's uniform
+      distribution.
+    use_bias: Whether there is b.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(Dense(4), (2, 6, 8)))
+    layer     parameters   in          out
+    Dense_4           36   (2, 6, 8)   (2, 6, 4)
+  """
+
+  def __init__(
+    self,
+    d_out: int,
+    kernel_initializer: Callable | None = None,
+    use_bias: bool = True,
+  ):
+    super().__init__(
+      d_out,
+      kernel_initializer or tl.GlorotUniformInitializer(),
+      use_bias=use_bias,
+    )
+
+  def decoding_weights(self, weights: tuple | jax.Array, precision: str):
+    """Weights whose kernel is an `Int8Kernel` if precision is 'int8'."""
+    return quantize_dense(weights) if precision == 'int8' else weights
+
+  def forward(self, x):
+    return _affine(x, self.weights)
+
+
+@configurable(module='trax_hier.layers')
+def NoProjection():
+  """The identity, where a layer could project: (.., d) -> (.., d).
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> attention = SelfAttention(d_model=8, n_heads=2, output=NoProjection)
+    >>> [part.name for part in tree(attention, (2, 6, 8)).children]
+    ['Heads']
+  """
+  return tl.Serial()
+
+
+def Linear(d_out: int, variance: float = 1.0):
+  """A dense layer without bias: x (.., d_in) -> x W (.., d_out).
+
+  Args:
+    d_out: Width of the output.
+    variance: Of the output at first, for an input of variance 1; the kernel is
+      drawn from a truncated normal distribution.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(Linear(4), (2, 6, 8)))
+    layer     parameters   in          out
+    Dense_4           32   (2, 6, 8)   (2, 6, 4)
+  """
+  draw = jax.nn.initializers.variance_scaling(
+    variance, 'fan_in', 'truncated_normal'
+  )
+  return Dense(d_out, lambda shape, rng: draw(rng, shape), use_bias=False)
+
+
+class Projections(base.Layer):
+  """Dense layers side by side: x (.., d_in) -> n tensors (.., d_out).
+
+  The weights are those of n layers that `dense` makes, or `merge_projections`
+  of them: with few rows of x, one large product reads its kernel faster than n
+  small ones.
+  """
+
+  def __init__(
+    self, d_out: int, n: int, dense: Callable[[int], base.Layer] = Dense
+  ):
+    super().__init__(n_in=1, n_out=n)
+    self._d_out = d_out
+    self._dense = dense
+
+  def init_weights_and_state(self, input_signature):
+    self.weights = tuple(
+      self._dense(self._d_out).init(input_signature, rng)[0]
+      for rng in jax.random.split(self.rng, self.n_out)
+    )
+
+  def decoding_weights(self, weights: tuple, precision: str) -> tuple:
+    """The weights of one product, whose kernel may be in 8 bits."""
+    (weights,) = merge_projections(weights)
+    return (quantize_dense(weights) if precision == 'int8' else weights,)
+
+  def forward(self, x):
+    outputs = [_affine(x, weights) for weights in self.weights]
+    if len(outputs) < self.n_out:
+      outputs = jnp.split(outputs[0], self.n_out, axis=-1)
+    return outputs if self.n_out > 1 else outputs[0]
+
+
+def merge_projections(weights: Sequence) -> tuple:
+  """The weights of `Projections` as those of one product."""
+  return (jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), *weights),)
+
+
+def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
+  """The weights of a `Dense`, its kernel in 8 bits.
+
+  Args:
+    weights: Kernel (d_in, d_out), or the pair of it and the bias (d_out,).
+  """
+  if isinstance(weights, tuple):
+    kernel, bias = weights
+    return quantize(kernel), bias
+  return quantize(weights)
+
+
+def _affine(x, weights):
+  if isinstance(weights, tuple):
+    kernel, bias = weights
+    return _product(x, kernel) + bias
+  return _product(x, weights)
+
+
+def _product(x, kernel):
+  if not isinstance(kernel, Int8Kernel):
+    return jnp.dot(x, kernel)
+  few = x.size <= _FEW * x.shape[-1]
+  y = jax.lax.platform_dependent(
+    x, kernel.values, cpu=_dot_by_rows if few else _dot, default=_dot
+  )
+  return y * kernel.scale.astype(x.dtype)
+
+
+def _dot(x, values):
+  return jnp.dot(x, values.astype(x.dtype))
+
+
+def _dot_by_rows(x, values):
+  """The product, widening a few rows at a time, which stay in the cache.
+
+  XLA for CPU writes a widened matrix to memory and reads it again.
+  """
+  d_in, d_out = values.shape
+  n_rows = min(d_in, max(_MIN_ROWS, _CHUNK // d_out))
+  while d_in % n_rows:
+    n_rows -= 1
+
+  def add(i, y):
+    rows = jax.lax.dynamic_slice_in_dim(values, i * n_rows, n_rows, 0)
+    part = jax.lax.dynamic_slice_in_dim(x, i * n_rows, n_rows, x.ndim - 1)
+    return y + jnp.dot(part, rows.astype(x.dtype))
+
+  y = jnp.zeros((*x.shape[:-1], d_out), x.dtype)
+  return jax.lax.fori_loop(0, d_in // n_rows, add, y)

@@ -1,0 +1,111 @@
+"""The dense feed-forward part of a block."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.base.dense import Dense, Linear
+
+
+@configurable(module='trax_hier.layers')
+def Gelu():
+  """GELU in its tanh approximation: (.., f) -> (.., f); Trax's FastGelu.
+
+  x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, elementwise.
+
+  Example:
+    >>> print(Gelu()(jnp.array([-1.0, 0.0, 1.0])).round(2))
+    [-0.16  0.    0.84]
+
+  Source: GELUs (arXiv 1606.08415), section 2.
+  """
+  return tl.Fn('Gelu', lambda x: _gelu(x))
+
+
+@configurable(module='trax_hier.layers')
+def Relu():
+  """max(x, 0), elementwise: (.., f) -> (.., f).
+
+  Example:
+    >>> print(Relu()(jnp.array([-1.0, 0.0, 1.0])))
+    [0. 0. 1.]
+  """
+  return tl.Relu()
+
+
+_SLOPE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+@jax.custom_jvp
+def _gelu(x):
+  return 0.5 * x * (1 + jnp.tanh(_SLOPE * (x + _CUBIC * x**3)))
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+  """Keeps one array for the gradient, the derivative; autodiff keeps nine."""
+  (x,), (t,) = primals, tangents
+  tanh = jnp.tanh(_SLOPE * (x + _CUBIC * x**3))
+  inner = _SLOPE * (1 + 3 * _CUBIC * x**2)
+  derivative = 0.5 * (1 + tanh + x * (1 - tanh**2) * inner)
+  return 0.5 * x * (1 + tanh), derivative * t
+
+
+@configurable(module='trax_hier.layers')
+def FeedForward(
+  d_model: int,
+  d_ff: int = 2048,
+  activation: Callable[[], base.Layer] = Gelu,
+  dropout: float = 0.0,
+  mode: str = 'train',
+):
+  """Two dense layers with an activation between: (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_ff: Width between the two layers.
+    activation: Makes the activation layer.
+    dropout: Rate of dropout after the activation.
+    mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(FeedForward(d_model=8, d_ff=16), (2, 6, 8)))
+    layer         parameters   in           out
+    FeedForward          280   (2, 6, 8)    (2, 6, 8)
+      Dense_16           144   (2, 6, 8)    (2, 6, 16)
+      Dense_8            136   (2, 6, 16)   (2, 6, 8)
+  """
+  return tl.Serial(
+    Dense(d_ff),  # (b, l, f)
+    activation(),
+    tl.Dropout(dropout, mode=mode),
+    Dense(d_model),  # (b, l, d)
+  )
+
+
+@configurable(module='trax_hier.layers')
+def ReluFeedForward(d_model: int, d_ff: int = 2048):
+  """Two dense layers without bias, a ReLU between: (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_ff: Width between the two layers.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(ReluFeedForward(d_model=8, d_ff=16), (2, 6, 8)))
+    layer             parameters   in           out
+    ReluFeedForward          256   (2, 6, 8)    (2, 6, 8)
+      Dense_16               128   (2, 6, 8)    (2, 6, 16)
+      Dense_8                128   (2, 6, 16)   (2, 6, 8)
+  """
+  return tl.Serial(
+    Linear(d_ff),  # (b, l, f)
+    Relu(),
+    Linear(d_model),  # (b, l, d)
+  )

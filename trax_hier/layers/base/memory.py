@@ -1,0 +1,155 @@
+"""Memory: what layers carry from one call to the next in training.
+
+A long sequence is given to a model segment by segment, one sequence in each row
+of the batch (a "lane"). Layers keep what they need of the segments before in
+their state, and gradients stop there. Zeros are a fresh memory: a lane is reset
+by putting zeros in its place, which `Lanes` does for a whole model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base
+from trax_hier.layers.base.stacking import Stack
+
+
+class Memory(base.Layer):
+  """A layer, or a place in one, whose state is memory.
+
+  The state is a tree of arrays (b, ..), whose first axis is the batch.
+
+  Example: sums of all that came so far, where the second lane begins anew.
+    >>> from trax_hier.compat import signature
+    >>> class Total(Memory):
+    ...   def init_weights_and_state(self, signature):
+    ...     self.state = jnp.zeros(signature.shape)
+    ...   def forward(self, x):
+    ...     self.state = self.state + x
+    ...     return self.state
+    >>> layer = Lanes(Total(), carry=True)
+    >>> x, start = jnp.ones(2), jnp.array([False, True])
+    >>> _ = layer.init(signature((x, start)))
+    >>> print(layer((x, start)), layer((x, start)))
+    [1. 1.] [2. 1.]
+  """
+
+
+class Lanes(base.Layer):
+  """Runs a layer whose memory is reset where a sequence starts.
+
+  x (b, ..), start_of_sequence (b,) bool -> layer(x). The `Memory` of lanes that
+  start is zeroed first.
+
+  Args:
+    layer: Takes x; its weights are this one's, in a 1-tuple.
+    carry: False for a layer without memory; there is then no second input.
+
+  Example: the second lane begins a sequence in both calls.
+    >>> from trax_hier.compat import signature
+    >>> layer = Lanes(ShiftRight(carry=True, mode='train'), carry=True)
+    >>> tokens = jnp.array([[1, 2, 3], [1, 2, 3]])
+    >>> start = jnp.array([False, True])
+    >>> _ = layer.init(signature((tokens, start)))
+    >>> _ = layer((tokens, start))
+    >>> print(layer((tokens + 3, start)))
+    [[3 4 5]
+     [0 4 5]]
+
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
+  """
+
+  def __init__(self, layer: base.Layer, carry: bool):
+    super().__init__(n_in=1 + carry, n_out=layer.n_out, name='Lanes')
+    self._sublayers = (layer,)
+    self._weights = (None,)
+    self._state = (None,)
+
+  @property
+  def takes_start_of_sequence(self) -> bool:
+    """Whether the second input is `start_of_sequence`."""
+    return self.n_in == 2
+
+  def init_weights_and_state(self, input_signature):
+    (layer,) = self.sublayers
+    x = input_signature[0] if self.n_in == 2 else input_signature
+    weights, state = layer.init(x, self.rng, use_cache=True)
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (layer,), (weights,), (state,) = self.sublayers, self.weights, self.state
+    if self.n_in == 2:
+      x, start = x
+
+      def zero(memory, axis):
+        lanes = start.reshape([-1] + [1] * (memory.ndim - axis - 1))
+        return jnp.where(lanes, jnp.zeros((), memory.dtype), memory)
+
+      state = map_memory(zero, layer, state)
+    y, state = layer.pure_fn(x, weights, state, self.rng)
+    self.state = (state,)
+    return y
+
+
+def map_memory(
+  fn: Callable[[jax.Array, int], jax.Array],
+  layer: base.Layer,
+  state: Any,
+  axis: int = 0,
+) -> Any:
+  """The state of a layer, with fn(array, axis of the batch) for all memory.
+
+  Args:
+    fn: Gets memory (b, ..) and 0, or that of n equal layers, (n, b, ..), and 1.
+    layer: The layer.
+    state: Its state.
+    axis: The axis of the batch in arrays of this layer's own.
+  """
+  if isinstance(layer, Memory):
+    return jax.tree.map(lambda x: fn(x, axis), state)
+  if isinstance(state, dict) or not layer.sublayers:
+    return state  # A dictionary is Trax's mark of a layer that ran before.
+  axis += isinstance(layer, Stack)
+  parts = zip(layer.sublayers, state, strict=True)
+  return tuple(map_memory(fn, sub, part, axis) for sub, part in parts)
+
+
+class ShiftRight(Memory):
+  """Shifts tokens right by one position: (b, l) int32 -> (b, l).
+
+  What comes first is 0 or, if memory is carried, the last token of the call
+  before. In predict mode, where the caller shifts, this is the identity.
+
+  Args:
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence.
+    mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.compat import signature
+    >>> shift = ShiftRight(carry=True, mode='train')
+    >>> tokens = jnp.array([[1, 2, 3]])
+    >>> _ = shift.init(signature(tokens))
+    >>> print(shift(tokens), shift(tokens + 3))
+    [[0 1 2]] [[3 4 5]]
+  """
+
+  def __init__(self, carry: bool, mode: str):
+    super().__init__()
+    self._carry = carry
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    if self._carry and self._mode != 'predict':
+      b, _ = input_signature.shape
+      self.state = jnp.zeros((b, 1), input_signature.dtype)
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return x
+    if not self._carry:
+      return jnp.pad(x[:, :-1], [(0, 0), (1, 0)])
+    y = jnp.concatenate([self.state, x[:, :-1]], axis=1)
+    self.state = x[:, -1:]
+    return y

@@ -1,0 +1,1 @@
+"""Hierarchy: shorten, upsample, and sequences at several scales."""

@@ -1,0 +1,297 @@
+"""Dot products with tokens and with blocks of tokens, under one softmax.
+
+Letters: b batch, h heads, l length; w window, n windows, m keys.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base
+from trax_hier.layers.attention.cache import append, empty, join
+from trax_hier.layers.attention.dot_product import (
+  blocks,
+  filled_sizes,
+  means,
+  scores,
+  softmax_means,
+)
+from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.base.groups import as_tuple
+from trax_hier.layers.hierarchy.scales import n_complete
+
+
+class AttendToScales(base.Layer):
+  """q, then k and v of each scale -> (b, h, l, d_head).
+
+  q (b, h, l, d_head) and, for each scale S, keys and values (b, h, l / S,
+  d_head), the last row of which may be that of an incomplete block. In predict
+  mode the keys and values of tokens are the output of a `KeyValueCache`; those
+  of the other scales are the new rows of a `Coarse`, and are kept here.
+
+  Without a window, a token sees all blocks that are complete. With one, tokens
+  lie in windows side by side, and blocks of each scale are seen in a band of
+  windows only, which begins where that of the scale before ends: the token's
+  own window and the one before for tokens, S windows for blocks of S, and all
+  the rest for the last scale. In training, each window gets the keys of its
+  band only.
+
+  Args:
+    scales: (1, S_1, ..), in rows of the sequence.
+    window: A number of rows, multiple of every scale; or None.
+    stride: Distance in tokens of neighbouring rows; below, a row is called a
+      token.
+    positions: Position scheme. Queries and the keys of tokens come with their
+      positions encoded.
+    dropout: Rate of dropout on the attention weights.
+    mode: 'train', 'eval' or 'predict'.
+    n_rows: Capacity in predict mode, in rows.
+  """
+
+  _MIN_CACHE = 128  # See `DotProductAttention`.
+
+  def __init__(
+    self,
+    scales: Sequence[int],
+    window: int | None,
+    stride: int,
+    positions: NoPositions,
+    dropout: float,
+    mode: str,
+    n_rows: int,
+  ):
+    super().__init__(n_in=1 + 2 * len(scales), n_out=1)
+    self._scales = scales
+    self._window = window
+    self._stride = stride
+    # Windows back at which each band ends; None is the end of no band.
+    self._ends = [
+      sum(scales[: j + 1]) + 1 if window and j < len(scales) - 1 else None
+      for j in range(len(scales))
+    ]
+    self._positions = positions
+    self._dropout = dropout if mode == 'train' else 0.0
+    self._mode = mode
+    reach = [n_rows if end is None else end * window for end in self._ends]
+    self._biases = [
+      positions.bias(stride, scale * stride, n * stride, mode)
+      for scale, n in zip(scales, reach, strict=True)
+    ]
+    self._n_rows = [
+      -(-n // scale) for scale, n in zip(scales, reach, strict=True)
+    ]
+    self._sublayers = (
+      *(bias.layer for bias in self._biases),
+      base.Layer(name='Memory'),
+    )
+    self._weights = (None,) * len(self.sublayers)
+    self._state = (None,) * len(self.sublayers)
+
+  def init_weights_and_state(self, input_signature):
+    q, *rows = input_signature
+    *layers, _ = self.sublayers
+    inits = [
+      layer.init((q, k), use_cache=True)
+      for layer, k in zip(layers, rows[::2], strict=True)
+    ]
+    memory = ()
+    if self._mode == 'predict':
+      kept = tuple(
+        tuple(empty(signature, n) for signature in pair)
+        for pair, n in zip(_pairs(rows)[1:], self._n_rows[1:], strict=True)
+      )
+      memory = jnp.zeros((), jnp.int32), kept
+    self.weights = (*(weights for weights, _ in inits), ())
+    self.state = (*(state for _, state in inits), memory)
+
+  def forward(self, inputs):
+    q, *rows = inputs
+    if self._mode == 'predict':
+      tokens, keys = self._remember(q.shape[-2], _pairs(rows))
+      arrays = [self._arrays(j, q, k) for j, (k, _, _) in enumerate(keys)]
+      if self._ends[0] is None:
+        return self._attend_to_filled(arrays, q, tokens, keys)
+      return self._attend(arrays, q, tokens, keys)
+    length, coarsest = q.shape[-2], self._scales[-1]
+    w = min(self._window or length, length + -length % coarsest)
+    n_tokens = length + -length % (w if self._window else coarsest)
+    q = _pad(q, n_tokens)
+    tokens = jnp.arange(n_tokens)
+    sets = []
+    for j, (k, v) in enumerate(_pairs(rows)):
+      scale, end = self._scales[j], self._ends[j]
+      k, v = (_pad(x, n_tokens // scale) for x in (k, v))
+      starts = jnp.arange(k.shape[-2]) * scale
+      if j:
+        k = self._positions.encode(k, starts * self._stride)
+      if self._window is None:
+        arrays = self._arrays(j, q, k)
+        sets.append(self._look(j, arrays, q, tokens, k, v, starts))
+      elif end is not None and end * w < n_tokens:
+        sets.append(self._look_at_band(j, q, tokens, k, v))
+      elif self._begin(j) * w < n_tokens:
+        arrays, v = self._arrays(j, q, k), v[:, None]
+        logits, seen, part = self._look(j, arrays, q, tokens, k, v, starts)
+        seen = seen.reshape(-1, 1, w, seen.shape[-1])
+        sets.append((blocks(logits, w), seen, part))
+    y = softmax_means(sets, q.dtype, self._dropout, self.rng)
+    if y.ndim == 5:  # (b, n, h, w, d_head)
+      y = y.swapaxes(1, 2).reshape(q.shape)
+    return y[:, :, :length]
+
+  def _attend_to_filled(self, arrays, q, tokens, keys):
+    """Attends to the rows of caches up to those of the last query."""
+    sizes = filled_sizes(self._n_rows[0], self._MIN_CACHE)
+
+    def attend_to(n):
+      ends = [-(-n // scale) for scale in self._scales]
+      filled = [
+        (k[:, :end], v[:, :end], starts[:end])
+        for end, (k, v, starts) in zip(ends, keys, strict=True)
+      ]
+      return self._attend(arrays, q, tokens, filled)
+
+    choice = jnp.searchsorted(jnp.asarray(sizes), tokens[-1] + 1)
+    branches = [functools.partial(attend_to, n) for n in sizes]
+    return jax.lax.switch(choice, branches)
+
+  def _attend(self, arrays, q, tokens, keys):
+    sets = [self._look(j, arrays[j], q, tokens, *x) for j, x in enumerate(keys)]
+    return softmax_means(sets, q.dtype, 0.0, self.rng)
+
+  def _look(self, j, arrays, q, tokens, k, v, starts):
+    """Blocks, by their first tokens (m,), as a set for `softmax_means`.
+
+    q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head).
+    """
+    tokens = tokens[:, None]
+    q, bias = self._bias(j, arrays, q, k, starts - tokens)
+    seen = self._seen(j, tokens, starts)
+    return scores(q, k, bias), seen, functools.partial(means, v=v)
+
+  def _look_at_band(self, j, q, tokens, k, v):
+    """The same for queries in windows (b, n, h, w, ..), each with its band.
+
+    A band is a copy of keys that several windows have: what the gradient needs
+    of it is made anew.
+    """
+    scale, end, w = self._scales[j], self._ends[j], self._window
+    n_keys = end * w // scale
+    bands = functools.partial(_bands, n=end, size=w // scale)
+    tokens = tokens.reshape(-1, w, 1)
+    begins = tokens[:, :1] + w - end * w
+    starts = begins + jnp.arange(n_keys) * scale
+    q = blocks(q, w)
+    arrays = self._arrays(j, q, k[:, :, :n_keys])
+    q, bias = self._bias(j, arrays, q, k[:, :, :n_keys], (starts - tokens)[0])
+
+    @jax.checkpoint
+    def logits(q, k, bias):
+      return scores(q, bands(k), bias)
+
+    @jax.checkpoint
+    def part(weights, v):
+      return means(weights, bands(v))
+
+    seen = self._seen(j, tokens, starts)[:, None]
+    return logits(q, k, bias), seen, functools.partial(part, v=v)
+
+  def _begin(self, j):
+    """How many windows back the band of scale j begins."""
+    return self._ends[j - 1] if j else 0
+
+  def _seen(self, j, tokens, starts):
+    """Which of the blocks of scale j that start there the tokens see."""
+    scale = self._scales[j]
+    seen = (starts >= 0) & (starts // scale < n_complete(tokens, scale))
+    if self._window is None:
+      return seen
+    back = tokens // self._window - starts // self._window
+    if self._ends[j] is not None:
+      seen &= back < self._ends[j]
+    return seen & (back >= self._begin(j))
+
+  def _arrays(self, j, q, k):
+    """What the position scheme makes of its weights for scale j."""
+    arrays, state = self.sublayers[j].pure_fn(
+      (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
+    )
+    self.state = (*self.state[:j], state, *self.state[j + 1 :])
+    return as_tuple(arrays)
+
+  def _bias(self, j, arrays, q, k, offsets):
+    """What positions make of queries, and add to their products.
+
+    `offsets` (l, m) are distances of blocks from queries, in rows.
+    """
+    offsets = offsets * self._stride
+    return self._biases[j].apply(arrays, offsets, q, k.shape[-2])
+
+  def _remember(self, length, pairs):
+    """Adds new rows of all scales but the first to those of earlier calls.
+
+    Returns:
+      The queries' tokens (l,), and for each scale keys and values (b h, m,
+      d_head) and their blocks' first tokens (m,).
+    """
+    *states, (t, kept) = self.state
+    (k, v), *pairs = pairs
+    keys, memory = [(k, v, self._cached(t, length, k.shape[-2]))], []
+    for j, (new, old) in enumerate(zip(pairs, kept, strict=True), start=1):
+      k, v = new
+      scale, n_rows = self._scales[j], self._n_rows[j]
+      first, end = (n_complete(i - 1, scale) for i in (t, t + length))
+      numbers = first + jnp.arange(k.shape[-2])
+      starts = numbers * scale * self._stride
+      new = self._positions.encode(k, starts), v
+      if self._ends[j] is None:
+        # Rows that mean nothing lie behind all others, unseen, until the next
+        # call overwrites them.
+        rows = [append(*x, first) for x in zip(old, new, strict=True)]
+        kept_rows, numbers = rows, jnp.arange(n_rows)
+      else:
+        rows = [join(*x) for x in zip(old, new, strict=True)]
+        kept_rows = [
+          jax.lax.dynamic_slice_in_dim(x, end - first, n_rows, 1) for x in rows
+        ]
+        numbers = first - n_rows + jnp.arange(rows[0].shape[1])
+      # The state may be wider than the dtype of compute.
+      keys.append((*(x.astype(v.dtype) for x in rows), numbers * scale))
+      memory.append(tuple(kept_rows))
+    self.state = (*states, (t + length, tuple(memory)))
+    return t + jnp.arange(length), keys
+
+  def _cached(self, t, length, n_keys):
+    """The tokens of a `KeyValueCache`'s rows."""
+    rows = jnp.arange(n_keys)
+    if self._ends[0] is None:
+      return rows
+    if length == 1:
+      return t - (t - rows) % n_keys  # A ring.
+    return t + length - n_keys + rows
+
+
+def _pairs(rows):
+  """Keys and values of each scale."""
+  return list(zip(rows[::2], rows[1::2], strict=True))
+
+
+def _pad(x, length):
+  """(b, h, l, d_head) -> (b, h, length, d_head)."""
+  return jnp.pad(x, [(0, 0), (0, 0), (0, length - x.shape[-2]), (0, 0)])
+
+
+def _bands(x, n, size):
+  """For each window the run of n windows that ends with it, zeros in front.
+
+  (b, h, l, d_head) -> (b, windows, h, n size, d_head), `size` rows a window.
+  """
+  b, h, length, d = x.shape
+  n_windows = length // size
+  x = jnp.pad(x, [(0, 0), (0, 0), ((n - 1) * size, 0), (0, 0)])
+  windows = x.reshape(b, h, -1, size, d).swapaxes(1, 2)
+  # Slices, whose gradients are sums of slices; those of a gather are slow.
+  runs = [windows[:, i : i + n_windows] for i in range(n)]
+  return jnp.concatenate(runs, axis=-2)

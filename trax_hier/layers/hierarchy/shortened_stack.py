@@ -1,0 +1,183 @@
+"""Work on a shortened sequence: shorten, apply layers, upsample."""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.layers.attention.cache import append, empty
+from trax_hier.layers.base.groups import as_tuple, run_groups
+from trax_hier.layers.hierarchy.upsample import Upsample
+
+
+class ShortenedStack(base.Layer):
+  """Applies a layer to a sequence shortened k times: (b, l, d) -> (b, l, d).
+
+  upsample(inner(shorten(ShiftRight(x, k - 1))), x)
+
+  The shift by k - 1 is the smallest that is causal: group j ends at position
+  j k, the first that reads it. Lengths that k does not divide are padded inside
+  (with the same result as padding by hand, as long as `inner` is causal).
+
+  In predict mode `shorten`, `inner` and the coarse part of `upsample` run once
+  per k tokens, when a group is complete, in the same compiled program.
+
+  Args:
+    shorten_factor: k; 1 keeps the length.
+    shorten: (b, l, d) -> (b, l / k, d).
+    inner: (b, m, d) -> (b, m, d).
+    upsample: (b, m, d), (b, l, d) -> (b, l, d).
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity of predict mode in positions of this layer's input.
+
+  Raises:
+    ValueError: shorten_factor is not positive, or upsample no `Upsample`.
+
+  Example:
+    >>> from trax_hier.layers import FeedForward, LinearShorten, LinearUpsample
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> layer = ShortenedStack(
+    ...   3, LinearShorten(3, 8), FeedForward(8, 16), LinearUpsample(3, 8)
+    ... )
+    >>> print(tree(layer, (2, 13, 8)).text(1))
+    layer                  parameters   in           out
+    ShortenedStack(3)             696   (2, 13, 8)   (2, 13, 8)
+      LinearShorten ...           200   (2, 15, 8)   (2, 5, 8)
+      FeedForward ...             280   (2, 5, 8)    (2, 5, 8)
+      LinearUpsample ...          216   (2, 5, 8)    (2, 15, 8)
+
+  Source: Hourglass (arXiv 2110.13711) Algorithm 1.
+  """
+
+  def __init__(
+    self,
+    shorten_factor: int,
+    shorten: base.Layer,
+    inner: base.Layer,
+    upsample: Upsample,
+    mode: str = 'train',
+    max_len: int = 2048,
+  ):
+    super().__init__(name=f'ShortenedStack({shorten_factor})')
+    if shorten_factor < 1:
+      raise ValueError(f'shorten_factor = {shorten_factor} must be positive')
+    if not isinstance(upsample, Upsample):
+      raise ValueError(
+        'upsample must make an upsampling, such as @AttentionUpsample, not '
+        f'{upsample.name}'
+      )
+    if (shorten.n_in, shorten.n_out) != (1, 1):
+      raise ValueError(
+        'shorten must map one sequence to one, as @AttentionShorten does, not '
+        f'{shorten.n_in} to {shorten.n_out} as {shorten.name}'
+      )
+    self._k = shorten_factor
+    self._mode = mode
+    self._n_groups = -(-max_len // shorten_factor)
+    self._sublayers = (
+      tl.Serial(shorten, inner, upsample.coarse),
+      upsample.fine,
+      base.Layer(name='Memory'),
+    )
+    self._weights = (None,) * 3
+    self._state = (None,) * 3
+
+  def init_weights_and_state(self, input_signature):
+    coarse, fine, _ = self.sublayers
+    b, l, d = input_signature.shape
+    l = self._k if self._mode == 'predict' else l + -l % self._k
+    x = ShapeDtype((b, l, d), input_signature.dtype)
+    coarse_weights, coarse_state = coarse.init(x, use_cache=True)
+    outputs = as_tuple(coarse.output_signature(x))
+    u, buffers, memory = outputs[0], outputs[1:], ()
+    if self._mode == 'predict':
+      # One row more than there are groups: see `_decode`.
+      buffers = tuple(empty(s, self._n_groups + 1) for s in buffers)
+      memory = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((b, self._k - 1, d), x.dtype),
+        jnp.zeros((b, self._k, d), u.dtype),
+        buffers,
+      )
+    fine_weights, fine_state = fine.init((u, *buffers, x), use_cache=True)
+    self.weights = coarse_weights, fine_weights, ()
+    self.state = coarse_state, fine_state, memory
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return self._decode(x)
+    coarse, fine, _ = self.sublayers
+    coarse_rng, fine_rng = jax.random.split(self.rng)
+    coarse_state, fine_state, memory = self.state
+    length = x.shape[1]
+    x = jnp.pad(x, [(0, 0), (0, -length % self._k), (0, 0)])
+    shifted = jnp.pad(x, [(0, 0), (self._k - 1, 0), (0, 0)])[:, : x.shape[1]]
+    outputs, coarse_state = coarse.pure_fn(
+      shifted, self.weights[0], coarse_state, coarse_rng, use_cache=True
+    )
+    y, fine_state = fine.pure_fn(
+      (*as_tuple(outputs), x),
+      self.weights[1],
+      fine_state,
+      fine_rng,
+      use_cache=True,
+    )
+    self.state = coarse_state, fine_state, memory
+    return y[:, :length]
+
+  def _decode(self, x):
+    """Continues from the inputs of earlier calls with those in x (b, l, d).
+
+    Group j is complete at position j k. Of l positions from t on, every k-th
+    completes one: l // k groups for certain and at most one more.
+    """
+    coarse, fine, _ = self.sublayers
+    coarse_state, fine_state, (t, tail, last_u, buffers) = self.state
+    k, length = self._k, x.shape[1]
+    n = length // k
+    inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
+    first = -(-t // k)  # The first group that this call completes.
+
+    def run(group, state):
+      outputs, state = coarse.pure_fn(group, self.weights[0], state, self.rng)
+      return as_tuple(outputs), state
+
+    outputs, coarse_state = run_groups(
+      run,
+      coarse_state,
+      inputs,
+      first * k - t,
+      k,
+      length,
+      (first + n) * k < t + length,
+    )
+    new_u, *new_rows = (
+      jnp.concatenate(parts, axis=-2) for parts in zip(*outputs, strict=True)
+    )
+    # A row written for no group lies behind all others, unseen, until the next
+    # call overwrites it.
+    buffers = tuple(
+      append(buffer, rows, first)
+      for buffer, rows in zip(buffers, new_rows, strict=True)
+    )
+    u = jnp.concatenate([last_u.astype(new_u.dtype), new_u], axis=1)
+    begin = (first - 1) * k  # The position of u's first row.
+    current = jax.lax.dynamic_slice_in_dim(u, t - begin, length, axis=1)
+    end = t + length
+    next_u = jax.lax.dynamic_slice_in_dim(
+      u, (end - 1) // k * k - begin, k, axis=1
+    )
+    seen = (
+      buffer.astype(rows.dtype)
+      for buffer, rows in zip(buffers, new_rows, strict=True)
+    )
+    y, fine_state = fine.pure_fn(
+      (current, *seen, x), self.weights[1], fine_state, self.rng
+    )
+    # The state may be wider than the dtype of compute.
+    tail, last_u = (
+      inputs[:, length:].astype(tail.dtype),
+      next_u.astype(last_u.dtype),
+    )
+    memory = (end, tail, last_u, buffers)
+    self.state = coarse_state, fine_state, memory
+    return y

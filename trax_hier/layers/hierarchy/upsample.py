@@ -1,0 +1,213 @@
+"""Ways back to full length: s (b, l / k, d), x (b, l, d) -> (b, l, d).
+
+s is the shortened sequence, x the one it was made from. An upsampling works in
+two parts, because decoding runs them at different rates: `coarse` sees s alone,
+once per group of k tokens, and `fine` runs for every token.
+
+Source: Hourglass (arXiv 2110.13711) section 2.3.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.attention.attention import Attend, Heads
+from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.dense import Dense
+from trax_hier.layers.base.feed_forward import FeedForward
+from trax_hier.layers.base.normalization import LayerNorm
+from trax_hier.layers.blocks import PreNormResidual
+
+
+class Upsample(tl.Serial):
+  """An upsampling made of two parts.
+
+  Args:
+    coarse: s (b, m, d) -> u (b, m k, d), and any number of tensors with one
+      row per group on the last axis but one, which decoding keeps in buffers.
+    fine: u, those tensors, x -> (b, l, d). If None, the output is u.
+    name: Name of the layer.
+
+  Example:
+    >>> repeat = tl.Fn('Repeat', lambda s: jnp.repeat(s, 2, axis=1))
+    >>> add = tl.Fn('Add', lambda u, x: u + x)
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.arange(4)[None, :, None]
+    >>> print(Upsample(repeat, add)((s, x))[0, :, 0])
+    [10 11 22 23]
+  """
+
+  def __init__(
+    self, coarse: base.Layer, fine: base.Layer | None = None, name: str = ''
+  ):
+    fine = fine or tl.Select([0], n_in=2)
+    super().__init__(tl.Parallel(coarse, None), fine, name=name or 'Upsample')
+    self._coarse = coarse
+    self._fine = fine
+
+  @property
+  def coarse(self) -> base.Layer:
+    """The part that runs once per group."""
+    return self._coarse
+
+  @property
+  def fine(self) -> base.Layer:
+    """The part that runs for every token."""
+    return self._fine
+
+
+@configurable(module='trax_hier.layers')
+def RepeatUpsample(shorten_factor: int):
+  """Repeats each vector k times: s (b, m, d), x (b, m k, d) -> (b, m k, d).
+
+  Example:
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.zeros((1, 4, 1))
+    >>> print(RepeatUpsample(2)((s, x))[0, :, 0])
+    [10 10 20 20]
+  """
+  return Upsample(
+    tl.Fn('Repeat', lambda s: jnp.repeat(s, shorten_factor, axis=1)),
+    name=f'RepeatUpsample({shorten_factor})',
+  )
+
+
+@configurable(module='trax_hier.layers')
+def ZeroUpsample(shorten_factor: int):
+  """Zeros: inside `AttentionUpsample`, queries that are x alone.
+
+  s (b, m, d), x (b, m k, d) -> (b, m k, d)
+
+  Example:
+    >>> s, x = jnp.array([[[10], [20]]]), jnp.zeros((1, 4, 1))
+    >>> print(ZeroUpsample(2)((s, x))[0, :, 0])
+    [0 0 0 0]
+  """
+  return Upsample(
+    tl.Fn(
+      'Zeros', lambda s: jnp.repeat(jnp.zeros_like(s), shorten_factor, axis=1)
+    ),
+    name=f'ZeroUpsample({shorten_factor})',
+  )
+
+
+@configurable(module='trax_hier.layers')
+def LinearUpsample(
+  shorten_factor: int, d_model: int, dropout: float = 0.0, mode: str = 'train'
+):
+  """Projects each vector to k: the inverse in shape of `LinearShorten`.
+
+  s (b, m, d), x (b, m k, d) -> (b, m k, d)
+
+  Args:
+    shorten_factor: k.
+    d_model: Width of inputs and outputs.
+    dropout: Rate of dropout on the projection.
+    mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> layer = LinearUpsample(3, d_model=8)
+    >>> print(tree(layer, (2, 4, 8), (2, 12, 8)).text(0))
+    layer                parameters   in                     out
+    LinearUpsample ...          216   (2, 4, 8) (2, 12, 8)   (2, 12, 8)
+  """
+
+  def ungroup(s):
+    b, m, _ = s.shape
+    return s.reshape(b, m * shorten_factor, d_model)
+
+  coarse = tl.Serial(
+    Dense(shorten_factor * d_model),  # (b, m, k d)
+    tl.Dropout(dropout, mode=mode),
+    tl.Fn(f'UngroupTokens({shorten_factor})', ungroup),  # (b, m k, d)
+  )
+  return Upsample(coarse, name=f'LinearUpsample({shorten_factor})')
+
+
+@configurable(module='trax_hier.layers')
+def AttentionUpsample(
+  shorten_factor: int,
+  d_model: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  expand: Callable[..., Upsample] = LinearUpsample,
+  feed_forward: Callable[..., base.Layer] = FeedForward,
+  token_offsets: bool = False,
+  dropout: float = 0.0,
+  mode: str = 'train',
+  max_len: int = 2048,
+  stride: int = 1,
+  positions: NoPositions | None = None,
+):
+  """Tokens attend to the shortened vectors, then feed forward.
+
+  x' (b, l / k, d), x (b, l, d) -> (b, l, d)
+
+  x = U(x, x') + Attention(U(x, x'), x'), with U(x, x') = x + an expansion of
+  x'; x' is normalised first, its expansion again. With relative positions the
+  cost is O(l ** 2 / k), not O(l ** 2).
+
+  Args:
+    shorten_factor: k.
+    d_model: Width of inputs and outputs.
+    d_ff: Width inside the feed-forward part.
+    n_heads: Number of attention heads.
+    expand: Makes the expansion of x': `LinearUpsample`, `RepeatUpsample` or
+      `ZeroUpsample`.
+    feed_forward: Makes the feed-forward part.
+    token_offsets: Whether positions are in tokens, as in all other layers. By
+      default they are in units of this level, as in the published models; it
+      matters at inner levels of a nested hierarchy only.
+    dropout: Rate of dropout after and inside attention and feed-forward.
+    mode: 'train', 'eval' or 'predict'.
+    max_len: Capacity in tokens in predict mode.
+    stride: Distance in tokens of neighbouring outputs.
+    positions: Position scheme of the attention.
+
+  Raises:
+    ValueError: `expand` makes no `Upsample`, or n_heads does not divide
+      d_model.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> layer = AttentionUpsample(3, d_model=8, d_ff=16, n_heads=2)
+    >>> print(tree(layer, (2, 4, 8), (2, 12, 8)).text(0))
+    layer                   parameters   in                     out
+    AttentionUpsample ...          832   (2, 4, 8) (2, 12, 8)   (2, 12, 8)
+  """
+  dimensions = dict(d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode)
+  scheme = positions or NoPositions()
+  if not token_offsets:
+    stride, max_len = 1, -(-max_len // stride)
+  key_stride = shorten_factor * stride
+  expansion = build(
+    expand, shorten_factor=shorten_factor, d_model=d_model, mode=mode
+  )
+  if not isinstance(expansion, Upsample):
+    raise ValueError(
+      'AttentionUpsample.expand must make an upsampling, such as '
+      f'@LinearUpsample, not {expansion.name}'
+    )
+  coarse = tl.Serial(  # x'
+    LayerNorm(),
+    tl.Branch(
+      tl.Serial(expansion.coarse, LayerNorm()),
+      Heads(d_model, n_heads, scheme.rotate(key_stride, mode), []),
+    ),  # u, k, v
+  )
+  attention = tl.Serial(  # q, k, v
+    tl.Parallel(
+      Heads(d_model, n_heads, scheme.rotate(stride, mode)), None, None
+    ),
+    Attend(scheme, stride, key_stride, None, dropout, mode, max_len),
+    Dense(d_model),
+  )
+  fine = tl.Serial(  # u, k, v, x
+    tl.Select([0, 3, 1, 2]),
+    tl.Add(),  # q, k, v
+    tl.Residual(attention, tl.Dropout(dropout, mode=mode)),
+    PreNormResidual(build(feed_forward, **dimensions), dropout, mode),
+  )
+  return Upsample(coarse, fine, name=f'AttentionUpsample({shorten_factor})')

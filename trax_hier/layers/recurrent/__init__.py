@@ -1,0 +1,1 @@
+"""Recurrent layers: the block-recurrent cell, its gates, SRU."""

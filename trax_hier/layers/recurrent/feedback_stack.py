@@ -1,0 +1,290 @@
+"""A stack of blocks that all read the states of one recurrent layer.
+
+The stack runs one block of tokens after another: what all layers read are the
+states at the start of the block, which the recurrent layer made of the blocks
+before.
+
+Letters: b batch, h heads, l length, d d_model; w window, n blocks of tokens.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.attention.attention import Attend, Heads, MergeHeads
+from trax_hier.layers.attention.cache import PastRows
+from trax_hier.layers.attention.dot_product import blocks
+from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.attention.sliding_attention import (
+  Normalise,
+  NormalisedHeads,
+  ScaledAttention,
+  check_carry,
+)
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.dense import Linear
+from trax_hier.layers.base.feed_forward import ReluFeedForward
+from trax_hier.layers.base.memory import map_memory
+from trax_hier.layers.base.normalization import RMSNorm
+from trax_hier.layers.base.stacking import Remat, RematPolicy, Repeat
+from trax_hier.layers.blocks import DecoderBlock
+from trax_hier.layers.recurrent.gates import FixedGate
+from trax_hier.layers.recurrent.recurrent_states import (
+  Recurrence,
+  in_order,
+  state_layers,
+)
+
+
+@configurable(module='trax_hier.layers', denylist=['carry'])
+def FeedbackStack(
+  d_model: int,
+  n_layers: int,
+  recurrent_layer: int,
+  d_ff: int = 2048,
+  n_heads: int = 8,
+  window: int = 512,
+  n_states: int = 512,
+  gate: Callable[[], base.Layer] = FixedGate,
+  configuration: str = 'skip',
+  n_read_blocks: int = 2,
+  block: Callable[..., base.Layer] = DecoderBlock,
+  feed_forward: Callable[..., base.Layer] = ReluFeedForward,
+  norm: Callable[[], base.Layer] = RMSNorm,
+  dropout: float = 0.0,
+  remat: RematPolicy = False,
+  mode: str = 'train',
+  positions: NoPositions | None = None,
+  d_head: int | None = None,
+  carry: bool = False,
+):
+  """Blocks with feedback from one of them: (b, l, d) -> (b, l, d).
+
+  Costs more than one `BlockRecurrentCell` among blocks with `SlidingAttention`,
+  as layers wait for the block before, and all of them read states.
+
+  Args:
+    d_model: Width of inputs and outputs and of the states.
+    n_layers: Number of blocks.
+    recurrent_layer: Which of them updates the states, counted from 1.
+    d_ff: Width inside the feed-forward parts.
+    n_heads: Number of heads.
+    window: Number of positions that a position sees, and length of a block of
+      tokens.
+    n_states: Number of state vectors.
+    gate: Makes `FixedGate` or `LSTMGate`.
+    configuration: 'skip', 'dual' or 'single'.
+    n_read_blocks: Number of blocks of tokens that an update of the states
+      attends to; see `BlockRecurrentCell`.
+    block: Makes a block, from those of these arguments that it names.
+    feed_forward: Makes the feed-forward parts.
+    norm: Makes a normalization.
+    dropout: Rate of all dropout.
+    remat: What the backward pass recomputes, as in `Repeat`.
+    mode: 'train', 'eval' or 'predict'; in predict mode the tokens of a call run
+      one after another.
+    positions: Position scheme of the attention to tokens; None is
+      `NoPositions()`.
+    d_head: Width of a head; None is d_model / n_heads.
+    carry: Whether calls in 'train' and 'eval' modes go on with one sequence;
+      the length of a call must then be a multiple of `window`.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> sizes = dict(d_model=8, d_ff=16, n_heads=2, window=4, n_states=3)
+    >>> stack = FeedbackStack(n_layers=4, recurrent_layer=3, **sizes)
+    >>> print(tree(stack, (2, 12, 8)).text(depth=0))
+    layer               parameters   in           out
+    FeedbackStack ...        3,092   (2, 12, 8)   (2, 12, 8)
+
+  Source: Block-Recurrent Transformers (arXiv 2203.07852).
+  """
+  if not 1 <= recurrent_layer <= n_layers:
+    raise ValueError(
+      f'FeedbackStack.recurrent_layer = {recurrent_layer} must be from 1 to '
+      f'n_layers = {n_layers}'
+    )
+  dimensions = dict(d_model=d_model, n_heads=n_heads, d_head=d_head, mode=mode)
+  states = state_layers(
+    'FeedbackStack',
+    **dimensions,
+    d_ff=d_ff,
+    window=window,
+    n_states=n_states,
+    gate=gate,
+    configuration=configuration,
+    n_read_blocks=n_read_blocks,
+    norm=norm,
+  )
+
+  def make_block(is_recurrent=False):
+    layer = build(
+      block,
+      **dimensions,
+      d_ff=d_ff,
+      attention=lambda: _ReadingAttention(
+        **dimensions,
+        window=window,
+        positions=positions or NoPositions(),
+        dropout=dropout,
+        gives_rows=is_recurrent,
+      ),
+      feed_forward=feed_forward,
+      norm=norm,
+      dropout=dropout,
+    )
+    if is_recurrent:
+      return layer
+    return tl.Serial(tl.Select([0, 1, 2, 1, 2]), layer)  # x, k_s, v_s
+
+  def repeat(n):
+    return Repeat(make_block, n, remat) if n else tl.Select([0, 1, 2])
+
+  recurrent = make_block(is_recurrent=True)  # x, k_s, v_s -> x, k, v
+  return _FeedbackStack(
+    states,
+    repeat(recurrent_layer - 1),
+    Remat(recurrent, remat) if remat else recurrent,
+    repeat(n_layers - recurrent_layer),
+    n_in=1,
+    carry=carry,
+    mode=mode,
+  )
+
+
+def _ReadingAttention(
+  d_model, n_heads, d_head, window, positions, dropout, mode, gives_rows
+):
+  """Attention to a window and to states: x, k_s, v_s -> (b, l, d).
+
+  With `gives_rows` also the keys and values of the tokens, past ones in front.
+  Memory is carried from block to block of tokens.
+  """
+  scheme = NormalisedHeads(positions)
+  check_carry('FeedbackStack', positions, carry=True)
+  rotate_q, rotate_k = (scheme.rotate(1, mode) for _ in range(2))
+  n_kept = 2 * window if gives_rows else None
+  return tl.Serial(  # x, k_s, v_s
+    Heads(
+      d_model,
+      n_heads,
+      *(rotate_q, rotate_k, [], [Normalise()]),
+      d_head=d_head,
+      dense=Linear,
+    ),  # q, k, v, q2, k_s, v_s
+    tl.Parallel(None, PastRows(window, True, mode, n_kept)),
+    tl.Select([0, 1, 2, 3, 4, 5, 1, 2] if gives_rows else [0, 1, 2, 3, 4, 5]),
+    tl.Parallel(
+      Attend(scheme, 1, 1, window, dropout, mode, window, past_only=True),
+      tl.Serial(ScaledAttention(n_heads, dropout, mode), MergeHeads()),
+    ),  # a1, a2, perhaps k, v
+    tl.Concatenate(),
+    Linear(d_model),
+  )
+
+
+class _FeedbackStack(Recurrence):
+  """Runs `below`, `recurrent` and `above` on one block of tokens at a time."""
+
+  def init_weights_and_state(self, input_signature):
+    b, _, d = input_signature.shape
+    n = 1 if self._mode == 'predict' else self._window
+    x = ShapeDtype((b, n, d), input_signature.dtype)
+    below, recurrent, above = self.sublayers[3:]
+
+    def init_stack(k_s, v_s):
+      inputs = x, k_s, v_s
+      inits = [
+        layer.init(inputs, use_cache=True)
+        for layer in (below, recurrent, above)
+      ]
+      rows = recurrent.output_signature(inputs)[1:]
+      if self._mode == 'predict' or self._carry:
+        return inits, rows
+      # Nothing is kept, so the batch may be another one at every call.
+      parts = zip((below, recurrent, above), inits, strict=True)
+      return [
+        (weights, map_memory(_zeros(1), layer, state))
+        for layer, (weights, state) in parts
+      ], rows
+
+    self._init_states(b, x.dtype, init_stack)
+
+  def _run(self, x, k_s, v_s, stack, rng):
+    """Gives outputs, k and v of the tokens, and the layers' new state."""
+    rngs = jax.random.split(rng, 3)
+    layers, weights = self.sublayers[3:], self.weights[3:]
+    (x, *_), below = layers[0].pure_fn(
+      (x, k_s, v_s), weights[0], stack[0], rngs[0]
+    )
+    (x, *rows), recurrent = layers[1].pure_fn(
+      (x, k_s, v_s), weights[1], stack[1], rngs[1]
+    )
+    (x, *_), above = layers[2].pure_fn(
+      (x, k_s, v_s), weights[2], stack[2], rngs[2]
+    )
+    # The state may be wider than the dtype of compute.
+    new = jax.tree.map(
+      lambda new, old: new.astype(old.dtype), (below, recurrent, above), stack
+    )
+    return x, rows, new
+
+  def forward(self, x):
+    if self._mode == 'predict':
+      return self._decode(x)
+    b, length, d = x.shape
+    s = self._begin(b, length, x.dtype)
+    parts = blocks(x[:, None], self._window)[:, :, 0].swapaxes(0, 1)
+
+    def step(carried, part):
+      s, stack = carried
+      x, rng = part
+      projected = self._project(s)
+      x, rows, stack = self._run(x, *projected[:2], stack, rng)
+      return (self._advance(s, projected, rows), stack), x
+
+    rngs = jax.random.split(self.rng, len(parts))
+    before = tuple(self.state[3:])
+    if not self._carry:
+      before = tuple(
+        map_memory(_zeros(b), layer, state)
+        for layer, state in zip(self.sublayers[3:], before, strict=True)
+      )
+    (s, stack), y = jax.lax.scan(step, (s, before), (parts, rngs))
+    if self._carry:
+      self.state = self._end(s), *self.state[1:3], *stack
+    return y.swapaxes(0, 1).reshape(b, -1, d)[:, :length]
+
+  def _decode(self, x):
+    t, kept = self._open(x.shape[0], x.dtype)
+
+    def step(carried, x):
+      t, kept, stack = carried
+      states = (s.astype(x.dtype) for s in kept[1:])
+      x, rows, stack = self._run(x, *states, stack, self.rng)
+      is_edge = (t + 1) % self._window == 0
+      kept = self._cross(kept, is_edge, lambda: in_order(t + 1, *rows), x.dtype)
+      return (t + 1, kept, stack), x
+
+    carried = t, kept, tuple(self.state[3:])
+    if x.shape[1] == 1:
+      (t, kept, stack), y = step(carried, x)
+    else:
+      tokens = jnp.swapaxes(x, 0, 1)[:, :, None]
+      (t, kept, stack), y = jax.lax.scan(step, carried, tokens)
+      y = jnp.swapaxes(y[:, :, 0], 0, 1)
+    self.state = (t, kept), *self.state[1:3], *stack
+    return y
+
+
+def _zeros(b):
+  """Makes fresh memory for a batch of b."""
+  return lambda x, axis: jnp.zeros(
+    (*x.shape[:axis], b, *x.shape[axis + 1 :]), x.dtype
+  )

@@ -1,0 +1,142 @@
+"""Simple recurrent units: a recurrence that a parallel scan can compute.
+
+Source: SRU (arXiv 1709.02755), as in Terraformer (arXiv 2111.12763) and its
+published code: no weights read the state, and no activation follows it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.dense import Dense
+from trax_hier.layers.base.observe import observe_gate
+
+# Keeps the variance of the input where the gates are a half at the start.
+_SCALE = 3**0.5
+
+
+class SRU(base.Layer):
+  """A simple recurrent unit: x (b, l, u) -> (b, l, u), causal.
+
+  r, f, y = split(x W + b);  r = sigmoid(r), f = sigmoid(f)
+  c_t = f c_(t-1) + (1 - f) y
+  h = r c + (1 - r) sqrt(3) x
+
+  The cells c begin as zeros; they are computed in float32, by an associative
+  scan of log l steps. In predict mode they are kept from call to call.
+
+  Weights: W (u, 3 u), b (3 u,).
+
+  Args:
+    masked: Whether there is a second input, mask (b, l) bool: rows where it is
+      False leave the cells as they are.
+    mode: 'train', 'eval' or 'predict'.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(SRU(), (2, 12, 8)))
+    layer   parameters   in           out
+    SRU            216   (2, 12, 8)   (2, 12, 8)
+  """
+
+  def __init__(self, masked: bool = False, mode: str = 'train'):
+    super().__init__(n_in=1 + masked)
+    check_mode(mode)
+    self._mode = mode
+
+  def init_weights_and_state(self, input_signature):
+    x = input_signature if self.n_in == 1 else input_signature[0]
+    b, _, u = x.shape
+    kernel_rng, bias_rng = jax.random.split(self.rng)
+    self.weights = (
+      jax.nn.initializers.glorot_uniform()(kernel_rng, (u, 3 * u)),
+      jax.nn.initializers.normal(1e-6)(bias_rng, (3 * u,)),
+    )
+    if self._mode == 'predict':
+      self.state = jnp.zeros((b, u), jnp.float32)
+
+  def forward(self, inputs):
+    x, mask = (inputs, None) if self.n_in == 1 else inputs
+    kernel, bias = self.weights
+    r, f, y = jnp.split((x @ kernel + bias).astype(jnp.float32), 3, axis=-1)
+    r, f = jax.nn.sigmoid(r), jax.nn.sigmoid(f)
+    observe_gate('reset', r)
+    observe_gate('forget', f)
+    if mask is not None:
+      f = jnp.where(mask[..., None], f, 1)
+    kept, cells = _scan(f, (1 - f) * y)
+    if self._mode == 'predict':
+      cells += kept * self.state[:, None].astype(jnp.float32)
+      self.state = cells[:, -1].astype(self.state.dtype)
+    h = r * cells + (1 - r) * _SCALE * x.astype(jnp.float32)
+    return h.astype(x.dtype)
+
+
+def _scan(factor, term):
+  """c_t = factor_t c_(t-1) + term_t of all t at once: arrays (b, l, u).
+
+  Returns what of the cell before the first each keeps, and the cells if that
+  one is 0. Each turn of a loop joins spans of rows that the last one has made:
+  `jax.lax.associative_scan` does less work, which is little here, but unrolls
+  its log l steps, which takes long to compile.
+  """
+  length = factor.shape[1]
+  rows = jnp.arange(length)[:, None]
+
+  def join(spans, shift):
+    factor, term = spans
+    inside = rows >= shift
+    before = jnp.where(inside, jnp.roll(factor, shift, axis=1), 1)
+    start = jnp.where(inside, jnp.roll(term, shift, axis=1), 0)
+    return (factor * before, factor * start + term), None
+
+  shifts = 2 ** jnp.arange((length - 1).bit_length())
+  spans, _ = jax.lax.scan(join, (factor, term), shifts)
+  return spans
+
+
+@configurable(module='trax_hier.layers', denylist=['masked'])
+def SRUBranch(
+  d_model: int,
+  d_sru: int = 32,
+  n_layers: int = 1,
+  masked: bool = False,
+  mode: str = 'train',
+):
+  """A few narrow SRUs beside a feed-forward part: (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_sru: Width of the units.
+    n_layers: Number of SRUs, one after another.
+    masked: As in `SRU`.
+    mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: d_sru or n_layers is not positive.
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(SRUBranch(8, d_sru=4, n_layers=2), (2, 12, 8)))
+    layer       parameters   in           out
+    SRUBranch          196   (2, 12, 8)   (2, 12, 8)
+      Dense_4           36   (2, 12, 8)   (2, 12, 4)
+      SRU               60   (2, 12, 4)   (2, 12, 4)
+      SRU               60   (2, 12, 4)   (2, 12, 4)
+      Dense_8           40   (2, 12, 4)   (2, 12, 8)
+  """
+  for name, value in dict(d_sru=d_sru, n_layers=n_layers).items():
+    if value < 1:
+      raise ValueError(f'SRUBranch.{name} = {value} must be positive')
+  units = [
+    tl.Serial(tl.Select([0, 1, 1]) if masked else [], SRU(masked, mode))
+    for _ in range(n_layers)
+  ]
+  return tl.Serial(  # x[, mask]
+    Dense(d_sru),  # (b, l, u)
+    *units,
+    tl.Select([0], n_in=1 + masked),
+    Dense(d_model),  # (b, l, d)
+  )

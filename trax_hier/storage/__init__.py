@@ -1,0 +1,1 @@
+"""Storage: runs, exports and checkpoints of Trax, opened and converted."""

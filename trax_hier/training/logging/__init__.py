@@ -1,0 +1,1 @@
+"""Logging: metrics to files and services, progress to the console."""

@@ -1,0 +1,62 @@
+"""How much a device can compute, for the model FLOPs utilisation (MFU).
+
+MFU is the share of the devices' peak that the FLOPs of the model come to (see
+`flops`): PaLM (arXiv 2204.02311), appendix B.
+"""
+
+import re
+
+from jax.sharding import Mesh
+
+# FLOP/s of dense products of bfloat16 matrices, for one device as JAX counts
+# them, by a pattern of its `device_kind`; the first that fits holds. NVIDIA's
+# figures with sparsity are twice those here.
+_PEAKS = (
+  # Parts of a GPU.
+  (r'.*\b(MIG|GRID)\b.*', None),
+  # Of float16: these have no products of bfloat16.
+  (r'.*\bV100-PCIE\b.*', 112e12),  # NVIDIA V100 datasheet
+  (r'.*\bV100-SXM2\b.*', 125e12),  # NVIDIA V100 datasheet
+  (r'.*\bT4\b.*', 65e12),  # NVIDIA T4 datasheet
+  (r'.*\bA100\b.*', 312e12),  # NVIDIA A100 datasheet
+  (r'.*\bL4\b.*', 121e12),  # NVIDIA L4 datasheet, half of 242
+  (r'.*\bL40S\b.*', 362e12),  # NVIDIA L40S datasheet
+  (r'.*\bH100 PCIe\b.*', 756e12),  # NVIDIA H100 datasheet, half of 1513
+  (r'.*\bH[12]00 NVL\b.*', 835e12),  # H100 and H200 datasheets, half of 1671
+  (r'.*\bG?H[12]00\b.*', 989e12),  # H100, H200, GH200 datasheets, half of 1979
+  (r'.*\bGB200\b.*', 2500e12),  # GB200 NVL72 datasheet, 360e15 / 72, halved
+  (r'.*\bB200\b.*', 2250e12),  # HGX B200 datasheet, 36e15 / 8, halved
+  # Each of the two cores of a chip is a device.
+  (r'TPU v2', 46e12 / 2),  # JAX's jax.experimental.pallas.tpu_info
+  (r'TPU v3', 123e12 / 2),  # cloud.google.com/tpu/docs/v3
+  (r'TPU v4', 275e12),  # cloud.google.com/tpu/docs/v4
+  (r'TPU v5( lite|e)', 197e12),  # cloud.google.com/tpu/docs/v5e
+  (r'TPU v5p?', 459e12),  # cloud.google.com/tpu/docs/v5p
+  (r'TPU v6( lite|e)', 918e12),  # cloud.google.com/tpu/docs/v6e
+  # Each of the two cores of a chip is a device again.
+  (r'TPU7x', 2307e12 / 2),  # cloud.google.com/tpu/docs/tpu7x
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """FLOP/s of a device at its best; None if not known.
+
+  Args:
+    device_kind: what a `jax.Device` says that it is, such as 'NVIDIA L4'.
+
+  Example:
+    >>> peak_flops('NVIDIA H200') / 1e12
+    989.0
+    >>> print(peak_flops('cpu'))
+    None
+  """
+  for pattern, peak in _PEAKS:
+    if re.fullmatch(pattern, device_kind):
+      return peak
+  return None
+
+
+def mesh_peak_flops(mesh: Mesh) -> float | None:
+  """FLOP/s of all devices of a mesh, which are alike; None if not known."""
+  peak = peak_flops(mesh.devices.flat[0].device_kind)
+  return None if peak is None else peak * mesh.size
