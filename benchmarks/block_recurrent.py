@@ -3,17 +3,17 @@
     python benchmarks/block_recurrent.py [--parts=step,length,decode,recall]
     python benchmarks/block_recurrent.py --parts=books --books=books.docs
 
-* step: seconds of forward and backward pass of the 12-layer recurrent model
-  (fixed gate, skip) against Slide with 13 layers and XL (segments as long as
-  their window), at equal tokens, in turns in one process.
-* length: the same of the recurrent model, and its dot-product FLOPs, against
-  the length of the segment.
-* decode: time per token against the position of the token.
-* recall: a toy that asks for a key named at the start of a document; nats by
-  how far the key lies back. Chance is ln 8 = 2.079.
-* books: bits per byte of a recurrent model and of Slide with a layer more,
-  trained for the same number of steps, on whole test books. `--books` is a
-  file of documents with its table, or a folder, as `DocumentLanes.path`.
+* step: seconds of the forward and backward pass, at an equal number of tokens,
+  of the 12-layer recurrent model (fixed gate, skip), Slide with 13 layers, and
+  XL with segments as long as its window. Steps alternate in one process.
+* length: seconds and dot-product FLOPs of the recurrent model, by the length of
+  the segment.
+* decode: time per token, by the position of the token.
+* recall: a toy task that asks for a key given at the start of a document; loss
+  in nats, by the distance from query to key. Chance is ln 8 = 2.079.
+* books: bits per byte, on whole test books, of recurrent models and of Slide
+  with one more layer, trained for equal numbers of steps. `--books` is a file
+  of documents with its table, or a folder, as for `DocumentLanes.path`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ P = functools.partial
 
 
 def recurrent(window, n_states, gate=FixedGate, configuration='skip', **sizes):
-  """A factory of recurrent models; 'sizes' may say `recurrent_layers=()`."""
+  """A factory of models; `sizes` may include `recurrent_layers=()`."""
   return P(
     BlockRecurrentLM,
     attention=P(SlidingAttention, window=window),
@@ -67,7 +67,7 @@ def recurrent(window, n_states, gate=FixedGate, configuration='skip', **sizes):
 
 
 def trainer(model, optimizer, shape, seed):
-  """The first state and the compiled step of a model."""
+  """The initial train state and the jitted train step of a model."""
   layer, batch = model(mode='train'), token_shapes(shape)
   _, model_state = abstract_init(layer, batch)
   step = make_train_step(layer, optimizer, lane_axes(layer, batch, model_state))
@@ -79,30 +79,30 @@ def trainer(model, optimizer, shape, seed):
 # Recall
 # ------------------------------------------------------------------------------
 DOCUMENT, SEGMENT, QUERY_EVERY, N_KEYS, N_NOISE = 256, 128, 16, 8, 32
-QUERY = 1 + N_KEYS  # The ids: 0, keys, the query, noise.
+QUERY = 1 + N_KEYS  # Ids in order: 0, keys, the query, noise.
 VOCAB = QUERY + 1 + N_NOISE
 
 
 def recall_documents(rng, n):
-  """Documents whose token 1 is a key, which is asked for at every query.
+  """Documents whose token 1 is a key, which is the target at every query.
 
-  The answer is a target only: as an input it would hand the key on.
+  The answer is never an input: attention could copy the key from it.
   """
   inputs = rng.integers(QUERY + 1, VOCAB, (n, DOCUMENT))
   keys = rng.integers(1, 1 + N_KEYS, n)
   inputs[:, 1] = keys
   inputs[:, QUERY_EVERY - 1 :: QUERY_EVERY] = QUERY
-  asked = np.zeros(DOCUMENT, bool)
-  asked[QUERY_EVERY::QUERY_EVERY] = True
+  is_answer = np.zeros(DOCUMENT, bool)
+  is_answer[QUERY_EVERY::QUERY_EVERY] = True
   return {
     'inputs': inputs.astype(np.int32),
     'targets': np.broadcast_to(keys[:, None], inputs.shape).astype(np.int32),
-    'weights': np.broadcast_to(asked, inputs.shape).astype(np.float32),
+    'weights': np.broadcast_to(is_answer, inputs.shape).astype(np.float32),
   }
 
 
 def segments(documents):
-  """The documents in segments, as a trainer takes them."""
+  """Yields the documents as batches of segments for the train step."""
   for start in range(0, DOCUMENT, SEGMENT):
     batch = {
       name: x[:, start : start + SEGMENT] for name, x in documents.items()
@@ -112,7 +112,7 @@ def segments(documents):
 
 
 def train_recall(model, seed, arguments):
-  """Yields steps done and losses, after half of the steps and after all."""
+  """Yields (steps, losses) after half of the steps and after all of them."""
   shape = (arguments.recall_batch, SEGMENT)
   state, step = trainer(model, Adam(3e-3), shape, seed)
   score = recall_scorer(model, shape)
@@ -127,9 +127,10 @@ def train_recall(model, seed, arguments):
 
 
 def recall_scorer(model, shape):
-  """Weights -> nats at the first query, over 5 windows back, and after that.
+  """A function: weights -> losses in nats of three groups of queries.
 
-  The last number is of the next segment.
+  They are the first query, those of the first segment more than 5 windows after
+  the key, and those of the next segment.
   """
   layer = model(mode='eval')
   _, model_state = abstract_init(layer, token_shapes(shape))
@@ -148,22 +149,23 @@ def recall_scorer(model, shape):
     return -jnp.take_along_axis(log_probs, targets, -1)[..., 0], memory
 
   def score(weights):
-    rng, memory, found = np.random.default_rng(1 << 20), fresh, []
+    rng, memory, losses = np.random.default_rng(1 << 20), fresh, []
     for _ in range(16):
-      parts = []
+      by_segment = []
       for batch in segments(recall_documents(rng, shape[0])):
         y, memory = nats(weights, memory, batch)
-        parts.append(np.asarray(y))
-      found.append(np.concatenate(parts, axis=1)[:, ::QUERY_EVERY].mean(axis=0))
-    by_query = np.mean(found, axis=0)[1:]  # At positions 16, 32, ...
-    within = SEGMENT // QUERY_EVERY - 1  # Queries of the first segment.
-    return by_query[0], by_query[5:within].mean(), by_query[within:].mean()
+        by_segment.append(np.asarray(y))
+      by_position = np.concatenate(by_segment, axis=1)
+      losses.append(by_position[:, ::QUERY_EVERY].mean(axis=0))
+    by_query = np.mean(losses, axis=0)[1:]  # At positions 16, 32, ...
+    n_first = SEGMENT // QUERY_EVERY - 1  # Queries of the first segment.
+    return by_query[0], by_query[5:n_first].mean(), by_query[n_first:].mean()
 
   return score
 
 
 def recall(arguments):
-  """Prints the table of the toy recall, a row for each model and seed."""
+  """Prints the losses of the recall task for each model and seed."""
   sizes = dict(
     vocab_size=VOCAB, d_model=32, d_ff=64, n_layers=3, n_heads=2, dropout=0.0
   )
@@ -192,7 +194,7 @@ def recall(arguments):
 # Cost
 # ------------------------------------------------------------------------------
 def random_weights(shapes):
-  """Small normal numbers for a tree of shapes."""
+  """Arrays of small normal numbers for a tree of shapes."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
@@ -200,7 +202,7 @@ def random_weights(shapes):
 
 
 class GradientStep:
-  """Loss and gradients of a model on one segment, under a bare `jax.jit`."""
+  """Loss and gradients of a model on one segment, under plain `jax.jit`."""
 
   def __init__(self, model, shape):
     layer = model(mode='train')
@@ -229,13 +231,13 @@ class GradientStep:
 
 
 def medians(steps, rounds):
-  """The median seconds of each step, taken in turns."""
+  """The median seconds of each step; every round runs each step once."""
   times = [[step() for step in steps] for _ in range(rounds)]
   return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def forward_flops(model, shape):
-  """FLOPs of the dot products of a forward pass, without the logits."""
+  """FLOPs of the dot products in a forward pass, without the logits layer."""
   layer = model(mode='eval')
   weights, state = abstract_init(layer, token_shapes(shape))
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -248,7 +250,7 @@ def forward_flops(model, shape):
 
 
 def dot_flops(jaxpr):
-  """Operations of all dot products, those of a scan as often as it loops."""
+  """FLOPs of all dot products; a scan's body counts once per iteration."""
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'dot_general':
@@ -256,16 +258,16 @@ def dot_flops(jaxpr):
       x, y = equation.invars[0].aval, equation.outvars[0].aval
       inner = math.prod(x.shape[i] for i in contracted)
       total += 2 * math.prod(y.shape) * inner
-    times = equation.params.get('length', 1)
+    n_iterations = equation.params.get('length', 1)
     for inner in jax.tree.leaves(list(equation.params.values())):
       inner = getattr(inner, 'jaxpr', inner)
       if hasattr(inner, 'eqns'):
-        total += times * dot_flops(inner)
+        total += n_iterations * dot_flops(inner)
   return total
 
 
 def step(arguments):
-  """Prints step times at equal tokens, relative to Slide with 13 layers."""
+  """Prints step times at equal tokens and their ratios to Slide."""
   n, w, d = arguments.length, 512, arguments.d_model
   sizes = dict(vocab_size=256, d_model=d, d_ff=4 * d, n_heads=8, dropout=0.0)
   models = {
@@ -288,7 +290,7 @@ def step(arguments):
     for length, model in models.values()
   ]
   print(
-    f'step: d_model {d}, {n} tokens, window {w} but for XL, medians of '
+    f'step: d_model {d}, {n} tokens, window {w} except XL, medians of '
     f'{arguments.rounds} rounds'
   )
   print(f'{"":16}{"seconds":>9}{"ratio":>7}{"GFLOP/token":>13}{"ratio":>7}')
@@ -301,7 +303,7 @@ def step(arguments):
 
 
 def length(arguments):
-  """Prints time and FLOPs of the recurrent model by length."""
+  """Prints time and FLOPs of the recurrent model by segment length."""
   sizes = dict(vocab_size=256, d_model=256, d_ff=1024, n_heads=8, dropout=0.0)
   model = recurrent(256, 256, **sizes)
   lengths = [512, 1024, 2048, 4096, 8192]
@@ -314,7 +316,7 @@ def length(arguments):
 
 
 def decode(arguments):
-  """Prints the time per token by position, and the size of the state."""
+  """Prints the time per token by position, and the bytes of the state."""
   sizes = dict(vocab_size=256, d_model=128, d_ff=512, n_heads=4, dropout=0.0)
   model = recurrent(128, 128, n_layers=4, recurrent_layers=(3,), **sizes)
   weights, _ = abstract_init(model(mode='eval'), token_shapes((1, 128)))
@@ -323,12 +325,12 @@ def decode(arguments):
   stamps = [(0.0, 0)]
   begin = time.perf_counter()
 
-  def note(new):
+  def record(new):
     stamps.append((time.perf_counter() - begin, stamps[-1][1] + len(new[0])))
 
-  generation.generate(model, weights, [[1]], n, on_tokens=note, max_len=n + 1)
+  generation.generate(model, weights, [[1]], n, on_tokens=record, max_len=n + 1)
   seconds, tokens = zip(*stamps, strict=True)
-  print('decode: d_model 128, 4 layers, window 128; milliseconds a token')
+  print('decode: d_model 128, 4 layers, window 128; milliseconds per token')
   for first in (1000, 2000, 5000, 10000, 20000, 50000, 90000):
     last = first + max(500, first // 10)
     if last <= n:
@@ -356,7 +358,7 @@ def decode(arguments):
 # Books
 # ------------------------------------------------------------------------------
 def books(arguments):
-  """Prints bits per byte of two models of equal cost on whole test books."""
+  """Prints bits per byte on whole test books of models of equal cost."""
   if not arguments.books:
     raise SystemExit('--parts=books needs --books')
   data = DocumentLanes(
@@ -384,7 +386,9 @@ def books(arguments):
     f'Rec:fixed:skip:{n}L, bias 0': skip(),
     f'Rec:fixed:skip:{n}L, bias +1': skip(gate=P(FixedGate, bias=1.0)),
   }
-  print(f'books: d_model {d}, window {w}, Adafactor, rate {arguments.rate}')
+  print(
+    f'books: d_model {d}, window {w}, Adafactor, learning rate {arguments.rate}'
+  )
   schedule = multifactor(
     'constant * linear_warmup * cosine_decay_once',
     constant=arguments.rate,
@@ -408,40 +412,50 @@ def books(arguments):
       model(mode='eval'), data.eval_batches('test'), 'byte', make_mesh()
     )(state.weights)
     print(
-      f'{name:28}{result["bits_per_byte"]:8.4f} bits per byte of '
-      f'{result["tokens"]:,.0f}; {arguments.steps} steps of '
+      f'{name:28}{result["bits_per_byte"]:8.4f} bits per byte over '
+      f'{result["tokens"]:,.0f} tokens; {arguments.steps} steps of '
       f'{math.prod(shape)} bytes in {seconds / 60:.1f} min; forward FLOPs '
-      f'{f / flops[0]:.3f} of the first',
+      f'{f / flops[0]:.3f} times those of the first model',
       flush=True,
     )
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--parts', default='step,length,decode,recall')
+  parser.add_argument(
+    '--parts',
+    default='step,length,decode,recall',
+    help=f'benchmarks to run, of {", ".join(BENCHMARKS)}',
+  )
   parser.add_argument('--rounds', type=int, default=3)
-  parser.add_argument('--length', type=int, default=4096)
-  parser.add_argument('--d_model', type=int, default=512)
+  parser.add_argument(
+    '--length', type=int, default=4096, help='tokens (step only)'
+  )
+  parser.add_argument('--d_model', type=int, default=512, help='step only')
   parser.add_argument('--decode_tokens', type=int, default=100000)
-  parser.add_argument('--seeds', type=int, default=3, help='of recall')
+  parser.add_argument(
+    '--seeds', type=int, default=3, help='number of seeds (recall only)'
+  )
   parser.add_argument('--recall_steps', type=int, default=600)
   parser.add_argument('--recall_batch', type=int, default=64)
-  parser.add_argument('--books', help='documents, as DocumentLanes.path')
+  parser.add_argument('--books', help='documents, as for DocumentLanes.path')
   parser.add_argument('--books_d_model', type=int, default=128)
   parser.add_argument('--books_layers', type=int, default=4)
   parser.add_argument('--books_window', type=int, default=128)
   parser.add_argument('--books_batch', type=int, default=4)
   parser.add_argument('--books_length', type=int, default=1024)
-  parser.add_argument('--steps', type=int, default=1200, help='of books')
-  parser.add_argument('--rate', type=float, default=0.02, help='of books')
-  parser.add_argument('--seed', type=int, default=0, help='of books')
+  parser.add_argument('--steps', type=int, default=1200, help='books only')
+  parser.add_argument(
+    '--rate', type=float, default=0.02, help='learning rate (books only)'
+  )
+  parser.add_argument('--seed', type=int, default=0, help='books only')
   arguments = parser.parse_args()
   print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}')
-  for part in arguments.parts.split(','):
-    PARTS[part](arguments)
+  for name in arguments.parts.split(','):
+    BENCHMARKS[name](arguments)
 
 
-PARTS = {
+BENCHMARKS = {
   'step': step,
   'length': length,
   'decode': decode,

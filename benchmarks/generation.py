@@ -1,4 +1,4 @@
-"""Decoding speed against peers and the memory's limit, and what precision buys.
+"""Decoding speed against peers and the memory bandwidth, and by precision.
 
     pip install torch hourglass-transformer-pytorch
     python benchmarks/generation.py [--models=transformer,hourglass]
@@ -6,22 +6,22 @@
         [--parts=speed,coarse,precision] [--run=DIR] [--d_model=512]
         [--n_layers=12] [--rounds=3]
 
-Prints new tokens per second, all rows of the batch counted, up to the given
-context, with random weights in float32. All decode in turns, in one process,
-warm; figures are of medians. Decoders:
+Prints new tokens per second, summed over the rows of the batch, at the end of
+the given context, with random weights in float32. Decoders alternate in one
+process after warm-up; figures are medians. Decoders:
 
 * ours: `generate`, greedy;
 * trax re-run: the model of trax 1.4.1 in eval mode, under `jax.jit`, over the
   whole context for every token;
-* trax predict: trax's `autoregressive_sample_stream`, which its
-  `autoregressive_sample` collects (it cannot decode an Hourglass);
+* trax predict: trax's `autoregressive_sample_stream`, the core of its
+  `autoregressive_sample` (it cannot decode an Hourglass);
 * torch package: `generate` of hourglass-transformer-pytorch, on CPU;
-* floor: what it takes to read, at the speed measured here, what our decoder
-  needs: weights and, up to the current token, keys and values.
+* lower bound: the time to read the weights and cached keys and values that our
+  decoder needs, at the bandwidth measured here.
 
-Columns: 'ours/it' is our speed over the decoder's, 'x floor' its time over the
-floor's, 'timed' the tokens that were timed in a round, 'prefill' prompt tokens
-per second.
+Columns: 'ours/it' is our speed over the decoder's, 'x bound' its time over the
+lower bound, 'timed' the number of tokens timed in a round, 'prefill' prompt
+tokens per second.
 """
 
 import argparse
@@ -35,6 +35,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent import futures
+from unittest import mock
 
 import gin
 import jax
@@ -44,18 +45,18 @@ import numpy as np
 from trax_hier.compat import ShapeDtype, tl
 from trax_hier.generation import generate, prepare
 from trax_hier.layers import PRECISIONS, ShortenedStack, decoding_state
-from trax_hier.layers.hierarchy import shortened_stack
+from trax_hier.layers.base import groups
 from trax_hier.models import HourglassLM, TransformerLM
 from trax_hier.models.hourglass import parse_hierarchy
 from trax_hier.storage.runs import open_run
 
-# After the door, which makes this import fast and works around today's JAX.
+# trax must be imported after the compatibility layer.
 from trax.models import transformer as official_transformer  # isort: skip
 from trax.models.research import hourglass as official_hourglass  # isort: skip
 from trax.supervised import decoding as official_decoding  # isort: skip
 
 _FLOAT = 4  # bytes
-_TURN_SECONDS = 1.0  # What a decoder's turn takes at least.
+_MIN_SECONDS = 1.0  # Time a decoder runs in each round, at least.
 
 
 @dataclasses.dataclass
@@ -63,13 +64,13 @@ class Decoder:
   """A way to decode, with the prompt it continues.
 
   Attributes:
-    name: What the table calls it.
-    decode: n -> n new tokens (batch, n) and the seconds until the first of them
-      was there, if it alone pays for the prompt, else 0.
-    n_parameters: Their number.
+    name: Name in the table.
+    decode: n -> n new tokens (batch, n), and the seconds until the first token
+      if its time includes the prompt, else 0.
+    n_parameters: Number of parameters.
     batch: Number of rows.
-    prompt_length: That of a decoder with a cache, whose first token pays for
-      the prompt; None if every token costs the same.
+    prompt_length: Length of the prompt if the decoder has a cache, so that the
+      first token's time includes the prompt; None if all tokens cost the same.
   """
 
   name: str
@@ -79,21 +80,22 @@ class Decoder:
   prompt_length: int | None = None
 
   def seconds(self, n):
-    """The seconds of the prompt, and of each of n tokens after it."""
-    n_drawn = n if self.prompt_length is None else n + 1
+    """Seconds for the prompt, and seconds per token over n tokens after it."""
+    n_sampled = n if self.prompt_length is None else n + 1
     start = time.perf_counter()
-    tokens, prompt = self.decode(n_drawn)
+    tokens, prompt = self.decode(n_sampled)
     step = (time.perf_counter() - start - prompt) / n
-    if np.shape(tokens) != (self.batch, n_drawn):
+    expected = self.batch, n_sampled
+    if np.shape(tokens) != expected:
       raise RuntimeError(
-        f'{self.name}: tokens {np.shape(tokens)}, not {(self.batch, n_drawn)}'
+        f'{self.name}: tokens have shape {np.shape(tokens)}, not {expected}'
       )
     return prompt, step
 
 
 @dataclasses.dataclass
 class Measured:
-  """Seconds of one step and of the prompt, and how many steps a round timed."""
+  """Seconds per step and for the prompt, and the steps timed per round."""
 
   step: float
   prompt: float
@@ -101,7 +103,7 @@ class Measured:
 
 
 def measure(decoders, n_new, rounds, slow_seconds):
-  """Times decoders in turns: a `Measured` for each."""
+  """Times decoders alternately; returns a `Measured` for each."""
   n_steps = []
   for decoder in decoders:
     decoder.seconds(1)  # Compiles.
@@ -113,7 +115,7 @@ def measure(decoders, n_new, rounds, slow_seconds):
   seconds = [[] for _ in decoders]
   for _ in range(rounds):
     for decoder, n, taken in zip(decoders, n_steps, seconds, strict=True):
-      end = time.perf_counter() + _TURN_SECONDS
+      end = time.perf_counter() + _MIN_SECONDS
       while True:
         taken.append(decoder.seconds(n))
         if time.perf_counter() > end:
@@ -126,7 +128,7 @@ def measure(decoders, n_new, rounds, slow_seconds):
 
 
 def random_tokens(arguments, batch, length):
-  """Tokens int32 (batch, length), none of them 0."""
+  """Nonzero tokens, int32 (batch, length)."""
   rng = np.random.default_rng(1)
   shape = (batch, length)
   return rng.integers(1, arguments.vocab_size, shape, dtype=np.int32)
@@ -140,7 +142,7 @@ def count(weights):
 
 
 def our_model(name, arguments):
-  """The factory of our model."""
+  """The factory of our 'transformer' or 'hourglass'."""
   dimensions = dict(
     vocab_size=arguments.vocab_size,
     d_model=arguments.d_model,
@@ -160,14 +162,14 @@ def our_model(name, arguments):
 
 
 def initial_weights(model):
-  """The weights that training would begin with."""
+  """Initialized weights of a model."""
   layer = model(mode='eval')
   init = jax.jit(lambda rng: layer.init(ShapeDtype((1, 8), np.int32), rng)[0])
   return init(jax.random.PRNGKey(0))
 
 
 def ours(model, weights, batch, context, arguments, precision='float32'):
-  """`generate` on weights prepared once."""
+  """A decoder that calls `generate` on prepared weights."""
   prepared = prepare(model, weights, precision)
   length = context - 1 - arguments.n_new
   prompt = random_tokens(arguments, batch, context)[:, :length]
@@ -193,9 +195,9 @@ def ours(model, weights, batch, context, arguments, precision='float32'):
 
 
 def rerun(name, batch, context, arguments):
-  """The official model over the whole context, for every token.
+  """A decoder that runs trax's model on the whole context for every token.
 
-  As one compiled loop, which is faster here than a call for each token.
+  It is one compiled loop, which is faster here than a call per token.
   """
   dimensions = dict(
     vocab_size=arguments.vocab_size,
@@ -210,7 +212,7 @@ def rerun(name, batch, context, arguments):
       n_layers=arguments.n_layers, max_len=length, **dimensions
     )
   else:
-    # It takes whole groups only.
+    # It requires a length that the shorten factors divide.
     factors = [k for _, k in parse_hierarchy(arguments.hierarchy)]
     length += -length % math.prod(factors)
     layer = official_hourglass.HourglassLM(
@@ -242,9 +244,9 @@ def rerun(name, batch, context, arguments):
 
 
 def predict(name, batch, context, arguments):
-  """Trax's own sampling from its Transformer in predict mode."""
+  """A decoder that samples from trax's Transformer by trax's own function."""
   del name
-  # Its caches hold 2048 tokens, all of which it reads, unless gin says less.
+  # It reads the whole of its cache, which has 2048 rows by default.
   gin.bind_parameter(
     'trax.layers.CausalAttention.max_inference_length', context
   )
@@ -258,7 +260,7 @@ def predict(name, batch, context, arguments):
     mode='predict',
   )
   layer.init(ShapeDtype((batch, 1), np.int32))
-  # `accelerate=True` does the same in every call, and compiles in each.
+  # `accelerate=True` would create and compile this in every call.
   fast = tl.Accelerate(layer)
   state = fast.state
   length = context - 1 - arguments.n_new
@@ -279,14 +281,14 @@ def predict(name, batch, context, arguments):
 
 
 def torch_package(name, batch, context, arguments):
-  """The package's `generate`, which has no cache.
+  """A decoder that calls the package's `generate`, which has no cache.
 
-  Unlike ours its models have learned absolute positions and, in an Hourglass,
-  attention from and to each group alone in shortening and upsampling, both of
-  which cost less. d_ff is always 4 * d_model. It draws from the likeliest
-  tenth of the tokens and cannot be greedy.
+  Two differences from our models cost it less: positions are learned and
+  absolute, and an Hourglass's shortening and upsampling attend only within a
+  group. d_ff is always 4 * d_model. It samples from the likeliest tenth of the
+  tokens and cannot decode greedily.
   """
-  # Its threads spin by default, which on a busy machine slows it many times.
+  # Spinning threads, the default, are many times slower on a busy machine.
   os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
   import torch
   from hourglass_transformer_pytorch import HourglassTransformerLM
@@ -297,7 +299,8 @@ def torch_package(name, batch, context, arguments):
     AutoregressiveWrapper,
   )
 
-  # Used there for lengths that the factor does not divide, but not imported.
+  # The package uses `math` without importing it, at lengths that the shorten
+  # factor does not divide.
   implementation.math = math
   torch.set_num_threads(os.cpu_count())
 
@@ -334,11 +337,11 @@ def torch_package(name, batch, context, arguments):
 PEERS = {'rerun': rerun, 'predict': predict, 'torch': torch_package}
 
 
-# The floor.
+# The lower bound.
 
 
 def read_bandwidth():
-  """Bytes per second that all threads together read: the best of several."""
+  """Bytes per second that all threads together read, the best of 6 runs."""
   x = np.ones(1 << 28, np.float32)
   n_threads = os.cpu_count()
   total = jax.jit(jnp.sum)
@@ -364,18 +367,19 @@ def read_bandwidth():
 
 
 def last_level_cache():
-  """Its size as the system words it."""
+  """Size of the CPU's last-level cache, as Linux reports it."""
   path = pathlib.Path('/sys/devices/system/cpu/cpu0/cache/index3/size')
   return path.read_text().strip() if path.exists() else 'unknown'
 
 
 def weight_bytes(layer, weights, levels, batch, period=1):
-  """Bytes of weights that one token of every row needs, on average.
+  """Average bytes of weights read per decoding step, one token for each row.
 
-  Each weight once, but of an embedding one row for each token, and the coarse
-  part of a `ShortenedStack` only once in as many tokens as it shortens by.
+  A step reads every array once, except that it reads one row of an embedding
+  per token, and runs the coarse layers of a `ShortenedStack` once in
+  `shorten_factor` tokens.
   """
-  if isinstance(weights, dict):  # Trax's mark of a layer that occurred before.
+  if isinstance(weights, dict):  # Trax marks a repeated layer this way.
     return 0
   if isinstance(layer, tl.Embedding):
     return batch * weights.shape[-1] * _FLOAT / period
@@ -392,11 +396,12 @@ def weight_bytes(layer, weights, levels, batch, period=1):
 
 
 def cache_bytes(name, t, arguments):
-  """Bytes of keys and values that the token at position t needs, on average.
+  """Average bytes of keys and values that the token at position t reads.
 
-  A layer reads rows at the stride of its keys, and runs at that of its queries.
-  Tables of relative positions do not count: in place of its table a decoder
-  may read the projection that it is made with, which `weight_bytes` counts.
+  The stride of a layer's keys determines the rows that it reads, the stride of
+  its queries how often it runs. Tables of relative positions do not count:
+  instead of a table, a decoder may read the projection that produces it, which
+  `weight_bytes` counts.
   """
   rows = 0.0
   if name == 'transformer':
@@ -415,8 +420,8 @@ def cache_bytes(name, t, arguments):
   return rows * 2 * arguments.d_model * _FLOAT
 
 
-def floor_seconds(name, model, batch, context, bandwidth, arguments):
-  """The least seconds of a step, in the middle of the tokens timed."""
+def least_seconds(name, model, batch, context, bandwidth, arguments):
+  """Lower bound of the seconds per step, midway through the timed tokens."""
   layer = model(mode='eval')
   signature = ShapeDtype((1, 8), np.int32)
   shapes, _ = jax.eval_shape(
@@ -437,7 +442,7 @@ def speed(arguments):
   print(f'{os.cpu_count()} cores, last-level cache {last_level_cache()}')
   print(
     f'{"model, batch x context":24}{"decoder":15}{"tokens/s":>10}'
-    f'{"ours/it":>9}{"x floor":>9}{"timed":>6}{"prefill":>9}'
+    f'{"ours/it":>9}{"x bound":>9}{"timed":>6}{"prefill":>9}'
   )
   sizes = []
   for name in arguments.models:
@@ -456,7 +461,7 @@ def speed(arguments):
           decoders, arguments.n_new, arguments.rounds, arguments.slow_seconds
         )
         bandwidth = read_bandwidth()
-        floor = floor_seconds(name, model, batch, context, bandwidth, arguments)
+        bound = least_seconds(name, model, batch, context, bandwidth, arguments)
         where = f'{name} {batch} x {context}'
         for decoder, result in zip(decoders, results, strict=True):
           n_parameters[decoder.name] = decoder.n_parameters
@@ -468,25 +473,25 @@ def speed(arguments):
           print(
             f'{where:24}{decoder.name:15}{batch / result.step:10.2f}'
             f'{result.step / results[0].step:9.2f}'
-            f'{result.step / floor:9.2f}{result.n_steps:6}{prefill}'
+            f'{result.step / bound:9.2f}{result.n_steps:6}{prefill}'
           )
           where = ''
-        ratio = floor / results[0].step
+        ratio = bound / results[0].step
         print(
-          f'{f"memory: {bandwidth / 1e9:.1f} GB/s":24}{"floor":15}'
-          f'{batch / floor:10.2f}{ratio:9.2f}{1:9.2f}',
+          f'{f"memory: {bandwidth / 1e9:.1f} GB/s":24}{"lower bound":15}'
+          f'{batch / bound:10.2f}{ratio:9.2f}{1:9.2f}',
           flush=True,
         )
     megabytes = n_parameters['ours'] * _FLOAT / 1e6
     sizes.append(
-      f'million weights of {name}, ours {megabytes:.0f} MB: '
+      f'million parameters of {name}, ours {megabytes:.0f} MB: '
       + ', '.join(f'{d} {n / 1e6:.1f}' for d, n in n_parameters.items())
     )
   print('\n'.join(sizes))
 
 
 def decoding_logits(model, weights, tokens, precision):
-  """The logits of given tokens, as decoding in this precision computes them."""
+  """The logits that decoding in a precision computes for given tokens."""
   batch, length = tokens.shape
   layer = model(mode='predict', max_len=length)
 
@@ -502,14 +507,14 @@ def decoding_logits(model, weights, tokens, precision):
 
 
 def precision(title, model, weights, tokens, arguments):
-  """Prints speed at batch 1 and error of a model's weights in each precision.
+  """Prints the speed at batch 1 and the error of a model in each precision.
 
   Args:
-    title: What the lines are called.
-    model: The model's factory.
-    weights: Its weights, random or those of a run.
-    tokens: int32 (batch, length), on which errors are measured.
-    arguments: Those of the command line.
+    title: First column of the lines.
+    model: Factory of the model.
+    weights: Weights of the model.
+    tokens: int32 (batch, length), the tokens on which to measure errors.
+    arguments: Arguments of the command line.
   """
   context = arguments.contexts[0]
   results = measure(
@@ -533,7 +538,7 @@ def precision(title, model, weights, tokens, arguments):
 
 
 def precisions(arguments):
-  """Prints what each precision costs and buys with random weights."""
+  """Prints speed and error by precision, of random weights and of a run."""
   print(
     f'{"weights":24}{"precision":15}{"tokens/s":>10}{"ratio":>9}'
     f'{"max |error|":>14}{"mean KL, nats":>14}'
@@ -552,18 +557,19 @@ def precisions(arguments):
     )
 
 
-def coarse_part(arguments):
-  """Prints ways to run an Hourglass's coarse part for one token in k.
+def coarse_layers(arguments):
+  """Prints the speed of ways to run an Hourglass's coarse layers every k tokens.
 
-  The time of a loop over groups is put together from a step without the coarse
-  part and one with it, which are what it would run.
+  The time of a loop over groups is computed from the times of a step without
+  coarse layers and a step with them: it would run k - 1 of the former and one
+  of the latter.
   """
 
   def cond(condition, fn, x):
     return jax.lax.cond(condition, fn, lambda x: x, x)
 
   ways = {
-    'loop of one turn or none': shortened_stack.apply_if,
+    'loop of at most 1 step': groups.apply_if,
     'lax.cond': cond,
     'never': lambda condition, fn, x: x,
     'always': lambda condition, fn, x: fn(x),
@@ -575,10 +581,9 @@ def coarse_part(arguments):
   for name, way in ways.items():
     model = our_model('hourglass', arguments)
     decoder = ours(model, weights, 1, context, arguments)
-    shortened_stack.apply_if = way
-    decoder.seconds(1)  # Compiles.
+    with mock.patch.object(groups, 'apply_if', way):
+      decoder.seconds(1)  # Compiles.
     decoders.append(dataclasses.replace(decoder, name=name))
-  shortened_stack.apply_if = ways['loop of one turn or none']
   results = measure(
     decoders, arguments.n_new, arguments.rounds, arguments.slow_seconds
   )
@@ -586,7 +591,9 @@ def coarse_part(arguments):
   never, always = steps.pop('never'), steps.pop('always')
   steps['loop over groups'] = ((k - 1) * never + always) / k
   for name, step in steps.items():
-    print(f'coarse part once in {k}, 1 x {context}, {name:26}{1 / step:10.2f}')
+    print(
+      f'coarse layers once in {k}, 1 x {context}, {name:24}{1 / step:10.2f}'
+    )
 
 
 def main():
@@ -601,8 +608,15 @@ def main():
   parser.add_argument('--contexts', type=numbers, default='512,2048')
   parser.add_argument('--batches', type=numbers, default='1,8')
   parser.add_argument('--peers', type=names, default=','.join(PEERS))
-  parser.add_argument('--parts', type=names, default='speed,coarse,precision')
-  parser.add_argument('--run', help='a run whose weights are tried as well')
+  parser.add_argument(
+    '--parts',
+    type=names,
+    default='speed,coarse,precision',
+    help='benchmarks to run',
+  )
+  parser.add_argument(
+    '--run', help='a run whose weights the precision benchmark also measures'
+  )
   parser.add_argument('--vocab_size', type=int, default=256)
   parser.add_argument('--d_model', type=int, default=512)
   parser.add_argument('--d_ff', type=int, default=2048)
@@ -616,7 +630,8 @@ def main():
     '--slow_seconds',
     type=float,
     default=10.0,
-    help='of a decoder without a cache, as many tokens are timed in a round',
+    help='time limit that sets how many tokens a decoder without a cache decodes '
+    'in a round',
   )
   arguments = parser.parse_args()
   packages = ['jax', 'trax']
@@ -626,13 +641,13 @@ def main():
   print(f'{", ".join(versions)}, on {jax.devices()[0].device_kind}')
   print(
     f'd_model {arguments.d_model}, d_ff {arguments.d_ff}, {arguments.n_heads} '
-    f'heads; transformer of {arguments.n_layers} layers, hourglass of '
-    f'{arguments.vanilla_layers} and {arguments.hierarchy}'
+    f'heads; transformer: {arguments.n_layers} layers; hourglass: vanilla '
+    f'layers {arguments.vanilla_layers}, hierarchy {arguments.hierarchy}'
   )
   if 'speed' in arguments.parts:
     speed(arguments)
   if 'coarse' in arguments.parts and 'hourglass' in arguments.models:
-    coarse_part(arguments)
+    coarse_layers(arguments)
   if 'precision' in arguments.parts:
     precisions(arguments)
 

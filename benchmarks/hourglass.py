@@ -1,10 +1,10 @@
-"""Training speed of Hourglass against Trax's own, and compile time by depth.
+"""Training speed of our Hourglass and Trax's, and compile time by depth.
 
     python benchmarks/hourglass.py [--length=768] [--d_model=256] [--rounds=7]
 
-Both models compute loss and gradients under a bare `jax.jit`, in turns in one
-process, on the same tokens; the ratio of the medians is what counts. Peer: the
-HourglassLM of trax 1.4.1, on the same JAX.
+Both models compute loss and gradients under plain `jax.jit`, alternately in one
+process, on the same tokens. The result is the ratio of the medians. Peer: the
+HourglassLM of trax 1.4.1 on the same JAX.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from trax_hier.layers import (
 )
 from trax_hier.models import HourglassLM, TransformerLM
 
-# After the door, which makes this import fast and works around today's JAX.
+# trax must be imported after the compatibility layer.
 from trax.layers.research import resampling  # isort: skip
 from trax.models.research import hourglass as official  # isort: skip
 
@@ -50,13 +50,13 @@ _VARIANTS = {
 
 
 def gradient_step(layer, tokens):
-  """Compiles loss and gradients; returns a call and the seconds it took."""
+  """Compiles loss and gradients; returns the call and the compile time in s."""
   signature = ShapeDtype(tokens.shape, np.int32)
   rng = jax.random.PRNGKey(0)
   shapes, state = jax.eval_shape(lambda rng: layer.init(signature, rng), rng)
-  draw = np.random.default_rng(0)
+  random = np.random.default_rng(0)
   weights = jax.tree.map(
-    lambda w: jnp.asarray(draw.normal(size=w.shape) * 0.05, w.dtype), shapes
+    lambda w: jnp.asarray(random.normal(size=w.shape) * 0.05, w.dtype), shapes
   )
   state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
 
@@ -72,7 +72,7 @@ def gradient_step(layer, tokens):
 
 
 def speed(arguments):
-  """Prints tokens per second of both models for each variant."""
+  """Prints the tokens per second of both models for each variant."""
   rng = np.random.default_rng(1)
   shape = (arguments.batch_size, arguments.length)
   tokens = jnp.asarray(rng.integers(1, 256, shape), jnp.int32)
@@ -107,7 +107,7 @@ def speed(arguments):
 
 
 def compile_time():
-  """Prints seconds to compile loss and gradients of 4 and 24 blocks."""
+  """Prints the compile time of loss and gradients for 4 and 24 blocks."""
   tokens = jnp.ones((2, 128), jnp.int32)
   seconds = {}
   for _ in range(2):  # The second round is warm.

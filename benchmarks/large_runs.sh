@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Memory of each of 64 devices in a training step of a large model: compiled for
-# 64 simulated CPU devices, with weights and optimizer state split over all.
+# Memory per device of a training step of a large model on 64 devices: compiled
+# for simulated CPU devices, with weights and optimizer state split over all.
 set -euo pipefail
 
 describe() {

@@ -61,10 +61,12 @@ import numpy as np
 from block_recurrent import medians
 from generation import last_level_cache
 
-from trax_hier import config, generation
+from trax_hier import config
 from trax_hier.compat import ShapeDtype, signature, tl
 from trax_hier.data import Enwik8, TextFiles
+from trax_hier.generation.programs import Request, programs_of
 from trax_hier.generation.sampling import Sampling
+from trax_hier.generation.stop_sequences import stop_array
 from trax_hier.layers import (
   CrossAttention,
   Dense,
@@ -79,7 +81,8 @@ from trax_hier.layers import (
   SparseFF,
   decoding_weights,
 )
-from trax_hier.layers.base.stacking import Once, Stack
+from trax_hier.layers.base.once import Once
+from trax_hier.layers.base.repeat import Stack
 from trax_hier.models import ScalingTransformer, ScalingTransformerLM
 from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
@@ -320,7 +323,7 @@ class OurModel:
 
     What is timed is the program that `generate` runs for the new tokens.
     """
-    program = generation._program(
+    program = programs_of(
       self._model,
       config.fingerprint(),
       1,
@@ -334,11 +337,11 @@ class OurModel:
       jnp.float32(1),
       jnp.int32(program.n_ids),
     )
-    request = generation._Request(
+    request = Request(
       sampling,
       jax.random.PRNGKey(0),
       jnp.int32(n_new),
-      generation._stop_array(()),
+      stop_array(()),
     )
     tokens = np.zeros((1, 1 + capacity), np.int32)
     tokens[:, 1 : 1 + prompt_length] = 1
@@ -348,10 +351,10 @@ class OurModel:
     def seconds():
       decoding = program.start(weights, tokens, lengths, request, sources)
       if prompt_length:
-        decoding = program.read(weights, decoding)
+        decoding = program.prefill(weights, decoding)
       first = int(jax.block_until_ready(decoding).t)
       start = time.perf_counter()
-      decoding = program.write(weights, decoding, request, capacity)
+      decoding = program.decode(weights, decoding, request, capacity)
       n = int(decoding.t) - first
       return (time.perf_counter() - start) / n
 

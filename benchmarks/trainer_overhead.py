@@ -1,13 +1,13 @@
-"""What the training loop costs over the bare jitted step.
+"""Overhead of the training loop over the jitted step alone.
 
     python benchmarks/trainer_overhead.py [--pairs 20]
 
-Trains a toy Hourglass with `train`: batches made, metrics read at each step
-and logged at each tenth. Every 100 steps it is halted, and the same step
-compiled alone is called in a plain loop over one batch that is on the device
-already. So both are timed in turns, in one process, and a busy machine slows
-both. Prints milliseconds a step of each, fastest and median stretch of 50
-steps, and their ratios.
+Trains a toy Hourglass with `train`, which makes batches, reads metrics at every
+step and logs every tenth. Every 100 steps the run pauses, and a plain loop
+calls the same compiled step on one batch that is already on the device. Both
+are timed alternately in one process, so a busy machine slows both. Prints
+milliseconds per step for the fastest and the median stretch of 50 steps, and
+the ratios.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from trax_hier.data import Synthetic
 from trax_hier.models import HourglassLM
 from trax_hier.training import Adam, train
 from trax_hier.training.build import build
-from trax_hier.training.mesh import split_rows
+from trax_hier.training.mesh import row_sharding
 
 _PERIOD, _STRETCH, _SETTLE = 100, 50, 25
 
 
 def toy_model(mode='train'):
-  """An Hourglass of some fifty thousand weights."""
+  """An Hourglass with about 50,000 parameters."""
   return HourglassLM(
     256, d_model=32, d_ff=64, hierarchy='1@2', n_heads=2, mode=mode
   )
@@ -39,15 +39,15 @@ class BareStep:
   """The jitted step alone, on one batch."""
 
   def __init__(self, data):
-    """Compiles it."""
+    """Compiles the step."""
     built = build(toy_model, data, Adam)
     self._step = built.step
     self._state = built.init(jax.random.PRNGKey(0))
-    self._batch = jax.device_put(data.train_batch(0), split_rows(built.mesh))
+    self._batch = jax.device_put(data.train_batch(0), row_sharding(built.mesh))
     self.seconds()
 
   def seconds(self):
-    """Seconds a step, over a stretch."""
+    """Seconds per step, measured over one stretch."""
     start = time.perf_counter()
     for _ in range(_STRETCH):
       self._state, metrics = self._step(self._state, self._batch)
@@ -56,23 +56,23 @@ class BareStep:
 
 
 class TimedData:
-  """A data set that times the loop asking it for batches."""
+  """A data set that times the loop that reads its batches."""
 
   def __init__(self, data, bare):
-    """Keeps stretches in `ours` and `bare`, in seconds a step."""
+    """Collects seconds per step of each stretch in `ours` and `bare`."""
     self._data, self._bare = data, bare
     self.ours, self.bare = [], []
     self._start = None
 
   def train_batch(self, step, shard=0, n_shards=1):
-    """The batch; every so often, a stretch of the bare step before it."""
+    """The batch; once per period it first times a stretch of the bare step."""
     phase = step % _PERIOD
     if phase == _SETTLE:
       self._start = time.perf_counter()
     elif phase == _SETTLE + _STRETCH:
       self.ours.append((time.perf_counter() - self._start) / _STRETCH)
     elif phase == 0 and step:
-      time.sleep(0.1)  # the steps of the loop still on their way
+      time.sleep(0.1)  # dispatched steps of the loop still run
       self.bare.append(self._bare.seconds())
     return self._data.train_batch(step, shard, n_shards)
 

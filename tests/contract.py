@@ -1,7 +1,7 @@
 """The table of models that `test_contract.py` holds to their contract.
 
-A new model, or a new variant of one, is a new row. Weight trees are compared
-with a record; after a deliberate change write it anew:
+A new model or variant is a new row. Weight trees are compared with a record;
+after a deliberate change, rewrite the record:
 
   python tests/contract.py --write-golden
 """
@@ -37,8 +37,8 @@ from trax_hier.models import (
 )
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
-LENGTH = 13  # Divisible by none of the shorten factors and windows.
-N_POSITIONS = 24  # Of models that learn a vector for each.
+LENGTH = 13  # A multiple of no shorten factor or window.
+N_POSITIONS = 24  # In models with learned positions.
 P = functools.partial
 
 
@@ -47,20 +47,20 @@ class Row:
   """A model at toy size.
 
   Attributes:
-    model: Its factory, called with `mode` and at times `dropout`.
-    idle: Number of weight arrays without a gradient. A key's bias adds the same
-      to all of a query's scores, and so does the bias of projected distances:
-      the softmax does not see them. (Rotation makes a key's bias matter.)
+    model: Factory of the model, called with `mode` and sometimes `dropout`.
+    idle: Number of weight arrays without a gradient. The bias of keys adds the
+      same number to all scores of a query, and so does the bias of projected
+      distances: the softmax cancels them. (With rotary positions the bias of
+      keys matters.)
     thorough: Whether to decode with calls of many lengths.
-    draws: Whether training draws more than dropout.
-    slow: Whether CI leaves it out, as a variant of which other rows have all
-      the parts.
+    noisy: Whether training samples random numbers besides dropout.
+    slow: Whether CI leaves the row out because other rows cover its layers.
   """
 
   model: Callable
   idle: int
   thorough: bool = False
-  draws: bool = False
+  noisy: bool = False
   slow: bool = False
 
 
@@ -73,8 +73,8 @@ def _hourglass(hierarchy='2@3', **kwargs):
 
 
 def _block_recurrent(**kwargs):
-  # Without memory of earlier calls, which tests/models/test_block_recurrent.py
-  # is about.
+  # Without memory of earlier calls: tests/models/test_block_recurrent.py tests
+  # that.
   sizes = dict(toy.SIZES, n_layers=4, recurrent_layers=(3,), carry=False)
   return P(BlockRecurrentLM, attention=_SLIDING, **{**sizes, **kwargs})
 
@@ -90,7 +90,7 @@ def _bottom_up(**kwargs):
 
 
 def _retina(**kwargs):
-  # Windows as short as can be, so that every scale is seen.
+  # The shortest windows, so that every scale is attended to.
   sizes = dict(toy.SIZES, scales=(1, 2), window=2, n_layers=2)
   return P(RetinaLM, **{**sizes, **kwargs})
 
@@ -100,13 +100,13 @@ def _scaling(**kwargs):
 
 
 def _with_sources(model=ScalingTransformer, **kwargs):
-  """A model that decodes from sources, the same for every batch."""
+  """A model that decodes from the same sources in every batch."""
 
   sizes = {'n_encoder_layers': 2, 'n_decoder_layers': 2, **_SPARSE, **kwargs}
 
   def factory(mode, **changes):
     arguments = {**sizes, **changes}
-    arguments['max_len'] += 7  # The sources may be rows of the same caches.
+    arguments['max_len'] += 7  # Sources may occupy rows of the same caches.
     layer = model(mode=mode, **arguments)
     sources = toy.tokens(7, seed=1)
     sources[1, 4:] = 0  # Padding.
@@ -119,7 +119,7 @@ def _terraformer(**kwargs):
   return _with_sources(Terraformer, **kwargs)
 
 
-# Trained as it evaluates: tests/layers/test_sparse_ff.py is about its draws.
+# Without noise in training; tests/layers/sparse/test_sparse_ff.py tests noise.
 _SPARSE_FF = P(
   hl.SparseFF, n_elements_in_block=2, temperature=0.0, quant_prob=1.0
 )
@@ -165,7 +165,7 @@ ROWS = {
     idle=10,
     slow=True,
   ),
-  # And the scale of a LayerNorm of zeros.
+  # One more idle array: the scale of a LayerNorm of zeros.
   'hourglass zero': Row(
     _hourglass(upsample=P(hl.AttentionUpsample, expand=hl.ZeroUpsample)),
     idle=11,
@@ -194,7 +194,7 @@ ROWS = {
   'hourglass factor dropout': Row(
     _hourglass(shorten_factor_dropout=(2, 3), **_PLAIN),
     idle=6,
-    draws=True,
+    noisy=True,
     slow=True,
   ),
   'hourglass windowed, remat': Row(
@@ -212,7 +212,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  # Where the recurrent layer is not in a stack, no unit may be switched off.
+  # ReLU could switch off units of the recurrent layer, which is not stacked.
   'block-recurrent feedback': Row(
     _block_recurrent(
       feedback=P(hl.FeedbackStack, window=4, n_states=3),
@@ -283,7 +283,7 @@ ROWS = {
   'scaling, all sparse, sources': Row(
     _with_sources(
       cross_attention=P(hl.SparseCrossAttention, n_modules=2),
-      # With a convolution, so that the last layer too has a past.
+      # A convolution, so that the last layer sees earlier positions, too.
       logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
@@ -341,7 +341,7 @@ ROWS = {
 
 
 class Subject:
-  """A model of the table with its compiled programs, each made on first use."""
+  """A model of the table with its programs, each compiled on first use."""
 
   def __init__(self, name):
     self.row = ROWS[name]
@@ -391,7 +391,7 @@ class Subject:
 
   @functools.cached_property
   def predict(self):
-    """(first state, step: tokens, state -> logits, state) of decoding."""
+    """Decoding: initial state, and a step: tokens, state -> logits, state."""
     model = self.row.model(mode='predict')
     first = toy.signature(self.tokens[:, :1])
     state = jax.jit(lambda: model.init(first, toy.KEY)[1])()
@@ -401,7 +401,7 @@ class Subject:
     return state, step
 
   def decode(self, lengths):
-    """Logits of `tokens`, decoded by calls of these lengths."""
+    """Logits of `tokens`, decoded in calls of these lengths."""
     state, step = self.predict
     inputs = np.pad(self.tokens, [(0, 0), (1, 0)])[:, :LENGTH]
     outputs, start = [], 0
@@ -414,12 +414,12 @@ class Subject:
 
 @functools.cache
 def subject(name):
-  """The one `Subject` of this process for a row of the table."""
+  """The `Subject` of a row of the table, one per process."""
   return Subject(name)
 
 
 def record(shapes):
-  """A tree of shapes, to be written as JSON."""
+  """A tree of shapes, as JSON."""
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
   return {
     'n_weights': sum(s.size for _, s in leaves),

@@ -1,4 +1,4 @@
-"""What every model must do: the properties of all rows of `contract.py`."""
+"""The contract of every model: properties of all rows of `contract.py`."""
 
 import gc
 import json
@@ -6,12 +6,14 @@ import json
 import contract
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 import toy
 from contract import LENGTH
 
 from trax_hier import generation
+from trax_hier.generation import programs
 
 GOLDEN = json.loads(contract.GOLDEN.read_text())
 MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
@@ -65,7 +67,7 @@ def test_every_weight_gets_a_gradient(model):
   gradients, _ = model.train_and_gradients(model.weights, toy.KEY)
   leaves = jax.tree.leaves(gradients)
   norms = [np.linalg.norm(g) for g in leaves]
-  # An idle bias has rounding errors for a gradient: compare it with its kernel.
+  # The gradient of an idle bias is rounding errors: compare it with its kernel.
   idle = [
     norm == 0 or (is_bias(g, w) and norm < 0.01 * size)
     for g, norm, w, size in zip(
@@ -74,8 +76,8 @@ def test_every_weight_gets_a_gradient(model):
   ]
   assert sum(idle) == model.row.idle
   for g in (g for g, unused in zip(leaves, idle, strict=True) if not unused):
-    # Every row, be it a block of a stack or a feature, but tokens and positions
-    # that are not in x.
+    # Every row, a block of a stack or a feature, except the rows of tokens and
+    # positions that are not in x.
     rows = np.any(g, axis=tuple(range(1, g.ndim)))
     few = toy.VOCAB, contract.N_POSITIONS, contract.N_POSITIONS // 2
     assert rows.all() or len(g) in few
@@ -84,15 +86,15 @@ def test_every_weight_gets_a_gradient(model):
 def test_training_without_dropout_is_evaluation(model):
   logits = [
     model.train_and_gradients(model.weights, jax.random.PRNGKey(seed))[1]
-    for seed in range(8 if model.row.draws else 1)
+    for seed in range(8 if model.row.noisy else 1)
   ]
   gaps = [np.abs(y - model.logits).max() for y in logits]
   assert min(gaps) < 1e-5
-  if model.row.draws:
+  if model.row.noisy:
     assert max(gaps) > 1e-2
 
 
-def test_dropout_is_drawn_from_the_seed(model):
+def test_dropout_is_sampled_from_the_seed(model):
   train = jax.jit(model.train(0.2))
   first, again, other = (
     train(model.weights, jax.random.PRNGKey(seed)) for seed in (1, 1, 2)
@@ -113,14 +115,15 @@ def test_decoding_is_evaluation(model):
 
 
 def test_greedy_generation_is_the_argmax_of_evaluation(model, monkeypatch):
-  # Prompts end inside groups, and are read by 5, by 2 and by single tokens.
-  monkeypatch.setattr(generation, '_PIECES', (5, 2))
+  # Prompts end inside groups and are read in chunks of 5, 2 and 1 tokens.
+  monkeypatch.setattr(programs, '_CHUNKS', (5, 2))
+  monkeypatch.setattr(programs, 'SMALLEST_CHUNK', 2)
   prompts = [model.tokens[0, :9], model.tokens[1, :8]]
   new = generation.generate(
     model.row.model, model.weights, prompts, 4, temperature=0, max_len=LENGTH
   )
   rows = [np.concatenate(parts) for parts in zip(prompts, new, strict=True)]
-  # As models are causal, one evaluation gives all of the steps' logits.
+  # Models are causal, so one evaluation gives the logits of all steps.
   whole = np.stack([np.pad(row, (0, LENGTH - len(row))) for row in rows])
   logits = model.eval(model.weights, whole)
   for y, prompt, tokens in zip(logits, prompts, new, strict=True):
@@ -134,39 +137,31 @@ def test_any_length(model):
     np.testing.assert_allclose(y, model.logits[:, :length], 1e-5, 1e-5)
 
 
-def test_padding_by_hand_changes_nothing(model):
+def test_padding_does_not_change_the_logits(model):
   padded = np.pad(model.tokens, [(0, 0), (0, 24 - LENGTH)])
   y = model.eval(model.weights, padded)
   np.testing.assert_allclose(y[:, :LENGTH], model.logits, 1e-5, 1e-5)
 
 
 def test_bfloat16(model):
-  halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
-  # The nearest that float32 can come: the same rounded weights.
-  rounded = jax.tree.map(lambda w: w.astype(jnp.float32), halves)
-  y = model.eval(halves, model.tokens)
+  narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
+  # The float32 model with the same rounded weights is the closest reference.
+  rounded = jax.tree.map(lambda w: w.astype(jnp.float32), narrow)
+  y = model.eval(narrow, model.tokens)
   assert y.dtype == jnp.float32
   gap = y - model.eval(rounded, model.tokens)
   assert np.linalg.norm(gap) < 0.03 * np.linalg.norm(y)
 
 
 def test_bfloat16_stays_bfloat16(model):
-  halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
-  jaxpr = jax.make_jaxpr(model.eval)(halves, model.tokens)
-  products = [e for e in equations(jaxpr.jaxpr) if 'dot' in e.primitive.name]
+  narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
+  jaxpr = jax.make_jaxpr(model.eval)(narrow, model.tokens)
+  products = [
+    e for e in jaxprs.equations(jaxpr.jaxpr) if 'dot' in e.primitive.name
+  ]
   assert len(products) > 5
   for product in products:
     assert {x.aval.dtype.name for x in product.invars} == {'bfloat16'}, product
-
-
-def equations(jaxpr):
-  """All equations of a jaxpr and of those inside it."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for inner in jax.tree.leaves(list(equation.params.values())):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        yield from equations(inner)
 
 
 def test_batches_of_one_shape_compile_once(model):
@@ -183,7 +178,8 @@ def test_batches_of_one_shape_compile_once(model):
 def test_nothing_leaks(model):
   layer = model.row.model(mode='train', dropout=0.1)
   toy.shapes(layer, model.tokens)
-  # The check collects garbage at every call of a JAX function: leave it little.
+  # The check collects garbage at every call of a JAX function, which is slow
+  # if there is much.
   gc.collect()
   gc.freeze()
   try:

@@ -1,4 +1,4 @@
-"""Every gin file parses, has the parameters its header states, and trains."""
+"""Every gin file parses, has the parameter count of its header, and trains."""
 
 import re
 import subprocess
@@ -24,8 +24,8 @@ CONFIGURATIONS = sorted(
 
 
 def is_variant(name):
-  """Whether all of its parts are those of other files."""
-  parts = (
+  """Whether other files cover all layers of this one."""
+  infixes = (
     '/table1/',
     '_subwords',
     '_dual',
@@ -34,7 +34,7 @@ def is_variant(name):
     '/large_',
     '/xl_',
   )
-  return any(part in name for part in parts)
+  return any(infix in name for infix in infixes)
 
 
 WITHOUT_DATA = (
@@ -58,7 +58,7 @@ SCALING = {
   '800m_ff_qkv_loss': 885_231_360,
   '800m_ff_qkv_loss_cross': 837_727_488,
 }
-# Of the published code: a block of the encoder, one of the decoder, the rest.
+# Of the published code: an encoder block, a decoder block, the rest.
 SCALING_COLUMNS = {
   '800m_dense': (12_596_224, 16_796_672, 66_620_672),
   '800m_ff': (12_923_904, 17_124_352, 66_620_672),
@@ -99,9 +99,10 @@ PUBLISHED_CODE = {
   'cifar10': 42_824_960,
   'wiki40b': 95_328_512,
 }
-# Without embeddings. Of the published code, but for the last two: 26 layers of
-# 4 d^2 + 2 d f + 2 d + 33 h and a norm; and 'lstm_single' where 11 layers more
-# have queries for states, d^2, twice the output projection, and h scales.
+# Without embeddings. All are counts of the published code except the last two:
+# 26 layers of 4 d^2 + 2 d f + 2 d + 33 h and a norm; and 'lstm_single' with
+# queries for states, d^2, a second output projection and h scales in 11 more
+# layers.
 BLOCK_RECURRENT = {
   'xl_512': 151_023_712,
   'xl_1024': 151_023_712,
@@ -160,7 +161,7 @@ def required(name):
   return [f"{name} = 'elsewhere'" for name in names]
 
 
-# Rows of one table differ in sizes alone: CI counts those of other files.
+# Variants differ only in sizes; CI counts the other files.
 @pytest.mark.parametrize(
   'name',
   [
@@ -174,7 +175,7 @@ def test_stated_parameters(name):
   assert count_parameters(12288) == int(stated[1].replace(',', ''))
 
 
-def test_published_counts_are_those_of_the_paper_and_its_code():
+def test_published_counts_equal_those_of_the_paper_and_its_code():
   for name, count in PUBLISHED_CODE.items():
     text = (GIN / 'hourglass' / f'{name}.gin').read_text()
     assert f'# Parameters: {count:,}\n' in text
@@ -187,7 +188,7 @@ def test_published_counts_are_those_of_the_paper_and_its_code():
 
 
 def without_embeddings(name):
-  """What the header states; checks that embeddings are the rest."""
+  """The count in the header; checks that the embeddings are the rest."""
   text = (GIN / 'block_recurrent' / f'{name}.gin').read_text()
   total, count = (
     int(re.search(rf'# {label}: ([0-9,]+)\n', text)[1].replace(',', ''))
@@ -198,7 +199,7 @@ def without_embeddings(name):
   return count
 
 
-def test_counts_of_block_recurrent_models_are_those_of_the_published_code():
+def test_counts_of_block_recurrent_models_equal_the_published_code():
   for name, count in BLOCK_RECURRENT.items():
     assert without_embeddings(name) == count, name
   for name, millions in BLOCK_RECURRENT_MILLIONS.items():
@@ -207,7 +208,7 @@ def test_counts_of_block_recurrent_models_are_those_of_the_published_code():
   assert names == {*BLOCK_RECURRENT, *BLOCK_RECURRENT_MILLIONS, 'books'}
 
 
-def test_counts_of_scaling_transformers_are_those_of_the_published_code():
+def test_counts_of_scaling_transformers_equal_the_published_code():
   for name, count in SCALING.items():
     text = (GIN / 'scaling' / f'{name}.gin').read_text()
     assert f'# Parameters: {count:,}\n' in text
@@ -216,7 +217,7 @@ def test_counts_of_scaling_transformers_are_those_of_the_published_code():
 
 
 @pytest.mark.parametrize('name', SCALING_COLUMNS)
-def test_counts_of_blocks_are_those_of_the_published_code(name):
+def test_counts_of_scaling_blocks_equal_the_published_code(name):
   def count(n_encoder_layers, n_decoder_layers):
     config.clear()
     config.parse(
@@ -235,7 +236,7 @@ def test_counts_of_blocks_are_those_of_the_published_code(name):
   assert count(0, 1) == rest + decoder
 
 
-def test_counts_of_terraformer_are_those_of_the_published_code():
+def test_counts_of_terraformer_equal_the_published_code():
   for name in 'c4_medium', 'arxiv':
     text = (GIN / 'terraformer' / f'{name}.gin').read_text()
     assert '# Parameters: 858,034,432\n' in text
@@ -253,8 +254,8 @@ def test_counts_of_terraformer_are_those_of_the_published_code():
 )
 def test_counts_of_terraformers_blocks(layers, count):
   bindings = [
-    f'Terraformer.n_{part}_layers = {n}'
-    for part, n in zip(('encoder', 'decoder'), layers, strict=True)
+    f'Terraformer.n_{stack}_layers = {n}'
+    for stack, n in zip(('encoder', 'decoder'), layers, strict=True)
   ]
   config.parse(
     ['terraformer/c4_medium.gin'], [*required('c4_medium'), *bindings]
@@ -262,7 +263,7 @@ def test_counts_of_terraformers_blocks(layers, count):
   assert count_parameters(8) == 108_107_008 + count
 
 
-def test_counts_of_multiscale_models_are_in_closed_form():
+def test_counts_of_multiscale_models_in_closed_form():
   d, f, n_scales = 768, 3072, 3
   block = 4 * d**2 + 2 * d * f + 9 * d + f
   injections = (n_scales - 1) * (2 * d**2 + d + d)
@@ -308,7 +309,7 @@ def test_counts_of_multiscale_models_are_in_closed_form():
     ),
   ],
 )
-def test_parts_in_scopes_get_what_the_model_has(bindings, expected):
+def test_scoped_factories_receive_the_models_dimensions(bindings, expected):
   config.parse(['scaling/text.gin'], bindings)
   sizes = dict(n_elements=32, n_loss_modules=4, n_positions=2048) | expected
   d, f, v = 128, 1024, 256
@@ -319,7 +320,7 @@ def test_parts_in_scopes_get_what_the_model_has(bindings, expected):
   rest = v * d + sizes['n_positions'] * d + 2 * d
   rest += loss * d + d * v // loss + v
   assert count_parameters(32) == 4 * block + rest
-  # In the mode of the model, too: decoding draws nothing.
+  # They receive its mode, too: decoding adds no noise.
   model = gin.query_parameter('trax_hier.training.train.model')
   layer = model.scoped_configurable_fn(mode='predict')
   found = [sub for sub in leaves(layer) if isinstance(sub, SparseFF)]
@@ -327,7 +328,7 @@ def test_parts_in_scopes_get_what_the_model_has(bindings, expected):
 
 
 def leaves(layer):
-  """The layers at the bottom of a layer."""
+  """The layers without sublayers inside a layer."""
   if not layer.sublayers:
     return [layer]
   return [x for sub in layer.sublayers for x in leaves(sub)]
@@ -336,16 +337,16 @@ def leaves(layer):
 @pytest.mark.parametrize(
   'name',
   [
-    # A model that does not reset it would mix the rows of different steps.
+    # Only models that reset carried memory may ask for it.
     'DecoderBlock.carry',
-    # Only some models have a mask to give.
+    # Only some models give a mask.
     'SelfAttention.masked',
     'SparseAttention.masked',
     'LSHAttention.masked',
     'SRUBranch.masked',
   ],
 )
-def test_what_is_for_models_to_ask_for(name):
+def test_arguments_that_only_models_set_cannot_be_bound(name):
   with pytest.raises(config.ConfigError, match=name.split('.')[1]):
     config.parse(['quickstart.gin'], [f'{name} = True'])
 

@@ -220,7 +220,7 @@ def show(block, capsys):
 def test_what_the_blocks_of_python_make():
   assert NAMES['logits'].shape == (1, 94, 256)
   assert [len(row) for row in NAMES['new']] == [20, 20]
-  assert NAMES['moved'].shape == (94, 94)
+  assert NAMES['field'].shape == (94, 94)
 
 
 def test_configurations_of_long_trainings_are_read():

@@ -1,4 +1,4 @@
-"""Toy sizes, and layers with weights that are quick to make."""
+"""Toy sizes, quick random weights, and what outputs of a layer depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ SIZES = dict(
 
 
 def tokens(length, batch=2, seed=0):
-  """Tokens int32 (batch, length), every id among the first 17 of a row."""
+  """Tokens int32 (batch, length); the first 17 of a row are all the ids."""
   rng = np.random.default_rng(seed)
   rows = [
     np.concatenate([rng.permutation(VOCAB) for _ in range(length // VOCAB + 1)])
@@ -62,6 +62,41 @@ def make(layer, x, seed=0, scale=0.3):
 def run(layer, x, weights, state, rng=KEY):
   """Outputs and new state of a layer, compiled."""
   return jax.jit(layer.pure_fn)(x, weights, state, rng)
+
+
+def states_of(layer, state, kind):
+  """Yields the states of all layers of a class, outermost first."""
+  if isinstance(layer, kind):
+    yield state
+  if layer.sublayers:
+    for parts in zip(layer.sublayers, state, strict=True):
+      yield from states_of(*parts, kind)
+
+
+def dependencies(x, run):
+  """Whether outputs at i (rows) depend on token j (columns), in any lane.
+
+  `run` maps tokens (b, l) to a tree of outputs (b, l, d), and the result is a
+  tree of the same structure.
+  """
+  old, changes = run(x), []
+  for j in range(x.shape[1]):
+    changed = x.copy()
+    changed[:, j] = (changed[:, j] + 1) % VOCAB
+    changes.append(
+      jax.tree.map(lambda a, b: (a != b).any((0, 2)), old, run(changed))
+    )
+  return jax.tree.map(lambda *rows: np.stack(rows, axis=1), *changes)
+
+
+def leaks(depends):
+  """Pairs (i, j) of logits at i that depend on token j and must not."""
+  return [(i, j) for i, j in np.argwhere(depends).tolist() if j >= i]
+
+
+def gaps(depends):
+  """Pairs (i, j) of logits at i that do not depend on token j and should."""
+  return [(i, j) for i, j in np.argwhere(~depends).tolist() if j < i]
 
 
 def close(x, y, tolerance=1e-5):

@@ -1,7 +1,10 @@
-"""A tiny model and a tiny data set for the tests of training."""
+"""A toy model, a toy data set and a toy run for the tests of training."""
+
+import functools
 
 import numpy as np
 
+from trax_hier import training
 from trax_hier.compat import base, tl
 
 VOCAB = 16
@@ -71,3 +74,15 @@ class Data:
 
   def describe(self):
     return 'counting'
+
+
+def run(folder, steps=4, **changes):
+  """Trains the toy model; `changes` are further arguments of `train`."""
+  arguments = {
+    'model': Model,
+    'data': Data(),
+    'optimizer': functools.partial(training.Adam, 0.01),
+    'eval_every': 2,
+    'log_every': 1,
+  }
+  return training.train(str(folder), steps=steps, **(arguments | changes))

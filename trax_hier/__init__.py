@@ -3,8 +3,7 @@
     import trax_hier
     exported = trax_hier.load('my_model')
 
-Subpackages are imported when they are first used, so `import trax_hier` alone
-is instant.
+Subpackages are imported on first use, so `import trax_hier` is instant.
 """
 
 import importlib
@@ -37,4 +36,4 @@ def __getattr__(name):
 
 
 def __dir__():
-  return __all__
+  return sorted({*globals(), *__all__})

@@ -1,11 +1,11 @@
-"""The program `trax-hier`, for all but training: `trax-hier --help`.
+"""The program `trax-hier`, for everything but training: `trax-hier --help`.
 
     trax-hier generate --run=runs/quickstart --prompt='def main('
     trax-hier evaluate --run=runs/quickstart
     trax-hier describe --config_file=quickstart.gin
 
-What the user got wrong is said in one message on standard error, with exit code
-2; checkpoints that cannot be loaded give code 1, Ctrl-C 130. Runs are made by
+User errors end with one message on standard error and exit code 2, checkpoints
+that cannot be loaded with code 1, Ctrl-C with 130. To train a run, use
 `python -m trax_hier.trainer`.
 """
 
@@ -19,9 +19,10 @@ from trax_hier.commands import (
   describe,
   evaluate,
   export,
+  failures,
+  flags,
   generate,
   import_trax,
-  shared,
 )
 
 _COMMANDS = {
@@ -38,20 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
   program = f'trax-hier {arguments.command}'
-  # As `python -m` has it: what a run's gin files import may lie there.
+  # The gin files of a run may import modules of the working directory, as with
+  # `python -m`.
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   try:
-    shared.check_there(arguments)
+    flags.check_files(arguments)
     _COMMANDS[arguments.command].main(arguments)
     sys.stdout.flush()
-  except shared.Failure as error:
-    return shared.fail(program, error, error.code)
+  except failures.Failure as error:
+    return failures.fail(program, error, error.code)
   except KeyboardInterrupt:
-    return shared.interrupted(program, 'interrupted')
+    return failures.interrupted(program, 'interrupted')
   except BrokenPipeError:
-    # The reader, such as `head`, has enough. What Python still holds back would
-    # fail once more when it exits.
+    # The reader, such as `head`, has closed the pipe. Without this, Python's
+    # final flush would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   return 0
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser():
   parser = argparse.ArgumentParser(
     prog='trax-hier',
-    description='Describes models; samples from, scores and converts them.',
+    description='Describes, samples from, evaluates and converts models.',
   )
   commands = parser.add_subparsers(
     dest='command', required=True, metavar='COMMAND'

@@ -3,14 +3,15 @@
     python -m trax_hier.trainer --config_file=gin/quickstart.gin \\
         --config='train.steps = 200' --output_dir=runs/quickstart
 
-What can be wrong in the configuration is said in one message on standard
-error, with exit code 2, before anything is compiled. A training that fails
-later (a loss that is not finite, checkpoints that cannot be loaded, a full
-disk) ends with one message and exit code 1; Ctrl-C with 130; SIGTERM, upon
-which the run is saved, with 143. The same command again resumes a stopped run.
+A faulty configuration ends with one message on standard error and exit code 2,
+before anything is compiled. A training that fails later (a loss that is not
+finite, checkpoints that cannot be loaded, a full disk) ends with one message
+and exit code 1, Ctrl-C with 130. On SIGTERM the trainer saves a checkpoint and
+exits with 143. To resume a stopped run, repeat its command.
 
-Several hosts run the same command, one process each, with an output_dir that
-all of them see, and --distributed, or where JAX does not know the cluster:
+On several hosts, run the same command in one process per host, with an
+output_dir on a shared file system and --distributed or, where JAX does not
+recognize the cluster:
 
     … --coordinator=10.0.0.1:1234 --n_processes=2 --process_id=0
 """
@@ -22,15 +23,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from trax_hier.commands.shared import (
-  Failure,
-  add_config,
-  add_config_file,
-  check_there,
-  fail,
-  interrupted,
-  keep_compiled,
-)
+from trax_hier.commands.compilation_cache import enable_compilation_cache
+from trax_hier.commands.failures import Failure, fail, interrupted
+from trax_hier.commands.flags import add_config, add_config_file, check_files
 
 _PROGRAM = 'trax_hier.trainer'
 _RESUME = 'the same command resumes the run'
@@ -41,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = _parser().parse_args(argv)
 
   try:
-    check_there(arguments)
+    check_files(arguments)
   except Failure as failure:
     return fail(_PROGRAM, failure, failure.code)
 
-  # Imported here so that --help and mistyped flags answer at once.
+  # Imported late: --help and mistyped flags are answered at once.
   import trax_hier.storage.configurables  # noqa: F401
   from trax_hier import config
 
@@ -53,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
     return fail(_PROGRAM, error, 2)
-  keep_compiled()
+  enable_compilation_cache()
   try:
     _join_hosts(arguments)
   except (ValueError, RuntimeError) as error:
-    return fail(_PROGRAM, f'the hosts did not meet: {error}', 2)
+    return fail(_PROGRAM, f'cannot connect to the other hosts: {error}', 2)
   return _train(arguments)
 
 
@@ -72,7 +67,7 @@ def _parser():
     '--output_dir',
     required=True,
     metavar='DIR',
-    help='the folder of the run: configuration, checkpoints, metrics',
+    help='the run directory: configuration, checkpoints, metrics',
   )
   parser.add_argument(
     '--accept_changes',
@@ -83,32 +78,34 @@ def _parser():
   hosts.add_argument(
     '--distributed',
     action='store_true',
-    help='find the others by the cluster: Slurm, Kubernetes, Open MPI, TPU',
+    help='detect the cluster: Slurm, Kubernetes, Open MPI or TPU',
   )
   hosts.add_argument(
     '--coordinator',
     metavar='HOST:PORT',
-    help='where process 0 is to listen, in place of --distributed',
+    help='the address of process 0, instead of --distributed',
   )
-  hosts.add_argument('--n_processes', type=int, metavar='N', help='how many')
   hosts.add_argument(
-    '--process_id', type=int, metavar='I', help='this one, from 0'
+    '--n_processes', type=int, metavar='N', help='number of processes'
+  )
+  hosts.add_argument(
+    '--process_id', type=int, metavar='I', help='this process, from 0'
   )
   return parser
 
 
 def _join_hosts(arguments):
-  """Meets the other processes, before anything asks JAX for its devices.
+  """Connects the processes; must precede the first use of a JAX device.
 
   Raises:
-    ValueError, RuntimeError: if flags are missing or the others do not come.
+    ValueError, RuntimeError: Flags are missing, or the connection fails.
   """
-  by_hand = {
+  cluster = {
     'coordinator_address': arguments.coordinator,
     'num_processes': arguments.n_processes,
     'process_id': arguments.process_id,
   }
-  given = [value is not None for value in by_hand.values()]
+  given = [value is not None for value in cluster.values()]
   if any(given) and not all(given):
     raise ValueError(
       '--coordinator, --n_processes and --process_id go together'
@@ -116,63 +113,76 @@ def _join_hosts(arguments):
   if any(given) or arguments.distributed:
     import jax
 
-    jax.distributed.initialize(**by_hand)
+    jax.distributed.initialize(**cluster)
 
 
 def _train(arguments):
   import jax
 
   from trax_hier import config
-  from trax_hier.compat import base
   from trax_hier.inspection.probes import Probes
-  from trax_hier.training.checkpoints import CheckpointError
-  from trax_hier.training.logging.report import NotFiniteError
   from trax_hier.training.loop import train
-  from trax_hier.training.stopping import Stopped
 
-  # Orbax logs what it raises as well.
+  # Orbax also logs the errors that it raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
-  built = []
-  # With several hosts, all would have to look.
-  looks = Probes() if jax.process_count() == 1 else None
+  is_built = False
+  # A probe on one host would wait for the other hosts.
+  probes = Probes() if jax.process_count() == 1 else None
 
   def before_compile():
+    nonlocal is_built
     config.check_used()
-    built.append(True)
+    is_built = True
 
   try:
     result = train(
       output_dir=arguments.output_dir,
       accept_changes=arguments.accept_changes,
       before_compile=before_compile,
-      look=looks,
+      probe=probes,
     )
-  except Stopped as error:
-    return fail(_PROGRAM, f'{config.explain(error)}; {_RESUME}', 143)
-  except (NotFiniteError, CheckpointError) as error:
-    return fail(_PROGRAM, config.explain(error), 1)
-  except (ValueError, TypeError, OSError, base.LayerError) as error:
-    # Until everything is built, what fails is what the user has written.
-    if built and isinstance(error, OSError):
-      what = error.strerror or config.explain(error)
-      return fail(_PROGRAM, f'{what}; training stopped, {_RESUME}', 1)
-    if built:
+  except (Exception, KeyboardInterrupt) as error:
+    code = _fail(error, is_built)
+    if code is None:
       raise
-    return fail(_PROGRAM, config.explain(error), 2)
-  except KeyboardInterrupt:
-    return interrupted(_PROGRAM, f'interrupted; {_RESUME}')
+    return code
   if jax.process_index() == 0:
-    _conclude(result, looks, arguments.output_dir)
+    _print_result(result, probes, arguments.output_dir)
   return 0
 
 
-def _conclude(result, looks, output_dir):
-  """Prints the result, a sample, where the run is, and what to type next."""
+def _fail(error, is_built):
+  """Prints the message of an error; returns its exit code, None for a bug."""
+  from trax_hier import config
+  from trax_hier.compat import base
+  from trax_hier.training.checkpoints import CheckpointError
+  from trax_hier.training.logging.report import NotFiniteError
+  from trax_hier.training.stopping import Stopped
+
+  if isinstance(error, KeyboardInterrupt):
+    return interrupted(_PROGRAM, f'interrupted; {_RESUME}')
+  message = config.explain(error)
+  if isinstance(error, Stopped):
+    return fail(_PROGRAM, f'{message}; {_RESUME}', 143)
+  if isinstance(error, NotFiniteError | CheckpointError):
+    return fail(_PROGRAM, message, 1)
+  if is_built and isinstance(error, OSError):
+    reason = error.strerror or message
+    return fail(_PROGRAM, f'{reason}; training stopped, {_RESUME}', 1)
+  # Until everything is built, these errors come from the configuration.
+  user_errors = ValueError, TypeError, OSError, base.LayerError
+  if not is_built and isinstance(error, user_errors):
+    return fail(_PROGRAM, message, 2)
+  return None
+
+
+def _print_result(result, probes, output_dir):
+  """Prints the score, a sample, the run directory and the next command."""
   unit = result.data.unit
   bits = result.evaluation[f'bits_per_{unit}']
   print(f'\nheld-out after {result.step} steps: {bits:.4f} bits per {unit}')
-  parts = result.model, result.data, result.weights
-  if looks is not None and (sample := looks.sample(result.step, *parts)):
+  trained = result.model, result.data, result.weights
+  if probes is not None and (sample := probes.sample(result.step, *trained)):
     print(sample)
   print(f'run directory: {output_dir}')
   command = (
@@ -183,7 +193,7 @@ def _conclude(result, looks, output_dir):
     f'--config=train.steps = {2 * result.step}',
     f'--output_dir={output_dir}',
   )
-  print(f'to train on: {shlex.join(command)}')
+  print(f'to continue training: {shlex.join(command)}')
 
 
 if __name__ == '__main__':
@@ -191,5 +201,5 @@ if __name__ == '__main__':
   sys.stdout.flush()
   sys.stderr.flush()
   if code:
-    # What has failed may be at work in threads still: no need to hear of it.
+    # Threads of the failed training may still run; exit without their errors.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""trax-hier compare: the tables, the plot, what is refused."""
+"""`trax-hier compare`: tables, plot, errors."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from trax_hier import cli, config
-from trax_hier.commands import curves
+from trax_hier.commands import compare_curves as curves
 from trax_hier.commands.compare import _differences, _Run
 
 CONFIG = """
@@ -79,14 +79,14 @@ def cells(out):
   return {row[0]: row[1:] for row in rows}
 
 
-def test_numbers(make, compare):
+def test_metrics(make, compare):
   code, out, err = compare(make('a'), make('b', end=3.0, steps=200))
   assert (code, err) == (0, '')
   rows = cells(out)
   assert rows['a'] == ['b']
   assert rows['steps'] == ['100', '200']
   assert rows['tokens seen'] == ['12,800', '25,600']
-  # Without the first, which is 0.
+  # The median skips the first speed, which is 0.
   assert rows['tokens per second, median'] == ['1,005', '1,010']
   assert rows['learning rate, last'] == ['0.1', '0.2']
   assert rows['gradient norm, last'] == ['0.5', '0.5']
@@ -99,16 +99,16 @@ def test_numbers(make, compare):
     '1.9000 (step 50)',
     '2.9000 (step 100)',
   ]
-  assert out.endswith('\nsettings: the same\n')
+  assert out.endswith('\nsettings: identical\n')
 
 
-def test_a_look_may_come_first(make, compare):
-  look = dict(kind='look', step=5, mean_gate=0.5)
-  lines = [look, train_line(10, 2.0, 0.0), train_line(20, 1.0, 9.0)]
+def test_a_probe_may_be_logged_first(make, compare):
+  probe = dict(kind='look', step=5, mean_gate=0.5)
+  lines = [probe, train_line(10, 2.0, 0.0), train_line(20, 1.0, 9.0)]
   code, out, err = compare(make('a', lines=lines), make('b'))
   assert (code, err) == (0, '') and 'bits per byte' in out
-  code, _, err = compare(make('c', lines=[look]), make('d'))
-  assert code == 2 and 'nothing is logged yet' in err
+  code, _, err = compare(make('c', lines=[probe]), make('d'))
+  assert code == 2 and 'no metrics have been logged yet' in err
 
 
 def test_columns_are_aligned(make, compare):
@@ -120,7 +120,7 @@ def test_columns_are_aligned(make, compare):
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
-def test_settings(make, compare):
+def test_settings_that_differ(make, compare):
   runs = make('a'), make('b', d_model=16), make('c', d_model=16, batch_size=8)
   _, out, _ = compare(*runs)
   table = out.split('\n\n')[1]
@@ -150,7 +150,7 @@ x.long = \\
   }
 
 
-def test_what_one_has_alone_and_what_is_long():
+def test_missing_and_long_settings():
   runs = [
     _Run([], [], {'x.a': '1', 'x.b': "'" + 60 * 'b' + "'"}, 'a'),
     _Run([], [], {'x.b': '2'}, 'b'),
@@ -172,12 +172,12 @@ def test_runs_of_other_units_and_without_evaluations(make, compare):
   assert rows['tokens per second, median'] == ['1,005', '-']
 
 
-def test_names_are_as_long_as_it_takes(make, compare):
+def test_names_are_the_shortest_that_differ(make, compare):
   _, out, _ = compare(make('x/run'), make('y/run'))
   assert out.splitlines()[0].split() == ['x/run', 'y/run']
 
 
-def test_tokens_are_not_guessed(make, compare):
+def test_unknown_token_counts_are_not_guessed(make, compare):
   folder = make('a')
   config = f'{folder}/config.gin'
   with open(config, 'a') as file:
@@ -187,7 +187,7 @@ def test_tokens_are_not_guessed(make, compare):
 
 
 @pytest.mark.parametrize('batch_sizes, n_panels', [((4, 4), 1), ((4, 8), 2)])
-def test_the_plot(make, compare, tmp_path, batch_sizes, n_panels):
+def test_size_of_the_plot(make, compare, tmp_path, batch_sizes, n_panels):
   runs = [make(f'{n}{i}', batch_size=n) for i, n in enumerate(batch_sizes)]
   file = tmp_path / 'plot.png'
   code, out, _ = compare(*runs, f'--output={file}')
@@ -197,7 +197,7 @@ def test_the_plot(make, compare, tmp_path, batch_sizes, n_panels):
     assert len(image.convert('RGB').getcolors(1 << 20)) > 50
 
 
-def test_what_is_plotted(monkeypatch, tmp_path):
+def test_contents_of_the_plot(monkeypatch, tmp_path):
   figures = []
   monkeypatch.setattr(
     curves.Figure, 'savefig', lambda figure, *_, **__: figures.append(figure)
@@ -225,7 +225,7 @@ def test_what_is_plotted(monkeypatch, tmp_path):
       np.testing.assert_array_equal(
         line.get_xydata(), [(200 * factor, 3), (400 * factor, 2)]
       )
-  # What the first steps score does not set the scale.
+  # The scores of the first steps do not set the scale.
   low, high = by_step.get_ylim()
   assert 1.5 < low < 2 and 4 < high < 6
   (legend,) = figure.legends
@@ -265,19 +265,19 @@ def test_smoothing_keeps_means_and_length():
   np.testing.assert_array_equal(curves._smooth(scores[:5]), scores[:5])
 
 
-def test_what_is_wrong_is_one_message(make, compare, tmp_path):
+def test_errors_are_one_message(make, compare, tmp_path):
   good, empty = make('good'), make('empty', lines=[])
   other = make('other', lines=[dict(kind='train', step=1, loss=2.0)])
   (tmp_path / 'folder').mkdir()
   for arguments, message in (
-    ([good], 'give the folders of two runs or more'),
+    ([good], 'give at least two run directories'),
     ([good, f'{good}/'], 'the same run is given twice'),
     ([good, tmp_path / 'none'], f'{tmp_path}/none: no such folder'),
-    ([good, tmp_path / 'folder'], 'not the folder of a run: it has no config'),
-    ([good, empty], f'{empty}: no metrics: nothing is logged yet'),
-    ([good, other], 'metrics.jsonl has no bits_per_byte or the like'),
+    ([good, tmp_path / 'folder'], 'not a run directory: it has no config'),
+    ([good, empty], f'{empty}: no metrics have been logged yet'),
+    ([good, other], 'metrics.jsonl has no bits_per_... metric'),
     ([good, empty, '--output=x.pdf'], 'the name must end in .png'),
-    ([good, empty, '--output=no/x.png'], 'there is no folder for it'),
+    ([good, empty, '--output=no/x.png'], 'its folder does not exist'),
   ):
     code, out, err = compare(*arguments)
     assert (code, out, len(err.splitlines())) == (2, '', 1)

@@ -1,4 +1,4 @@
-"""`trax-hier describe`: what it shows of a model, without any weights."""
+"""`trax-hier describe`: its sections, the layer tree, errors."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ import pytest
 import toy
 
 from trax_hier import cli, config
-from trax_hier.commands import tables
-from trax_hier.commands.blanks import Blanks
-from trax_hier.commands.sections import print_weights
+from trax_hier.commands import printing
+from trax_hier.commands.describe_sections import print_parameters
+from trax_hier.commands.describe_zero_batches import ZeroBatches
 from trax_hier.compat import tl
 from trax_hier.inspection import layer_tree
 from trax_hier.inspection.layer_tree import Node, model_tree
@@ -44,22 +44,16 @@ TextFiles.batch_size = 4
 TextFiles.length = 8
 train.steps = 10
 """
-# Of a block: projections to heads and back, feed-forward, two norms.
+# Parameters of a block: attention projections, feed-forward, two norms.
 BLOCK = 4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 2 * 2 * 16
 # Embedding, norm, logits.
-N_WEIGHTS = 256 * 16 + 3 * BLOCK + 2 * 16 + 16 * 256 + 256
+N_PARAMS = 256 * 16 + 3 * BLOCK + 2 * 16 + 16 * 256 + 256
 BATCH = '--batch=4,8'
-
-
-@pytest.fixture(autouse=True)
-def forget():
-  yield
-  config.clear()
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A folder with config.gin, as a run has it, but without its data."""
+  """A run directory with config.gin, whose data are missing."""
   folder = tmp_path_factory.mktemp('describe')
   (folder / 'config.gin').write_text(TINY)
   return folder
@@ -77,22 +71,22 @@ def describe(capsys):
 
 
 def sections(out):
-  """The lines of each section by its title; '' is that before the first."""
-  parts = re.split(r'\n(.+)\n-+\n', out)
+  """The lines of each section by its title; '' is the summary."""
+  texts = re.split(r'\n(.+)\n-+\n', out)
   return dict(
-    zip(['', *parts[1::2]], map(str.splitlines, parts[::2]), strict=True)
+    zip(['', *texts[1::2]], map(str.splitlines, texts[::2]), strict=True)
   )
 
 
 def rows(lines):
-  """Cells, which stand two spaces or more apart, by the first of each line."""
+  """Cells, separated by two spaces or more, by the first cell of each line."""
   cells = (re.split(r'\s{2,}', line.strip()) for line in lines if line)
   return {first: rest for first, *rest in cells}
 
 
 @pytest.fixture(scope='module')
 def shown(folder):
-  """The sections of a tiny model, compiled; binding and folder are known."""
+  """The sections that describe a tiny model, compiled."""
   flags = [f'--run={folder}', BATCH, '--config=train.seed = 3', '--depth=9']
   with contextlib.redirect_stdout(io.StringIO()) as out:
     assert cli.main(['describe', *flags]) == 0
@@ -102,7 +96,7 @@ def shown(folder):
 
 def test_the_summary(shown):
   model, data, devices = shown['']
-  assert model == f'model: TransformerLM, {N_WEIGHTS:,} parameters'
+  assert model == f'model: TransformerLM, {N_PARAMS:,} parameters'
   assert data == 'data: none; batches of 4 rows of 8'
   n = jax.device_count()
   assert devices == f'devices: {n} x cpu (data {n}, fsdp 1)'
@@ -112,13 +106,13 @@ def line_of(text):
   return TINY[: TINY.index(text)].count('\n') + 1
 
 
-def test_where_values_come_from(shown, folder):
+def test_values_and_their_origins(shown, folder):
   file = os.path.relpath(folder / 'config.gin')
   file = str(folder / 'config.gin') if file.startswith('..') else file
   table = rows(shown['Configuration'])
   at = {text: f'{file}:{line_of(text)}' for text in TINY.splitlines()[4:]}
   assert table['D_MODEL'] == ['16', at['D_MODEL = 16']]
-  # The value is that of the macro, and so is the place.
+  # Value and origin are those of the macro.
   assert table['TransformerLM.d_model'] == [
     '16',
     f'{at["D_MODEL = 16"]} (D_MODEL)',
@@ -129,13 +123,13 @@ def test_where_values_come_from(shown, folder):
   assert table['train.seed'] == ['3', '--config']
   assert table['train.eval_every'] == ['1000', 'default']
   assert table['train.steps'] == ['10', at['train.steps = 10']]
-  # A binding reaches the scopes inside its own, and no others.
+  # A binding applies in its own scope and in nested scopes.
   epsilon = 'inner/LayerNorm.epsilon = 1e-5'
   assert table['inner/deep/LayerNorm.epsilon'] == ['1e-05', at[epsilon]]
   assert table['LayerNorm.epsilon'] == ['1e-06', 'default']
   bias = at['Dense.use_bias = True']
   assert table['inner/deep/Dense.use_bias'] == ['True', bias]
-  # A file that another includes.
+  # An included file.
   assert re.fullmatch(r'.*base/adam.gin:\d+', table['Adam.b2'][1])
   assert not {'train.output_dir', 'train.before_compile'} & table.keys()
   assert not any(name.startswith('trax.') for name in table)
@@ -144,9 +138,13 @@ def test_where_values_come_from(shown, folder):
 def test_the_layers(shown):
   lines = shown['Layers']
   table = rows(lines)
-  assert table['TransformerLM'] == [f'{N_WEIGHTS:,}', '(4, 8)', '(4, 8, 256)']
+  assert table['TransformerLM'] == [
+    f'{N_PARAMS:,}',
+    '(4, 8)',
+    '(4, 8, 256)',
+  ]
   assert table['Repeat(3)'][0] == f'{3 * BLOCK:,}'
-  # Equal blocks are there once, with the weights of one.
+  # Equal blocks are listed once, with the parameters of one.
   assert table['3 x DecoderBlock'] == [f'{BLOCK:,}', '(4, 8, 16)', '(4, 8, 16)']
   assert sum('DecoderBlock' in line for line in lines) == 1
   assert table['Dense_32'] == [f'{17 * 32}', '(4, 8, 16)', '(4, 8, 32)']
@@ -171,40 +169,42 @@ def test_depth(describe, folder):
   assert 'step: temporary' not in out
 
 
-def test_weights_by_part(shown):
-  table = rows(shown['Weights by part'])
+def test_parameters_by_component(shown):
+  table = rows(shown['Parameters by component'])
   assert table['TransformerLM'] == [
-    f'{N_WEIGHTS:,}',
+    f'{N_PARAMS:,}',
     '100.0%',
-    tables.amount(4 * N_WEIGHTS, 'B'),
+    printing.format_amount(4 * N_PARAMS, 'B'),
   ]
-  share = f'{3 * BLOCK / N_WEIGHTS:.1%}'
+  share = f'{3 * BLOCK / N_PARAMS:.1%}'
   assert table['Repeat(3)'][:2] == [f'{3 * BLOCK:,}', share]
-  # The parts are all there is.
-  parts = [
-    line for line in shown['Weights by part'] if re.match('  [A-Z]', line)
+  # The components add up to the model.
+  components = [
+    line
+    for line in shown['Parameters by component']
+    if re.match('  [A-Z]', line)
   ]
-  numbers = [int(p.split()[1].replace(',', '')) for p in parts]
-  assert sum(numbers) == N_WEIGHTS
+  numbers = [int(c.split()[1].replace(',', '')) for c in components]
+  assert sum(numbers) == N_PARAMS
 
 
-def test_weights_of_equal_parts_count_each_time(capsys):
-  parts = [Node('A', n_parameters=4, n=3), Node('B', n_parameters=6, n=3)]
-  repeat = Node('Repeat(3)', n_parameters=30, children=parts)
-  print_weights(Node('Model', n_parameters=40, children=[repeat]))
-  table = rows(sections(capsys.readouterr().out)['Weights by part'])
+def test_parameters_of_repeated_layers_count_each_time(capsys):
+  children = [Node('A', n_parameters=4, n=3), Node('B', n_parameters=6, n=3)]
+  repeat = Node('Repeat(3)', n_parameters=30, children=children)
+  print_parameters(Node('Model', n_parameters=40, children=[repeat]))
+  table = rows(sections(capsys.readouterr().out)['Parameters by component'])
   assert table['3 x A'] == ['12', '30.0%', '48 B']
   assert table['3 x B'][0] == '18'
 
 
 def test_flops(shown):
-  # Projections, scores and means over the square, feed-forward; logits.
+  # Projections, attention scores and averages, feed-forward; logits.
   block = 4 * 16 * 16 + 2 * 8 * 16 + 2 * 16 * 32
   forward = 2 * 32 * (3 * block + 16 * 256)
   table = rows(shown['FLOPs'])
   assert table['forward'][0] == f'{forward:,}'
   assert table['training'][0] == f'{3 * forward:,}'
-  assert table['forward'][2] == tables.amount(forward / 32, 'FLOP')
+  assert table['forward'][2] == printing.format_amount(forward / 32, 'FLOP')
 
 
 def test_memory(shown):
@@ -214,20 +214,20 @@ def test_memory(shown):
     for name, cells in table.items()
     if len(cells) == 2
   }
-  assert n['weights'] == n['gradients, in a step'] == 4 * N_WEIGHTS
+  assert n['weights'] == n['gradients, during a step'] == 4 * N_PARAMS
   # Adam's two moments, and its counts.
-  assert 8 * N_WEIGHTS <= n['optimizer state'] <= 8 * N_WEIGHTS + 32
+  assert 8 * N_PARAMS <= n['optimizer state'] <= 8 * N_PARAMS + 32
   held = n['weights'] + n['optimizer state'] + n['model state']
   batch = 4 * 8 * (4 + 4 + 4) + 4
   n_devices = jax.device_count()
-  # Step and key; of arguments that are not used there is nothing.
+  # 64 bytes for step and key; unused arguments take none.
   assert held <= n['step: arguments'] <= held + batch / n_devices + 64
-  assert n['step: results in place of arguments'] >= 0.95 * held
-  assert n['step: temporary'] > 4 * N_WEIGHTS  # The gradients are in it.
-  assert n['step: all together'] == (
+  assert n['step: results aliased to arguments'] >= 0.95 * held
+  assert n['step: temporary'] > 4 * N_PARAMS  # It holds the gradients.
+  assert n['step: total'] == (
     n['step: arguments']
     + n['step: results']
-    - n['step: results in place of arguments']
+    - n['step: results aliased to arguments']
     + n['step: temporary']
   )
 
@@ -237,7 +237,7 @@ def test_a_model_larger_than_this_machine_on_many_devices(folder):
 import re, sys
 from trax_hier import cli
 code = cli.main(sys.argv[1:])
-# What getrusage says would hold what the tests have taken up before.
+# getrusage would include the memory of the test process.
 status = open('/proc/self/status').read()
 print('peak', re.search(r'VmHWM:\\s*(\\d+) kB', status)[1])
 sys.exit(code)
@@ -258,7 +258,7 @@ sys.exit(code)
   assert data == 'data: none; batches of 8 rows of 16 with sources of 32'
   assert devices == 'devices: 4 x cpu (data 2, fsdp 2)'
   held = rows(found['Memory of each device'])['weights'][0]
-  # Two devices share all but the small arrays.
+  # The large arrays are split over two devices.
   half = 4 * 17_006_590_784 // 2
   assert half <= int(held.replace(',', '')) < 1.001 * half
   assert int(done.stdout.split()[-1]) < 2_000_000  # kilobytes
@@ -278,14 +278,14 @@ sys.exit(code)
     (['--batch=4,8,8'], '--batch=4,8,8: the model reads no sources'),
   ],
 )
-def test_what_is_wrong_is_one_message(describe, folder, flags, message):
+def test_errors_are_one_message(describe, folder, flags, message):
   code, out, err = describe(f'--run={folder}', *flags)
   assert (code, out) == (2, '')
   assert err.startswith('trax-hier describe: ') and message in err
   assert len(err.splitlines()) == 1
 
 
-def test_a_model_of_sources_needs_them(describe):
+def test_an_encoder_decoder_model_needs_sources(describe):
   flags = '--config_file=terraformer/17b.gin', "--config=DATA = ''"
   code, out, err = describe(*flags, BATCH)
   assert (code, out) == (2, '')
@@ -293,9 +293,9 @@ def test_a_model_of_sources_needs_them(describe):
   assert err.endswith('--batch=ROWS,LENGTH,SOURCES\n')
 
 
-def test_what_is_no_run(describe, tmp_path):
+def test_a_folder_without_config_is_an_error(describe, tmp_path):
   code, _, err = describe(f'--run={tmp_path}')
-  assert code == 2 and f'{tmp_path}: not the folder of a run' in err
+  assert code == 2 and f'{tmp_path}: not a run directory' in err
 
 
 @pytest.mark.parametrize(
@@ -361,11 +361,11 @@ def residual(layer):
   return tl.Residual(layer, tl.Relu(), tl.Fn('Twice', lambda x: 2 * x))
 
 
-def test_compositions_are_called_after_the_functions_that_make_them():
+def test_compositions_are_named_after_the_functions_that_make_them():
   root = tree(Outer())
-  # What `residual` and `Nested` compose is part of the function around them.
-  # Outer's series inside Inner is no second Outer, and the one inside that is
-  # part of it.
+  # The compositions of `residual` and `Nested` belong to the calling function.
+  # The Serial that Outer passes to Inner is not a second Outer; the Serial
+  # inside it belongs to it.
   assert [
     (level, node.name, node.n_parameters) for level, node in root.walk()
   ] == [
@@ -381,7 +381,7 @@ def test_compositions_are_called_after_the_functions_that_make_them():
   assert (dense.inputs, dense.outputs) == (((2, 8, 4),), ((2, 8, 5),))
 
 
-def test_the_weights_of_a_shared_layer_count_once():
+def test_parameters_of_a_shared_layer_count_once():
   dense = tl.Dense(4)
   root = tree(tl.Serial(tl.Embedding(7, 4), dense, tl.Relu(), dense))
   assert [node.n_parameters for node in root.children] == [28, 20]
@@ -389,18 +389,18 @@ def test_the_weights_of_a_shared_layer_count_once():
 
 
 @pytest.mark.parametrize('remat', [False, True])
-def test_layers_inside_loops_are_seen(remat):
+def test_layers_inside_loops_are_listed(remat):
   layer = TransformerLM(
     toy.VOCAB, d_model=8, d_ff=8, n_heads=2, n_layers=3, remat=remat
   )
   found = names(tree(layer))
   assert found.count('DecoderBlock') == 1 and 'FeedForward' in found
   assert ('Remat' in found) == remat
-  # Seen again, although JAX has traced it before.
+  # They are listed again although JAX has cached the trace.
   assert names(tree(layer)) == found
 
 
-def test_the_weights_of_alternatives_count_once():
+def test_parameters_of_alternatives_count_once():
   layer = HourglassLM(
     toy.VOCAB,
     d_model=8,
@@ -415,11 +415,11 @@ def test_the_weights_of_alternatives_count_once():
   assert {'AverageShorten(2)', 'AverageShorten(4)'} <= set(names(root))
   for _, node in root.walk():
     if node.children:
-      parts = sum(child.n * child.n_parameters for child in node.children)
-      assert node.n_parameters == parts, node.name
+      total = sum(child.n * child.n_parameters for child in node.children)
+      assert node.n_parameters == total, node.name
 
 
-def test_layers_without_weights_that_reshape_are_seen():
+def test_layers_without_weights_that_pool_are_listed():
   average = tl.Fn('Average', lambda x: x.reshape(2, 4, 2, 4).mean(2))
   heads = tl.Fn('Heads', lambda x: x.reshape(2, 4, 2, 2))
   root = tree(tl.Serial(tl.Embedding(7, 4), average, heads))
@@ -427,7 +427,7 @@ def test_layers_without_weights_that_reshape_are_seen():
   assert root.children[1].outputs == ((2, 4, 4),)
 
 
-def test_no_tracer_is_left_in_a_layer():
+def test_no_tracer_stays_in_a_layer():
   layer = tl.Serial(tl.Embedding(7, 4), tl.Dense(4))
   tree(layer)
   left = [(x.weights, x.state, x.rng) for x in (layer, *layer.sublayers)]
@@ -439,7 +439,7 @@ def test_no_tracer_is_left_in_a_layer():
 
 def test_amounts():
   amounts = [0, 7, 999, 1000, 1234, 45_678, 10**6, 4.2e15, 5e21]
-  assert [tables.amount(n, 'B') for n in amounts] == [
+  assert [printing.format_amount(n, 'B') for n in amounts] == [
     '0 B',
     '7 B',
     '999 B',
@@ -452,15 +452,15 @@ def test_amounts():
   ]
 
 
-def test_no_line_is_cut_off_in_a_pipe(capsys):
-  tables.print_table(('a', 'b'), [('x' * 300, '[bold]7'), ('y', '12')], [1])
+def test_no_line_is_truncated_in_a_pipe(capsys):
+  printing.print_table(('a', 'b'), [('x' * 300, '[bold]7'), ('y', '12')], [1])
   head, first, second = capsys.readouterr().out.splitlines()
   assert first == f'{"x" * 300}   [bold]7' and len(second) == len(first)
   assert head.startswith('a ') and head.endswith('b')
 
 
-def test_blanks_are_like_data():
-  data = Blanks(2, 3, 5)
+def test_zero_batches_have_the_shapes_of_data():
+  data = ZeroBatches(2, 3, 5)
   batch = data.train_batch(0)
   assert {name: x.shape for name, x in batch.items()} == {
     'inputs': (2, 3),
@@ -472,7 +472,7 @@ def test_blanks_are_like_data():
   assert batch['sources'].dtype == batch['inputs'].dtype == np.int32
 
 
-def test_a_tree_of_shapes_is_the_tree_of_a_batch():
+def test_a_tree_of_shapes_equals_the_tree_of_a_batch():
   layer = TransformerLM(toy.VOCAB, d_model=8, d_ff=8, n_heads=2, n_layers=3)
   assert layer_tree.tree(layer, (2, 8)) == tree(layer)
   head, root, *parts = layer_tree.tree(layer, (2, 8)).text(1).splitlines()
@@ -481,11 +481,11 @@ def test_a_tree_of_shapes_is_the_tree_of_a_batch():
   assert any(line.startswith('  Repeat(3) ...') for line in parts)
 
 
-def test_a_layer_alone_is_its_own_tree():
+def test_a_single_layer_is_a_tree():
   root = layer_tree.tree(tl.Fn('Twice', lambda x: 2 * x), (2, 3, 4))
   assert (root.name, root.outputs) == ('Twice', ((2, 3, 4),))
 
 
-def test_a_tree_says_how_many_inputs_a_layer_takes():
-  with pytest.raises(ValueError, match='Add takes 2 inputs: got shapes of 1'):
+def test_the_wrong_number_of_inputs_is_an_error():
+  with pytest.raises(ValueError, match='Add takes 2 inputs, got 1 shapes'):
     layer_tree.tree(tl.Add(), (2, 8))

@@ -1,10 +1,10 @@
-"""Runs trax's own tests of what we use of it, through `trax_compat`.
+"""Runs trax's own tests of the modules that we use, on `trax_hier.compat`.
 
   python tests/compat/run_trax_tests.py [trax.layers.core_test ...]
 
-The tests come with the installed trax. Each must pass, unless it is listed in
-KNOWN_FAILURES, and then it must fail. Prints a line per module and exits with 1
-if any test behaves otherwise.
+The tests come with the installed trax. Tests in KNOWN_FAILURES must fail, and
+all others must pass. Prints a line per module, and exits with 1 if any test
+does not.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ MODULES = (
   'trax.supervised.training_test',
 )
 
-_TF_NUMPY = 'is about the TensorFlow-NumPy backend, which is left out'
+_TF_NUMPY = 'tests the TensorFlow-NumPy backend, which is not loaded'
 _EFFICIENT = (
   'trax.layers.research.efficient_attention_test.EfficientAttentionTest.'
 )
@@ -52,23 +52,23 @@ _NORMALIZATION = 'trax.layers.normalization_test.'
 
 KNOWN_FAILURES = {
   'trax.layers.initializers_test.InitializersTest.test_from_file': (
-    'expects float64 back, which JAX reads as float32'
+    'expects float64, which JAX reads as float32'
   ),
   _NORMALIZATION + 'BatchNormTest.test_forward_dtype_tf32': _TF_NUMPY,
   _NORMALIZATION + 'BatchNormTest.test_forward_dtype_tf64': _TF_NUMPY,
   _NORMALIZATION + 'LayerNormTest.test_forward_dtype_tf32': _TF_NUMPY,
   _NORMALIZATION + 'LayerNormTest.test_forward_dtype_tf64': _TF_NUMPY,
   _EFFICIENT + 'test_lsh_self_attention_masked_non_causal': (
-    'holds for the masks drawn by the random numbers JAX used to have (passes'
+    'expects masks from the random numbers of earlier JAX (passes'
     ' with jax_threefry_partitionable=False)'
   ),
   _EFFICIENT + 'test_self_attention_tf': _TF_NUMPY,
   'trax.supervised.training_test.TrainingTest.test_train_save_restore_dense': (
-    'makes one array of arrays of unequal shape, which NumPy refuses by now'
+    'makes an array of arrays of unequal shapes, which NumPy now rejects'
   ),
 }
 
-_MEMORY = 'is made to fill the memory of an accelerator'
+_MEMORY = 'fills the memory of an accelerator'
 _ACCELERATION = 'trax.layers.acceleration_test.AccelerationTest.'
 
 NOT_RUN = {
@@ -78,7 +78,7 @@ NOT_RUN = {
 
 
 def provide_for_tests():
-  """Provides what the tests themselves import and nobody has any more."""
+  """Provides modules and functions that the tests import but JAX removed."""
   jax.tree_map, jax.tree_structure = jax.tree.map, jax.tree.structure
   sys.modules['jax.config'] = types.SimpleNamespace(config=jax.config)
   sys.modules['jax.test_util'] = jax.test_util = types.SimpleNamespace()
@@ -109,7 +109,7 @@ def provide_for_tests():
 
 
 def tests_of(suite):
-  """The tests in a nest of suites, but those in NOT_RUN."""
+  """The tests in nested suites, without those in NOT_RUN."""
   for test in suite:
     if isinstance(test, unittest.TestSuite):
       yield from tests_of(test)
@@ -118,7 +118,7 @@ def tests_of(suite):
 
 
 def run(module):
-  """Runs one test module: (number of tests run, {failed test: last line})."""
+  """Runs a test module: (number of tests run, {failed test: last line})."""
   loaded = unittest.defaultTestLoader.loadTestsFromName(module)
   suite = unittest.TestSuite(tests_of(loaded))
   with contextlib.redirect_stdout(io.StringIO()):
@@ -131,10 +131,10 @@ def run(module):
 
 
 def main(modules):
-  """Runs `modules` and returns the number of tests that surprise."""
+  """Runs `modules` and returns the number of unexpected results."""
   provide_for_tests()
   flags.FLAGS(sys.argv[:1])  # absl's test cases read their flags.
-  n_surprises = 0
+  n_unexpected = 0
   for module in modules:
     start = time.time()
     n_run, failed = run(module)
@@ -148,8 +148,8 @@ def main(modules):
       print(f'  FAILED {test}: {failed[test]}')
     for test in sorted(known - failed.keys()):
       print(f'  PASSED, though known to fail: {test}')
-    n_surprises += len(failed.keys() ^ known)
-  return n_surprises
+    n_unexpected += len(failed.keys() ^ known)
+  return n_unexpected
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The door to trax: quick, free of TensorFlow, patched, and nobody else's."""
+"""The compatibility layer: quick import, stubs and patches, only for trax."""
 
 import os
 import pathlib
@@ -10,11 +10,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# A second of importing is CPU seconds of the child process, which do not depend
-# on how busy the machine is.
+# CPU seconds of the child process, which do not depend on the load of the
+# machine.
 MAX_IMPORT_SECONDS = 4.0
 
-# Makes TensorFlow and its kin impossible to import, as if not installed.
+# Makes TensorFlow and related packages fail to import, as if not installed.
 BLOCK = """
 import sys
 for name in ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'gym'):
@@ -23,10 +23,10 @@ for name in ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'gym'):
 
 
 def run(code, without=None, n_devices=1, timeout=300):
-  """Runs `code` in a new Python, with all patches or without one of them."""
+  """Runs `code` in a new Python, with all patches or all except one."""
   if without:
-    # The package itself installs the patches, so a bare one takes its place
-    # while one of them is removed.
+    # Importing the package installs the patches, so an empty module replaces it
+    # while one patch is removed.
     code = (
       'import importlib.util, sys\n'
       'spec = importlib.util.find_spec("trax_hier.compat")\n'
@@ -52,7 +52,7 @@ def check(code, **kwargs):
   return done.stdout.strip()
 
 
-# What each patched module must be able to do. The code fails without the patch.
+# Code that each patch makes work, and that fails without it.
 PATCHED = {
   'trax.data.inputs': """
     from trax_hier import compat
@@ -149,7 +149,7 @@ PATCHED = {
     from trax_hier import compat
     from trax.layers.research import position_encodings
     import numpy as np
-    # The first answer of Threefry-2x32 in Random123's list of known answers.
+    # The first known answer of Threefry-2x32 in Random123.
     keys = position_encodings.threefry_2x32_prange(np.zeros(2, np.uint32), 0, 1)
     assert keys.tolist() == [[0x6b200159, 0x99ba4efe]]
   """,
@@ -172,7 +172,7 @@ PATCHED = {
   """,
 }
 
-# Trains two steps, saves, restores, trains on. Used below in several settings.
+# Trains two steps, saves, restores, and trains two more.
 LOOP = """
   import os, sys, tempfile
   from trax_hier.compat import tl
@@ -227,9 +227,9 @@ def test_patch(name):
 def test_fails_without_patch(name):
   done = run(PATCHED[name], without=name, n_devices=2)
   assert done.returncode == 1
-  # It is the code that fails, not the import of the door...
+  # The code fails, and not the import of the compatibility layer.
   assert 'in <module>' in done.stderr
-  # ...except that shape assertions are made while trax is being imported.
+  # The import of trax itself makes shape assertions.
   if name != 'trax.layers.assert_shape':
     assert 'import layers as tl' not in done.stderr
 
@@ -243,7 +243,7 @@ def test_import_is_quick_and_without_tensorflow():
                  'trax.data', 'trax.supervised'):
       assert name not in sys.modules, name
   """
-  check(importing)  # Leaves compiled bytecode behind.
+  check(importing)  # Compiles the bytecode.
   assert float(check(importing)) < MAX_IMPORT_SECONDS
 
 
@@ -258,13 +258,13 @@ def test_loop_on_several_devices():
 
 @pytest.mark.slow
 def test_loop_on_several_devices_needs_placed_arguments():
-  undone = """
+  unpatch = """
     from trax_hier import compat
     from trax.fastmath.jax import JAX_BACKEND
     import jax
     JAX_BACKEND['pmap'] = jax.pmap
   """
-  done = run(textwrap.dedent(undone) + textwrap.dedent(LOOP), n_devices=4)
+  done = run(textwrap.dedent(unpatch) + textwrap.dedent(LOOP), n_devices=4)
   assert done.returncode == 1 and 'in one_step' in done.stderr
 
 
@@ -294,7 +294,7 @@ def test_hourglass_and_lsh_attention():
           n_buckets=4, bias=False, predict_mem_len=16, predict_drop_len=4,
           pure_lsh_implementation=tl.PureLSHSelfAttention, num_weights=2)
       x = np.ones((1, length, 8), np.float32)
-      # Compiling takes long, and tracing is what predict used to fail at.
+      # Compilation takes long, and predict mode used to fail at tracing.
       y = run(attention, x, call if mode == 'train' else jax.eval_shape)
       assert y.shape == x.shape
       assert mode == 'predict' or np.isfinite(y).all()
@@ -324,7 +324,7 @@ def test_packages_import_on_demand():
   """)
 
 
-def test_stubs_are_seen_by_trax_alone():
+def test_only_trax_sees_stubs():
   check("""
     import sys
     import trax_hier.compat
@@ -334,18 +334,18 @@ def test_stubs_are_seen_by_trax_alone():
     import json, types
     tf = types.ModuleType('tensorflow')
     tf.TensorShape, tf.DType, tf.marker = type('TensorShape', (), {
-        'as_list': lambda self: [2, 3]}), type('DType', (), {}), 'the real one'
+        'as_list': lambda self: [2, 3]}), type('DType', (), {}), 'real'
     sys.modules['tensorflow'] = tf
     import tensorflow
     assert tensorflow is tf
-    # Once it is loaded, trax sees the real thing as well.
-    assert base.tf.marker == 'the real one'
+    # Once it is loaded, trax sees the real module too.
+    assert base.tf.marker == 'real'
     assert shapes.ShapeDtype(tf.TensorShape()).shape == (2, 3)
     assert json.__builtins__['__import__'] is __import__
   """)
 
 
-def test_what_really_needs_tensorflow_says_so_when_it_is_missing():
+def test_missing_tensorflow_is_reported_at_its_first_use():
   check(
     BLOCK
     + textwrap.dedent("""
@@ -387,8 +387,8 @@ def test_local_files(tmp_path):
 
 @pytest.mark.slow
 def test_trax_imported_before():
-  # The bare package stands for a trax whose slow import is over. The modules
-  # below it are imported in the usual way, and with them the real TensorFlow.
+  # An empty module replaces the package trax, to skip its slow import. Its
+  # submodules are imported without the hook, and load the real TensorFlow.
   pytest.importorskip('tensorflow')
   check("""
     import importlib.util, sys, types, warnings
@@ -411,7 +411,7 @@ def test_trax_imported_before():
 
 
 @pytest.mark.slow
-def test_traxs_own_tests():
+def test_own_tests_of_trax():
   done = subprocess.run(
     [sys.executable, str(ROOT / 'tests' / 'compat' / 'run_trax_tests.py')],
     env={**os.environ, 'PYTHONPATH': str(ROOT)},

@@ -1,9 +1,9 @@
-"""The errors that people meet, word for word.
+"""Snapshot tests of error messages.
 
-Each is compared with `golden/errors/NAME.txt`. After a change of the words,
-write those files again, and read them:
+Each message is compared with `golden/errors/NAME.txt`. After a change of the
+messages, rewrite the files and read them:
 
-    python tests/test_errors.py --write
+    python tests/compat/test_layer_errors.py --write
 """
 
 import contextlib
@@ -34,37 +34,37 @@ VECTORS = np.zeros((2, 16, 12), np.float32)
 
 
 def train(*bindings, files=('quickstart.gin', 'smoke.gin')):
-  """What the trainer says on standard error, and that it exits with 2."""
+  """Runs the trainer, which must exit with 2, and returns its error output."""
   arguments = [f'--config_file={name}' for name in files]
   arguments += [f'--config={binding}' for binding in bindings]
-  said = io.StringIO()
+  stderr = io.StringIO()
   config.clear()
   try:
     with (
-      contextlib.redirect_stderr(said),
+      contextlib.redirect_stderr(stderr),
       tempfile.TemporaryDirectory() as folder,
     ):
       code = trainer.main([*arguments, f'--output_dir={folder}'])
   finally:
     config.clear()
-  assert code == 2, said.getvalue()
-  return said.getvalue()
+  assert code == 2, stderr.getvalue()
+  return stderr.getvalue()
 
 
 def call(layer, x):
-  """The error of a layer that is made for x and called with it."""
+  """The error of a layer that is initialized for x and called with it."""
   with pytest.raises(base.LayerError) as caught:
     jax.eval_shape(lambda: [layer.init(signature(x)), layer(x)])
   return f'{caught.value}\n'
 
 
-def WidthsDiffer():
-  """A residual branch that ends in another width."""
+def ChangesWidth():
+  """A residual branch whose output has a different width."""
   return tl.Serial(tl.Dense(8), tl.Residual(tl.LayerNorm(), tl.Dense(4)))
 
 
 def AddsOne():
-  """A layer that needs one input more than there is."""
+  """A layer that needs one more input than the stack has."""
   return tl.Serial(tl.Dense(8), tl.Add())
 
 
@@ -73,12 +73,12 @@ def Widening(d_model):
   return tl.Dense(d_model + 1)
 
 
-def Careless(d_model):
-  """A feed-forward part that forgets its output projection."""
+def NoOutputProjection(d_model):
+  """A feed-forward layer without its output projection."""
   return tl.Serial(hl.Dense(4 * d_model), tl.Relu())
 
 
-def called_otherwise():
+def called_with_other_width():
   layer = tl.Dense(8)
   layer.init(signature(VECTORS))
   with pytest.raises(base.LayerError) as caught:
@@ -94,8 +94,8 @@ def called_before_init():
 
 CASES = {
   # On the command line.
-  'misspelt_parameter': lambda: train("HourglassLM.hierachy = '2@2'"),
-  'misspelt_part': lambda: train('HourglassLM.shorten = @LinearShortn'),
+  'misspelled_parameter': lambda: train("HourglassLM.hierachy = '2@2'"),
+  'misspelled_reference': lambda: train('HourglassLM.shorten = @LinearShortn'),
   'wrong_type': lambda: train("HourglassLM.d_model = '512'"),
   'wrong_choice': lambda: train("HourglassLM.hierarchy = '3@3 2@2'"),
   'data_not_given': lambda: train(files=('hourglass/enwik8.gin',)),
@@ -110,27 +110,29 @@ CASES = {
   ),
   'no_effect': lambda: train('LinearShorten.dropout = 0.1'),
   # In Python.
-  'residual_of_other_width': lambda: call(WidthsDiffer(), VECTORS),
-  'part_of_other_width': lambda: call(
+  'residual_changes_width': lambda: call(ChangesWidth(), VECTORS),
+  'feed_forward_changes_width': lambda: call(
     HourglassLM(
       **SIZES,
       hierarchy='1@2',
-      shortened_block=functools.partial(hl.DecoderBlock, feed_forward=Careless),
+      shortened_block=functools.partial(
+        hl.DecoderBlock, feed_forward=NoOutputProjection
+      ),
       remat=True,
     ),
     TOKENS,
   ),
-  'block_of_other_width': lambda: call(
+  'block_changes_width': lambda: call(
     TransformerLM(**SIZES, n_layers=3, block=Widening), TOKENS
   ),
-  'block_of_other_dtype': lambda: call(
+  'block_changes_dtype': lambda: call(
     hl.Repeat(lambda: tl.Fn('Half', lambda x: x.astype(jnp.bfloat16)), 3),
     VECTORS,
   ),
-  'stack_too_short': lambda: call(AddsOne(), VECTORS),
-  'other_width_than_init': called_otherwise,
+  'missing_input': lambda: call(AddsOne(), VECTORS),
+  'input_width_differs_from_init': called_with_other_width,
   'called_before_init': called_before_init,
-  'tokens_of_floats': lambda: call(
+  'float_tokens': lambda: call(
     TransformerLM(**SIZES, n_layers=1), TOKENS.astype(np.float32)
   ),
   'tokens_without_batch': lambda: call(
@@ -142,19 +144,19 @@ CASES = {
 }
 
 
-def said(name):
-  """The words of a case, without what differs between machines."""
+def message(name):
+  """The message of a case, without the paths of this machine."""
   text = CASES[name]().replace(f'{config.packaged_gin_dir()}/', '')
   text = re.sub(r'(?:\.\./)*[^\s(]*\bgin/(?=\w+[/.])', '', text)
   return text.replace(f'{Path.cwd()}/', '')
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_words(name):
-  assert said(name) == (GOLDEN / f'{name}.txt').read_text()
+def test_message(name):
+  assert message(name) == (GOLDEN / f'{name}.txt').read_text()
 
 
-def test_every_file_is_of_a_case():
+def test_every_file_has_a_case():
   assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
 
 
@@ -164,7 +166,7 @@ def fails(x):
 
 
 def FailsInside():
-  """A layer that fails below levels of glue."""
+  """A layer that fails inside combinators."""
   return tl.Serial(
     tl.Branch(None, tl.Residual(tl.Fn('Fails', fails))), tl.Add()
   )
@@ -182,7 +184,7 @@ def FailsInside():
   ],
   ids=['plain', 'jit', 'checkpoint', 'vmap', 'grad', 'scan'],
 )
-def test_the_way_is_told_once_through(transform):
+def test_the_path_appears_once_under(transform):
   layer = FailsInside()
   layer.init(signature(VECTORS[..., :1]))
   f = transform(
@@ -198,10 +200,10 @@ def test_the_way_is_told_once_through(transform):
 def Nested():
   """Makes a layer in an inner function."""
 
-  def part():
+  def inner():
     return tl.Serial(_Private(), tl.Relu())
 
-  return part()
+  return inner()
 
 
 class _Private(base.Layer):
@@ -210,21 +212,21 @@ class _Private(base.Layer):
 
 
 @pytest.mark.parametrize(
-  'layer, way',
+  'layer, path',
   [
     (tl.Serial(tl.Serial(tl.Fn('Fails', fails))), 'Fails'),
     (tl.Serial(Nested()), 'Nested / Private'),
-    # Glue has a name where it is at fault itself.
+    # A combinator is named if it raises the error itself.
     (tl.Serial(tl.Fn('Two', lambda x, y: x)), 'Serial'),
   ],
 )
-def test_names_on_the_way(layer, way):
+def test_names_in_the_path(layer, path):
   with pytest.raises(base.LayerError) as caught:
     layer(VECTORS)
-  assert str(caught.value).partition(': ')[0] == way
+  assert str(caught.value).partition(': ')[0] == path
 
 
-def test_the_cause_is_what_was_raised_without_the_frames_of_jax():
+def test_the_cause_is_the_original_error_without_frames_of_jax():
   with pytest.raises(base.LayerError) as caught:
     FailsInside()(VECTORS)
   cause = caught.value.__cause__
@@ -235,7 +237,7 @@ def test_the_cause_is_what_was_raised_without_the_frames_of_jax():
   assert len(traceback.format_exception(caught.value)) < 30
 
 
-def test_the_frames_of_jax_are_there_on_demand():
+def test_unfiltered_tracebacks_have_the_frames_of_jax():
   before = jax.config.jax_traceback_filtering
   jax.config.update('jax_traceback_filtering', 'off')
   try:
@@ -256,7 +258,7 @@ def test_the_frames_of_jax_are_there_on_demand():
     (ValueError('a\n  b'), 'a b (got'),
   ],
 )
-def test_what_is_wrong_is_one_paragraph(error, text):
+def test_the_problem_is_one_paragraph(error, text):
   def fail(x):
     raise error
 
@@ -268,31 +270,31 @@ def test_what_is_wrong_is_one_paragraph(error, text):
   assert config.explain(caught.value) == str(caught.value)
 
 
-def test_what_is_no_array():
-  with pytest.raises(base.LayerError, match=r'in init signature\(array\)'):
+def test_inputs_that_are_not_arrays():
+  with pytest.raises(base.LayerError, match=r'signature\(array\) in init'):
     tl.Dense(3).init((2, 16))
 
 
-def test_a_message_names_the_configurable_at_fault():
+def test_the_message_names_the_configurable():
   @gin.configurable(module='trax_hier.testing')
-  def Part(n):
+  def Odd(n):
     raise ValueError(f'n = {n} is odd')
 
   try:
     with pytest.raises(ValueError) as caught:
-      Part(3)
+      Odd(3)
   finally:
-    gin.config._REGISTRY.pop('trax_hier.testing.Part')
-  assert config.explain(caught.value) == 'Part: n = 3 is odd'
+    gin.config._REGISTRY.pop('trax_hier.testing.Odd')
+  assert config.explain(caught.value) == 'Odd: n = 3 is odd'
 
 
 def write():
-  """Writes every case anew."""
+  """Rewrites the files of all cases."""
   GOLDEN.mkdir(parents=True, exist_ok=True)
   for path in GOLDEN.iterdir():
     path.unlink()
   for name in CASES:
-    (GOLDEN / f'{name}.txt').write_text(said(name))
+    (GOLDEN / f'{name}.txt').write_text(message(name))
 
 
 if __name__ == '__main__':

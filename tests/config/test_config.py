@@ -1,4 +1,4 @@
-"""Tests of the gin door on small fakes: names, types, use, round trips."""
+"""The configuration on small fakes: names, types, use, round trips."""
 
 import random
 import re
@@ -70,7 +70,7 @@ class FakeData:
 
 
 class Protocolish:
-  """A class that is no data set."""
+  """A class that is not a data set."""
 
 
 def typed_data(data: FakeData, limit: 'int | None' = None):
@@ -138,7 +138,7 @@ def test_later_files_win_and_bindings_come_on_top(fakes, tmp_path):
   assert fakes['FakePart']() == ('ours', 5)
 
 
-def test_include_is_found_beside_the_including_file(fakes, tmp_path):
+def test_include_is_found_next_to_the_including_file(fakes, tmp_path):
   (tmp_path / 'sub/base').mkdir(parents=True)
   (tmp_path / 'sub/a.gin').write_text(
     "include 'base/x.gin'\nFakeBlock.n_heads = %N\n"
@@ -170,7 +170,7 @@ def test_packaged_files_are_found_from_any_folder(
   assert fakes['FakeBlock']()[1] == 9
 
 
-def test_current_folder_comes_before_the_packaged_files(
+def test_current_folder_takes_precedence_over_packaged_files(
   fakes, tmp_path, monkeypatch
 ):
   packaged = tmp_path / 'installed'
@@ -181,12 +181,12 @@ def test_current_folder_comes_before_the_packaged_files(
   assert fakes['FakeBlock']()[1] == 2
 
 
-def test_packaged_gin_dir_holds_gin_files_beside_the_checkout():
+def test_packaged_gin_dir_of_a_checkout():
   assert config.packaged_gin_dir().name == 'gin'
   assert config.packaged_gin_dir().is_dir()
 
 
-def test_missing_file_names_the_places_looked_in(tmp_path):
+def test_missing_file_names_the_places_searched(tmp_path):
   with pytest.raises(config.ConfigError) as e:
     config.parse(['sub/nix.gin'])
   assert str(e.value).startswith("there is no gin file 'sub/nix.gin'")
@@ -305,7 +305,7 @@ FAULTS = {
   " '@FakePrt'; did you mean 'FakePart'",
   'FakeLM.d_model = %D_MODEL': 'there is no macro %D_MODEL',
   "FakeBlock.parts = (1, {'a': %NOPE})": 'there is no macro %NOPE',
-  'D = %D': 'the macro D is defined by itself',
+  'D = %D': 'the macro D refers to itself',
   # Types.
   "FakeLM.d_model = '8'": "FakeLM.d_model takes int, not str '8'; did you mean"
   ' 8?',
@@ -409,7 +409,7 @@ def test_unclosed_bracket_names_the_line_of_its_statement():
 # Macros -----------------------------------------------------------------------
 
 
-def test_macros_reach_through_macros_files_and_containers(fakes):
+def test_macros_expand_through_macros_files_and_containers(fakes):
   parse(
     """
       FakeLM.shape = (%N, %M)
@@ -421,7 +421,7 @@ def test_macros_reach_through_macros_files_and_containers(fakes):
   assert fakes['FakeLM']()[4] == (4, 4)
 
 
-def test_misspelt_macro_suggests():
+def test_misspelled_macro_gets_a_suggestion():
   assert message('D_MODEL = 3\nFakeLM.d_model = %D_MODL\n') == (
     'a.gin:2: FakeLM.d_model = %D_MODL: there is no macro %D_MODL; did you mean'
     " 'D_MODEL'?"
@@ -461,13 +461,13 @@ def test_required_parameter():
 
 
 def test_macro_cycle():
-  assert 'the macro A is defined by itself' in message('A = (%B, 1)\nB = %A\n')
+  assert 'the macro A refers to itself' in message('A = (%B, 1)\nB = %A\n')
 
 
 # Names that both trax and trax_hier register ----------------------------------
 
 
-def test_short_name_means_ours_and_the_full_name_theirs(fakes):
+def test_short_name_is_ours_and_full_name_theirs(fakes):
   parse("""
       FakePart.d_ff = 5
       testing.FakePart.d_ff = 6
@@ -492,9 +492,9 @@ def test_ambiguous_name_of_ours_asks_for_the_full_one():
   finally:
     gin.config._REGISTRY.pop('trax_hier.testing2.FakePart')
   assert found == (
-    "a.gin:1: FakePart.d_ff = 1: 'FakePart' may mean trax.testing.FakePart or"
-    ' trax_hier.testing.FakePart or trax_hier.testing2.FakePart: write the full'
-    ' name'
+    "a.gin:1: FakePart.d_ff = 1: 'FakePart' is ambiguous: write the full name,"
+    ' trax.testing.FakePart or trax_hier.testing.FakePart or'
+    ' trax_hier.testing2.FakePart'
   )
 
 
@@ -507,7 +507,7 @@ def unused(**kwargs) -> str:
   return str(e.value)
 
 
-def test_binding_nobody_calls():
+def test_binding_of_an_uncalled_configurable():
   parse('FakePart.d_ff = 1')
   assert unused() == (
     'a.gin:1: FakePart.d_ff = 1: nothing calls FakePart, so the binding has no'
@@ -520,7 +520,7 @@ def test_binding_whose_callers_pass_the_argument(fakes):
   parse('FakePart.d_ff = 1')
   fakes['FakePart'](d_ff=2)
   fakes['FakePart'](3)
-  assert "the callers of FakePart set 'd_ff' themselves, so" in unused()
+  assert "every caller of FakePart passes 'd_ff', so" in unused()
   fakes['FakePart']()
   config.check_used()
 
@@ -545,8 +545,8 @@ def test_unused_macros(fakes):
     '4 bindings have no effect:\n'
     '  a.gin:1: steps = 5: no binding uses the macro %steps (a parameter would'
     ' be Name.parameter)\n'
-    '  a.gin:2: D = 1: %D stands only in bindings without effect\n'
-    '  a.gin:3: E = %D: %E stands only in bindings without effect\n'
+    '  a.gin:2: D = 1: only bindings without effect use %D\n'
+    '  a.gin:3: E = %D: only bindings without effect use %E\n'
     '  a.gin:4: FakePart.d_ff = %E: nothing calls FakePart'
   )
   fakes['FakePart']()
@@ -560,7 +560,7 @@ def test_value_hidden_by_a_scope_counts_as_used(fakes):
   config.check_used()
 
 
-def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
+def test_replacing_a_component_excuses_its_bindings(fakes):
   text = """
       N = 3
       fakerun.model = @FakeLM
@@ -573,7 +573,7 @@ def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
   assert 'FakeBlock' not in config.operative_text()
   assert 'N = 3' not in config.operative_text()
   config.clear()
-  # Bindings later than the override, or beside one that is no choice, are not.
+  # Not excused: bindings after the override, or after one of a plain value.
   parse(text, 'fakerun.model = @FakePart', 'FakeBlock.old = 1')
   fakes['fakerun']()
   assert unused().startswith("--config='FakeBlock.old = 1': nothing calls")
@@ -583,7 +583,7 @@ def test_override_of_a_part_excuses_the_bindings_of_the_old_part(fakes):
   assert 'FakePart.d_ff = 1: nothing calls FakePart' in unused()
 
 
-def test_explain_makes_one_message_of_gins(fakes):
+def test_explain_shortens_the_messages_of_gin(fakes):
   parse('big/fakerun.steps = 3')
   with pytest.raises(TypeError) as e, gin.config_scope('big'):
     fakes['fakerun']()
@@ -603,7 +603,7 @@ def test_explain_makes_one_message_of_gins(fakes):
   assert config.explain(ValueError('a\nb')) == 'a\nb'
 
 
-def test_explain_keeps_what_a_layer_has_to_say():
+def test_explain_keeps_the_message_of_a_layer():
   def fail(x):
     raise ValueError('n_heads = 3 does not fit')
 
@@ -677,7 +677,7 @@ WHOLE = r"""
     """
 
 
-def test_operative_config_runs_the_same_again(fakes):
+def test_operative_config_repeats_the_run(fakes):
   parse(WHOLE)
   first = fakes['fakerun']()
   config.check_used()
@@ -700,7 +700,7 @@ def test_operative_config_runs_the_same_again(fakes):
   assert again.replace('operative.gin', 'a.gin') == text
 
 
-def test_operative_config_keeps_what_is_called_later(fakes):
+def test_operative_config_keeps_bindings_called_later(fakes):
   parse('N = 7\nFakePart.d_ff = %N\nFakeBlock.n_heads = 3\n')
   fakes['FakeBlock']()
   config.check_used(called_later=['FakePart'])
@@ -710,7 +710,7 @@ def test_operative_config_keeps_what_is_called_later(fakes):
   assert fakes['FakePart']() == ('ours', 7)
 
 
-def test_resolved_tells_where_each_value_comes_from():
+def test_resolved_gives_the_location_of_each_value():
   parse('N = 7\nmiddle/FakePart.d_ff = %N\n', 'N = 8')
   macro, binding = config.resolved()
   assert macro.name == 'N'
@@ -763,7 +763,7 @@ def test_mutated_files_parse_or_give_one_message():
   assert failed > 150
 
 
-def test_what_a_replaced_part_lacks_is_not_asked_for(fakes):
+def test_required_values_of_a_replaced_component_are_not_asked_for(fakes):
   text = """
       P = %gin.REQUIRED
       fakerun.model = @FakeLM

@@ -1,9 +1,8 @@
-"""What is wrong in a gin file is one clear message, before any compilation.
+"""A fault in a gin file gives one clear message, before any compilation.
 
-Every file of the repository, made tiny as the smoke files make it, is taken
-apart in ways that people do: each operator below makes one change and says why
-it cannot work. The trainer must then exit with code 2 and one message that
-names the place.
+Each operator below makes one mistake that people make, in a gin file of the
+repository at a smoke-test size. The trainer must then exit with code 2 and one
+message that names the place.
 """
 
 import collections
@@ -31,7 +30,7 @@ FILES = sorted(
 )
 N_MUTANTS = 200
 _STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')
-# What only a reader of the source understands.
+# Words that only a reader of the source understands.
 _JARGON = (
   'Traceback',
   'NoneType',
@@ -56,12 +55,12 @@ class NoPlace(Exception):
 
 
 class Mutant(typing.NamedTuple):
-  """A file that cannot work.
+  """A file with one fault.
 
   Attributes:
-    operator: what was done to it.
-    text: what it holds.
-    named: what its message must name: one of these.
+    operator: Name of the operator that made it.
+    text: Its text.
+    named: Texts, one of which the message must contain.
   """
 
   operator: str
@@ -71,7 +70,7 @@ class Mutant(typing.NamedTuple):
 
 @dataclasses.dataclass
 class Statement:
-  """`name = value` at a line, counted from 0, and the hint of what it sets."""
+  """`name = value` at a line, counted from 0, and its annotation."""
 
   line: int
   name: str
@@ -92,7 +91,7 @@ class Statement:
 
 
 class Source:
-  """The lines of a file, and its statements that no later one replaces."""
+  """The lines of a file, and its statements that no later one overrides."""
 
   def __init__(self, text, rng):
     self.lines, self.rng = text.splitlines(), rng
@@ -103,7 +102,7 @@ class Source:
     self.statements = list(found.values())
 
   def included(self, text=None):
-    """The texts of the files that it includes."""
+    """The texts of the included files."""
     text = '\n'.join(self.lines) if text is None else text
     texts = []
     for name in re.findall("^include '(.*)'", text, re.M):
@@ -113,7 +112,7 @@ class Source:
 
   @property
   def model(self):
-    """The name of the model."""
+    """Name of the model."""
     text = '\n'.join([*self.lines, *self.included()])
     return re.findall(r'^train\.model = @(\w+)', text, re.M)[0]
 
@@ -133,7 +132,7 @@ class Source:
     return Mutant(operator, '\n'.join(lines) + '\n', named)
 
   def with_line(self, line, *named):
-    """The file with one line more, anywhere between statements."""
+    """The file with one more line at a random place between statements."""
     at = self.rng.choice(self.statements).line
     lines = [*self.lines[:at], *line.split('\n'), *self.lines[at:]]
     operator = inspect.stack()[1].function
@@ -141,7 +140,7 @@ class Source:
     return Mutant(operator, '\n'.join(lines) + '\n', named)
 
   def set(self, name, values, operator, *named):
-    """The file with a binding at its end that takes an illegal value."""
+    """The file with a binding to an illegal value at its end."""
     value = self.rng.choice(values)
     text = '\n'.join([*self.lines, f'{name} = {value}', ''])
     return Mutant(operator, text, named or (name, name.rpartition('.')[2]))
@@ -155,36 +154,36 @@ def is_whole(statement):
   return statement.hint is int and statement.value.isdigit()
 
 
-# Operators: each gives a mutant of a file, or raises NoPlace.
+# Operators: each returns a mutant of a file, or raises NoPlace.
 
 
-def misspelt_configurable(source):
+def misspelled_configurable(source):
   """No configurable has a name that ends in 'Q'."""
   s = source.pick(lambda s: not s.is_macro)
   configurable, _, parameter = s.name.rpartition('.')
   return source.mutant(s, f'{configurable}Q.{parameter} = {s.value}')
 
 
-def misspelt_parameter(source):
+def misspelled_parameter(source):
   """No parameter has a name that ends in 'q'."""
   s = source.pick(lambda s: not s.is_macro)
   return source.mutant(s, f'{s.name}q = {s.value}')
 
 
-def misspelt_reference(source):
+def misspelled_reference(source):
   """A reference to nothing."""
   s = source.pick(lambda s: s.value.startswith('@'))
   return source.mutant(s, f'{s.name} = {re.sub("@(.*/)?", "@Q", s.value)}')
 
 
-def misspelt_macro(source):
+def misspelled_macro(source):
   """A macro that nothing defines."""
   s = source.pick(lambda s: s.value.startswith('%') and '.' not in s.value)
   return source.mutant(s, f'{s.name} = {s.value}_Q')
 
 
 def lost_macro(source):
-  """A macro in use whose only definition is gone."""
+  """A macro in use without a definition."""
   included = '\n'.join(source.included())
   values = [s.value for s in source.statements]
   s = source.pick(
@@ -211,20 +210,20 @@ def lost_quote(source):
 
 
 def curly_quotes(source):
-  """No Python string."""
+  """Not a Python string."""
   s = source.pick(lambda s: s.value[-1] == "'")
   value = s.value.replace("'", '\u2019')
   return source.mutant(s, f'{s.name} = {value}')
 
 
 def lost_equals(source):
-  """A statement of two words."""
+  """A statement without its `=`."""
   s = source.pick(lambda s: True)
   return source.mutant(s, f'{s.name} {s.value}')
 
 
 def two_equals(source):
-  """A comparison is no binding."""
+  """A comparison is not a binding."""
   s = source.pick(lambda s: True)
   return source.mutant(s, f'{s.name} == {s.value}')
 
@@ -242,7 +241,7 @@ def bare_word(source):
 
 
 def arithmetic(source):
-  """Gin does not compute."""
+  """Gin evaluates no expressions."""
   s = source.pick(is_number)
   return source.mutant(s, f'{s.name} = 2 * {s.value}')
 
@@ -254,82 +253,82 @@ def lost_at(source):
 
 
 def quoted_reference(source):
-  """A string where something is made."""
+  """A string in place of a reference."""
   s = source.pick(lambda s: s.value.startswith('@') and not s.is_macro)
   return source.mutant(s, f"{s.name} = '{s.value}'", s.name)
 
 
 def conflict(source):
-  """What git leaves after a merge."""
+  """A conflict marker of git."""
   return source.with_line('<<<<<<< HEAD')
 
 
 def prose(source):
-  """A remark without its #."""
+  """A comment without its #."""
   return source.with_line('larger models need a smaller rate')
 
 
 def string_for_number(source):
-  """A number is asked for."""
+  """A string in place of a number."""
   s = source.pick(is_number)
   return source.mutant(s, f"{s.name} = 'many'")
 
 
 def none_for_number(source):
-  """A number that is not optional."""
+  """None in place of a number that is not optional."""
   s = source.pick(lambda s: s.hint in (int, float) and is_number(s))
   return source.mutant(s, f'{s.name} = None')
 
 
 def list_for_number(source):
-  """One number is asked for."""
+  """A list in place of a number."""
   s = source.pick(is_number)
   return source.mutant(s, f'{s.name} = [{s.value}]')
 
 
 def fraction_for_whole(source):
-  """A whole number is asked for."""
+  """A fraction in place of an integer."""
   s = source.pick(is_whole)
   return source.mutant(s, f'{s.name} = {s.value}.5')
 
 
 def truth_for_whole(source):
-  """A whole number is asked for."""
+  """A boolean in place of an integer."""
   s = source.pick(is_whole)
   return source.mutant(s, f'{s.name} = True')
 
 
 def number_for_string(source):
-  """A string is asked for."""
+  """A number in place of a string."""
   s = source.pick(lambda s: s.value[-1] == "'" and not s.is_macro)
   return source.mutant(s, f'{s.name} = 3')
 
 
 def called_factory(source):
-  """What is asked for is a factory, and gets what it makes."""
+  """A called factory in place of the factory."""
   s = source.pick(lambda s: re.fullmatch(r'@\w+', s.value) and not s.is_macro)
   return source.mutant(s, f'{s.name} = {s.value}()', s.name)
 
 
 def uncalled_data(source):
-  """What is asked for is a data set, and gets what makes one."""
+  """A class of data sets in place of a data set."""
   s = source.pick(lambda s: s.value == '@Synthetic()' and 'data' in s.name)
   return source.mutant(s, f'{s.name} = {s.value[:-2]}', s.name)
 
 
 def required(source):
-  """A value that the user must give, and does not."""
+  """A required value that the user does not give."""
   s = source.pick(lambda s: s.name != 'train.init_from' and not s.is_macro)
   return source.mutant(s, f'{s.name} = %gin.REQUIRED')
 
 
 def missing_include(source):
-  """A file that is not there."""
+  """A missing file."""
   return source.with_line("include 'base/nowhere.gin'")
 
 
 def missing_import(source):
-  """A module that is not there."""
+  """A missing module."""
   return source.with_line('import nowhere.at_all')
 
 
@@ -339,29 +338,29 @@ def circular_include(source):
 
 
 def circular_macros(source):
-  """Two macros that are each the other."""
+  """Two macros that refer to each other."""
   return source.with_line('ROUND = %ABOUT\nABOUT = %ROUND', 'ROUND', 'ABOUT')
 
 
 def not_text(source):
-  """A file in another encoding; see `main`."""
+  """A file in another encoding; `main` writes it."""
   return source.with_line('# Größe \udcff', 'UTF-8')
 
 
 def no_whole_number_of_steps(source):
-  """A run has at least one step; so have its other counts."""
+  """Counts such as the number of steps are at least 1."""
   name = source.rng.choice(['steps', 'eval_every', 'accumulate_steps'])
   return source.set(f'train.{name}', [0, -3], 'no_whole_number_of_steps')
 
 
 def bad_sizes(source):
-  """No model has parts of no width, or fewer than none."""
+  """Sizes of a model are at least 1."""
   name = source.rng.choice(['d_model', 'd_ff', 'vocab_size', 'n_heads'])
   return source.set(f'{source.model}.{name}', [0, -16], 'bad_sizes', name)
 
 
 def too_many_heads(source):
-  """Heads must divide the width."""
+  """The number of heads must divide the width."""
   if source.model == 'BlockRecurrentLM':
     raise NoPlace
   return source.set(
@@ -370,12 +369,12 @@ def too_many_heads(source):
 
 
 def bad_dropout(source):
-  """Dropout is a rate."""
+  """Dropout is a rate, at least 0 and below 1."""
   return source.set(f'{source.model}.dropout', [-0.1, 1.0], 'bad_dropout')
 
 
 def bad_hierarchy(source):
-  """Not a palindrome of levels, each a multiple of the one above."""
+  """Not a palindrome of levels, each a multiple of the previous one."""
   if source.model != 'HourglassLM':
     raise NoPlace
   bad = ["'3@3 2@2'", "'3@'", "'abc'", "'1@2 4@3 1@2'", "''", "'2x3'", "'1@0'"]
@@ -383,7 +382,7 @@ def bad_hierarchy(source):
 
 
 def bad_choice(source):
-  """A word that is none of those it may be."""
+  """A string that is not one of the choices."""
   name, values = source.rng.choice(
     [
       ('train.compute_dtype', ["'float16'", "'int8'"]),
@@ -395,7 +394,7 @@ def bad_choice(source):
 
 
 def bad_batches(source):
-  """A batch has rows and tokens."""
+  """A batch has at least one row and one token."""
   name = source.rng.choice(['batch_size', 'length', 'n_eval_rows'])
   return source.set(f'Synthetic.{name}', [0, -8], 'bad_batches')
 
@@ -408,17 +407,17 @@ def small_vocabulary(source):
 
 
 def unused_scope(source):
-  """Nothing is called in such a scope."""
+  """Nothing is called in the scope."""
   return source.set(f'nowhere/{source.model}.d_ff', [64], 'unused_scope')
 
 
-def unused_part(source):
+def unused_configurable(source):
   """Nothing calls this."""
-  return source.set('HashingLM.width', [3], 'unused_part', 'HashingLM')
+  return source.set('HashingLM.width', [3], 'unused_configurable', 'HashingLM')
 
 
 def no_data_there(source):
-  """A path at which there is nothing."""
+  """A path that does not exist."""
   lines = [
     *source.lines,
     'train.data = @TextFiles()',
@@ -430,8 +429,8 @@ def no_data_there(source):
   return Mutant('no_data_there', '\n'.join(lines), ('/nowhere/at/all',))
 
 
-def parts_swapped(source):
-  """Each is of another kind than what is asked for."""
+def wrong_kind(source):
+  """A reference to another kind of component."""
   name, value = source.rng.choice(
     [
       ('train.data', '@Adam()'),
@@ -441,11 +440,11 @@ def parts_swapped(source):
       (f'{source.model}.positions', '@NoPositions()'),
     ]
   )
-  return source.set(name, [value], 'parts_swapped')
+  return source.set(name, [value], 'wrong_kind')
 
 
 def bad_layers(source):
-  """No model has such layers."""
+  """Impossible numbers of layers."""
   bad = {
     'HourglassLM': ('vanilla_layers', ['(1, -1)', '(1, 1, 1)', '2']),
     'TransformerLM': ('n_layers', ['-1']),
@@ -462,10 +461,10 @@ def bad_layers(source):
 
 
 OPERATORS = (
-  misspelt_configurable,
-  misspelt_parameter,
-  misspelt_reference,
-  misspelt_macro,
+  misspelled_configurable,
+  misspelled_parameter,
+  misspelled_reference,
+  misspelled_macro,
   lost_macro,
   lost_bracket,
   lost_quote,
@@ -501,16 +500,16 @@ OPERATORS = (
   bad_choice,
   bad_batches,
   bad_layers,
-  parts_swapped,
-  unused_part,
+  wrong_kind,
+  unused_configurable,
   no_data_there,
 )
-# Seen only when the model has been traced, which takes seconds.
+# Found only after tracing the model, which takes seconds.
 TRACED = small_vocabulary, unused_scope
 
 
-def tiny(name):
-  """A file and, at its end, what makes it tiny."""
+def smoke_size(name):
+  """A file followed by its smoke-test sizes."""
   text = (GIN / name).read_text()
   smoke = (GIN / 'smoke.gin').read_text()
   if name.startswith(('scaling', 'terraformer')) and name != 'scaling/text.gin':
@@ -520,7 +519,7 @@ def tiny(name):
 
 
 def mutants():
-  """The same 200 at every call: operators in turn, each of another file."""
+  """The same 200 mutants at every call: operators in turn, random files."""
   rng = random.Random(0)
   operators = itertools.chain(TRACED * 2, itertools.cycle(OPERATORS))
   found = []
@@ -528,20 +527,20 @@ def mutants():
     mutant, operator = None, next(operators)
     while mutant is None:
       with contextlib.suppress(NoPlace):
-        mutant = operator(Source(tiny(rng.choice(FILES)), rng))
+        mutant = operator(Source(smoke_size(rng.choice(FILES)), rng))
     found.append(mutant)
   return found
 
 
 class Built(Exception):
-  """Everything is built, and would now be compiled."""
+  """Everything is built; compilation would be next."""
 
 
 @pytest.fixture
 def main(tmp_path, monkeypatch, capsys):
-  """Runs the trainer on a text; returns code, message, programs compiled.
+  """Runs the trainer on a text; returns code, message, number of compilations.
 
-  Where the trainer would compile, it raises `Built`.
+  Raises `Built` in place of compiling the training step.
   """
   monkeypatch.chdir(tmp_path)
   check_used = config.check_used
@@ -573,7 +572,7 @@ def main(tmp_path, monkeypatch, capsys):
 
 
 def check(main, mutant):
-  """Asserts that a mutant is one clear message, early."""
+  """Asserts that a mutant gives one clear message, before compilation."""
   code, message, compiled = main(mutant.text)
   about = f'{mutant.operator}: {message}'
   assert code == 2, about
@@ -586,7 +585,7 @@ def check(main, mutant):
     assert not compiled, about
 
 
-def test_mutants_are_of_all_operators():
+def test_all_operators_make_mutants():
   made = mutants()
   assert made == mutants()
   assert len({mutant.text for mutant in made}) > 0.95 * N_MUTANTS
@@ -601,7 +600,7 @@ def test_each_fault_is_one_message_before_any_compilation(main):
 
 
 @pytest.mark.slow
-def test_faults_seen_in_traced_models(main):
+def test_faults_found_by_tracing(main):
   for mutant in mutants()[: 2 * len(TRACED)]:
     check(main, mutant)
 
@@ -617,14 +616,14 @@ def test_faults_seen_in_traced_models(main):
     ),
   ],
 )
-def test_without_a_fault_it_is_built(main, name):
+def test_files_without_a_fault_are_built(main, name):
   with pytest.raises(Built):
-    main(tiny(name))
+    main(smoke_size(name))
 
 
 def test_every_file_without_a_fault_parses(tmp_path):
   for name in FILES:
     config.clear()
-    (tmp_path / 'whole.gin').write_text(tiny(name))
+    (tmp_path / 'whole.gin').write_text(smoke_size(name))
     config.parse([str(tmp_path / 'whole.gin')])
   config.clear()

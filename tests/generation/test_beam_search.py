@@ -1,4 +1,4 @@
-"""Beam search, against plain statements of it over evaluation's logits."""
+"""Beam search, against plain reference searches over eval-mode logits."""
 
 import functools
 import itertools
@@ -11,11 +11,12 @@ import pytest
 import scipy.special
 import toy
 
-from trax_hier import generation
 from trax_hier import layers as hl
 from trax_hier.compat import tl
-from trax_hier.generation import beam_search, generate, prepare
-from trax_hier.layers.base.stacking import Computed
+from trax_hier.generation import beam_search, generate, prepare, programs
+from trax_hier.generation.sampling import Sampling
+from trax_hier.generation.stop_sequences import stop_array
+from trax_hier.layers.base.once import Computed
 from trax_hier.models import (
   BlockRecurrentLM,
   HourglassLM,
@@ -61,12 +62,12 @@ MODELS = {
 }
 WITH_SOURCES = 'encoder-decoder', 'terraformer'
 QUICK = ('transformer',)
-LENGTH = 40  # Of what is evaluated, padding included.
+LENGTH = 40  # Tokens of an evaluated row, padding included.
 PROMPTS = [toy.tokens(n, batch=1, seed=n)[0] for n in (5, 0, 19)]
 SOURCES = [toy.tokens(n, batch=1, seed=n)[0] + 1 for n in (5, 7, 6)]
 SOURCES = [np.minimum(source, 16) for source in SOURCES]
 STOP = [[3], [2, 5], [1, 4, 6], [7], [0]]
-# Exponents of the penalty, stops, and of how many ids.
+# Length penalty, stop sequences, n_ids.
 SETTINGS = [
   (0.0, STOP, 17),
   (0.6, [[i, (i + 1) % 8] for i in range(8)], 8),
@@ -113,7 +114,7 @@ def next_log_p(name, weights, n_ids, source, rows):
 
 
 def cut(new, stop):
-  """New tokens without the longest stop that ends them; None if none does."""
+  """New tokens without the longest stop sequence at the end, or None."""
   lengths = [
     len(s) for s in stop if list(s) == new[max(0, len(new) - len(s)) :]
   ]
@@ -125,7 +126,7 @@ def penalty(length, exponent):
 
 
 def plain_search(following, prompt, n_tokens, k, exponent, stop):
-  """The same, with lists; it never ends early."""
+  """Beam search with lists; it never ends early."""
   alive, ended = [(0.0, [])], []
   for n in range(1, n_tokens + 1):
     rows = following([[*prompt, *new] for _, new in alive])
@@ -146,7 +147,7 @@ def plain_search(following, prompt, n_tokens, k, exponent, stop):
 
 
 def exhaustive(following, prompt, n_tokens, exponent, stop, n_ids):
-  """The best of all sequences there are."""
+  """The best of all possible sequences."""
   scores = {}
   known = {}
   for n in range(n_tokens):
@@ -161,7 +162,7 @@ def exhaustive(following, prompt, n_tokens, exponent, stop, n_ids):
       if left is not None:
         break
     left = list(tokens) if left is None else left
-    # By what was drawn, as a sequence ends in its first stop.
+    # A sequence ends in its first stop: others with this prefix are equal.
     scores[tokens[: n + 1]] = log_p / penalty(n + 1, exponent), left
   return max(scores.values())[1]
 
@@ -177,7 +178,7 @@ def beams(name, prompts, n_tokens, weights_seed=0, **settings):
 
 @pytest.mark.parametrize('stop', [[], [[2]], [[1, 0], [2]], [[0, 0, 1]]])
 @pytest.mark.parametrize('exponent', [0.0, 0.6, 2.0])
-def test_wide_enough_is_exhaustive(exponent, stop):
+def test_enough_beams_search_exhaustively(exponent, stop):
   n_ids = 3
   for seed in range(2):
     following = functools.partial(
@@ -189,7 +190,7 @@ def test_wide_enough_is_exhaustive(exponent, stop):
       PROMPTS[:1],
       4,
       seed,
-      n_beams=41,  # Of 81 continuations the 82 likeliest count.
+      n_beams=41,  # The 82 most likely of 81 continuations count.
       length_penalty=exponent,
       stop=stop,
       n_ids=n_ids,
@@ -204,7 +205,7 @@ def test_wide_enough_is_exhaustive(exponent, stop):
     for name in MODELS
   ],
 )
-def test_as_stated_plainly(name):
+def test_equals_the_reference(name):
   n_greedy, lengths = 0, set()
   for seed in range(3):
     for exponent, stop, n_ids in SETTINGS:
@@ -219,7 +220,7 @@ def test_as_stated_plainly(name):
         greedy = plain_search(following, prompt, 9, 1, exponent, stop)
         n_greedy += greedy == plain
         lengths.add(len(plain))
-  # Of 36 searches, some find what following the likeliest token does not.
+  # Some of the 36 searches find better continuations than greedy decoding.
   assert n_greedy < 32 and len(lengths) > 1
 
 
@@ -227,19 +228,19 @@ def test_as_stated_plainly(name):
   'name',
   ['transformer', pytest.param('encoder-decoder', marks=pytest.mark.slow)],
 )
-def test_a_row_is_as_alone(name):
+def test_a_row_equals_the_row_alone(name):
   together = beams(name, PROMPTS, 9, stop=STOP)
-  # The longest is read in pieces when it is alone.
+  # The longest prompt is read in chunks when it is alone.
   for i, new in enumerate(together):
     sources = {} if name == 'transformer' else {'sources': [SOURCES[i]]}
     (alone,) = beams(name, [PROMPTS[i]], 9, stop=STOP, **sources)
     np.testing.assert_array_equal(new, alone)
-  # Sampling's settings that mean what a search does.
+  # Settings of sampling that beam search allows.
   same = beams(name, PROMPTS, 9, stop=STOP, temperature=0, on_tokens=None)
   assert list(map(list, same)) == list(map(list, together))
 
 
-def test_one_beam_follows_the_likeliest_token():
+def test_one_beam_is_greedy():
   following = functools.partial(
     next_log_p, 'transformer', weights('transformer'), toy.VOCAB, []
   )
@@ -279,9 +280,9 @@ def test_it_ends_when_no_beam_can_win(monkeypatch):
       stop=[[0]],
     )
     assert [len(row) for row in rows] == [0, 0]
-  # Without the penalty, what is not the stop at once has lost. With it, 0.2,
-  # 0.04 and 0.008 might still win as 40 tokens, which divides their logarithms
-  # by 7.5, but 0.0016 not.
+  # Without the penalty, all but an immediate stop have lost. With it, 0.2, 0.04
+  # and 0.008 can still win with 40 tokens, which divide their logarithms by
+  # 7.5; 0.0016 cannot.
   assert n_fed == [[1, 1, 3, 3], [4, 4, 6, 6]]
 
 
@@ -320,44 +321,43 @@ def test_fewer_ids_than_beams():
       assert new.tolist() == [0] * n
 
 
-def compiled(name, n_beams):
-  """The program that goes on, as a jaxpr and compiled; caches of 1024."""
+def traced(name, n_beams):
+  """The decoding program, traced; capacity 1024."""
   prepared = prepare(MODELS[name], weights(name)).weights
   m = 4 if name == 'encoder-decoder' else None
-  program = generation._program(MODELS[name], '', 2, 1024, 'float32', m)
-  request = generation._Request(
-    generation.Sampling(1.0, 17, 1.0, 17),
-    jax.random.PRNGKey(0),
-    4,
-    generation._stop_array(()),
+  program = programs.programs_of(MODELS[name], '', 2, 1024, 'float32', m)
+  request = programs.Request(
+    Sampling(1.0, 17, 1.0, 17), jax.random.PRNGKey(0), 4, stop_array(())
   )
   given = np.zeros((2, 1025), np.int32), np.zeros(2, np.int32), request
   sources = None if m is None else np.zeros((2, m), np.int32)
   decoding = jax.eval_shape(program.start, prepared, *given, sources)
   if n_beams > 1:
     decoding = jax.eval_shape(
-      lambda *x: program.spread(*x[:2], n_beams, x[2]), prepared, decoding, 0.6
+      lambda *x: program.start_beams(*x[:2], n_beams, x[2]),
+      prepared,
+      decoding,
+      0.6,
     )
-  return program.write.trace(prepared, decoding, request, 9)
+  return program.decode.trace(prepared, decoding, request, 9)
 
 
 def test_no_step_copies_a_cache():
-  text = compiled('transformer', 2).lower().compile().as_text()
-  # 4 rows of 2 heads; rows of caches are 8 numbers wide.
+  text = traced('transformer', 2).lower().compile().as_text()
+  # 4 rows of 2 heads; a row of a cache is 8 numbers wide.
   assert re.search(r'f32\[8,\d{3,4},8\]\S* dynamic-update-slice', text)
   assert not re.search(r'f32\[8,\d{3,4},8\]\S* (copy|gather)\(', text)
 
 
 @pytest.mark.slow
-def test_the_encoder_is_not_in_the_program_that_decodes():
+def test_decoding_does_not_contain_the_encoder():
   one, two = (
-    str(compiled('encoder-decoder', k).jaxpr).count('dot_general')
-    for k in (1, 2)
+    str(traced('encoder-decoder', k).jaxpr).count('dot_general') for k in (1, 2)
   )
   assert one == two
 
 
-def test_what_is_computed_once_stays():
+def test_reordering_keeps_computed_values():
   def state(b):
     rows = jnp.arange(b * 2.0).reshape(b * 2, 1) // 2
     return rows, Computed(rows), jnp.arange(3), rows.reshape(1, b * 2, 1, 1)
@@ -365,7 +365,7 @@ def test_what_is_computed_once_stays():
   axes = beam_search.row_axes(state(4), state(2))
   assert jax.tree.leaves(axes) == [0, 0, -1, 1]
   beams = jnp.array([[0, 0], [1, 1]])
-  moved, known, fixed, inner = beam_search.follow(state(4), axes, beams)
+  moved, known, fixed, inner = beam_search.reorder_state(state(4), axes, beams)
   assert moved[:, 0].tolist() == [0, 0, 0, 0, 3, 3, 3, 3]
   assert inner.reshape(-1).tolist() == moved[:, 0].tolist()
   np.testing.assert_array_equal(known.value, state(4)[1].value)
@@ -374,38 +374,39 @@ def test_what_is_computed_once_stays():
   assert first[0][:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-def test_enough_go_on_when_the_likeliest_are_stops():
-  stop = generation._stop_array([[i] for i in range(5)])
-  found = beam_search.extend(
+def test_enough_candidates_when_the_most_likely_are_stops():
+  stop = stop_array([[i] for i in range(5)])
+  candidates = beam_search.extend(
     jnp.array([[0.0, -0.1]]),
     jnp.full((2, stop.shape[1]), -2),
     jnp.broadcast_to(-jnp.arange(8.0), (2, 8)),
     8,
     stop,
-    generation._stopped,
   )
-  chosen = beam_search.choose(found, 2)
+  chosen = beam_search.select_beams(candidates, 2)
   assert chosen.tokens.tolist() == [[5, 5]]
   assert np.isfinite(chosen.log_p).all()
 
 
-def test_whoever_goes_on_from_a_beam_takes_its_place():
+def test_the_most_likely_child_takes_the_slot_of_its_parent():
   rng = np.random.default_rng(0)
   for n in range(40):
     log_p = np.sort(rng.normal(size=(1, 12)))[:, ::-1]
     parents, tokens = rng.integers(0, 4, (1, 12)), np.arange(12)[None]
-    stopped = rng.integers(0, 2, (1, 12)) * (n > 20) * (tokens < 8)
-    found = beam_search.Continuations(
-      *map(jnp.asarray, (log_p, parents, tokens, tokens[..., None], stopped))
+    matched = rng.integers(0, 2, (1, 12)) * (n > 20) * (tokens < 8)
+    candidates = beam_search.Candidates(
+      *map(jnp.asarray, (log_p, parents, tokens, tokens[..., None], matched))
     )
-    chosen = jax.tree.map(lambda x: x[0].tolist(), beam_search.choose(found, 4))
-    best = [i for i in range(12) if not stopped[0, i]][:4]
+    chosen = jax.tree.map(
+      lambda x: x[0].tolist(), beam_search.select_beams(candidates, 4)
+    )
+    best = [i for i in range(12) if not matched[0, i]][:4]
     assert sorted(chosen.tokens) == best
-    assert chosen.beams == [parents[0, i] for i in chosen.tokens]
-    for beam in set(chosen.beams):
-      assert chosen.beams[beam] == beam
-      heir = min(i for i in best if parents[0, i] == beam)
-      assert chosen.tokens[beam] == heir
+    assert chosen.parents == [parents[0, i] for i in chosen.tokens]
+    for beam in set(chosen.parents):
+      assert chosen.parents[beam] == beam
+      first = min(i for i in best if parents[0, i] == beam)
+      assert chosen.tokens[beam] == first
 
 
 @pytest.mark.parametrize(

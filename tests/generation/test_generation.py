@@ -1,4 +1,4 @@
-"""Generation: one program that gives what evaluation would."""
+"""Generation: compiled programs that agree with evaluation."""
 
 import functools
 import re
@@ -12,9 +12,17 @@ import scipy.special
 import scipy.stats
 import toy
 
-from trax_hier import config, generation
+from trax_hier import config
 from trax_hier.compat import tl
-from trax_hier.generation import generate, prepare, sample_text
+from trax_hier.generation import (
+  generate,
+  prepare,
+  programs,
+  sample_text,
+  streaming,
+)
+from trax_hier.generation.sampling import Sampling
+from trax_hier.generation.stop_sequences import stop_array
 from trax_hier.layers import BlockRecurrentCell, SlidingAttention
 from trax_hier.models import BlockRecurrentLM, HourglassLM, TransformerLM
 
@@ -40,7 +48,7 @@ MODEL = MODELS['transformer']
 @functools.cache
 def weights_of(name):
   shapes, _ = toy.shapes(MODELS[name](mode='eval'), prompt(4))
-  # Logits are products with embeddings, over the root of their width.
+  # Logits are products with embeddings, divided by the root of their width.
   scale = 1.0 if name == 'block-recurrent' else 0.3
   return toy.random_like(shapes, scale=scale)
 
@@ -67,8 +75,8 @@ def one(prompts, n_tokens, **settings):
     pytest.param('hourglass', marks=pytest.mark.slow),
   ],
 )
-def test_unequal_prompts_are_as_one_at_a_time(name):
-  # None, one shorter than a group, and some that are read in pieces.
+def test_unequal_prompts_equal_one_at_a_time(name):
+  # Empty, shorter than a group, and long enough to be read in chunks.
   prompts = rows(0, 2, 17, 40)
   together = generate(MODELS[name], weights_of(name), prompts, 6, temperature=0)
   for row, new in zip(prompts, together, strict=True):
@@ -77,13 +85,13 @@ def test_unequal_prompts_are_as_one_at_a_time(name):
     np.testing.assert_array_equal(new, alone)
 
 
-def test_draws_depend_on_the_seed_and_the_row_alone():
+def test_samples_depend_only_on_the_seed_and_the_row():
   first, again, other = (one(prompt(4), 20, seed=seed) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert (np.array(first) != other).any()
   same = one([prompt(4)[0]] * 2, 20)
   assert (same[0] != same[1]).any()
-  # Nor on the other prompts, how far they are, or how much is asked for.
+  # Not on the other prompts, their lengths, or n_tokens.
   (alone,) = one([prompt(4)[0]], 30)
   together = one([prompt(4)[0], prompt(9)[0]], 20)
   np.testing.assert_array_equal(alone[:20], together[0])
@@ -119,11 +127,11 @@ def test_one_trace_for_all_lengths_and_settings():
   assert len(traces) > before
 
 
-def test_other_gin_bindings_are_another_model():
+def test_other_gin_bindings_make_another_model():
   name = 'trax_hier.models.TransformerLM.n_layers'
 
   def make(mode, max_len=2048):
-    """A model whose likeliest token is what gin says."""
+    """A model whose most likely token is the bound value."""
     del mode, max_len
     logits = jnp.eye(5)[gin.query_parameter(name)]
     return tl.Fn('Bound', lambda x: jnp.broadcast_to(logits, (*x.shape, 5)))
@@ -137,7 +145,7 @@ def test_other_gin_bindings_are_another_model():
 
 
 def stopping(new, stop):
-  """Where new tokens first end in a stop, cut before it; by hand."""
+  """New tokens cut before the first stop sequence; plain reference."""
   for end in range(1, len(new) + 1):
     for s in sorted(stop, key=len, reverse=True):
       if len(s) <= end and list(new[end - len(s) : end]) == list(s):
@@ -155,7 +163,7 @@ def test_stop_ends_a_row_before_the_sequence():
   assert {len(new) for new in stopped} != {40}
 
 
-def test_stop_does_not_reach_into_the_prompt():
+def test_a_stop_sequence_matches_no_prompt_tokens():
   (free,) = one(rows(6), 12, temperature=0)
   (end,) = (row[-1] for row in rows(6))
   (new,) = one(rows(6), 12, temperature=0, stop=[[end, free[0]]])
@@ -164,7 +172,7 @@ def test_stop_does_not_reach_into_the_prompt():
 
 
 @pytest.mark.parametrize('length', [1, 3, 11])
-def test_longest_and_many_stops(length):
+def test_long_and_many_stop_sequences(length):
   free = one(rows(4), 40, seed=2)[0]
   never = [[16, 16, 16, 16, i] for i in range(6)]
   stop = [*never, free[20 : 20 + length]]
@@ -173,9 +181,9 @@ def test_longest_and_many_stops(length):
   )
 
 
-def test_chunks_add_up_and_nothing_is_taken_back(monkeypatch):
-  # A callback at every token shows the most.
-  monkeypatch.setattr(generation, '_SECONDS_PER_CALLBACK', 0)
+def test_streamed_tokens_add_up_to_the_result(monkeypatch):
+  # A callback at every token.
+  monkeypatch.setattr(streaming, '_SECONDS_PER_CALLBACK', 0)
   free = one(rows(4, 7), 40, seed=2)
   for stop in ((), [free[0][11:14]], [free[1][37:40], [*free[0][20:22], 1]]):
     chunks = []
@@ -187,7 +195,7 @@ def test_chunks_add_up_and_nothing_is_taken_back(monkeypatch):
       np.testing.assert_array_equal(b, stopping(whole, stop))
 
 
-def test_full_to_the_last_token():
+def test_max_len_can_be_filled_to_the_last_token():
   free = one(rows(4), 20)
   np.testing.assert_array_equal(one(rows(4), 20, max_len=24)[0], free[0])
   with pytest.raises(
@@ -215,7 +223,7 @@ def test_full_to_the_last_token():
     (dict(prompt=[]), 'no rows'),
     (dict(prompt=np.zeros((2, 3))), 'token ids'),
     (dict(prompt=np.zeros((2, 3, 4), int)), 'token ids'),
-    (dict(prompt=[np.array([-1])]), 'not negative'),
+    (dict(prompt=[np.array([-1])]), 'non-negative'),
     (dict(prompt=[np.array([3, 17])]), 'token 17, but the model has 17 ids'),
   ],
 )
@@ -271,7 +279,7 @@ def test_frequencies_over_steps_and_rows(settings, kept, temperature):
     ('int8', 0.2),
   ],
 )
-def test_all_precisions_generate_what_is_likeliest(name, precision, tolerance):
+def test_all_precisions_generate_likely_tokens(name, precision, tolerance):
   prepared = prepare(MODELS[name], weights_of(name), precision)
   (new,) = generate(MODELS[name], prepared, rows(20), 9, temperature=0)
   whole = np.concatenate([rows(20)[0], new])[None]
@@ -279,7 +287,7 @@ def test_all_precisions_generate_what_is_likeliest(name, precision, tolerance):
   _, state = toy.shapes(layer, whole)
   logits, _ = toy.run(layer, whole, weights_of(name), toy.zeros_like(state))
   logits = np.asarray(logits)[0, 20:]
-  # Not always the likeliest in full precision, but close to it.
+  # Not always the most likely token in float32, but close to it.
   lost = logits.max(-1) - logits[np.arange(9), new]
   assert (lost <= tolerance).all() and np.ptp(logits) > 1.5
 
@@ -288,18 +296,15 @@ def test_all_precisions_generate_what_is_likeliest(name, precision, tolerance):
   'name', ['transformer', pytest.param('hourglass', marks=pytest.mark.slow)]
 )
 def test_no_step_copies_a_cache(name):
-  program = generation._program(MODELS[name], '', 2, 1024, 'float32')
+  program = programs.programs_of(MODELS[name], '', 2, 1024, 'float32')
   weights = prepare(MODELS[name], weights_of(name)).weights
-  request = generation._Request(
-    generation.Sampling(1.0, 17, 1.0, 17),
-    jax.random.PRNGKey(0),
-    4,
-    generation._stop_array(()),
+  request = programs.Request(
+    Sampling(1.0, 17, 1.0, 17), jax.random.PRNGKey(0), 4, stop_array(())
   )
   arguments = np.zeros((2, 1025), np.int32), np.zeros(2, np.int32), request
   decoding = jax.eval_shape(program.start, weights, *arguments)
-  text = program.write.lower(weights, decoding, request, 9).compile().as_text()
-  # Rows of caches are 8 numbers wide, and hundreds of them are kept.
+  text = program.decode.lower(weights, decoding, request, 9).compile().as_text()
+  # Caches hold hundreds of rows, each 8 numbers wide.
   assert re.search(r'f32\[4,\d{3,4},8\]\S* dynamic-update-slice', text)
   assert not re.search(r'f32\[4,\d{3,4},8\]\S* copy\(', text)
 
@@ -329,6 +334,6 @@ def test_text_ends_before_the_first_zero():
   assert text == Letters().decode(new[: new.index(0)])
 
 
-def test_draws_are_among_the_ids_of_the_vocabulary():
+def test_sampled_tokens_are_among_the_first_n_ids():
   new = one(prompt(4), 30, temperature=9.0, n_ids=3)
   assert set(np.ravel(new)) == {0, 1, 2}

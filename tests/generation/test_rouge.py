@@ -62,7 +62,7 @@ def test_lead():
 
 # Scores -----------------------------------------------------------------------
 
-# Reference, prediction, and by hand: rouge1, rouge2, rougeL, rougeLsum.
+# Reference, prediction; rouge1, rouge2, rougeL, rougeLsum by hand.
 _BY_HAND = [
   # 4 of 6 words: the cat on mat; 1 of 5 pairs: the cat.
   (
@@ -70,11 +70,11 @@ _BY_HAND = [
     'the cat lay on a mat',
     (4 / 6, 1 / 5, 4 / 6, 4 / 6),
   ),
-  # Pairs in common are 'red fox' and 'blue cow'; in order one sentence.
+  # Common pairs: 'red fox', 'blue cow'; only one sentence is in order.
   ('red fox. Blue cow.', 'blue cow. Red fox.', (1, 2 / 3, 1 / 2, 1)),
-  # The same on lines: sentences are not lines.
+  # The same over other lines: sentences are not lines.
   ('red fox. Blue\ncow.', 'blue cow.\nRed\nfox.', (1, 2 / 3, 1 / 2, 1)),
-  # 'runs' and 'running' have one stem; 1 of 2 and 1 of 4 words: 2 * 1 / 6.
+  # 'runs' and 'running' share a stem; 1 of 2 and 1 of 4 words: 2 * 1 / 6.
   ('runs home', 'running to the shop', (1 / 3, 0, 1 / 3, 1 / 3)),
   ('a text', '', (0, 0, 0, 0)),
 ]
@@ -114,7 +114,7 @@ _TEST = [
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """The folder of a tiny encoder-decoder run on pairs of bytes."""
+  """The folder of a smoke-test run of an encoder-decoder on pairs of bytes."""
   folder = tmp_path_factory.mktemp('pairs')
   for split in ('train', 'test'):
     rows = (dict(zip(('document', 'summary'), r, strict=True)) for r in _TEST)
@@ -162,7 +162,7 @@ def program(capsys, run):
 
 @pytest.fixture
 def fake_generate(monkeypatch):
-  """Answers each source with its first eleven bytes; keeps what it got."""
+  """Stub: returns the first eleven bytes of a source; yields its calls."""
   calls = []
 
   def generate(model, weights, prompt, n_tokens, **kwargs):
@@ -187,7 +187,7 @@ def _table(out):
 def test_bits_of_summaries(program):
   code, out, _ = program()
   assert code == 0
-  # Of each summary its bytes and its end, at most 12.
+  # The bytes of each summary and its end, at most 12.
   n = sum(min(12, len(summary) + 1) for _, summary in _TEST)
   assert f'bytes scored: {n}\n' in out
   assert 'rows of 12; each byte is predicted from those before it, and' in out
@@ -241,7 +241,7 @@ def test_scores_of_given_summaries(program, fake_generate):
   _, out, _ = program('--rouge', '--n_examples=2', '--lead=1')
   table, lines = _table(out)
   assert lines[1] == 'split: test, 2 of 5 pairs'
-  # 'the cat sat' is all of it; 'blue cow. r' is 2 of 3 words and of 4.
+  # 'the cat sat' is complete; 'blue cow. r' has precision 2/3, recall 2/4.
   assert table['model'] == pytest.approx(
     [50 + 100 * 2 / 7, 50 + 100 * 1 / 5, 50 + 100 * 2 / 7, 50 + 100 * 2 / 7],
     abs=0.005,
@@ -267,7 +267,7 @@ def test_settings_are_passed_on(program, fake_generate):
   for call in fake_generate:
     assert (call['n_beams'], call['length_penalty']) == (4, 0.6)
     assert call['n_tokens'] == 9
-  # The last batch is filled up, so that nothing is compiled anew.
+  # The last batch is padded to a full one, so that nothing recompiles.
   lengths = [[len(s) for s in call['sources']] for call in fake_generate]
   assert lengths == [[24, 24, 18], [10, 5, 5]]
   fake_generate.clear()

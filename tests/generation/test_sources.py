@@ -1,4 +1,4 @@
-"""Encoder-decoder models: their sources in generation and in training."""
+"""Sources of encoder-decoder models, in generation and in training."""
 
 import functools
 
@@ -11,7 +11,7 @@ from trax_hier import data
 from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.generation import generate, prepare, sample_text
-from trax_hier.layers.base.stacking import Computed, Once
+from trax_hier.layers.base.once import Computed, Once
 from trax_hier.models import (
   BlockRecurrentLM,
   ScalingTransformer,
@@ -30,7 +30,7 @@ MODEL = functools.partial(
   positions=functools.partial(hl.LearnedPositions, 20),
   **SIZES,
 )
-# Positions for fewer tokens than a prompt is read by at a time.
+# Fewer positions than the tokens of the largest chunk of a prompt.
 SHORT = dict(
   n_encoder_layers=0,
   n_decoder_layers=1,
@@ -48,20 +48,20 @@ def weights():
 
 
 def evaluated(source, tokens):
-  """Logits (l, v) of tokens (l,), by evaluation."""
+  """Logits (l, v) of tokens (l,) in eval mode."""
   layer = MODEL(mode='eval')
   x = np.stack([source]), np.stack([tokens])
   _, state = toy.shapes(layer, x)
   return toy.run(layer, x, weights(), toy.zeros_like(state))[0][0]
 
 
-def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
+def test_sources_of_unequal_lengths_equal_one_at_a_time():
   new = generate(MODEL, weights(), PROMPTS, 8, temperature=0, sources=SOURCES)
   for source, start, row in zip(SOURCES, PROMPTS, new, strict=True):
     tokens = np.concatenate([start, row])
     best = np.argmax(evaluated(source, tokens), axis=-1)
     np.testing.assert_array_equal(best[len(start) :], row)
-  # An empty source too, whatever the length that it is padded to.
+  # An empty source too, whatever length it is padded to.
   for empty in ([], np.zeros(3, np.int32)):
     first = generate(
       MODEL, weights(), [[1]] * 2, 8, temperature=0, sources=[empty, SOURCES[0]]
@@ -70,7 +70,7 @@ def test_rows_with_sources_of_other_lengths_are_as_one_at_a_time():
       0
     ]
     np.testing.assert_array_equal(first, alone)
-  # Sources matter: the other one's answer is another.
+  # Other sources give other tokens.
   swapped = generate(
     MODEL, weights(), PROMPTS, 8, temperature=0, sources=SOURCES[::-1]
   )
@@ -90,7 +90,7 @@ def test_precisions(precision):
     assert (logits.max(-1) - chosen < 0.05 * spread).all()
 
 
-def test_a_text():
+def test_sample_text_takes_a_source():
   class Letters:
     size = toy.VOCAB
 
@@ -119,12 +119,12 @@ def test_a_text():
   'arguments, message',
   [
     (dict(sources=None), 'needs sources'),
-    (dict(sources=SOURCES * 2), '4 sources do not go with 2 prompts'),
+    (dict(sources=SOURCES * 2), '4 sources for 2 prompts'),
     (dict(sources=[[17], [1]]), 'sources holds token 17'),
-    (dict(sources=[[1.5], [1]]), 'sources must be token ids'),
+    (dict(sources=[[1.5], [1]]), 'sources must be non-negative token ids'),
     (
       dict(sources=[[1, 0, 0], [3, 4, 0, 5]]),
-      'row 1 has 0 at position 2, .* padding, which may come after the text',
+      'row 1 has 0 at position 2, .* padding, which is allowed only at the end',
     ),
     (
       dict(sources=[np.ones(21, int)] * 2),
@@ -148,7 +148,7 @@ def test_bad_arguments(arguments, message):
 
 
 @pytest.mark.slow
-def test_a_large_cache_for_few_positions():
+def test_a_cache_larger_than_the_positions():
   model = functools.partial(MODEL, **SHORT)
   given = toy.random_like(
     toy.shapes(model(mode='eval'), (SOURCES[0][None],) * 2)[0]
@@ -160,15 +160,15 @@ def test_a_large_cache_for_few_positions():
   np.testing.assert_array_equal(row, same)
 
 
-def test_sources_for_a_model_that_takes_none():
+def test_only_encoder_decoder_models_take_sources():
   model = functools.partial(TransformerLM, n_layers=0, **SIZES)
   shapes, _ = toy.shapes(model(mode='eval'), PROMPTS[0][None])
-  with pytest.raises(ValueError, match='encoder-decoder models alone'):
+  with pytest.raises(ValueError, match='only encoder-decoder models take'):
     generate(model, toy.random_like(shapes), PROMPTS, 4, sources=SOURCES)
 
 
 @pytest.mark.slow
-def test_what_is_computed_once_is_not_in_the_program_that_decodes():
+def test_decoding_does_not_recompute_the_encoder():
   layer = MODEL(mode='predict', max_len=16)
   first = np.stack([SOURCES[0]]), np.zeros((1, 1), np.int32)
   _, state = toy.shapes(layer, first)
@@ -182,8 +182,8 @@ def test_what_is_computed_once_is_not_in_the_program_that_decodes():
     jaxpr = jax.make_jaxpr(layer.pure_fn)(first, laid_out, state, toy.KEY)
     return str(jaxpr).count('dot_general')
 
-  # Of a block of the encoder 4 of its attention and 6 of its feed-forward, and
-  # keys with values of two decoder blocks.
+  # An encoder block has 4 in attention and 6 in its feed-forward layer; two
+  # decoder blocks have keys and values.
   assert n_products(fresh) - n_products(known) >= 8
   outputs = [
     layer.pure_fn(first, laid_out, s, toy.KEY)[0] for s in (fresh, known)
@@ -191,7 +191,7 @@ def test_what_is_computed_once_is_not_in_the_program_that_decodes():
   toy.close(*outputs)
 
 
-def test_once_takes_what_it_is_told():
+def test_once_returns_its_computed_value():
   layer = Once(tl.Dense(3), 'predict')
   x = toy.normal(1, 2)
   layer.init(toy.signature(x), toy.KEY)
@@ -244,9 +244,9 @@ def test_data_and_model_must_fit():
   tokens_alone = functools.partial(
     TransformerLM, **{**SIZES, 'vocab_size': 300}
   )
-  with pytest.raises(ValueError, match=r'train\.model takes tokens alone'):
+  with pytest.raises(ValueError, match=r'train\.model is a decoder-only model'):
     build(tokens_alone, spans(), SGD)
-  with pytest.raises(ValueError, match=r'train\.data gives no sources'):
+  with pytest.raises(ValueError, match=r'train\.data has no sources'):
     build(byte_model, data.Synthetic('copy', batch_size=4, length=48), SGD)
 
 
@@ -258,13 +258,13 @@ def test_a_model_with_a_memory_takes_no_sources():
     attention=functools.partial(hl.SlidingAttention, window=8),
     **{**SIZES, 'vocab_size': 300},
   )
-  with pytest.raises(ValueError, match='takes tokens alone'):
+  with pytest.raises(ValueError, match='is a decoder-only model'):
     build(model, spans(), SGD)
 
 
-def test_attention_of_other_inputs():
+def test_attention_with_a_wrong_number_of_inputs():
   for name in ('encoder_attention', 'cross_attention'):
-    with pytest.raises(ValueError, match=rf'{name[-9:]} .* takes 1 input'):
+    with pytest.raises(ValueError, match=rf'{name[-9:]} .* has 1 input'):
       MODEL(mode='eval', **{name: hl.SelfAttention})
 
 

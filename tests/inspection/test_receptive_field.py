@@ -1,4 +1,4 @@
-"""Which tokens a prediction depends on, against models whose sight is known."""
+"""Receptive fields, against models whose receptive field is known."""
 
 import functools
 
@@ -10,8 +10,7 @@ import toy
 from trax_hier import layers as hl
 from trax_hier.inspection.receptive_field import receptive_field
 from trax_hier.models import BlockRecurrentLM, TransformerLM
-from trax_hier.training.state import init_layer as init
-from trax_hier.training.state import token_shapes
+from trax_hier.training.state import init_layer, token_shapes
 
 TOKENS = toy.tokens(9)[0]
 
@@ -22,24 +21,24 @@ def transformer(**kwargs):
 
 def weights_of(layer):
   like = token_shapes((1, len(TOKENS)))
-  weights, _ = jax.eval_shape(lambda: init(layer, like, toy.KEY))
+  weights, _ = jax.eval_shape(lambda: init_layer(layer, like, toy.KEY))
   return toy.random_like(weights)
 
 
-def distance(layer):
+def distances(layer):
   return receptive_field(layer, weights_of(layer), TOKENS)
 
 
-def test_a_window_of_three_sees_three_tokens():
+def test_a_window_of_three_depends_on_three_tokens():
   attention = functools.partial(hl.SelfAttention, window=3)
   block = functools.partial(hl.DecoderBlock, attention=attention)
-  moved = distance(transformer(block=block))
+  moved = distances(transformer(block=block))
   t, u = np.indices(moved.shape)
   # The input at t is token t - 1.
   np.testing.assert_array_equal(moved > 0, (u < t) & (u >= t - 3))
 
 
-def test_distances_are_those_of_the_logits():
+def test_distances_between_logits():
   layer = transformer()
   weights = weights_of(layer)
   changed = TOKENS.copy()
@@ -54,7 +53,7 @@ def test_distances_are_those_of_the_logits():
   )
 
 
-def test_models_with_a_memory_are_read_from_their_first_state():
+def test_models_with_a_memory_start_from_their_first_state():
   layer = BlockRecurrentLM(
     n_layers=2,
     recurrent_layers=(1,),
@@ -65,17 +64,17 @@ def test_models_with_a_memory_are_read_from_their_first_state():
     mode='eval',
     **toy.SIZES,
   )
-  moved = distance(layer)
+  moved = distances(layer)
   assert (moved[-1, :-1] > 0).all() and not np.triu(moved).any()
 
 
 @pytest.mark.parametrize('tokens', [[], [[1, 2]]])
-def test_tokens_are_one_sequence(tokens):
+def test_tokens_must_be_one_sequence(tokens):
   with pytest.raises(ValueError, match=r'tokens: want an array \(length,\)'):
     receptive_field(transformer(), (), np.array(tokens))
 
 
-def test_a_vocabulary_of_two_has_no_other_token():
+def test_a_vocabulary_of_two_is_too_small():
   layer = TransformerLM(
     n_layers=0, mode='eval', **{**toy.SIZES, 'vocab_size': 2}
   )

@@ -1,4 +1,4 @@
-"""Reversible stacks: gradients, memory, and choices that do not turn."""
+"""Reversible stacks: gradients, memory, and replay of discrete choices."""
 
 import functools
 
@@ -17,7 +17,7 @@ P = functools.partial
 FF = P(hl.SparseFF, 32, 4)
 
 
-def parts(mode='train', dropout=0.2, feed_forward=FF):
+def sublayers(mode='train', dropout=0.2, feed_forward=FF):
   return [
     tl.Serial(
       hl.LayerNorm(),
@@ -47,12 +47,12 @@ def gradients(layer, weights, x, state, rng=toy.KEY):
 
 
 def by_autodiff(monkeypatch):
-  """Takes the custom backward pass away."""
+  """Removes the custom backward pass."""
   monkeypatch.setattr(reversible, '_run', reversible._run.fun)
 
 
-def test_gradients_are_those_of_autodiff(monkeypatch):
-  layer, x = hl.ReversibleRepeat(parts, 3), inputs()
+def test_gradients_equal_autodiff(monkeypatch):
+  layer, x = hl.ReversibleRepeat(sublayers, 3), inputs()
   weights, state = toy.make(layer, x)
   y, _ = toy.run(layer, x, weights, state)
   ours = gradients(layer, weights, x, state)
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_autodiff(monkeypatch):
   assert all(np.any(g) for g in jax.tree.leaves(ours[1]))
 
 
-def test_a_part_is_added_to_the_stream_that_it_does_not_read():
+def test_a_sublayer_is_added_to_the_stream_that_it_does_not_read():
   layer = hl.ReversibleRepeat(lambda: [hl.Dense(D), tl.Relu()], 2)
   x1, x2 = inputs()
   weights, state = toy.make(layer, (x1, x2))
@@ -76,9 +76,9 @@ def test_a_part_is_added_to_the_stream_that_it_does_not_read():
 
 
 def test_evaluation_is_training_without_noise():
-  calm = P(FF, temperature=0.0, quant_prob=1.0)
+  noiseless = P(FF, temperature=0.0, quant_prob=1.0)
   layers = {
-    mode: hl.ReversibleRepeat(P(parts, mode, 0.0, calm), 2, mode)
+    mode: hl.ReversibleRepeat(P(sublayers, mode, 0.0, noiseless), 2, mode)
     for mode in ('train', 'eval')
   }
   x = inputs()
@@ -89,7 +89,7 @@ def test_evaluation_is_training_without_noise():
 
 def test_decoding_is_evaluation():
   def of(mode):
-    return hl.ReversibleRepeat(P(parts, mode), 2, mode)
+    return hl.ReversibleRepeat(P(sublayers, mode), 2, mode)
 
   x = inputs()
   weights, state = toy.make(of('eval'), x)
@@ -98,8 +98,8 @@ def test_decoding_is_evaluation():
   step = jax.jit(of('predict').pure_fn)
   decoded, start = [], 0
   for n in (2, 1, 1, 1):
-    piece = tuple(z[:, start : start + n] for z in x)
-    z, state = step(piece, weights, state, toy.KEY)
+    chunk = tuple(z[:, start : start + n] for z in x)
+    z, state = step(chunk, weights, state, toy.KEY)
     decoded.append(z)
     start += n
   joined = [np.concatenate(z, axis=1) for z in zip(*decoded, strict=True)]
@@ -107,7 +107,7 @@ def test_decoding_is_evaluation():
 
 
 class Masked(base.Layer):
-  """x, context, mask -> x W, of the rows of the context in the mask."""
+  """x, context, mask -> tanh((x + sum of context rows in mask) W)."""
 
   def __init__(self):
     super().__init__(n_in=3, n_out=1)
@@ -121,7 +121,7 @@ class Masked(base.Layer):
     return jnp.tanh((x + rows) @ self.weights)
 
 
-def test_context_gets_gradients_and_a_mask_none(monkeypatch):
+def test_context_gets_gradients_and_a_mask_does_not(monkeypatch):
   layer = hl.ReversibleRepeat(lambda: [Masked(), hl.Dense(D)], 3)
   mask = np.array([[True, True, False], [True, False, False]])
   x = (*inputs(), toy.normal(2, 3, D, seed=2), mask)
@@ -158,17 +158,17 @@ def growth(layers, depths, x):
 def test_memory_is_flat_in_depth_with_dropout_and_noise(monkeypatch):
   x = inputs(length=256)
   # Dense attention's scores do not depend on depth either.
-  stack = P(hl.ReversibleRepeat, parts)
+  stack = P(hl.ReversibleRepeat, sublayers)
   shallow, deep = growth(stack, (2, 16), x)
-  # What is kept of each block are its choices, a byte for each of 8 blocks.
+  # Each block keeps its choices: a byte for each of 8 units.
   assert deep <= 1.05 * shallow + 14 * 2 * 256 * 8
   by_autodiff(monkeypatch)
   shallow, deep = growth(stack, (2, 16), x)
   assert deep > 3 * shallow
 
 
-def turning():
-  """A stack whose choices are near ties, which rounding turns."""
+def near_ties():
+  """A stack whose choices are so close to ties that rounding flips them."""
 
   def make():
     return [
@@ -179,14 +179,14 @@ def turning():
   layer, x = hl.ReversibleRepeat(make, 4), inputs(length=24)
   weights, state = toy.make(layer, x)
   (((c1, c2, bias, *rest), scale),) = weights
-  # Units differ in pairs by a rounding of their logits, and not in their bias.
+  # The weights of each pair of units differ by one ulp, and biases are 0.
   even = np.repeat(np.asarray(c2)[..., ::2], 2, axis=-1)
   c2 = np.where(np.arange(32) % 2, np.nextafter(even, np.inf), even)
   return layer, (((c1, c2, 0 * bias, *rest), scale),), x, state
 
 
 def relative_gap(a, b):
-  """The distance of two trees over the length of the second."""
+  """The norm of the difference, relative to the norm of the second tree."""
   a, b = (
     np.concatenate([np.ravel(x).astype(np.float32) for x in jax.tree.leaves(t)])
     for t in (a, b)
@@ -194,23 +194,23 @@ def relative_gap(a, b):
   return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-def test_choices_are_those_of_the_first_pass(monkeypatch):
-  layer, weights, x, state = turning()
+def test_the_backward_pass_replays_the_choices(monkeypatch):
+  layer, weights, x, state = near_ties()
   found = {}
-  # Compiled, the first passes too would round in different ways.
+  # Two compiled forward passes would round differently too.
   with jax.disable_jit():
     found['ours'] = gradients(layer, weights, x, state)
     with monkeypatch.context() as patch:
-      patch.setattr(reversible, 'remember_choices', lambda block, state: state)
-      found['forgetful'] = gradients(layer, weights, x, state)
+      patch.setattr(reversible, 'record_choices', lambda block, state: state)
+      found['no replay'] = gradients(layer, weights, x, state)
     by_autodiff(monkeypatch)
     exact = gradients(layer, weights, x, state)
   gaps = {name: relative_gap(g[1], exact[1]) for name, g in found.items()}
-  assert gaps['ours'] < 1e-5 < 1e-2 < gaps['forgetful']
+  assert gaps['ours'] < 1e-5 < 1e-2 < gaps['no replay']
 
 
 def test_bfloat16(monkeypatch):
-  layer, x = hl.ReversibleRepeat(P(parts, dropout=0.0), 3), inputs()
+  layer, x = hl.ReversibleRepeat(P(sublayers, dropout=0.0), 3), inputs()
   weights, state = toy.make(layer, x)
   halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
   ours = gradients(layer, halves, x, state)
@@ -219,20 +219,22 @@ def test_bfloat16(monkeypatch):
   assert relative_gap(ours, gradients(layer, halves, x, state)) < 0.02
 
 
-def test_errors():
+def test_invalid_arguments():
   shared = hl.Dense(D)
-  with pytest.raises(ValueError, match='cannot share layers, such as Dense'):
+  with pytest.raises(
+    ValueError, match=r'cannot share layers, .* the same Dense'
+  ):
     hl.ReversibleRepeat(lambda: [tl.Serial(shared)], 2)
-  with pytest.raises(ValueError, match='one part or more'):
+  with pytest.raises(ValueError, match='at least one layer'):
     hl.ReversibleRepeat(list, 2)
   with pytest.raises(ValueError, match=r'ReversibleRepeat\.n = -1'):
-    hl.ReversibleRepeat(parts, -1)
+    hl.ReversibleRepeat(sublayers, -1)
   with pytest.raises(ValueError, match='mode'):
-    hl.ReversibleRepeat(parts, 1, 'test')
+    hl.ReversibleRepeat(sublayers, 1, 'test')
 
 
-def test_a_state_that_changes(monkeypatch):
-  # Hashed attention draws from a key in its state, and changes it.
+def test_lsh_attention_recomputes_from_its_initial_state(monkeypatch):
+  # LSH attention samples from a key in its state and advances it.
   def make():
     return [
       tl.Serial(hl.LayerNorm(), hl.LSHAttention(D, 2, chunk_len=4)),

@@ -1,11 +1,11 @@
-"""A slow, plain statement of Block-Recurrent Transformers, for parity tests.
+"""A slow, plain Block-Recurrent Transformer, for parity tests.
 
-Source: "Block-Recurrent Transformers (arXiv 2203.07852)", in the reading of the
-published code where the two differ. That reading is:
+Source: "Block-Recurrent Transformers (arXiv 2203.07852)" and its published
+code, which counts where the two differ. It settles that
 
 - a token attends to the W tokens before it, never to itself;
 - the cache at the start of a document is zeros, and it is not masked;
-- keys and queries are L2-normalised per head, and the logits are
+- keys and queries are L2-normalized per head, and the logits are
   `(q . k + bias) * |scale|`, with no division by the root of the width;
 - tokens read the state as it entered the block;
 - state ids are added after the norm;
@@ -33,15 +33,15 @@ MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class Config:
-  """What the shapes of the parameters do not say.
+  """The settings that the shapes of the weights do not show.
 
   Attributes:
     n_heads: h.
     window: W.
     gate: 'fixed' or 'lstm'.
     update: 'skip', 'dual' or 'single'.
-    feedback: whether the layers with 'wq2' read the state of the one recurrent
-      layer, as it entered the block.
+    feedback: whether the layers with 'wq2' read the state of the only recurrent
+      layer as it entered the block.
     n_read_blocks: 2 if the state reads the keys of the previous and the current
       block, 1 if it reads those of the current block only.
   """
@@ -113,8 +113,8 @@ def attention(q, k, v, scale, bias=None, mask=None):
   """Attention with a sink.
 
   Args:
-    q: queries (B, Q, h, dh), normalised.
-    k: keys (B, K, h, dh), normalised.
+    q: queries (B, Q, h, dh), normalized.
+    k: keys (B, K, h, dh), normalized.
     v: values (B, K, h, dh).
     scale: (h,).
     bias: (h, Q, K), or none.
@@ -156,7 +156,7 @@ def gated(params, state, candidate, hidden, gate):
 
 
 def state_inputs(params, state, n_heads):
-  """What the state is to the attention of a block.
+  """Keys, values and queries that the attention of a block uses of the state.
 
   Args:
     params: the 'state' dict of a recurrent layer.
@@ -215,10 +215,10 @@ def layer_block(params, x, memory, read, config):
   Args:
     params: the dict of the layer.
     x: (B, W, d).
-    memory: {'k', 'v'} (B, W, h, dh) of the previous block; {'s'} (B, S, d) too
+    memory: {'k', 'v'} (B, W, h, dh) of the previous block, and {'s'} (B, S, d)
       in a recurrent layer.
-    read: keys and values (B, S, h, dh) of the state that the tokens read; none
-      if they read no state.
+    read: keys and values (B, S, h, dh) of the state that the tokens read, or
+      None.
     config: a Config.
 
   Returns:
@@ -259,7 +259,7 @@ def read_of(params, memory, config):
 
 
 def fresh_memory(params, batch, config):
-  """The memory at the start of a document, of every lane.
+  """The memory of all lanes at the start of a document.
 
   Args:
     params: see `forward`.
@@ -288,7 +288,7 @@ def fresh_memory(params, batch, config):
 
 
 def reset(params, start, memory, config):
-  """The memory, made fresh in the lanes where start (B,) is true."""
+  """The memory, reset in the lanes where start (B,) is true."""
   start = jnp.asarray(start)
   result = []
   fresh = fresh_memory(params, start.shape[0], config)
@@ -302,7 +302,7 @@ def reset(params, start, memory, config):
 
 
 def run_by_layer(layers, blocks, memory, config):
-  """Every block of a layer, then the next layer.
+  """Runs every block through a layer, then the next layer.
 
   Args:
     layers: the dicts of the layers.
@@ -325,7 +325,7 @@ def run_by_layer(layers, blocks, memory, config):
 
 
 def run_by_block(layers, blocks, memory, config):
-  """Every layer on a block, then the next block: feedback.
+  """Runs every layer on a block, then on the next block, as feedback needs.
 
   Args:
     layers: the dicts of the layers, one of them recurrent.
@@ -340,7 +340,7 @@ def run_by_block(layers, blocks, memory, config):
   (recurrent,) = (i for i, layer in enumerate(layers) if 'state' in layer)
   outputs = []
   for x in blocks:
-    # Once, before any layer: the state as it entered the block.
+    # All layers read the state as it entered the block.
     state = read_of(layers[recurrent], memory[recurrent], config)
     for i, layer in enumerate(layers):
       read = state if 'wq2' in layer else None
@@ -352,25 +352,25 @@ def run_by_block(layers, blocks, memory, config):
 def forward(params, tokens, start, memory, config):
   """The logits of a segment, and the memory for the next one.
 
-  Nothing is shifted: the logits at position i are those of token i+1, from
-  tokens 0 to i.
+  Tokens are not shifted: the logits at position i predict token i+1 from tokens
+  0 to i.
 
   Args:
     params: {'embed': (V, d), 'norm': (d,), 'layers': [layer, ...]}, where
       - layer is {'norm': (d,), 'wq', 'wk', 'wv': (d, h*dh), 'scale': (h,),
         't5': (h, 32), 'wo': (h*dh, d), 'ffn_norm': (d,), 'w1': (d, f), 'w2':
         (f, d)};
-      - one that reads a state has {'wq2': (d, h*dh), 'scale2': (h,)} too, and
-        'wo' is (2*h*dh, d), self-attention first;
-      - a recurrent one has 'state' as well: {'norm': (d,), 'ids', 'initial':
+      - a layer that reads a state also has {'wq2': (d, h*dh), 'scale2': (h,)},
+        and its 'wo' is (2*h*dh, d), self-attention first;
+      - a recurrent layer also has 'state': {'norm': (d,), 'ids', 'initial':
         (S, d), 'wk', 'wv', 'wq', 'wq2': (d, h*dh), 'scale', 'scale2': (h,)}
         and, by update,
         'skip': 'attention': {'w': (2*h*dh, d), 'gate'};
-        'dual': that, 'norm2': (d,), 'ffn': {'w1': (d, f), 'w2': (f, d),
+        'dual': the same, 'norm2': (d,), 'ffn': {'w1': (d, f), 'w2': (f, d),
         'gate'};
         'single': 'ffn': {'w1': (2*h*dh, f), 'w2': (f, d), 'gate'};
       - a gate is {'bias': (d,)} if fixed, else {'wf', 'wi': (n, d), 'bf', 'bi':
-        (d,)}, n being 2*h*dh under 'attention' and f under 'ffn'.
+        (d,)}, where n is 2*h*dh under 'attention' and f under 'ffn'.
     tokens: ints (B, N), N a multiple of W.
     start: bools (B,), true in the lanes where a document starts.
     memory: one dict per layer, see `fresh_memory`.

@@ -1,33 +1,33 @@
-"""A slow, plain statement of the multi-scale language models, for parity tests.
+"""Slow, plain multi-scale language models, for parity tests.
 
-Source: "Multi-scale Transformer Language Models" (arXiv 2005.00581), in this
-reading, which the paper's abstract and its readers leave open:
+Source: "Multi-scale Transformer Language Models" (arXiv 2005.00581). Its
+abstract and the papers that cite it leave open these rules of ours:
 
 - block m of scale S covers tokens m S .. m S + S - 1 and may be used at token t
   if and only if it has ended: (m + 1) S - 1 <= t. Blocks that have not ended at
   the last token do not exist; nothing is padded;
-- where no block of a scale may be used yet, a learned vector stands in, except
-  in attention, which then has no keys of that scale;
+- while no block of a scale may be used, a learned vector replaces it; attention
+  has no keys of that scale instead;
 - top-down: every scale is pooled from the embeddings and runs its blocks after
-  the coarser scale, whose latest usable vector it takes in;
-- bottom-up: every scale is pooled from the outputs of the finer one; tokens
-  then take in all scales at once, and go through blocks of their own;
-- retina: in every layer, tokens see tokens nearby, and pooled tokens in their
-  place further away: of windows of w tokens, tokens of the query's own and the
+  the coarser scale, whose latest usable vector is injected;
+- bottom-up: every scale is pooled from the outputs of the finer one; all scales
+  are then aggregated at each token, and further blocks follow;
+- retina: in every layer, tokens see near tokens, and pooled blocks of far ones.
+  With windows of w tokens, a query sees the tokens of its own window and of the
   one before, blocks of S_1 tokens of the S_1 windows before these, and so on;
   the last scale has no end;
-- a block stands at its first token; every scale that attention sees at once has
-  its own biases of position, and 'learned' positions are added to the pooled
-  inputs of every scale before anything else reads them.
+- the position of a block is that of its first token; attention to several
+  scales has position biases for each; 'learned' positions are added to the
+  pooled inputs of every scale before anything else reads them.
 
-The models see tokens shifted right by one: 'token t' above is the t-th of
-those, and logits at t predict token t of the sequence given.
+The models read tokens shifted right by one: 'token t' above is the t-th shifted
+token, and logits at t predict token t of the original sequence.
 
 Letters in shapes: T tokens, V tokens of the vocabulary, d width, f hidden width
 of a feed-forward layer, h heads of dh; a coarse scale S has T // S rows.
 
-All is in float64, for one sequence. Nothing here is compiled, masked, or shared
-with the code under test.
+Everything is in float64, for one sequence. Nothing here is compiled, masked, or
+shared with the code under test.
 """
 
 import math
@@ -42,13 +42,13 @@ MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class Config:
-  """What the shapes of the weights do not say.
+  """The settings that the shapes of the weights do not show.
 
   Attributes:
     scales: tokens in a block of each scale, finest (1) first.
     n_heads: h.
     positions: 'none', 'rotary', 't5', 'relative' or 'learned'.
-    shorten: 'average' or 'linear', of a group of vectors into one.
+    shorten: 'average' or 'linear' pooling of a group of vectors into one.
     inject: 'concat' or 'sum', in top-down models.
     aggregate: 'attention' or 'concat', in bottom-up models.
     window: w, in retina models.
@@ -72,7 +72,7 @@ class Config:
     assert self.aggregate in ('attention', 'concat')
 
 
-# Which blocks there are, and who may see them
+# Blocks and their visibility
 # ------------------------------------------------------------------------------
 def usable_blocks(scale, t, n_tokens):
   """The blocks of a scale that have ended at token t, earliest first."""
@@ -86,16 +86,16 @@ def tokens_of(scale, m):
 
 
 def retina_keys(t, n_tokens, window, scales):
-  """What token t sees in a layer of a retina.
+  """The keys that token t sees in a layer of a retina.
 
   Args:
     t: the token.
     n_tokens: T.
     window: w.
-    scales: those of the model.
+    scales: scales of the model.
 
   Returns:
-    (index of a scale, block) for every key. A block of scale 1 is a token.
+    (index of a scale, block) for every key; a block of scale 1 is a token.
   """
   chunk = t // window
   keys, start = [], 0
@@ -124,19 +124,19 @@ def dense(weights, x):
 
 
 def layer_norm(weights, x):
-  """Over the last axis of x, with {'scale': (d,), 'bias': (d,)}."""
-  return standardised(x) * weights['scale'] + weights['bias']
+  """Normalizes the last axis of x, with {'scale': (d,), 'bias': (d,)}."""
+  return standardized(x) * weights['scale'] + weights['bias']
 
 
-def standardised(x):
-  """Over the last axis of x."""
+def standardized(x):
+  """x with mean 0 and variance 1 along its last axis."""
   mean = x.mean(axis=-1, keepdims=True)
   variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
   return (x - mean) / np.sqrt(variance + EPSILON)
 
 
 def gelu(x):
-  """GELU, in its approximation by tanh."""
+  """GELU, approximated by tanh."""
   return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -146,11 +146,11 @@ def feed_forward(weights, x):
 
 
 def pool(weights, rows, ratio, how):
-  """Groups of `ratio` rows (n, d) to one each: (n // ratio, d).
+  """Pools groups of `ratio` rows: (n, d) -> (n // ratio, d).
 
   Args:
-    weights: of a dense layer (ratio * d) -> d if 'linear', else not used.
-    rows: (n, d); what is left after the last whole group is not used.
+    weights: a dense layer (ratio * d) -> d if 'linear', else unused.
+    rows: (n, d); an incomplete last group is unused.
     ratio: rows of a group.
     how: 'average' or 'linear'.
   """
@@ -182,15 +182,15 @@ def bucket(distance):
 
 
 def rotate(x, position):
-  """Turns heads (h, dh): pair i is number i of each half of a head."""
-  turned = np.zeros_like(x)
+  """Rotates heads (h, dh); pair i is element i of each half of a head."""
+  rotated = np.zeros_like(x)
   half = x.shape[1] // 2
   for i in range(half):
     angle = position * 10000.0 ** (-i / half)
     a, b = x[:, i], x[:, half + i]
-    turned[:, i] = a * math.cos(angle) - b * math.sin(angle)
-    turned[:, half + i] = b * math.cos(angle) + a * math.sin(angle)
-  return turned
+    rotated[:, i] = a * math.cos(angle) - b * math.sin(angle)
+    rotated[:, half + i] = b * math.cos(angle) + a * math.sin(angle)
+  return rotated
 
 
 def sinusoid(offset, d):
@@ -205,13 +205,12 @@ def attention(weights, model, x, x_positions, key_sets, visible, config):
   Args:
     weights: dense layers 'query', 'key', 'value', 'output'; 'positions', one
       for each key set: a table (h, 32) if 't5', a dense layer d -> d if
-      'relative', else not used. If 'scales' is there, (number of sets, d), its
-      row is added to the keys of each set.
+      'relative', else unused. If there is 'scales' (number of sets, d), its row
+      of a set is added to the keys of that set.
     model: the weights of the model; has 'u' and 'v', (h, dh), if 'relative'.
-    x: (n, d), the rows that ask.
-    x_positions: the token at which each of them stands.
-    key_sets: (rows (m, d), the token at which each of them stands) for each
-      key set.
+    x: (n, d), the rows of the queries.
+    x_positions: position of each row, in tokens.
+    key_sets: (rows (m, d), position of each row in tokens) for each key set.
     visible: for each row of x, a list of (number of a set, row in it).
     config: a Config.
 
@@ -265,7 +264,7 @@ def attention(weights, model, x, x_positions, key_sets, visible, config):
 
 
 def block(weights, model, x, scale, config):
-  """A causal block on rows x (n, d) that stand `scale` tokens apart."""
+  """A causal block on rows x (n, d) at distances of `scale` tokens."""
   positions = [m * scale for m in range(len(x))]
   visible = [[(0, j) for j in range(m + 1)] for m in range(len(x))]
   rows = layer_norm(weights['norm1'], x)
@@ -284,7 +283,7 @@ def block(weights, model, x, scale, config):
 
 
 def blocks(stack, model, x, scale, config):
-  """Blocks one after the other."""
+  """Applies blocks one after another."""
   for weights in stack:
     x = block(weights, model, x, scale, config)
   return x
@@ -299,7 +298,7 @@ def embed(weights, tokens):
 
 
 def placed(weights, rows, i, config):
-  """The rows of scale i, with learned positions added if there are any."""
+  """The rows of scale i, plus learned positions if there are any."""
   if config.positions != 'learned':
     return rows
   return rows + weights['places'][i][: len(rows)]
@@ -311,7 +310,7 @@ def logits(weights, x):
 
 
 def ratios(config):
-  """The blocks of each scale but the coarsest in one of the next."""
+  """Numbers of blocks of each scale in one block of the next scale."""
   pairs = zip(config.scales, config.scales[1:], strict=False)
   return [coarse // fine for fine, coarse in pairs]
 
@@ -327,15 +326,14 @@ def top_down(weights, tokens, config):
 
   Args:
     weights: {'embedding': (V, d), 'blocks': a list of blocks for each scale,
-      'norm', 'logits'}, and by index of the scale or, if there is none for the
-      finest, from 0 for the one above it,
+      'norm', 'logits'}, and lists by scale, or by coarser scale from index 0:
       - 'null' (d,), for every coarser scale;
       - 'inject', for every coarser scale if 'concat': a dense layer 2 d -> d
         from a row of the finer scale and one of the coarser;
       - 'shorten', for every coarser scale if 'linear': a dense layer from a
         group of rows of the next finer scale;
       - 'places' (n, d), for every scale if positions are learned;
-      also 'u' and 'v' (h, dh) if they are relative.
+      also 'u' and 'v' (h, dh) if positions are relative.
       A block is {'norm1', 'attention', 'norm2', 'feed_forward'}.
     tokens: T ints.
     config: a Config.
@@ -357,7 +355,7 @@ def top_down(weights, tokens, config):
         u = latest_usable(
           above, config.scales[i + 1], last_token, n_tokens, weights['null'][i]
         )
-        parts = standardised(x[m]), standardised(u)
+        parts = standardized(x[m]), standardized(u)
         if config.inject == 'concat':
           mixed[m] = dense(weights['inject'][i], np.concatenate(parts))
         else:
@@ -371,10 +369,10 @@ def bottom_up(weights, tokens, config):
   """The logits (T, V) of a bottom-up model.
 
   Args:
-    weights: as in `top_down`, but for 'inject'; 'null' only if aggregation is
-      'concat'; 'post', a list of blocks; 'aggregate', if there are two scales
-      or more: a dense layer (number of scales * d) -> d if 'concat', else a
-      block whose 'attention' has 'scales'.
+    weights: as in `top_down`, without 'inject'; 'null' only if aggregation is
+      'concat'; 'post', a list of blocks; 'aggregate', with two scales or more:
+      a dense layer (number of scales * d) -> d if 'concat', else a block whose
+      'attention' has 'scales'.
     tokens: T ints.
     config: a Config.
   """
@@ -392,11 +390,11 @@ def bottom_up(weights, tokens, config):
   if len(scales) > 1 and config.aggregate == 'concat':
     mixed = np.zeros_like(x)
     for t in range(n_tokens):
-      parts = [standardised(x[t])]
+      parts = [standardized(x[t])]
       for i in range(1, len(scales)):
         null = weights['null'][i - 1]
         u = latest_usable(outputs[i], scales[i], t, n_tokens, null)
-        parts.append(standardised(u))
+        parts.append(standardized(u))
       mixed[t] = dense(weights['aggregate'], np.concatenate(parts))
     x = mixed
   elif len(scales) > 1:

@@ -1,7 +1,7 @@
 """Block-Recurrent Transformer: parity with the paper's equations, and memory.
 
-The reference in `block_recurrent_reference.py` states the paper's section 3 on
-plain arrays; it was written from the equations, not from the layers.
+The reference in `block_recurrent_reference.py` implements the paper's section 3
+on plain arrays. It was written from the equations, not from the layers.
 """
 
 import functools
@@ -9,6 +9,7 @@ import functools
 import block_recurrent_reference as reference
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 import toy
@@ -31,7 +32,7 @@ FEEDBACK = {
   'feedback lstm single': dict(gate='lstm', update='single', feedback=True),
 }
 VARIANTS |= FEEDBACK
-# Of all variants, those that have all the parts; CI leaves the others out.
+# These variants cover all layers; CI leaves the others out.
 SOME = ['fixed skip', 'lstm dual', 'feedback fixed skip', 'slide']
 ALL = [
   name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
@@ -40,7 +41,7 @@ ALL = [
 
 
 def lm(gate='fixed', update='skip', n_read_blocks=2, feedback=False, **kwargs):
-  """The toy model of the published code's properties, as a factory."""
+  """A factory of toy models with the properties of the published code."""
   states = dict(
     window=WINDOW,
     n_states=N_STATES,
@@ -68,7 +69,7 @@ def slide(**kwargs):
 
 
 class Subject:
-  """A model with random weights, whose effects are of order 1."""
+  """A model with random weights whose effects are of order 1."""
 
   def __init__(self, model, batch=2, length=LENGTH, mode='eval'):
     self.layer = model(mode=mode)
@@ -88,10 +89,10 @@ class Subject:
 
 
 def weights_like(shapes, seed=0):
-  """Matrices that keep variance, and vectors around 1 with both signs."""
+  """Matrices that preserve variance, and vectors around 1 of both signs."""
   rng = np.random.default_rng(seed)
 
-  def draw(s):
+  def sample(s):
     x = rng.normal(size=s.shape)
     if s.shape[-2:] in ((VOCAB, 32), (N_STATES, 32)):
       return jnp.asarray(x, jnp.float32)
@@ -99,7 +100,7 @@ def weights_like(shapes, seed=0):
     scale = s.shape[-2] ** -0.5 if is_matrix else 1.0
     return jnp.asarray(x * scale + (not is_matrix), jnp.float32)
 
-  return jax.tree.map(draw, shapes)
+  return jax.tree.map(sample, shapes)
 
 
 @functools.cache
@@ -117,7 +118,7 @@ def tokens(length=LENGTH, batch=2, seed=0):
 def as_reference(
   weights, recurrent_layers, gate='fixed', update='skip', feedback=False
 ):
-  """The weights of a model as the reference names them."""
+  """The weights of a model, by the names of the reference."""
   leaves = iter(jax.tree.leaves(weights))
 
   def take(*names):
@@ -194,38 +195,38 @@ def test_parity_with_the_equations(name):
     last = x[:, -1:]
 
 
-# What logits depend on
+# Dependencies of the logits
 # ------------------------------------------------------------------------------
-FRESH, GOING_ON = [True, True], [False, False]
+FRESH, CONTINUED = [True, True], [False, False]
 
 
 def other_tokens(x, lane, p):
-  """x with another token at position p of a lane, or of all."""
+  """x with another token at position p of a lane or of all lanes."""
   x = x.copy()
   x[lane, p] = x[lane, p] % (VOCAB - 1) + 1
   return x
 
 
 def document(name, x, lengths):
-  """Logits of x, read from its start in segments of these lengths."""
+  """Logits of a document x, read in segments of these lengths."""
   ours = subject(name)
   state, start, outputs = ours.fresh, FRESH, []
   for part in np.split(x, np.cumsum(lengths)[:-1], axis=1):
     y, state = ours(part, start, state)
     outputs.append(y)
-    start = GOING_ON
+    start = CONTINUED
   return np.concatenate(outputs, axis=1)
 
 
 @pytest.mark.parametrize('name', ALL)
-def test_logits_see_tokens_before_them_and_no_others(name):
+def test_logits_depend_on_earlier_tokens_and_no_others(name):
   x = tokens()
   y = document(name, x, [LENGTH])
   for p in (0, 1, 15, 16, 31, 40, 63):
     changed = document(name, other_tokens(x, slice(None), p), [LENGTH])
     moved = (changed != y).any(axis=-1)
     assert not moved[:, : p + 1].any(), f'token {p} is seen too early'
-    # The first of these is moved by the embedding, the next by attention.
+    # The embedding changes the first of these logits, attention the second.
     assert moved[:, p + 1 : p + 3].all(), f'token {p} is not seen'
 
 
@@ -238,7 +239,7 @@ def test_segments_of_any_length_give_the_same_logits(name):
     np.testing.assert_allclose(parts, y, 1e-5, 1e-5, err_msg=str(lengths))
 
 
-def test_attention_alone_takes_segments_that_are_no_multiple_of_the_window():
+def test_without_recurrence_segments_need_not_be_multiples_of_the_window():
   x = tokens()
   y = document('slide', x, [LENGTH])
   parts = document('slide', x, [7, 25, 32])
@@ -246,14 +247,14 @@ def test_attention_alone_takes_segments_that_are_no_multiple_of_the_window():
 
 
 @pytest.mark.parametrize('name', SOME)
-def test_what_is_carried_matters(name):
+def test_carried_memory_changes_the_logits(name):
   ours, x = subject(name), tokens()
   _, state = ours(tokens(seed=1), FRESH, ours.fresh)
-  y, _ = ours(x, GOING_ON, state)
+  y, _ = ours(x, CONTINUED, state)
 
   def gap(forget):
     kept = jax.tree.map(lambda a: 0 * a if forget(a) else a, state)
-    return np.abs(ours(x, GOING_ON, kept)[0] - y)
+    return np.abs(ours(x, CONTINUED, kept)[0] - y)
 
   is_token, is_states, is_rows = (
     lambda a, tail=tail: a.shape[-len(tail) :] == tail
@@ -266,7 +267,7 @@ def test_what_is_carried_matters(name):
 
 
 @pytest.mark.parametrize('name', SOME)
-def test_lanes_begin_and_run_on_their_own(name):
+def test_lanes_are_independent(name):
   ours, x = subject(name), tokens()
   fresh, fresh_state = ours(x, FRESH, ours.fresh)
   _, dirty = ours(tokens(seed=1), FRESH, ours.fresh)
@@ -274,26 +275,26 @@ def test_lanes_begin_and_run_on_their_own(name):
   y, state = ours(x, [True, False], dirty)
   np.testing.assert_array_equal(y[0], fresh[0])
   assert np.abs(y[1] - fresh[1]).max() > 0.1
-  if name not in FEEDBACK:  # Where not all memory is in stacks.
+  if name not in FEEDBACK:  # Its memory is not all in stacks.
     both = [lane_of(s, 0) for s in (state, fresh_state)]
     jax.tree.map(np.testing.assert_array_equal, *both)
 
   swapped, _ = ours(x, [False, True], dirty)
   np.testing.assert_array_equal(swapped[1], fresh[1])
-  going_on, _ = ours(x, GOING_ON, dirty)
-  np.testing.assert_array_equal(swapped[0], going_on[0])
-  np.testing.assert_array_equal(y[1], going_on[1])
+  continued, _ = ours(x, CONTINUED, dirty)
+  np.testing.assert_array_equal(swapped[0], continued[0])
+  np.testing.assert_array_equal(y[1], continued[1])
 
   for change in (
-    ours(other_tokens(x, 1, 3), GOING_ON, dirty),
-    ours(x, GOING_ON, dirtier),
+    ours(other_tokens(x, 1, 3), CONTINUED, dirty),
+    ours(x, CONTINUED, dirtier),
   ):
-    np.testing.assert_array_equal(change[0][0], going_on[0])
-    assert (change[0][1] != going_on[1]).any()
+    np.testing.assert_array_equal(change[0][0], continued[0])
+    assert (change[0][1] != continued[1]).any()
 
 
 def lane_of(state, lane):
-  """What a state holds of one lane: the batch is axis 1 within stacks."""
+  """The state of one lane; in stacks the batch is axis 1."""
   return [
     a[lane] if a.shape == (2, 1) else a[:, lane]
     for a in jax.tree.leaves(state)
@@ -302,12 +303,12 @@ def lane_of(state, lane):
 
 
 def is_rate(a):
-  """Whether part of a state is a rate that Dropout keeps there."""
+  """Whether an array of a state is the rate of a Dropout layer."""
   return a.ndim < 2
 
 
 @pytest.mark.parametrize('p', [3, 15, 20])
-def test_reach_of_sliding_attention(p):
+def test_receptive_field_of_sliding_attention(p):
   n = 2 * LENGTH
   x = tokens(n)
   halves = [LENGTH, LENGTH]
@@ -322,13 +323,13 @@ def test_reach_of_sliding_attention(p):
 
 
 @pytest.mark.parametrize('name', ALL[:-1])
-def test_states_reach_every_later_block(name):
+def test_states_carry_a_token_to_every_later_block(name):
   x = tokens(2 * LENGTH)
   halves = [LENGTH, LENGTH]
   y = document(name, x, halves)
   gap = np.abs(document(name, other_tokens(x, slice(None), 3), halves) - y)
   by_block = gap.reshape(2, -1, WINDOW, VOCAB).max(axis=(2, 3))
-  # An old token fades by half in every block that passes.
+  # The influence of a token halves with every block.
   assert (by_block > 1e-4).all(), by_block
 
 
@@ -346,7 +347,7 @@ def test_number_of_layers(layers):
     ('FeedbackStack', lm(feedback=True, carry=False)),
   ],
 )
-def test_positions_that_rotate_are_not_carried(name, make):
+def test_carried_keys_cannot_have_rotary_positions(name, make):
   with pytest.raises(ValueError, match=f'{name}: keys that are carried'):
     make(mode='eval', positions=hl.RotaryPositions)
 
@@ -381,7 +382,7 @@ def test_without_memory_calls_are_whole_sequences_of_any_length(name):
   layer = make(carry=False)(mode='eval')
   shapes, state = toy.shapes(layer, x)
   assert jax.tree.structure(shapes) == jax.tree.structure(ours.weights)
-  # Feedback keeps the shapes of what it carries within a call, for one row.
+  # Feedback keeps memory of one row, for the shapes it carries within a call.
   assert name in FEEDBACK or all(map(is_rate, jax.tree.leaves(state)))
   y = document(name, x, [LENGTH])
   for length in (LENGTH, 40, 13)[: 3 if name == 'fixed skip' else 2]:
@@ -410,7 +411,7 @@ def test_recurrent_layers_anywhere():
   ours = Subject(lm(recurrent_layers=(3, 1), remat=True))
   y, _ = ours(x, FRESH, ours.fresh)
   first, state = ours(x[:, :32], FRESH, ours.fresh)
-  second, _ = ours(x[:, 32:], GOING_ON, state)
+  second, _ = ours(x[:, 32:], CONTINUED, state)
   both = np.concatenate([first, second], axis=1)
   np.testing.assert_allclose(both, y, 1e-5, 1e-5)
   states = [a for a in jax.tree.leaves(state) if a.shape[-2:] == (N_STATES, 32)]
@@ -421,7 +422,7 @@ def test_recurrent_layers_anywhere():
 # ------------------------------------------------------------------------------
 @functools.cache
 def decoder(name):
-  """The first state, and the compiled (tokens, state) -> logits, state."""
+  """The initial state, and a compiled (tokens, state) -> logits, state."""
   model = slide() if name == 'slide' else lm(**VARIANTS[name])
   layer, weights = model(mode='predict'), subject(name).weights
   shapes, state = toy.shapes(layer, tokens(1))
@@ -465,7 +466,7 @@ LAYERS = {'slide': ()}
 
 @functools.cache
 def gradients_of(name):
-  """(x, start, state, picked) -> gradients of the sum of picked * logits."""
+  """(x, start, state, picked) -> gradients of sum(picked * logits)."""
   ours = subject(name)
 
   def loss(weights, x, start, state, picked):
@@ -495,20 +496,20 @@ def test_every_weight_gets_a_gradient(name):
   named = as_reference(gradients, LAYERS.get(name, (2,)), *name.split())
   for layer in named['layers']:
     table = np.asarray(layer.pop('t5'))
-    # Distances 1 to 16 have the buckets of their number, and no others occur.
+    # Only distances 1 to 16 occur; the bucket of each is its number.
     assert (np.abs(table[:, 1:17]) > 0).all()
     assert not table[:, 0].any() and not table[:, 17:].any()
   for path, g in jax.tree_util.tree_leaves_with_path(named):
     assert np.isfinite(g).all(), path
-    # Units of a feed-forward part of states may be off for all of them.
+    # Some units of the states' feed-forward layers may be off for all states.
     assert (g != 0).mean() > 0.6, path
 
 
 @pytest.mark.parametrize('name', ['fixed skip', 'lstm dual'])
-def test_first_states_learn_from_starts_alone(name):
+def test_initial_states_get_gradients_only_where_sequences_start(name):
   ours, picked = subject(name), toy.normal(2, LENGTH, VOCAB)
   _, state = ours(tokens(seed=1), FRESH, ours.fresh)
-  for start in (GOING_ON, [False, True], FRESH):
+  for start in (CONTINUED, [False, True], FRESH):
     gradients = gradients_of(name)(tokens(), start, state, picked)
     named = as_reference(gradients, (2,), *name.split())
     first = named['layers'][1]['state']['initial']
@@ -518,7 +519,7 @@ def test_first_states_learn_from_starts_alone(name):
 def test_gradients_within_a_segment_pass_through_the_states():
   x = tokens() % 39 + 1
   x[:, :WINDOW] = np.arange(WINDOW) % 10 + 40
-  # Embeddings are the output's as well, of tokens below 10 here.
+  # The output layer shares the embeddings; here it uses those below 10.
   picked = np.zeros((2, LENGTH, VOCAB), np.float32)
   picked[:, -WINDOW:, :10] = toy.normal(2, WINDOW, 10)
   rows = {}
@@ -528,7 +529,7 @@ def test_gradients_within_a_segment_pass_through_the_states():
     assert rows[name].shape == (10, 32)
   assert np.abs(rows['fixed skip']).max(axis=1).min() > 1e-4
   assert np.abs(rows['lstm single']).max(axis=1).min() > 1e-4
-  # Three layers see 48 positions: the last tokens of block 0 are in reach.
+  # Three layers see 48 positions, so they would see the end of block 0.
   one = Subject(slide(n_layers=1))
 
   def loss(weights):
@@ -541,32 +542,6 @@ def test_gradients_within_a_segment_pass_through_the_states():
 
 # Cost
 # ------------------------------------------------------------------------------
-def inner_jaxprs(equation):
-  for inner in jax.tree.leaves(list(equation.params.values())):
-    inner = getattr(inner, 'jaxpr', inner)
-    if hasattr(inner, 'eqns'):
-      yield inner
-
-
-def n_equations(jaxpr):
-  return sum(1 + sum(map(n_equations, inner_jaxprs(e))) for e in jaxpr.eqns)
-
-
-def flops(jaxpr):
-  """FLOPs of all products: XLA's own analysis counts a loop's body once."""
-  total = 0
-  for e in jaxpr.eqns:
-    if e.primitive.name == 'dot_general':
-      left, _ = (x.aval.shape for x in e.invars)
-      (contracted, _), _ = e.params['dimension_numbers']
-      width = np.prod([left[i] for i in contracted])
-      total += 2 * int(width) * e.outvars[0].aval.size
-    assert e.primitive.name != 'while'
-    times = e.params['length'] if e.primitive.name == 'scan' else 1
-    total += times * sum(map(flops, inner_jaxprs(e)))
-  return total
-
-
 def program(model, length):
   """Jaxpr of a forward pass of one sequence, and the shapes of its state."""
   layer = model(mode='eval')
@@ -587,8 +562,9 @@ def program(model, length):
 def test_cost_is_linear_in_length_and_the_program_does_not_grow(name):
   model = slide() if name == 'slide' else lm(**VARIANTS[name])
   short, long = (program(model, n * WINDOW)[0] for n in (16, 32))
-  assert abs(flops(long) / flops(short) - 2) < 0.02
-  assert n_equations(long) == n_equations(short)
+  assert abs(jaxprs.flops(long) / jaxprs.flops(short) - 2) < 0.02
+  sizes = {len(list(jaxprs.equations(jaxpr))) for jaxpr in (short, long)}
+  assert len(sizes) == 1
 
 
 def test_cost_and_memory_of_the_published_model():
@@ -597,10 +573,14 @@ def test_cost_and_memory_of_the_published_model():
     for layers in (dict(), dict(n_layers=13, recurrent_layers=()))
   )
   recurrent, state = program(ours, 4096)
-  assert 0.95 < flops(recurrent) / flops(program(plain, 4096)[0]) < 1.03
+  assert (
+    0.95
+    < jaxprs.flops(recurrent) / jaxprs.flops(program(plain, 4096)[0])
+    < 1.03
+  )
   sizes = [a.size for a in jax.tree.leaves(state)]
-  # The smallest are the last token, whether the states are those of a sequence,
-  # and the rates of 25 Dropout layers.
+  # The smallest are the last token, the flag that a sequence has begun, and the
+  # rates of 25 Dropout layers.
   assert sum(n for n in sizes if n > 12) == 13_107_200
   assert sum(n for n in sizes if n <= 12) == 2 + 25
   assert toy.signature(state) == toy.signature(program(ours, 512)[1])

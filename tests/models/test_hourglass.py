@@ -1,4 +1,4 @@
-"""What is particular to Hourglass: who sees whom, sizes, cost."""
+"""Hourglass: which tokens a token depends on, sizes, cost."""
 
 import functools
 import math
@@ -23,16 +23,11 @@ def toy_model(**kwargs):
 
 
 def dependencies(model, length):
-  """Whether logits at i (rows) change with token j (columns)."""
+  """Whether logits at i (rows) depend on token j (columns)."""
   x = toy.tokens(length)
   weights, state = toy.make(model, x)
   run = jax.jit(lambda x: model.pure_fn(x, weights, state, toy.KEY)[0])
-  logits, seen = run(x), np.zeros((length, length), bool)
-  for j in range(length):
-    changed = x.copy()
-    changed[:, j] = (changed[:, j] + 1) % toy.VOCAB
-    seen[:, j] = (run(changed) != logits).any(axis=(0, 2))
-  return seen
+  return toy.dependencies(x, run)
 
 
 def test_without_vanilla_layers_a_group_hides_its_tokens():
@@ -47,7 +42,7 @@ def test_without_vanilla_layers_a_group_hides_its_tokens():
 
 
 def test_a_smaller_shift_leaks():
-  """Shifting by k - 2, not k - 1, must not go unnoticed by perturbation."""
+  """Perturbation detects a shift by k - 2 instead of k - 1."""
 
   def shift_less(shorten_factor):
     undo = tl.Fn(
@@ -61,8 +56,7 @@ def test_a_smaller_shift_leaks():
     upsample=hl.RepeatUpsample,
     mode='eval',
   )
-  seen = dependencies(model, 13)
-  leaks = [(i, j) for i, j in np.argwhere(seen) if j >= i]
+  leaks = toy.leaks(dependencies(model, 13))
   assert leaks == [(0, 0), (4, 4), (8, 8)]
 
 
@@ -104,7 +98,7 @@ def test_bad_hierarchy(hierarchy, message):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (dict(mode='test'), "got 'test'"),
+    (dict(mode='test'), r"HourglassLM\.mode = 'test' must be 'train'"),
     (dict(n_heads=3), 'n_heads = 3 must divide d_model = 16'),
     (dict(hierarchy='1@3', shorten_factor_dropout=(2,)), 'contain its factor'),
     (
@@ -188,7 +182,7 @@ PUBLISHED = {
 }
 
 
-# The others are those of gin files (and one beside), which CI counts as well.
+# tests/test_gin_files.py counts all slow ones but one in CI.
 @pytest.mark.parametrize(
   'name',
   [
@@ -196,14 +190,14 @@ PUBLISHED = {
     for name in PUBLISHED
   ],
 )
-def test_number_of_weights(name):
+def test_number_of_parameters(name):
   expected, arguments = PUBLISHED[name]
   weights, _ = toy.shapes(HourglassLM(**arguments), toy.tokens(24, batch=1))
   assert sum(math.prod(w.shape) for w in jax.tree.leaves(weights)) == expected
 
 
 def n_flops(layer, *inputs):
-  """Operations of one forward pass, counted without compiling it."""
+  """FLOPs of one forward pass, counted without compiling it."""
   x = inputs if len(inputs) > 1 else inputs[0]
   weights, state = toy.shapes(layer, x)
   x = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), x)
@@ -232,8 +226,8 @@ def upsampling_flops(k, length):
 
 @pytest.mark.parametrize('k', [2, 3, 4])
 def test_upsampling_costs_less_with_longer_groups(k):
-  """The part that grows with length squared is 6 d l ** 2 / k operations."""
-  length = 120  # And twice that: short enough to be one span of queries.
+  """The FLOPs that grow with length squared are 6 d l ** 2 / k."""
+  length = 120  # Twice that is still one span of queries.
   square = upsampling_flops(k, 2 * length) - 2 * upsampling_flops(k, length)
   products = 2 * 3 * D * length**2 / k  # q.k, q.r and weights times v.
   assert products < square / 2 < 1.25 * products

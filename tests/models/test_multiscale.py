@@ -1,4 +1,4 @@
-"""What is particular to multi-scale models: who sees whom, sizes, cost."""
+"""Multi-scale models: which tokens a token depends on, sizes, cost."""
 
 import collections
 import functools
@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 import toy
@@ -29,7 +30,7 @@ CONCAT = dict(aggregate=hl.ConcatAggregation)
 
 
 class Record(base.Layer):
-  """x -> x, which the state then holds."""
+  """x -> x; the state keeps x."""
 
   def init_weights_and_state(self, input_signature):
     self.state = jnp.zeros(input_signature.shape)
@@ -48,54 +49,19 @@ def toy_model(model, **kwargs):
   return model(**{**toy.SIZES, 'mode': 'eval', **kwargs})
 
 
-def states_of(layer, state, kind):
-  """The states of all layers of a kind within a layer, outermost first."""
-  if isinstance(layer, kind):
-    yield state
-  if layer.sublayers:
-    for parts in zip(layer.sublayers, state, strict=True):
-      yield from states_of(*parts, kind)
-
-
-# Who sees whom
+# Dependencies
 # ------------------------------------------------------------------------------
 def evaluate(layer, length):
-  """Random weights; tokens; compiled, tokens -> logits and what is recorded."""
+  """Random weights, tokens, and compiled tokens -> logits, recorded arrays."""
   x = toy.tokens(length)
   weights, state = toy.make(layer, x)
 
   @jax.jit
   def run(x):
     logits, new = layer.pure_fn(x, weights, state, toy.KEY)
-    return logits, [s[0] for s in states_of(layer, new, Record)]
+    return logits, [s[0] for s in toy.states_of(layer, new, Record)]
 
   return weights, x, run
-
-
-def dependencies(x, run):
-  """Whether logits at i (rows) change with token j (columns), in any lane.
-
-  And the same of all that was recorded.
-  """
-  length = x.shape[1]
-  old, moved = run(x), []
-  for j in range(length):
-    changed = x.copy()
-    changed[:, j] = (changed[:, j] + 1) % toy.VOCAB
-    moved.append(
-      jax.tree.map(lambda a, b: (a != b).any((0, 2)), old, run(changed))
-    )
-  return jax.tree.map(lambda *rows: np.stack(rows, axis=1), *moved)
-
-
-def leaks(seen):
-  """Pairs (i, j) of which logits at i see token j, and must not."""
-  return [(i, j) for i, j in np.argwhere(seen).tolist() if j >= i]
-
-
-def gaps(seen):
-  """Pairs (i, j) of which logits at i do not see token j, and should."""
-  return [(i, j) for i, j in np.argwhere(~seen).tolist() if j < i]
 
 
 CASES = {
@@ -128,22 +94,22 @@ CASES = {
 @pytest.mark.parametrize(
   'name',
   [
-    # The longest; CI has the other eight.
+    # The slowest; CI runs the other eight.
     pytest.param(name, marks=[pytest.mark.slow] * (name == 'bottom-up'))
     for name in CASES
   ],
 )
-def test_logits_see_all_tokens_before_and_no_others(name):
+def test_logits_depend_on_all_earlier_tokens_and_no_others(name):
   model, arguments = CASES[name]
   arguments = dict(arguments)
   if model is not RetinaLM:
     arguments['coarse_block'] = recorded_block
   layer = toy_model(model, **arguments)
   _, *program = evaluate(layer, LENGTH)
-  seen, recorded = dependencies(*program)
-  assert leaks(seen) == [] and gaps(seen) == []
+  seen, recorded = toy.dependencies(*program)
+  assert toy.leaks(seen) == [] and toy.gaps(seen) == []
 
-  # Token j is row j + 1 of the shifted sequence: rows from its block on move.
+  # Token j is row j + 1 of the shifted sequence: rows from its block on change.
   n_coarse = 0 if model is RetinaLM else len(arguments['scales']) - 1
   assert len(recorded) == n_coarse
   for moved in recorded:
@@ -157,10 +123,10 @@ def test_without_layers_a_token_sees_itself_and_the_newest_blocks():
   length = 24
   layer = toy_model(TopDownLM, scales=UNEQUAL, n_layers=(0, 0, 0))
   _, *program = evaluate(layer, length)
-  seen, _ = dependencies(*program)
+  seen, _ = toy.dependencies(*program)
   for i in range(length):
-    two = (i + 1) // 2  # Complete blocks of 2, the newest of which is seen.
-    six = two // 3  # Blocks of 6 that were complete at its end.
+    two = (i + 1) // 2  # Complete blocks of 2; the token sees the newest.
+    six = two // 3  # Blocks of 6 that are complete where that block ends.
     rows = {i, *range(2 * two - 2, 2 * two), *range(6 * six - 6, 6 * six)}
     # Row 0 of the shifted sequence is no token.
     assert set(np.flatnonzero(seen[i])) == {row - 1 for row in rows if row > 0}
@@ -176,7 +142,7 @@ LEAKY = {
 
 
 def pairs_of_own_block(length, scale):
-  """Pairs (i, j), j >= i, that are seen if a block in progress is."""
+  """Pairs (i, j), j >= i, that leak if a token sees a block in progress."""
   return [
     (i, j)
     for i in range(length)
@@ -193,14 +159,14 @@ def pairs_of_own_block(length, scale):
   ],
 )
 def test_blocks_in_progress_leak(name, monkeypatch):
-  """One row too early must not go unnoticed by perturbation."""
+  """Perturbation detects a block that is seen one row too early."""
   model, arguments = LEAKY[name]
   length = 16
 
   def found():
     layer = toy_model(model, scales=FINE, **arguments)
     _, *program = evaluate(layer, length)
-    return leaks(dependencies(*program)[0])
+    return toy.leaks(toy.dependencies(*program)[0])
 
   if name == 'retina':
     # Blocks from the own window on, of which no token sees those in progress.
@@ -228,10 +194,10 @@ def test_a_retina_that_forgets_a_window_has_gaps(monkeypatch):
   )
   layer = toy_model(RetinaLM, scales=FINE, window=4, n_layers=1)
   _, *program = evaluate(layer, 16)
-  seen, _ = dependencies(*program)
-  assert leaks(seen) == []
-  # The window two windows back, of shifted tokens.
-  assert gaps(seen) == [
+  seen, _ = toy.dependencies(*program)
+  assert toy.leaks(seen) == []
+  # The window of shifted tokens that is two windows back.
+  assert toy.gaps(seen) == [
     (i, j) for i in range(16) for j in range(i) if i // 4 - (j + 1) // 4 == 2
   ]
 
@@ -292,7 +258,7 @@ def test_coarse_layers_run_once_per_block_when_decoding(model, arguments):
   )
   n_fine, *n_layers = arguments['n_layers']
   n_fine += arguments.get('n_post', 0)
-  lengths = [7] + [1] * 17  # The prompt ends in the middle of blocks.
+  lengths = [7] + [1] * 17  # The prompt ends inside blocks.
   t = 0
   for length, (old, new) in zip(lengths, decode(layer, lengths), strict=True):
     rows = collections.Counter()
@@ -305,7 +271,7 @@ def test_coarse_layers_run_once_per_block_when_decoding(model, arguments):
     assert rows == {s: n for s, n in expected.items() if n}
 
     before, after = (
-      [inner for inner, _ in states_of(layer, state, scales.Coarse)]
+      [inner for inner, _ in toy.states_of(layer, state, scales.Coarse)]
       for state in (old, new)
     )
     assert len(after) == 2
@@ -360,7 +326,7 @@ ENDS = V * D + 2 * D + D * V + V  # Embedding, last norm, logits.
   ],
   ids=str,
 )
-def test_number_of_weights(sizes, n_layers):
+def test_number_of_parameters(sizes, n_layers):
   k = len(sizes) - 1
   common = dict(scales=sizes, n_layers=n_layers)
   blocks = sum(n_layers) * BLOCK + ENDS
@@ -385,7 +351,7 @@ def test_number_of_weights(sizes, n_layers):
 
 
 @pytest.mark.parametrize('model', [TopDownLM, BottomUpLM])
-def test_number_of_weights_of_one_scale(model):
+def test_number_of_parameters_of_one_scale(model):
   more = dict(n_post=2) if model is BottomUpLM else {}
   n_blocks = 3 + sum(more.values())
   expected = n_blocks * BLOCK + ENDS
@@ -393,7 +359,7 @@ def test_number_of_weights_of_one_scale(model):
   assert n_parameters(TransformerLM, n_layers=n_blocks) == expected
 
 
-def test_number_of_weights_of_retinas():
+def test_number_of_parameters_of_retinas():
   common = dict(scales=UNEQUAL, window=12, n_layers=3)
   plain = n_parameters(TransformerLM, n_layers=3)
   assert n_parameters(RetinaLM, **common) == plain == 3 * BLOCK + ENDS
@@ -404,32 +370,10 @@ def test_number_of_weights_of_retinas():
 
 # Cost
 # ------------------------------------------------------------------------------
-def inner_jaxprs(equation):
-  for inner in jax.tree.leaves(list(equation.params.values())):
-    inner = getattr(inner, 'jaxpr', inner)
-    if hasattr(inner, 'eqns'):
-      yield inner
-
-
-def flops(jaxpr):
-  """FLOPs of all products: XLA's own analysis counts a loop's body once."""
-  total = 0
-  for e in jaxpr.eqns:
-    if e.primitive.name == 'dot_general':
-      left, _ = (x.aval.shape for x in e.invars)
-      (contracted, _), _ = e.params['dimension_numbers']
-      width = math.prod(left[i] for i in contracted)
-      total += 2 * width * e.outvars[0].aval.size
-    assert e.primitive.name != 'while'
-    times = e.params['length'] if e.primitive.name == 'scan' else 1
-    total += times * sum(map(flops, inner_jaxprs(e)))
-  return total
-
-
 def costs(layer, length):
-  """FLOPs of the products of a forward pass of one sequence, and bytes kept.
+  """FLOPs of a forward pass of one sequence, and bytes kept for the gradient.
 
-  That is what the gradient of a loss keeps, without the weights.
+  The bytes are those of activations, without the weights.
   """
   x = ShapeDtype((1, length), np.int32)
   weights, state = jax.eval_shape(lambda: layer.init(x, toy.KEY))
@@ -453,7 +397,7 @@ def costs(layer, length):
       own[s.shape, s.dtype] -= 1
     else:
       n_bytes += math.prod(s.shape) * s.dtype.itemsize
-  return np.array([flops(jaxpr.jaxpr), n_bytes])
+  return np.array([jaxprs.flops(jaxpr.jaxpr), n_bytes])
 
 
 @pytest.mark.parametrize(
@@ -463,7 +407,7 @@ def costs(layer, length):
   'sizes', [COARSE, pytest.param(UNEQUAL, marks=slow)], ids=str
 )
 def test_a_layer_of_scale_s_costs_at_most_1_by_s(sizes, model):
-  """And not less than 1 / S ** 2, as its attention does."""
+  """And at least 1 / S ** 2, the cost of its attention."""
 
   def total(*n_layers):
     layer = toy_model(
@@ -490,10 +434,10 @@ def test_30_layers_of_three_scales_keep_less_than_14_of_one():
   assert 0.72 < ours / plain < 0.82
 
 
-# Parts
+# Factories
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize('model', [TopDownLM, BottomUpLM])
-def test_parts_are_told_how_far_apart_their_inputs_are(model):
+def test_factories_receive_the_stride_of_their_inputs(model):
   made = collections.defaultdict(set)
 
   def block(name, stride, positions):
@@ -555,11 +499,11 @@ MIXED = {
     pytest.param('recurrent and sparse coarse layers', marks=pytest.mark.slow),
   ],
 )
-def test_parts_of_other_models(name):
+def test_layers_of_other_models(name):
   length = 21
   weights, x, run = evaluate(toy_model(MIXED[name]), length)
-  seen, _ = dependencies(x, run)
-  assert leaks(seen) == [] and gaps(seen) == []
+  seen, _ = toy.dependencies(x, run)
+  assert toy.leaks(seen) == [] and toy.gaps(seen) == []
 
   decoder = toy_model(MIXED[name], mode='predict', max_len=length)
   _, state = toy.make(decoder, x[:, :1])
@@ -627,7 +571,7 @@ def test_bad_scales(model, sizes):
       (model, arguments, message)
       for model in (TopDownLM, BottomUpLM, RetinaLM)
       for arguments, message in [
-        (dict(mode='test'), "mode must be .* got 'test'"),
+        (dict(mode='test'), "LM.mode = 'test' must be 'train', 'eval' or"),
         (dict(n_heads=3), 'n_heads = 3 must divide d_model = 16'),
         (dict(dropout=1.0), 'dropout = 1.0'),
       ]
@@ -641,7 +585,7 @@ def test_bad_scales(model, sizes):
     (TopDownLM, dict(n_layers=6), r'TopDownLM\.n_layers = 6 must'),
     (TopDownLM, dict(inject=3), 'expected a layer factory .* got 3'),
     (TopDownLM, dict(inject=tl.Dropout), r'TopDownLM\.inject must .* 2 inputs'),
-    (TopDownLM, dict(shorten=tl.Add), r'TopDownLM\.shorten must .* @Average'),
+    (TopDownLM, dict(shorten=tl.Add), r'TopDownLM\.shorten must .*@Average'),
     (BottomUpLM, dict(aggregate=tl.Add), r'BottomUpLM\.aggregate .* 3 inputs'),
     (BottomUpLM, dict(aggregate=3), 'expected a layer factory .* got 3'),
   ],
@@ -656,5 +600,5 @@ def test_a_shortening_that_does_not_shorten():
     **{**toy.SIZES, 'n_layers': (1, 1, 1)},
     shorten=P(hl.Dense, toy.SIZES['d_model']),
   )
-  with pytest.raises(Exception, match=r'one row of 4 must turn'):
+  with pytest.raises(Exception, match=r'pools 4 rows into one must map'):
     toy.shapes(model, toy.tokens(16))

@@ -1,7 +1,7 @@
-"""Multi-scale models: parity with a statement of them by their rules.
+"""Multi-scale models: parity with a reference written from their rules.
 
-The reference in `multiscale_reference.py` lists, for every token, the blocks
-that it may see; it was written from the rules, not from the layers.
+The reference in `multiscale_reference.py` lists the blocks that each token may
+see. It was written from the rules, not from the layers.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ AGGREGATE = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A toy model, of which the library and the reference make one each.
+  """A toy model, made by both the library and the reference.
 
   Attributes:
     kind: 'top_down', 'bottom_up', 'retina' or 'transformer'.
-    scales: see `reference.Config`, as all that is not described here.
-    n_layers: blocks at each scale; None is 1 and, of retinas, 2 in all.
+    scales: see `reference.Config`, also for attributes not described here.
+    n_layers: blocks at each scale; None means 1 each, or 2 in a retina.
     n_post: blocks after the aggregation of a bottom-up model.
   """
 
@@ -56,7 +56,7 @@ class Case:
   n_post: int = 1
 
   def __str__(self):
-    """The kind, and what is not the default."""
+    """The kind, and the values that are not defaults."""
     values = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
     changed = [f'{f.name}={x}' for f, x in values[1:] if x != f.default]
     return ' '.join([self.kind, *changed])
@@ -70,7 +70,7 @@ class Case:
 
   @property
   def stacks(self):
-    """Blocks at each scale, of which retinas and transformers have one."""
+    """Blocks in each stack; retinas and transformers have one stack."""
     if self.n_layers is not None:
       return self.n_layers
     one = self.kind in ('retina', 'transformer')
@@ -94,13 +94,13 @@ class Case:
 
   @functools.cached_property
   def initial(self):
-    """Random weights of the library's model, and its state: nothing."""
+    """Random weights and the empty state of the library's model."""
     weights, state = toy.shapes(self.layer(), toy.tokens(13))
     return toy.random_like(weights), toy.zeros_like(state)
 
   @property
   def weights(self):
-    """Those of `initial`."""
+    """Random weights of the library's model."""
     return self.initial[0]
 
   @functools.cached_property
@@ -120,10 +120,10 @@ class Case:
 # Weights
 # ------------------------------------------------------------------------------
 def names(case):
-  """The names that the reference has for a model's weights, in their order.
+  """The reference's names of a model's weights, in the model's order.
 
-  A name is a path in the reference's dict. 'blocks', i and 'post' have the
-  weights of several blocks in one, on a leading axis.
+  A name is a path in the reference's dict. ('blocks', i) and ('post',) stack
+  the weights of several blocks on a leading axis.
   """
   last = len(case.scales) - 1
 
@@ -140,7 +140,7 @@ def names(case):
     return [('places', i)] if case.positions == 'learned' else []
 
   def block(*path, n_sets=1, own=()):
-    """The block at a path, whose attention has weights `own` of its scales."""
+    """A block whose attention has the weights `own` for each scale."""
     at, feed = (*path, 'attention'), (*path, 'feed_forward')
     result = norm(*path, 'norm1')
     if case.kind == 'retina':
@@ -194,7 +194,7 @@ def by_name(case):
 
 
 def as_reference(case):
-  """The weights of a case, as the reference takes them."""
+  """The weights of a case, in the format of the reference."""
   d_model, d_head = SIZES['d_model'], SIZES['d_model'] // SIZES['n_heads']
   stacks = {('blocks', i): n for i, n in enumerate(case.stacks)}
   if case.kind == 'bottom_up':
@@ -219,7 +219,7 @@ def as_reference(case):
 
 
 def put(tree, path, x):
-  """tree[path[0]][path[1]].. = x, with new dicts on the way."""
+  """Sets tree[path[0]][path[1]].. to x, and creates missing dicts."""
   *way, last = path
   for name in way:
     if isinstance(tree, dict):
@@ -253,7 +253,7 @@ CASES = [
 
 
 def all_cases():
-  """Every scheme of positions, in every kind of model, at several scales."""
+  """Every position scheme in every kind of model at several scales."""
   ways = [
     ('top_down', 'average', dict(inject='sum')),
     ('top_down', 'linear', dict(inject='concat')),
@@ -286,7 +286,7 @@ def all_cases():
       for parts in CASES
     ),
     *(pytest.param(*parts, marks=pytest.mark.slow) for parts in all_cases()),
-    # The only one whose scale of 16 is seen: further back than 6 windows of 16.
+    # The only retina long enough to use its scale of 16: 6 windows of 16 back.
     pytest.param(
       Case('retina', window=16, shorten='linear'),
       (113,),
@@ -307,12 +307,12 @@ def test_parity(case, lengths):
 
 
 @pytest.mark.parametrize('kind', ['top_down', 'bottom_up'])
-def test_learned_positions_of_a_scale_are_as_many_as_its_rows(kind):
+def test_number_of_learned_positions_of_a_scale_is_that_of_its_rows(kind):
   own = by_name(Case(kind, positions='learned'))
   assert [len(own['places', i]) for i in range(3)] == [47, 12, 3]
 
 
-def test_reference_of_a_prefix_is_the_prefix_of_the_reference():
+def test_the_reference_is_causal():
   x = toy.tokens(23, batch=1)
   for case, _ in CASES:
     expected = case.expect(x)
@@ -320,7 +320,7 @@ def test_reference_of_a_prefix_is_the_prefix_of_the_reference():
       toy.close(case.expect(x[:, :length]), expected[:, :length], 1e-12)
 
 
-# Models that are plain decoders
+# Equivalence with plain decoders
 # ------------------------------------------------------------------------------
 @functools.cache
 def decoder(positions):
@@ -341,13 +341,13 @@ def decoder(positions):
     Case('bottom_up', FINE, (2,)),
     Case('bottom_up', FINE, (0,), n_post=3),
     Case('retina', FINE, (3,), window=5),
-    # All tokens are in one window, or in two.
+    # All tokens are in one window or in two.
     Case('retina', UNEQUAL, (3,), window=48),
     Case('retina', UNEQUAL, (3,), window=24),
   ],
   ids=str,
 )
-def test_models_that_see_no_blocks_are_plain_decoders(case, positions):
+def test_models_without_coarse_blocks_are_plain_decoders(case, positions):
   case = dataclasses.replace(case, positions=positions)
   plain = decoder(positions)
   own, leaves = by_name(case), []
@@ -361,7 +361,7 @@ def test_models_that_see_no_blocks_are_plain_decoders(case, positions):
   toy.close(case.run(case.weights, x), plain.run(weights, x))
 
 
-# The reference on itself
+# Tests of the reference
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
   'scales, length, shorten',
@@ -373,7 +373,7 @@ def test_models_that_see_no_blocks_are_plain_decoders(case, positions):
   ids=str,
 )
 @pytest.mark.parametrize('kind', ['top_down', 'bottom_up', 'retina'])
-def test_reference_sees_every_token_before_and_no_other(
+def test_reference_depends_on_every_earlier_token_and_no_other(
   kind, scales, length, shorten
 ):
   case = Case(kind, scales, shorten=shorten, window=scales[-1])
@@ -395,7 +395,7 @@ def test_blocks_that_a_token_may_use():
   assert reference.usable_blocks(4, 7, 12) == [0, 1]
   for scale in (1, 2, 3, 4, 16):
     for t in range(50):
-      # The latest, by the paper's readers: floor((t + 1) / S) - 1.
+      # Papers that cite the model give the latest as floor((t + 1) / S) - 1.
       n = len(reference.usable_blocks(scale, t, 50))
       assert n - 1 == (t + 1) // scale - 1
 
@@ -408,7 +408,7 @@ def test_blocks_that_a_token_may_use():
 def test_keys_of_a_retina_cover_the_past_and_are_few(scales, window, length):
   seen = set()
   for t in range(length):
-    # Fails by itself where a token is not covered just once.
+    # Fails unless each token is covered exactly once.
     keys = reference.retina_keys(t, length, window, scales)
     assert len(keys) <= 2 * window + length / scales[1]
     seen |= {i for i, _ in keys}
@@ -416,8 +416,8 @@ def test_keys_of_a_retina_cover_the_past_and_are_few(scales, window, length):
 
 
 def test_keys_of_one_query_of_a_retina():
-  # Query 34 is in window 8. Tokens of windows 8 and 7; blocks of 2 of windows
-  # 6 and 5; blocks of 4 of windows 4 to 0, which are one block each.
+  # Query 34 is in window 8. It sees the tokens of windows 8 and 7, blocks of 2
+  # of windows 6 and 5, and blocks of 4 of windows 4 to 0, one block each.
   keys = reference.retina_keys(34, 40, window=4, scales=(1, 2, 4))
   by_scale = [[m for i, m in keys if i == scale] for scale in range(3)]
   assert by_scale == [

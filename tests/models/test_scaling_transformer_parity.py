@@ -1,4 +1,4 @@
-"""Scaling Transformers against those of trax 1.4.1, with the same weights."""
+"""Parity of Scaling Transformers with trax 1.4.1 for the same weights."""
 
 import functools
 
@@ -10,10 +10,11 @@ import toy
 
 from trax_hier import layers as hl
 from trax_hier.compat import tl
-from trax_hier.layers.base.stacking import Stack
+from trax_hier.layers.base.repeat import Stack
 from trax_hier.models import ScalingTransformer, ScalingTransformerLM
 
-# After the door, which makes these imports fast and works around today's JAX.
+# After trax_hier.compat, which patches trax for current JAX and makes these
+# imports fast.
 from trax.layers.research import sparsity  # isort: skip
 from trax.models.research import configurable_transformer  # isort: skip
 
@@ -38,8 +39,8 @@ OUR_CROSS = dict(cross_attention=P(hl.SparseCrossAttention, n_modules=S))
 
 
 def their_arrays(layer, weights):
-  """The arrays of trax's model in the order of their use, as ours are."""
-  if isinstance(weights, dict):  # The mark of a layer that ran before.
+  """The arrays of trax's model in the order of their use, in our layout."""
+  if isinstance(weights, dict):  # A layer that occurred before.
     return
   if isinstance(layer, sparsity._SparseFFController):
     m1, m2, mb = weights
@@ -47,7 +48,7 @@ def their_arrays(layer, weights):
   elif isinstance(layer, sparsity._SparseFFMain):
     w1, w2, b2 = weights
     assert w2.shape == (N, F // N, D)
-    # Block by block, as all the others are.
+    # Block by block, as in the other arrays.
     yield from (w1.reshape(D, F), w2.swapaxes(0, 1).reshape(F, D), b2)
   elif layer.sublayers:
     for sub, part in zip(layer.sublayers, weights, strict=True):
@@ -59,8 +60,8 @@ def their_arrays(layer, weights):
 def our_weights(layer, shapes, arrays):
   """Our model's weights, taken one after another from trax's arrays.
 
-  Both models use the same arrays in the same order. But where trax has one
-  block after another, a `Stack` of ours has their arrays side by side.
+  Both models use the same arrays in the same order, but our `Stack` stacks the
+  arrays of its blocks.
   """
   if isinstance(shapes, dict):
     return shapes
@@ -91,7 +92,7 @@ def check_same_logits(official, model, inputs):
   weights = our_weights(model, shapes, arrays)
   assert next(arrays, None) is None, 'trax has more arrays'
   logits, _ = toy.run(model, inputs, weights, toy.zeros_like(state))
-  # What trax's encoder-decoder returns besides is the tokens.
+  # The encoder-decoder of trax also returns the tokens.
   expected = expected[0] if isinstance(expected, tuple) else expected
   toy.close(logits, expected)
 
@@ -101,13 +102,13 @@ def positions():
 
 
 def ids(*shape, seed):
-  """Tokens of which none is padding."""
+  """Random tokens without padding."""
   rng = np.random.default_rng(seed)
   return rng.integers(1, VOCAB, shape).astype(np.int32)
 
 
 @pytest.mark.parametrize('sparse', [False, True], ids=['dense', 'sparse'])
-def test_encoder_decoder_as_in_trax(sparse):
+def test_encoder_decoder_equals_trax(sparse):
   theirs = dict(
     THEIR_SPARSE,
     encoder_decoder_attention_type=THEIR_ATTENTION,
@@ -129,7 +130,7 @@ def test_encoder_decoder_as_in_trax(sparse):
   check_same_logits(official, model, inputs)
 
 
-def test_language_model_as_in_trax():
+def test_language_model_equals_trax():
   official = configurable_transformer.ConfigurableTransformerLM(
     VOCAB,
     n_layers=2,

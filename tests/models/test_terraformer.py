@@ -1,4 +1,4 @@
-"""Terraformer: padding means nothing, decoding from prefixes, memory."""
+"""Terraformer: padding, decoding from sources, memory of training."""
 
 import functools
 import os
@@ -14,6 +14,8 @@ import toy
 from trax_hier import generation
 from trax_hier import layers as hl
 from trax_hier.compat import base
+from trax_hier.generation import programs
+from trax_hier.generation.stop_sequences import stop_array
 from trax_hier.layers.attention import dot_product
 from trax_hier.models import ReversibleLM, Terraformer
 
@@ -41,13 +43,13 @@ def weights():
 
 
 def evaluated(sources, tokens):
-  """Logits by evaluation."""
+  """Logits in eval mode."""
   layer = MODEL(mode='eval')
   _, state = toy.shapes(layer, (sources, tokens))
   return toy.run(layer, (sources, tokens), weights(), toy.zeros_like(state))[0]
 
 
-def test_padding_means_nothing_wherever_it_is():
+def test_padding_anywhere_does_not_change_the_logits():
   expected = evaluated(SOURCES, TOKENS)
   toy.close(evaluated(np.pad(SOURCES, [(0, 0), (0, 4)]), TOKENS), expected)
   with_gaps = np.zeros((2, 20), np.int32)
@@ -55,12 +57,12 @@ def test_padding_means_nothing_wherever_it_is():
   toy.close(evaluated(with_gaps, TOKENS), expected)
   alone = evaluated(SOURCES[1:, :5], TOKENS[1:])
   toy.close(alone, expected[1:])
-  # What is not padding does mean something.
+  # The sources themselves do.
   assert np.abs(evaluated(SOURCES[::-1], TOKENS) - expected).max() > 0.01
 
 
 @pytest.mark.slow
-def test_rows_of_other_lengths_decode_as_one_at_a_time():
+def test_a_batch_of_several_lengths_decodes_as_its_rows_alone():
   sources, prompts = [SOURCES[0], SOURCES[1, :5]], [[3, 4, 5], []]
   rows = generation.generate(
     MODEL, weights(), prompts, 6, temperature=0, sources=sources, max_len=9
@@ -86,7 +88,7 @@ def test_precisions(precision):
 
 
 def prefill(length):
-  """The program that reads a source: its size in bytes and in operations."""
+  """Temporary bytes and number of operations of the prefill program."""
   model = P(
     MODEL,
     n_encoder_layers=1,
@@ -94,13 +96,12 @@ def prefill(length):
     d_ff=256,
     positions=P(hl.LearnedPositions, 4096),
   )
-  program = generation._program(model, 0, 1, 64, 'float32', length)
+  program = programs.programs_of(model, '', 1, 64, 'float32', length)
   x = np.ones((1, length), np.int32), np.ones((1, 1), np.int32)
   shapes, _ = toy.shapes(model(mode='eval'), x)
-  shapes = jax.eval_shape(generation._lay_out(model, 0, 'float32'), shapes)
-  request = generation._Request(
-    None, None, jnp.int32(4), generation._stop_array([])
-  )
+  convert = programs.weights_converter(model, '', 'float32')
+  shapes = jax.eval_shape(convert, shapes)
+  request = programs.Request(None, None, jnp.int32(4), stop_array([]))
   lowered = program.start.lower(
     shapes,
     np.zeros((1, 65), np.int32),
@@ -113,19 +114,19 @@ def prefill(length):
 
 
 @pytest.mark.slow
-def test_prefill_is_linear_in_memory_and_nearly_a_program_of_one_size(
+def test_memory_of_prefill_is_linear_and_its_program_hardly_grows(
   monkeypatch,
 ):
-  # An encoder of many tokens takes some at a time.
+  # A long encoder attends in spans of queries.
   monkeypatch.setattr(dot_product, 'MAX_ROWS', 128)
   (memory, n), (longer, more) = prefill(1024), prefill(2048)
-  # A cache of twice the size may be half full: one more case of attention.
+  # The larger cache may be half full, which is one more branch of attention.
   assert more < 1.1 * n
   assert longer < 2.2 * memory
 
 
 def memory_of_training(depth, **changes):
-  """Temporary bytes of a gradient with dropout and noise."""
+  """Temporary bytes of a gradient, with dropout and noise."""
   sizes = {**SIZES, **changes, 'dropout': 0.1}
   layer = Terraformer(
     **{**sizes, 'n_encoder_layers': depth, 'n_decoder_layers': depth}
@@ -143,7 +144,7 @@ def memory_of_training(depth, **changes):
 @pytest.mark.slow
 def test_training_memory_is_flat_in_depth():
   shallow, deep = memory_of_training(2), memory_of_training(16)
-  # Per layer: its choices, a byte for each of 4 blocks and token.
+  # A layer keeps its choices, one byte for each token and each of 4 blocks.
   choices = 14 * 4 * (2 * 64 + 2 * 96)
   assert deep < 1.05 * shallow + choices
 
@@ -155,7 +156,7 @@ import conftest
 import jax, jax.numpy as jnp, numpy as np, toy
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import test_terraformer as t
-from trax_hier.training.step import cast_floats
+from trax_hier.layers.base.dtypes import cast_floats
 
 assert jax.device_count() == 4
 mesh = jax.make_mesh((2, 2), ('data', 'fsdp'), (AxisType.Auto,) * 2)
@@ -193,7 +194,7 @@ for dtype, tolerance in (jnp.float32, 1e-5), (jnp.bfloat16, 2e-2):
 
 
 @pytest.mark.slow
-def test_shards_give_the_gradients_of_one_device():
+def test_gradients_of_shards_equal_those_of_one_device():
   here = os.path.dirname(__file__)
   code = SHARDED.format(paths=[os.path.dirname(here), here])
   flags = '--xla_force_host_platform_device_count=4'
@@ -210,18 +211,18 @@ def test_shards_give_the_gradients_of_one_device():
   'changes, message',
   [
     (dict(n_decoder_layers=0), r'Terraformer\.n_decoder_layers = 0'),
-    (dict(n_heads=3), 'n_heads = 3'),
+    (dict(n_heads=3), r'Terraformer\.n_heads = 3 must divide d_model'),
     (dict(attention=hl.SlidingAttention), r'Terraformer\.attention .* causal'),
     (dict(attention=hl.EncoderAttention), r'Terraformer\.attention .* causal'),
     (
       dict(encoder_attention=hl.CrossAttention),
-      r'Terraformer\.encoder_attention must make a layer of x and mask',
+      r'Terraformer\.encoder_attention must make a layer of 2 inputs',
     ),
     (
       dict(encoder_attention=SPARSE),
       r'Terraformer\.encoder_attention .* all rows',
     ),
-    (dict(mode='decode'), "mode must be 'train'"),
+    (dict(mode='decode'), r"Terraformer\.mode = 'decode' must be 'train'"),
   ],
 )
 def test_bad_arguments(changes, message):
@@ -244,11 +245,11 @@ def test_hashed_attention_is_causal_in_the_decoder_alone():
       return [layer._causal]
     return [c for sub in layer.sublayers for c in found(sub)]
 
-  # A template of each stack is what its layers are.
+  # A stack has one template for all its layers.
   assert found(layer) == [False, True, True]
 
 
-def test_shared_positions_are_refused():
+def test_shared_positions_raise():
   with pytest.raises(ValueError, match='cannot share layers'):
     Terraformer(**{**SIZES, 'positions': hl.RelativePositions})
 

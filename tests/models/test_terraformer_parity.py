@@ -1,4 +1,4 @@
-"""Terraformers against those of trax 1.4.1, with the same weights."""
+"""Parity of Terraformers with trax 1.4.1 for the same weights."""
 
 import dataclasses
 import functools
@@ -23,13 +23,14 @@ from trax_hier import layers as hl
 from trax_hier.compat import tl
 from trax_hier.models import Terraformer
 
-# After the door, which makes these imports fast and works around today's JAX.
+# After trax_hier.compat, which patches trax for current JAX and makes these
+# imports fast.
 from trax.layers import reversible  # isort: skip
 from trax.models.research import terraformer  # isort: skip
 
 P = functools.partial
 U = 4  # Width of the SRUs.
-MAX_LEN = 32  # Of the positions.
+MAX_LEN = 32  # Number of learned positions.
 SIZES = dict(
   d_model=D,
   d_ff=F,
@@ -43,7 +44,7 @@ M, LENGTH = 9, 7
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Arguments that make the same model of trax and of ours."""
+  """Arguments of one model for trax and for us."""
 
   theirs: dict
   ours: dict
@@ -54,7 +55,7 @@ class Variant:
       max_len=MAX_LEN,
       mode=mode,
       encoder_attention_type=tl.Attention,
-      pos_type=None,  # Those of `tl.PositionalEncoding`, which are learned.
+      pos_type=None,  # `tl.PositionalEncoding`, which is learned.
       reversible_encoder=True,
       use_two_swaps_per_encoder_block=True,
       center_layernorm=True,
@@ -83,7 +84,7 @@ def sparse_attention(**options):
   )
 
 
-# As terraformer_c4_medium.gin of trax, but small.
+# A small terraformer_c4_medium.gin of trax.
 MEDIUM = Variant(
   dict(
     encoder_decoder_attention_type=sparse_attention(),
@@ -145,7 +146,7 @@ def pair(*lengths):
   sources = rng.integers(1, VOCAB, shape)
   sources *= np.arange(M) < np.array(lengths)[:, None]
   tokens = rng.integers(1, VOCAB, (len(lengths), LENGTH))
-  tokens[-1, -2:] = 0  # Padding of targets is a token as any other.
+  tokens[-1, -2:] = 0  # Padding of targets is a token like any other.
   return sources.astype(np.int32), tokens.astype(np.int32)
 
 
@@ -153,17 +154,17 @@ BATCH = pair(M, 5, 1)
 
 
 def ours_from_official(official, weights, model, shapes):
-  """Weights of trax's model, or their gradients, in the tree of ours.
+  """Weights or gradients of trax's model, in the tree of our model.
 
-  `shapes` are those of the weights of our model. Each part of it uses its
-  arrays in the order of trax; only the parts are not in the same order.
+  `shapes` has the shapes of our weights. The groups of layers are in another
+  order than in trax; the arrays in each group are in the same order.
   """
   layers = zip(official.sublayers, weights, strict=True)
-  parts = [list(their_arrays(layer, part)) for layer, part in layers]
-  # The others have none.
-  sources, targets, encoder, decoder, norm, logits = filter(None, parts)
+  groups = [list(their_arrays(*pair)) for pair in layers]
+  # The other layers have no arrays.
+  sources, targets, encoder, decoder, norm, logits = filter(None, groups)
   table, source_positions = sources
-  (target_positions,) = targets  # And the same table.
+  (target_positions,) = targets  # They share the table.
   arrays = iter(
     [
       table,
@@ -181,7 +182,7 @@ def ours_from_official(official, weights, model, shapes):
 
 
 def near(y, expected):
-  """Asserts that y is near `expected`, by the largest number of that."""
+  """Asserts that y is near `expected`, relative to its largest number."""
   y, expected = np.asarray(y), np.asarray(expected)
   assert y.shape == expected.shape
   gap, scale = np.max(np.abs(y - expected)), np.max(np.abs(expected))
@@ -212,7 +213,7 @@ SLOW_DEEP = pytest.param(DEEP, id='deep', marks=pytest.mark.slow)
     SLOW_DEEP,
   ],
 )
-def test_evaluation_as_in_trax(variant):
+def test_evaluation_equals_trax(variant):
   official, ours = same_weights(variant, 'eval', BATCH)
   expected, tokens = evaluate(*official, BATCH)
   np.testing.assert_array_equal(tokens, BATCH[1])
@@ -220,11 +221,11 @@ def test_evaluation_as_in_trax(variant):
     near(*row)
 
 
-def in_steps(step, weights, state, inputs):
+def decode(step, weights, state, inputs):
   """Logits (b, length, vocab) of a model in predict mode, token by token."""
   sources, tokens = inputs
   outputs = []
-  # In this mode nothing is shifted.
+  # Models in predict mode do not shift.
   for token in np.pad(tokens, [(0, 0), (1, 0)]).T[:-1]:
     y, state = step((sources, token[:, None]), weights, state, toy.KEY)
     outputs.append(y[0] if isinstance(y, tuple) else y)
@@ -235,24 +236,23 @@ def in_steps(step, weights, state, inputs):
 @pytest.mark.parametrize(
   'variant', [MEDIUM, DENSE, DEEP], ids=['medium', 'dense', 'deep']
 )
-def test_decoding_as_in_trax(variant):
+def test_decoding_equals_trax(variant):
   model = variant.model('predict')
   sources, tokens = BATCH
   (official, weights, state), (_, ours, _) = same_weights(
     variant, 'predict', (sources[:1], tokens[:1, :1])
   )
   _, our_state = toy.make(model, (sources, tokens[:, :1]))
-  logits = in_steps(jax.jit(model.pure_fn), ours, our_state, BATCH)
-  # Of trax, one row after another: it takes no others at once.
+  logits = decode(jax.jit(model.pure_fn), ours, our_state, BATCH)
+  # The model of trax decodes only one row at a time.
   step = jax.jit(official.pure_fn)
   for i in range(len(sources)):
     row = sources[i : i + 1], tokens[i : i + 1]
-    near(logits[i : i + 1], in_steps(step, weights, state, row))
+    near(logits[i : i + 1], decode(step, weights, state, row))
 
 
-# Gradients.
-
-
+# Gradients
+# ------------------------------------------------------------------------------
 def gradients(layer, weights, state, inputs):
   """Gradients of the cross-entropy of tokens."""
 
@@ -268,10 +268,10 @@ def gradients(layer, weights, state, inputs):
 @pytest.mark.parametrize(
   'variant', [pytest.param(DENSE, id='dense'), SLOW_DEEP]
 )
-def test_gradients_as_in_trax(monkeypatch, variant):
+def test_gradients_equal_trax(monkeypatch, variant):
   official, (model, weights, state) = same_weights(variant, 'train', BATCH)
   ours = gradients(model, weights, state, BATCH)
-  # Theirs by automatic differentiation, nothing reconstructed.
+  # Trax by automatic differentiation, without reconstructed activations.
   plain = property(lambda self: False)
   monkeypatch.setattr(reversible.ReversibleLayer, 'has_backward', plain)
   theirs = gradients(*official, BATCH)
@@ -282,10 +282,10 @@ def test_gradients_as_in_trax(monkeypatch, variant):
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-5 * scale)
 
 
-# SRU.
-
+# SRU
+# ------------------------------------------------------------------------------
 X = toy.normal(2, 11, U)
-# Rows that are not there in front, in the middle and at the end.
+# Masked rows at the start, in the middle and at the end.
 MASK = np.array([[0, 0, 0, 1, 1, 0, 1, 1, 0, 0, 1], [1] * 6 + [0, 1, 1, 0, 0]])
 MASK = MASK.astype(bool)
 
@@ -295,12 +295,12 @@ def sru(mode, masked=False):
 
 
 def sru_weights():
-  """Of gates that are open, shut and in between."""
+  """Weights that open and close the gates, fully and partly."""
   return toy.random_like(toy.shapes(sru('eval'), X)[0], scale=1.0)
 
 
 def recurrence(x, weights, mask):
-  """What an SRU makes of x, row by row in double precision."""
+  """Output of an SRU, row by row in double precision."""
   kernel, bias = (np.asarray(w, np.float64) for w in weights)
   outputs, cells = [], np.zeros_like(x[:, 0], np.float64)
   for t in range(x.shape[1]):
@@ -313,22 +313,22 @@ def recurrence(x, weights, mask):
 
 
 def sru_in_calls(layer, weights, inputs, lengths):
-  """The outputs of an SRU in predict mode, called with parts of its inputs."""
+  """Outputs of an SRU in predict mode, in calls of these lengths."""
 
-  def part(start, n):
+  def chunk(start, n):
     return jax.tree.map(lambda x: x[:, start : start + n], inputs)
 
-  _, state = toy.make(layer, part(0, lengths[0]))
+  _, state = toy.make(layer, chunk(0, lengths[0]))
   step, outputs, start = jax.jit(layer.pure_fn), [], 0
   for n in lengths:
-    y, state = step(part(start, n), weights, state, toy.KEY)
+    y, state = step(chunk(start, n), weights, state, toy.KEY)
     outputs.append(y)
     start += n
   assert start == X.shape[1]
   return jnp.concatenate(outputs, axis=1)
 
 
-def test_sru_as_in_trax():
+def test_sru_equals_trax():
   official = tl.SRU(U, mode='eval')
   weights, state = toy.make(official, X, scale=1.0)
   expected = evaluate(official, weights, state, X)
@@ -347,7 +347,7 @@ def test_sru_is_its_recurrence():
   near(sru_in_calls(sru('predict'), weights, X, [4, 1, 1, 3, 2]), expected)
 
 
-def test_rows_that_are_not_there_leave_the_cells_of_an_sru():
+def test_masked_rows_leave_the_cells_of_an_sru():
   weights = sru_weights()
   expected = recurrence(X, weights, MASK)[MASK]
   y = evaluate(sru('eval', True), weights, (), (X, MASK))
@@ -355,7 +355,7 @@ def test_rows_that_are_not_there_leave_the_cells_of_an_sru():
   layer = sru('predict', True)
   y = sru_in_calls(layer, weights, (X, MASK), [2, 3, 1, 1, 4])
   near(y[MASK], expected)
-  # So the others are what they would be alone.
+  # The other rows give what they would give alone.
   for x, mask, row in zip(X, MASK, y, strict=True):
     x = x[mask][None]
     alone = recurrence(x, weights, np.ones(x.shape[:2], bool))

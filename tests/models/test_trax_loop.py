@@ -21,8 +21,8 @@ OTHERS = ('slide', 'top-down', 'bottom-up', 'retina', 'scaling', 'reversible')
 MODELS |= {name: contract.ROWS[name].model for name in OTHERS}
 
 
-# CI has one; those with a memory across steps or with sources take more inputs
-# than Trax's loop has.
+# CI runs one. Models with carried memory or sources are missing: they take more
+# inputs than the loop of Trax gives.
 @pytest.mark.parametrize(
   'name',
   [

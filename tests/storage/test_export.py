@@ -1,6 +1,6 @@
-"""Exports: names of tensors, bits that come back, what is refused.
+"""Exports: tensor names, bitwise round trips, errors.
 
-After a deliberate change of names write their record anew:
+After a deliberate change of names, rewrite the golden file:
 
   python tests/storage/test_export.py --write-golden
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 if __name__ == '__main__':
+  sys.path.append(str(pathlib.Path(__file__).parents[1]))
   import conftest  # noqa: F401
 
 import contract
@@ -30,21 +31,22 @@ from trax_hier import cli, config, generation
 from trax_hier import layers as hl
 from trax_hier.compat import tl
 from trax_hier.data import ByteVocab, SentencePieceVocab
-from trax_hier.data.batching.span_corruption import SentinelVocab
+from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 from trax_hier.storage import export, runs
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
 from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.training.state import token_shapes
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tensor_names.json'
-RECORDED = 'hourglass', 'block-recurrent', 'terraformer'
+GOLDEN_ROWS = 'hourglass', 'block-recurrent', 'terraformer'
 WEIGHTS = export.WEIGHTS_FILE
 
 each_row = pytest.mark.parametrize(
   'row',
   [
     pytest.param(
-      name, marks=[pytest.mark.slow] * (name not in (*RECORDED, 'transformer'))
+      name,
+      marks=[pytest.mark.slow] * (name not in (*GOLDEN_ROWS, 'transformer')),
     )
     for name in contract.ROWS
   ],
@@ -52,7 +54,7 @@ each_row = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def clear_config():
   yield
   config.clear()
 
@@ -65,7 +67,7 @@ def shapes_of_row(row, mode='eval'):
 
 
 def random_weights(shapes):
-  """Different numbers in every place, of all magnitudes."""
+  """Random weights of many magnitudes."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda s: np.float32(
@@ -75,36 +77,37 @@ def random_weights(shapes):
   )
 
 
-def named(layer, weights):
-  """The arrays of a model by their names."""
+def named_arrays(layer, weights):
+  """The arrays of a model by name."""
   leaves = jax.tree.leaves(weights)
   names = tensor_names(layer, weights)
   return {name: leaves[at.leaf][at.index] for name, at in names.items()}
 
 
-def record(row):
+def named_shapes(row):
   layer, shapes = shapes_of_row(row)
   zeros = jax.tree.map(lambda s: np.zeros(s.shape), shapes)
-  return {name: f'{[*x.shape]}' for name, x in named(layer, zeros).items()}
+  arrays = named_arrays(layer, zeros)
+  return {name: f'{[*x.shape]}' for name, x in arrays.items()}
 
 
 # Names ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('row', RECORDED)
-def test_names_are_those_of_the_record(row):
-  assert record(row) == json.loads(GOLDEN.read_text())[row]
+@pytest.mark.parametrize('row', GOLDEN_ROWS)
+def test_names_match_the_golden_file(row):
+  assert named_shapes(row) == json.loads(GOLDEN.read_text())[row]
 
 
 @each_row
-def test_weights_come_back_bit_by_bit(row, tmp_path):
+def test_weights_round_trip_bitwise(row, tmp_path):
   layer, shapes = shapes_of_row(row)
   weights = random_weights(shapes)
   file = tmp_path / WEIGHTS
   write_tensors(file, layer, weights)
-  back = read_tensors(file, layer, shapes)
-  assert jax.tree.structure(back) == jax.tree.structure(weights)
-  for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(weights), strict=True):
+  read = read_tensors(file, layer, shapes)
+  assert jax.tree.structure(read) == jax.tree.structure(weights)
+  for x, y in zip(jax.tree.leaves(read), jax.tree.leaves(weights), strict=True):
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(x, y)
   tensors = safetensors.numpy.load_file(file)
@@ -156,7 +159,7 @@ def test_names_do_not_depend_on_how_blocks_are_run():
     assert list(other) == list(plain)
 
 
-def test_repeats_in_repeats():
+def test_nested_repeats():
   def outer():
     return tl.Serial(hl.Repeat(block, 2), tl.LayerNorm())
 
@@ -168,7 +171,7 @@ def test_repeats_in_repeats():
   assert len(set(names.values())) == len(names) == 3 * (2 * 16 + 2)
 
 
-def test_each_block_is_a_tensor_of_its_own(tmp_path):
+def test_each_block_is_a_separate_tensor(tmp_path):
   layer, shapes = shapes_of_row('transformer')
   weights = random_weights(shapes)
   write_tensors(tmp_path / 'x', layer, weights)
@@ -185,7 +188,7 @@ def test_each_block_is_a_tensor_of_its_own(tmp_path):
 
 @pytest.fixture(scope='module')
 def exported(tiny_run, tmp_path_factory):
-  """The tiny run as an export; its data are not looked at again."""
+  """The tiny run as an export."""
   folder = tmp_path_factory.mktemp('export') / 'model'
   code = cli.main(['export', f'--run={tiny_run.folder}', f'--output={folder}'])
   config.clear()
@@ -195,7 +198,7 @@ def exported(tiny_run, tmp_path_factory):
 
 @pytest.fixture
 def copy(exported, tmp_path):
-  """A copy of the export, to be spoilt."""
+  """A copy of the export that a test may damage."""
   return shutil.copytree(exported, tmp_path / 'model')
 
 
@@ -228,7 +231,7 @@ def test_sampling(exported, monkeypatch):
 
 
 @pytest.mark.slow
-def test_sampling_gives_what_the_run_gives(exported, tiny_run):
+def test_sampling_equals_that_of_the_run(exported, tiny_run):
   loaded = trax_hier.load(exported)
   expected = generation.sample_text(
     loaded.model, tiny_run.result.weights, ByteVocab(), 'ab', 5, seed=3
@@ -237,7 +240,7 @@ def test_sampling_gives_what_the_run_gives(exported, tiny_run):
 
 
 @pytest.mark.slow
-def test_commands_take_an_export_for_a_run(exported, tiny_run, capsys):
+def test_commands_accept_an_export_as_a_run(exported, tiny_run, capsys):
   outputs = []
   for folder in (tiny_run.folder, exported):
     generate = ['generate', f'--run={folder}', '--prompt=na', '--n_tokens=9']
@@ -248,10 +251,10 @@ def test_commands_take_an_export_for_a_run(exported, tiny_run, capsys):
   assert outputs[0] == outputs[1]
 
 
-def test_an_export_has_one_step_and_not_the_data(exported, capsys):
+def test_an_export_has_one_step_and_no_data(exported, capsys):
   arguments = ['generate', f'--run={exported}', '--step=2', '--prompt=']
   assert cli.main(arguments) == 2
-  assert 'has step 4 alone' in capsys.readouterr().err
+  assert 'has only step 4' in capsys.readouterr().err
   elsewhere = "--config=TextFiles.path = 'elsewhere'"
   assert cli.main(['evaluate', f'--run={exported}', elsewhere]) == 2
   assert "TextFiles.path = 'elsewhere'" in capsys.readouterr().err
@@ -259,7 +262,7 @@ def test_an_export_has_one_step_and_not_the_data(exported, capsys):
   assert (run.data.unit, run.data.vocab.size) == ('byte', 256)
 
 
-def test_what_is_in_the_folder(exported, tiny_run):
+def test_files_of_the_export(exported, tiny_run):
   assert {path.name for path in exported.iterdir()} == {
     'README.md',
     'config.gin',
@@ -273,9 +276,9 @@ def test_what_is_in_the_folder(exported, tiny_run):
   card = (exported / 'README.md').read_text()
   lines = (tiny_run.folder / 'metrics.jsonl').read_text().splitlines()
   bits = json.loads(lines[-1])['bits_per_byte']
-  for said in (
+  for text in (
     '# HourglassLM',
-    '| weights | 6,864, float32 |',
+    '| parameters | 6,864, float32 |',
     '| trained for | 4 steps |',
     'text.txt',
     '| held out, at step 4 | |',
@@ -283,7 +286,7 @@ def test_what_is_in_the_folder(exported, tiny_run):
     "trax_hier.load('.')",
     "HourglassLM.hierarchy = '1@3'",
   ):
-    assert said in card
+    assert text in card
 
 
 @pytest.mark.slow
@@ -308,21 +311,21 @@ def test_bfloat16_and_an_older_step(exported, tiny_run, tmp_path, capsys):
   assert config.value('HourglassLM.max_len') == 64
   card = (folder / 'README.md').read_text()
   first, _ = (tiny_run.folder / 'metrics.jsonl').read_text().splitlines()
-  for said in (
+  for text in (
     '| held out, at step 2 | |',
     f'| bits per byte | {json.loads(first)["bits_per_byte"]:.4f} |',
     binding,
   ):
-    assert said in card
+    assert text in card
 
 
-def test_loading_forgets_what_was_bound(exported):
+def test_loading_clears_earlier_bindings(exported):
   config.parse(bindings=['HourglassLM.positions = @RotaryPositions'])
   trax_hier.load(exported)
   assert not [b for b in config.resolved() if b.parameter == 'positions']
 
 
-def test_bindings_win_when_it_is_loaded(exported):
+def test_bindings_override_config_on_loading(exported):
   export.load(str(exported), ['HourglassLM.max_len = 32'])
   assert config.value('HourglassLM.max_len') == 32
 
@@ -376,10 +379,10 @@ def test_sources_and_sentinels(tmp_path):
   ids = loaded.vocab.encode('a<1>')
   np.testing.assert_array_equal(ids, [97, 258])
   card = (tmp_path / 'model' / 'README.md').read_text()
-  assert '| trained for | not known |' in card and 'held out' not in card
+  assert '| trained for | unknown |' in card and 'held out' not in card
 
 
-def test_subwords_are_in_the_folder(tmp_path):
+def test_the_subword_model_is_exported(tmp_path):
   sentencepiece = pytest.importorskip('sentencepiece')
   model = tmp_path / 'small.model'
   with model.open('wb') as f:
@@ -400,23 +403,25 @@ def test_subwords_are_in_the_folder(tmp_path):
   assert loaded.vocab.decode(loaded.vocab.encode('the mat')) == 'the mat'
 
 
-def test_a_vocabulary_that_is_no_file(tmp_path):
+def test_an_unknown_vocabulary_is_rejected(tmp_path):
   source = encoder_decoder(object(), 260)
   with pytest.raises(ValueError, match='object, cannot be exported'):
     export.save(tmp_path / 'model', source)
   assert not list(tmp_path.iterdir())
 
 
-# What is refused --------------------------------------------------------------
+# Errors -----------------------------------------------------------------------
 
 
-def test_nothing_is_replaced(exported, tiny_run, tmp_path, capsys, monkeypatch):
-  # Before the data are read, which may take long.
+def test_existing_files_are_not_replaced(
+  exported, tiny_run, tmp_path, capsys, monkeypatch
+):
+  # The check precedes reading the data, which may take long.
   monkeypatch.setattr('trax_hier.storage.runs.open_run', pytest.fail)
   (tmp_path / 'file').write_text('')
   for output, message in (
     (exported, 'the folder is not empty'),
-    (tmp_path / 'file', 'there is a file of this name'),
+    (tmp_path / 'file', 'a file has this name'),
   ):
     flags = [f'--run={tiny_run.folder}', f'--output={output}']
     assert cli.main(['export', *flags]) == 2
@@ -425,7 +430,7 @@ def test_nothing_is_replaced(exported, tiny_run, tmp_path, capsys, monkeypatch):
     )
 
 
-def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
   source = encoder_decoder(ByteVocab(), 256)
   (tmp_path / 'empty').mkdir()
 
@@ -442,7 +447,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
   assert (tmp_path / 'empty' / WEIGHTS).exists()
 
 
-def test_what_becomes_not_empty_meanwhile_is_kept(tmp_path, monkeypatch):
+def test_files_written_in_the_meantime_are_kept(tmp_path, monkeypatch):
   source = encoder_decoder(ByteVocab(), 256)
 
   def intrude(*_):
@@ -455,14 +460,14 @@ def test_what_becomes_not_empty_meanwhile_is_kept(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.rglob('*')] == ['model', 'mine']
 
 
-def test_weights_of_another_model(tmp_path):
+def test_weights_of_another_model_are_rejected(tmp_path):
   source = encoder_decoder(ByteVocab(), 256)
   config.parse(bindings=['ScalingTransformer.d_model = 4'])
-  with pytest.raises(ValueError, match='weights are not those of the model'):
+  with pytest.raises(ValueError, match='weights do not fit the model'):
     export.save(tmp_path / 'model', source)
 
 
-def test_dtypes_that_there_are(tmp_path):
+def test_an_unknown_dtype_is_rejected(tmp_path):
   source = encoder_decoder(ByteVocab(), 256)
   with pytest.raises(ValueError, match=r"'float16' must be one of float32, b"):
     export.save(tmp_path / 'model', source, 'float16')
@@ -493,21 +498,21 @@ BIAS = 'logits.dense.bias'
 @pytest.mark.parametrize(
   'edit, message',
   [
-    (edit_tensors(lambda t: t.pop(BIAS)), f'lacks the tensor {BIAS}, one of 1'),
+    (edit_tensors(lambda t: t.pop(BIAS)), f'lacks the tensor {BIAS}; 1 names'),
     (
       edit_tensors(lambda t: t.update(more=t[BIAS])),
-      'has a further tensor more',
+      'has an unexpected tensor more; 1 names',
     ),
     (
       edit_tensors(lambda t: t.update({BIAS: t[BIAS][1:]})),
-      rf'{BIAS} has shape \[255\], in the model of config.gin \[256\]',
+      rf'{BIAS} has shape \[255\], but \[256\] in the model of config.gin',
     ),
     (
       edit_tensors(lambda t: t.update({BIAS: t[BIAS].astype(np.int32)})),
-      f'{BIAS} is of type I32, not F32 or BF16',
+      f'{BIAS} has type I32, not F32 or BF16',
     ),
     (
-      lambda folder: (folder / WEIGHTS).write_bytes(b'nothing of the kind'),
+      lambda folder: (folder / WEIGHTS).write_bytes(b'not safetensors'),
       'model.safetensors: cannot be read',
     ),
     (
@@ -520,25 +525,28 @@ BIAS = 'logits.dense.bias'
     (lambda folder: (folder / 'config.json').unlink(), 'has no config.json'),
     (
       lambda folder: (folder / 'config.json').write_text('[1]'),
-      'config.json: not of an exported model',
+      'config.json: not the config.json of an export',
     ),
-    (edit_facts(format=2), 'has format 2, this trax_hier reads 1'),
+    (
+      edit_facts(format=2),
+      'has format 2; this version of trax_hier reads',
+    ),
     (edit_facts(length='gone'), "config.json: has no 'length'"),
-    (edit_facts(vocab={'kind': 'x'}), "vocab = {'kind': 'x'} is not known"),
+    (edit_facts(vocab={'kind': 'x'}), "unknown vocab = {'kind': 'x'}"),
     (shutil.rmtree, 'no such folder'),
   ],
 )
-def test_exports_that_do_not_load(copy, edit, message):
+def test_invalid_exports_give_one_message(copy, edit, message):
   edit(copy)
   with pytest.raises(ValueError, match=message) as e:
     trax_hier.load(copy)
   assert len(str(e.value).splitlines()) == 1
 
 
-def test_the_package_is_light():
+def test_importing_the_package_imports_nothing_heavy():
   code = """
 import sys, trax_hier
-assert not {'jax', 'numpy', 'gin'} & sys.modules.keys()
+assert not {'jax', 'trax', 'numpy', 'gin'} & sys.modules.keys()
 assert trax_hier.load is trax_hier.storage.export.load
 assert not {'tensorflow', 'matplotlib'} & sys.modules.keys()
 """
@@ -547,8 +555,20 @@ assert not {'tensorflow', 'matplotlib'} & sys.modules.keys()
     _ = trax_hier.lod
 
 
+def test_dir_lists_the_lazy_names():
+  code = """
+import sys, trax_hier
+names = dir(trax_hier)
+assert not {'jax', 'trax', 'gin'} & sys.modules.keys()
+assert set(trax_hier.__all__) <= set(names)
+for name in trax_hier.__all__:
+  getattr(trax_hier, name)
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
 def write_golden():
-  golden = {row: record(row) for row in RECORDED}
+  golden = {row: named_shapes(row) for row in GOLDEN_ROWS}
   GOLDEN.write_text(json.dumps(golden, indent=1) + '\n')
 
 

@@ -1,4 +1,4 @@
-"""Weights of Trax's own Hourglass: parity, its files, what is refused."""
+"""Weights of Trax's own Hourglass: parity, its files, unsafe pickles."""
 
 import copyreg
 import functools
@@ -41,7 +41,7 @@ ALL_KINDS = dict(
   attention_shorten=True,
   attention_upsample=True,
 )
-# vanilla_layers, hierarchy, and then the arguments of Trax's model, of ours and
+# vanilla_layers, hierarchy, and the arguments of Trax's model, of our model and
 # of the import.
 CASES = {
   'average, linear': ((1, 1), '2@3', {}, {}, {}),
@@ -82,7 +82,7 @@ CASES = {
 QUICK = ('average, zero', 'linear without attention')
 
 
-def official(vanilla_layers, hierarchy, arguments):
+def trax_hourglass(vanilla_layers, hierarchy, arguments):
   from trax.layers.research import resampling
   from trax.models.research import hourglass
 
@@ -112,7 +112,7 @@ def logits(model, weights, x):
 def test_parity(name):
   vanilla_layers, hierarchy, theirs, ours, kinds = CASES[name]
   x = toy.tokens(LENGTH)
-  trax_model = official(vanilla_layers, hierarchy, theirs)
+  trax_model = trax_hourglass(vanilla_layers, hierarchy, theirs)
   shapes, _ = toy.shapes(trax_model, x)
   weights = toy.random_like(shapes, scale=0.2)
   expected = logits(trax_model, weights, x)
@@ -138,7 +138,7 @@ def test_parity(name):
   assert sizes[0] == sizes[1]
 
 
-def test_weights_that_do_not_fit():
+def test_weights_of_another_hierarchy_are_rejected():
   model = HourglassLM(hierarchy='1@3', mode='eval', **SIZES)
   template, _ = toy.shapes(model, toy.tokens(3))
   with pytest.raises(ValueError, match='hierarchy, widths or the kinds'):
@@ -161,14 +161,14 @@ HourglassLM.upsample = @LinearUpsample
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def clear_config():
   yield
   config.clear()
 
 
 @functools.cache
 def saved_model():
-  """The official model of this configuration, weights and state for it."""
+  """Trax's model of this configuration, its weights and its state."""
   from trax.layers.research import resampling
   from trax.models.research import hourglass
 
@@ -189,7 +189,7 @@ def saved_model():
 
 @pytest.fixture
 def files(tmp_path):
-  """A folder with the gin file and what Trax's model saves."""
+  """A folder with the gin file and a file that Trax's model saved."""
   (tmp_path / 'model.gin').write_text(CONFIG)
   model, model.weights, model.state = saved_model()
   model.save_to_file(
@@ -201,7 +201,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def run(files, capsys):
-  """Runs the command; returns the exit code and what it said."""
+  """Runs the command; returns the exit code and the output."""
 
   def run(*flags, weights='model.pkl.gz'):
     code = cli.main(
@@ -213,9 +213,9 @@ def run(files, capsys):
         *flags,
       ]
     )
-    said = capsys.readouterr()
-    assert not (code and said.out)
-    return code, said.err or said.out
+    output = capsys.readouterr()
+    assert not (code and output.out)
+    return code, output.err or output.out
 
   return run
 
@@ -228,10 +228,10 @@ def write(file, content, protocol=pickle.HIGHEST_PROTOCOL):
   file.write_bytes(gzip.compress(pickle.dumps(content, protocol)))
 
 
-def test_a_file_of_trax_gives_its_logits(files, run):
-  code, said = run()
+def test_an_imported_file_gives_the_same_logits(files, run):
+  code, output = run()
   n = sum(x.size for x in leaves())
-  assert (code, said) == (0, f'{files / "out"}: {n:,} parameters\n')
+  assert (code, output) == (0, f'{files / "out"}: {n:,} parameters\n')
   loaded = trax_hier.load(files / 'out')
   assert loaded.unit == 'byte' and loaded.step is None
   x = toy.tokens(LENGTH)
@@ -254,7 +254,7 @@ def assert_imported(file):
 @pytest.mark.parametrize(
   'convert', [np.asarray, np.asfortranarray, jnp.asarray]
 )
-def test_kinds_of_arrays(tmp_path, protocol, convert):
+def test_kinds_of_arrays_are_read(tmp_path, protocol, convert):
   beside = dict(
     flat_state=[np.float32(3), np.array(['text'], object), None],
     input_signature=ShapeDtype((2, 3), np.int32),
@@ -265,7 +265,7 @@ def test_kinds_of_arrays(tmp_path, protocol, convert):
   assert_imported(tmp_path / 'model.pkl.gz')
 
 
-def test_names_of_older_numpy_and_jax(tmp_path):
+def test_module_names_of_older_numpy_and_jax_are_read(tmp_path):
   content = pickle.dumps(
     {'flat_weights': [jnp.asarray(x) for x in leaves()]}, 3
   )
@@ -283,19 +283,19 @@ def test_names_of_older_numpy_and_jax(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['model.weights.npy.gz', 'model.pkl.gz.npy'])
-def test_checkpoints_of_two_files(tmp_path, name):
+def test_checkpoints_of_two_files_are_read(tmp_path, name):
   write(tmp_path / 'model.pkl.gz', {'flat_weights': 2, 'step': 7})
   base.np_to_file(leaves(), str(tmp_path / name), compresslevel=2)
   assert_imported(tmp_path / 'model.pkl.gz')
 
 
-def test_the_second_file_alone(tmp_path):
+def test_the_second_file_alone_is_read(tmp_path):
   file = tmp_path / 'model.weights.npy.gz'
   base.np_to_file(leaves(), str(file), compresslevel=0)
   assert_imported(file)
   content = gzip.decompress(file.read_bytes())
   file.write_bytes(gzip.compress(content[:-8]))
-  with pytest.raises(ValueError, match='not weights as Trax saves them'):
+  with pytest.raises(ValueError, match='not a weight file of Trax'):
     read_trax_weights(file)
 
 
@@ -308,7 +308,7 @@ def test_the_second_file_is_not_unpickled(tmp_path):
   assert not mark.exists()
 
 
-def test_bfloat16_is_what_trax_takes_16_bits_for(tmp_path):
+def test_bfloat16_is_stored_as_uint16(tmp_path):
   bits = np.array([1.5, -2.0], ml_dtypes.bfloat16).view(np.uint16)
   write(tmp_path / 'model.pkl.gz', {'flat_weights': [bits]})
   (found,) = read_trax_weights(tmp_path / 'model.pkl.gz')
@@ -317,7 +317,7 @@ def test_bfloat16_is_what_trax_takes_16_bits_for(tmp_path):
 
 
 class Call:
-  """Is a call of a function, to pickle."""
+  """An object whose pickle is a call of a function."""
 
   def __init__(self, function, *arguments):
     self._call = function, arguments
@@ -327,7 +327,7 @@ class Call:
 
 
 def attacks(mark):
-  """Pickles that would write the file `mark`, or read one."""
+  """Pickles that would write the file `mark` or read a file, if executed."""
   shell = Call(os.system, f'touch {mark}')
   script = f'open({str(mark)!r}, "w")'
   reconstruct, (_, shape, kind), state = np.zeros(1).__reduce__()
@@ -341,7 +341,7 @@ def attacks(mark):
     'numpy.f2py.crackfortran.myeval': Call(myeval, script),
     'numpy.fromstring': [Call(np.fromstring, '1')],
     'builtins.list': Call(reconstruct, list, shape, kind),
-    # Code as the content of an array of objects.
+    # Code inside an array of objects.
     'posix.system ': np.array([[shell]], object),
     'posix.system  ': Call(
       reconstruct, np.ndarray, shape, Call(os.system, f'touch {mark}')
@@ -362,11 +362,11 @@ def _with_state(reconstruct, shape, kind, state):
 
 @pytest.mark.parametrize('protocol', [3, 5])
 @pytest.mark.parametrize('name', attacks(''))
-def test_what_is_no_weights_is_not_run(tmp_path, name, protocol):
+def test_attacks_are_rejected_and_not_executed(tmp_path, name, protocol):
   mark, file = tmp_path / 'mark', tmp_path / 'model.pkl.gz'
   content = attacks(mark)[name]
   write(file, content, protocol)
-  with pytest.raises(RefusedError, match=f'asks for {name.strip()}, which'):
+  with pytest.raises(RefusedError, match=f'names {name.strip()}, which'):
     read_trax_weights(file)
   assert not mark.exists()
 
@@ -374,10 +374,10 @@ def test_what_is_no_weights_is_not_run(tmp_path, name, protocol):
 @pytest.mark.parametrize(
   'name', ['ndarray.tofile', 'dtype.__class__', 'dtype.__init__.__globals__']
 )
-def test_names_with_dots_are_ways_to_others(tmp_path, name):
+def test_dotted_names_are_rejected(tmp_path, name):
   file = tmp_path / 'model.pkl.gz'
   file.write_bytes(opcodes(b'\x80\4', f'cnumpy\n{name}\n'.encode()))
-  with pytest.raises(RefusedError, match=f'asks for numpy.{name}, which'):
+  with pytest.raises(RefusedError, match=f'names numpy.{name}, which'):
     read_trax_weights(file)
 
 
@@ -386,16 +386,16 @@ def opcodes(*parts):
   return gzip.compress(b''.join(parts) + b'.')
 
 
-def known():
-  """What stands for the names that a pickle may ask for, to the bottom."""
+def allowed():
+  """A snapshot of the objects that a pickle may name, and of their state."""
   calls = [getattr(x, '_call', x) for x in trax_files._KNOWN.values()]
-  return list(trax_files._KNOWN), calls, dict(vars(trax_files._Nothing))
+  return list(trax_files._KNOWN), calls, dict(vars(trax_files._Ignored))
 
 
 @pytest.mark.parametrize(
   'content',
   [
-    # The functions that stand for NumPy's cannot be changed or called at will.
+    # The stubs of NumPy's functions cannot be changed or called freely.
     opcodes(b'cnumpy.core.multiarray\n_reconstruct\n', b'}(X\1\0\0\0aK\1ub'),
     opcodes(
       b'cnumpy.core.multiarray\n_reconstruct\n',
@@ -414,37 +414,37 @@ def known():
     b'no gzip',
     gzip.compress(b'no pickle'),
   ],
-  # Their bytes hold the time of day, and processes must agree on names.
+  # gzip stores the time, and test names must be equal in all processes.
   ids=itertools.count(),
 )
-def test_other_files(tmp_path, content):
-  before = known()
+def test_damaged_and_other_files_are_errors(tmp_path, content):
+  before = allowed()
   file = tmp_path / 'model.pkl.gz'
   file.write_bytes(content)
-  with pytest.raises(ValueError, match='not weights as Trax saves them'):
+  with pytest.raises(ValueError, match='not a weight file of Trax'):
     read_trax_weights(file)
-  assert known() == before
+  assert allowed() == before
 
 
 @pytest.mark.parametrize(
   'kind',
   [np.dtype('O'), np.dtype('S4'), np.dtype('c8'), np.dtype([('a', 'i4')])],
 )
-def test_arrays_of_other_things_than_numbers(tmp_path, kind):
+def test_arrays_of_other_types_are_rejected(tmp_path, kind):
   write(tmp_path / 'x.pkl.gz', {'flat_weights': [np.zeros(2, kind)]})
   with pytest.raises(ValueError, match='an array of type'):
     read_trax_weights(tmp_path / 'x.pkl.gz')
 
 
-def test_what_is_wrong_is_one_message(files, run):
+def test_errors_are_one_message(files, run):
   whole = (files / 'model.pkl.gz').read_bytes()
   (files / 'half.pkl.gz').write_bytes(whole[: len(whole) // 2])
   write(files / 'bad.pkl.gz', Call(os.system, 'exit'))
   widths = '--config=HourglassLM.d_ff = 16'
   for flags, weights, message in (
     ([], 'none.pkl.gz', 'none.pkl.gz: no such file'),
-    ([], 'half.pkl.gz', 'half.pkl.gz: not weights as Trax saves them'),
-    ([], 'bad.pkl.gz', 'asks for posix.system, which weights do not need'),
+    ([], 'half.pkl.gz', 'half.pkl.gz: damaged, or not a weight file of Trax'),
+    ([], 'bad.pkl.gz', 'names posix.system, which weights do not need'),
     ([widths], 'model.pkl.gz', 'hierarchy, widths or the kinds'),
     (
       ['--config=train.model = @TransformerLM'],
@@ -459,7 +459,7 @@ def test_what_is_wrong_is_one_message(files, run):
     (['--vocab=none.model'], 'model.pkl.gz', 'vocab = '),
     (['--config=HourglassLM.d_fff = 1'], 'model.pkl.gz', "parameter 'd_fff'"),
   ):
-    code, said = run(*flags, weights=weights)
-    assert (code, len(said.splitlines())) == (2, 1)
-    assert said.startswith('trax-hier import_trax: ') and message in said
+    code, output = run(*flags, weights=weights)
+    assert (code, len(output.splitlines())) == (2, 1)
+    assert output.startswith('trax-hier import_trax: ') and message in output
     assert not (files / 'out').exists()

@@ -1,4 +1,4 @@
-"""Runs, opened again: what they were bound to, their weights, what is wrong."""
+"""Opening runs: their settings, their weights, errors."""
 
 import shutil
 
@@ -12,14 +12,14 @@ from trax_hier.training import CheckpointError
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def clear_config():
   yield
   config.clear()
 
 
 @pytest.fixture
 def copy(tiny_run, tmp_path):
-  """A copy of the run, to be spoilt."""
+  """A copy of the run that a test may damage."""
   return shutil.copytree(tiny_run.folder, tmp_path / 'run')
 
 
@@ -30,9 +30,9 @@ def listing(folder):
   }
 
 
-def test_it_gives_what_the_run_had(tiny_run):
+def test_a_run_has_its_weights_and_data(tiny_run):
   before = listing(tiny_run.folder)
-  # Nothing that was bound before reaches the run.
+  # Earlier bindings must not affect the run.
   config.parse(bindings=['HourglassLM.positions = @RotaryPositions'])
   run = runs.open_run(tiny_run.folder)
   step, weights = run.load_weights(say=pytest.fail)
@@ -47,7 +47,7 @@ def test_it_gives_what_the_run_had(tiny_run):
   assert listing(tiny_run.folder) == before
 
 
-def test_another_step(tiny_run):
+def test_an_earlier_step_has_other_weights(tiny_run):
   run = runs.open_run(str(tiny_run.folder))
   step, weights = run.load_weights(2, pytest.fail)
   assert step == 2
@@ -59,7 +59,7 @@ def test_another_step(tiny_run):
   assert any((old != new).any() for old, new in pairs)
 
 
-def test_bindings_win_over_the_file(tiny_run):
+def test_bindings_override_the_file(tiny_run):
   bindings = ['TextFiles.batch_size = 5', "train.compute_dtype = 'bfloat16'"]
   run = runs.open_run(tiny_run.folder, bindings)
   assert run.data.train_batch(0)['inputs'].shape == (5, 32)
@@ -67,14 +67,14 @@ def test_bindings_win_over_the_file(tiny_run):
   assert run.load_weights()[0] == 4
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_left(copy):
+def test_a_damaged_checkpoint_is_skipped_and_kept(copy):
   for file in (copy / 'checkpoints' / '4' / 'state').rglob('d/*'):
     file.write_bytes(b'')
   before = listing(copy)
-  said = []
-  step, _ = runs.open_run(copy).load_weights(say=said.append)
+  messages = []
+  step, _ = runs.open_run(copy).load_weights(say=messages.append)
   assert step == 2
-  assert said[-1] == 'falling back to checkpoint 2'
+  assert messages[-1] == 'falling back to checkpoint 2'
   assert listing(copy) == before
   with pytest.raises(CheckpointError, match='checkpoint 4 cannot be loaded'):
     runs.open_run(copy).load_weights(4)
@@ -83,8 +83,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_left(copy):
 @pytest.mark.parametrize(
   'binding, message',
   [
-    ('HourglassLM.d_model = 16', 'of another model'),
-    ("HourglassLM.hierarchy = '2@3'", 'of another model'),
+    ('HourglassLM.d_model = 16', 'to another model'),
+    ("HourglassLM.hierarchy = '2@3'", 'to another model'),
   ],
 )
 def test_another_model_does_not_load(tiny_run, binding, message):
@@ -99,12 +99,12 @@ def test_a_model_that_does_not_fit_the_data(tiny_run):
     run.load_weights()
 
 
-def test_a_step_that_is_not_there(tiny_run):
+def test_a_missing_step_is_an_error(tiny_run):
   with pytest.raises(ValueError, match=r'step = 3: .* of these steps: 2, 4$'):
     runs.open_run(tiny_run.folder).load_weights(3)
 
 
-def test_no_checkpoints(copy):
+def test_a_run_without_checkpoints_is_an_error(copy):
   shutil.rmtree(copy / 'checkpoints')
   run = runs.open_run(copy)
   with pytest.raises(CheckpointError, match='there are no checkpoints in'):
@@ -112,7 +112,7 @@ def test_no_checkpoints(copy):
   assert not (copy / 'checkpoints').exists()
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path):
   with pytest.raises(ValueError, match=r'/nowhere: no such folder'):
     runs.open_run(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match=r'it has no config\.gin'):
@@ -135,12 +135,12 @@ def test_a_folder_that_is_none(tmp_path):
     ),
   ],
 )
-def test_bindings_that_do_not_work(tiny_run, bindings, message):
+def test_invalid_bindings_are_errors(tiny_run, bindings, message):
   with pytest.raises(ValueError, match=message):
     runs.open_run(tiny_run.folder, bindings)
 
 
-def test_a_binding_that_is_missing(copy):
+def test_a_missing_binding_is_an_error(copy):
   lines = (copy / 'config.gin').read_text().splitlines()
   kept = [line for line in lines if not line.startswith('train.data')]
   (copy / 'config.gin').write_text('\n'.join(kept))

@@ -1,7 +1,8 @@
-"""Gradients of a row of the contract on a mesh and on one device: NAME.
+"""Compares gradients on a mesh with those on one device: run_sharded.py NAME.
 
-Prints, as JSON: the worst difference relative to the largest gradient
-of an array, the share of the weights that is split, and what is gathered.
+NAME is a row of the contract. Prints as JSON the worst difference relative to
+the largest gradient of an array, the share of weights that is sharded, and the
+all-gathers.
 """
 
 import json
@@ -46,20 +47,20 @@ def compare(name):
   lanes = jax.tree.map(lambda _: -1, state)
   if (
     'sources' not in name and 'terraformer' not in name
-  ):  # Which are of two rows, whatever the tokens are.
+  ):  # Their state has two rows for any number of tokens.
     lanes = lane_axes(layer, batch, state)
   lanes = meshes.lane_shardings(mesh, lanes)
   store_shapes(layer, weights, state)
   program = jax.jit(
     meshes.all_gather_weights(mesh, ROWS)(gradients),
-    in_shardings=(split, lanes, meshes.split_rows(mesh)),
+    in_shardings=(split, lanes, meshes.row_sharding(mesh)),
     out_shardings=split,
   )
   compiled = program.lower(weights, state, inputs).compile()
   found = compiled(
     jax.device_put(weights, split),
     jax.device_put(state, lanes),
-    jax.device_put(inputs, meshes.split_rows(mesh)),
+    jax.device_put(inputs, meshes.row_sharding(mesh)),
   )
 
   def difference(a, b):
@@ -82,8 +83,8 @@ def compare(name):
     ),
     'sharded': sum(n for n, whole in sizes if not whole)
     / sum(n for n, _ in sizes),
-    # But for the numbers of the rows of a table to be added to, and for a bias
-    # (heads, length, length), of as many heads as rows.
+    # Except for row indices of an embedding gradient, and for a bias (heads,
+    # length, length) with as many heads as rows.
     'batches gathered': [
       s
       for s in gathered

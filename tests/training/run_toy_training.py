@@ -1,7 +1,7 @@
-"""Runs a toy training in a process of its own: arguments as one JSON object.
+"""Trains the toy model; takes the arguments of `train` as one JSON object.
 
-Besides those of `train`: `process` (coordinator, number, which) of several.
-Ends with code 143 when told to stop.
+A further argument `process` is (coordinator, number of processes, index).
+Exits with code 143 on SIGTERM.
 """
 
 import functools

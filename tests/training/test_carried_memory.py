@@ -1,7 +1,7 @@
-"""Memory carried from step to step: documents in lanes, as they are trained on.
+"""Memory carried from step to step, in training on lanes of documents.
 
-A document that is read alone, in a batch of one row and from zeros, is what
-lanes, resets, evaluation, accumulation and shardings are held against.
+Lanes, resets, evaluation, gradient accumulation and shardings are compared with
+a document that is read alone: in a batch of one row, with a memory of zeros.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from trax_hier.training.mesh import make_mesh
 P = functools.partial
 HERE = Path(__file__).parent
 LANES, LENGTH, WINDOW, N_STATES, WIDTH = 4, 8, 4, 3, 8
-# Some are less than a segment, some end with one, some go on for five.
+# Some are shorter than a segment, some end with one, some span five.
 SIZES = {
   'train': (25, 3, 40, 16, 33, 9, 21, 5, 30),
   'test': (19, 8, 35, 1, 12, 27),
@@ -51,12 +51,12 @@ MODEL = P(
     hl.BlockRecurrentCell, window=WINDOW, n_states=N_STATES
   ),
 )
-# Not Adam, whose steps do not tell a gradient of rounding from a real one.
+# Not Adam, whose steps are as large for a gradient that is only rounding.
 OPTIMIZER = P(SGD, 0.5)
 
 
 def write_documents(folder):
-  """Random documents, of few letters so that steps teach something."""
+  """Writes random documents; few letters, so that a few steps learn."""
   rng = np.random.default_rng(0)
   documents, table, content = {}, [], b''
   for split, sizes in SIZES.items():
@@ -82,13 +82,13 @@ def docs(tmp_path_factory):
 class Alone:
   """Reads one document in a batch of one row.
 
-  Nothing is ever reset here: each document is given zeros to begin with.
+  Nothing is reset here: each document starts with a memory of zeros.
   """
 
   def __init__(self):
     layer = MODEL(mode='eval')
     x = np.zeros((1, LENGTH), np.int32), np.zeros(1, bool)
-    self.fresh = toy.zeros_like(toy.shapes(layer, x)[1])
+    self.zeros = toy.zeros_like(toy.shapes(layer, x)[1])
     self._run = jax.jit(
       lambda weights, x, state: layer.pure_fn(
         (x, np.zeros(1, bool)), weights, state, toy.KEY
@@ -99,9 +99,9 @@ class Alone:
     """Logits (l, v), and the memory after the last segment."""
     tokens = np.frombuffer(text, np.uint8).astype(np.int32)
     tokens = np.pad(tokens, (0, -len(text) % LENGTH)).reshape(-1, 1, LENGTH)
-    state, outputs = self.fresh, []
+    state, outputs = self.zeros, []
     for segment in tokens:
-      y, state = self._run(weights, segment, self.fresh if forget else state)
+      y, state = self._run(weights, segment, self.zeros if forget else state)
       outputs.append(y[0])
     return np.concatenate(outputs)[: len(text)], memory_of(state)
 
@@ -112,11 +112,11 @@ def alone():
 
 
 def memory_of(model_state):
-  """The arrays that are kept for each lane, with the lanes in front.
+  """The arrays kept per lane, with the lane axis first.
 
-  Found by what is known of this model, and not by the axes that training finds.
+  Uses knowledge of this model, and not the axes that training finds.
   """
-  # Rates of dropout are the only others; in stacks the lanes come second.
+  # All others are dropout rates; in stacks, lanes are the second axis.
   return [
     np.array(x if x.dtype == np.int32 else np.moveaxis(x, 1, 0))
     for x in jax.tree.leaves(model_state)
@@ -125,7 +125,7 @@ def memory_of(model_state):
 
 
 def without_memory(state):
-  """A training state whose memory, and nothing else, is zeros."""
+  """The training state with its memory set to zeros."""
   forget = lambda x: np.zeros_like(x) if x.ndim > 1 else x  # noqa: E731
   return dataclasses.replace(
     state, model_state=jax.tree.map(forget, state.model_state)
@@ -133,7 +133,7 @@ def without_memory(state):
 
 
 def steps(built, state, numbers, data):
-  """Losses of some steps, memories after each of them, and the last state."""
+  """Losses of the steps, memories after each step, and the last state."""
   losses, memories = [], []
   for i in numbers:
     state, metrics = built.step(state, data.train_batch(i))
@@ -143,16 +143,16 @@ def steps(built, state, numbers, data):
 
 
 def gap(x, y):
-  """The largest difference of two lists of numbers."""
+  """The largest difference between two lists of numbers."""
   return np.abs(np.subtract(x, y)).max()
 
 
 # Whole runs
 # ------------------------------------------------------------------------------
 class Unmarked:
-  """The data, but the first rows of evaluation are not said to begin.
+  """The data without the reset in the first batch of an evaluation.
 
-  A fresh memory needs no reset; one that evaluation found would show.
+  A memory of zeros needs none; a memory left by training would show.
   """
 
   def __init__(self, data):
@@ -168,7 +168,7 @@ class Unmarked:
 
 
 class Runs:
-  """Runs of `train` with dropout, which compile once."""
+  """Runs `train` with dropout, compiling it once."""
 
   def __init__(self, data):
     self._data = Unmarked(data)
@@ -209,14 +209,14 @@ def whole(runs, tmp_path_factory):
 
 
 def logged(folder):
-  """What is written of each training step, but for the time it took."""
+  """The logged training steps without their speed."""
   lines = [m for m in read_metrics(folder) if m['kind'] == 'train']
   assert [m['step'] for m in lines] == [1, 2, 3, 4, 5, 6]
   timing = 'tokens_per_second'
   return [{k: v for k, v in m.items() if k != timing} for m in lines]
 
 
-def test_a_run_carried_on_remembers(runs, whole, docs, tmp_path):
+def test_a_resumed_run_restores_its_memory(runs, whole, docs, tmp_path):
   folder, result = whole
   runs(tmp_path, 2)
   stopped = runs.restore(tmp_path)
@@ -226,7 +226,7 @@ def test_a_run_carried_on_remembers(runs, whole, docs, tmp_path):
   states = [runs.restore(f) for f in (tmp_path, folder)]
   jax.tree.map(np.testing.assert_array_equal, *states)
 
-  # Lanes are amid documents at the stop, so that memory is of consequence.
+  # Lanes stop in the middle of documents, so that memory matters.
   assert not docs.data.train_batch(2)['start_of_sequence'].all()
   expected = [m['loss'] for m in logged(folder)[2:]]
   for forget, is_equal in [(without_memory, False), (lambda s: s, True)]:
@@ -237,7 +237,9 @@ def test_a_run_carried_on_remembers(runs, whole, docs, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluation_leaves_memory_alone(runs, whole, tmp_path):
+def test_evaluation_does_not_change_the_memory_of_training(
+  runs, whole, tmp_path
+):
   runs(tmp_path, 6, eval_every=1)
   assert sum(m['kind'] == 'valid' for m in read_metrics(tmp_path)) == 6
   assert logged(tmp_path) == logged(whole[0])
@@ -246,11 +248,13 @@ def test_evaluation_leaves_memory_alone(runs, whole, tmp_path):
 
 
 @pytest.mark.parametrize('predict_first', [False, True])
-def test_evaluation_is_of_each_document_alone(docs, whole, predict_first):
+def test_evaluation_equals_reading_each_document_alone(
+  docs, whole, predict_first
+):
   _, result = whole
   values = result.evaluation
   if predict_first:
-    # Another number of lanes, too.
+    # With another number of lanes, too.
     data = DocumentLanes(docs.path, LANES, LENGTH, 0, True, eval_batch_size=3)
     values = Evaluator(
       MODEL(mode='eval'), data.eval_batches('test'), data.unit, make_mesh()
@@ -279,12 +283,12 @@ def test_evaluation_is_of_each_document_alone(docs, whole, predict_first):
 # ------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
 def plain(docs):
-  """Training without dropout: `built`, `first`, and four steps of it."""
+  """Four steps of training without dropout, and the states around them."""
   built = build(MODEL, docs.data, OPTIMIZER)
-  # Not on the device, where a step would use its memory again.
+  # On the host, as steps donate their state.
   first = jax.tree.map(np.array, built.init(jax.random.PRNGKey(0)))
   losses, memories, last = steps(built, first, range(4), docs.data)
-  # A token, keys and values of two layers, states and whether there are any.
+  # A token, keys and values of two layers, states and their presence.
   assert len(memories[-1]) == 7 and all(x.any() for x in memories[-1])
   return types.SimpleNamespace(
     built=built,
@@ -295,7 +299,7 @@ def plain(docs):
   )
 
 
-def test_lanes_remember_their_document_alone(docs, plain):
+def test_lanes_remember_only_their_document(docs, plain):
   weights = plain.last.weights
   state, read, n_documents = plain.first, [b''] * LANES, 0
   for i in range(10):
@@ -315,7 +319,7 @@ def test_lanes_remember_their_document_alone(docs, plain):
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_keep_their_memories(docs, plain):
+def test_micro_batches_keep_their_memories(docs, plain):
   built = build(MODEL, docs.data, OPTIMIZER, accumulate_steps=2)
   losses, memories, last = steps(built, plain.first, range(4), docs.data)
   toy.close(losses, plain.losses)
@@ -338,7 +342,7 @@ def test_bfloat16_remembers_in_float32(docs, plain):
 
 
 @pytest.mark.slow
-def test_two_devices_hold_their_own_lanes(docs, plain, tmp_path):
+def test_each_of_two_devices_holds_its_lanes(docs, plain, tmp_path):
   paths = [HERE, HERE.parent, HERE.parent.parent]
   flags = '--xla_force_host_platform_device_count=2'
   subprocess.run(
@@ -357,17 +361,17 @@ def test_two_devices_hold_their_own_lanes(docs, plain, tmp_path):
   toy.close(found['losses'], plain.losses)
   with np.load(tmp_path / 'memory.npz') as memory:
     toy.close(list(memory.values()), plain.memories[-1])
-  for shape, parts in found['shards']:
+  for shape, shards in found['shards']:
     axis = 0 if shape == [LANES, 1] else 1
     assert shape[axis] == LANES
     half = [*shape]
     half[axis] //= 2
-    assert parts == [half, half]
+    assert shards == [half, half]
   assert len(found['shards']) == 7
 
 
 def run_on_devices(path, folder):
-  """Writes what `test_two_devices_hold_their_own_lanes` compares."""
+  """Writes what `test_each_of_two_devices_holds_its_lanes` compares."""
   assert jax.device_count() == 2
   data = DocumentLanes(path, LANES, LENGTH)
   built = build(MODEL, data, OPTIMIZER)
@@ -383,15 +387,15 @@ def run_on_devices(path, folder):
   (Path(folder) / 'found.json').write_text(json.dumps(found))
 
 
-# Rows that are independent
+# Independent rows
 # ------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_rows_that_are_whole_texts_are_as_without_memory(plain, tmp_path):
+def test_memory_does_not_cross_independent_rows(plain, tmp_path):
   (tmp_path / 'text').write_bytes(b'to be, or not to be, that is it; ' * 30)
   data = TextFiles(str(tmp_path / 'text'), LANES, LENGTH)
   forgetful = P(MODEL, carry=False)
   built = build(forgetful, data, OPTIMIZER)
-  # Lanes are amid documents before the first of these steps.
+  # Lanes start these steps in the middle of documents.
   without = dataclasses.replace(
     plain.last, model_state=toy.zeros_like(built.abstract.model_state)
   )
@@ -401,14 +405,14 @@ def test_rows_that_are_whole_texts_are_as_without_memory(plain, tmp_path):
 
   prompt = np.frombuffer(b'or no', np.uint8).astype(np.int32)
   (new,) = generate(MODEL, state.weights, [prompt], 12, temperature=0)
-  # Blocks end within the prompt, and three times in what is new.
+  # Blocks end within the prompt, and three times in the generated text.
   text = np.concatenate([prompt, new])[None]
   layer = forgetful(mode='eval')
   logits, _ = toy.run(
     layer, text, state.weights, toy.zeros_like(toy.shapes(layer, text)[1])
   )
   np.testing.assert_array_equal(new, logits[0, 5:].argmax(axis=-1))
-  # Not one token again and again, which would say little of the order.
+  # A repeated token would not test the order.
   assert bytes(new.tolist()).startswith(b't to be, ')
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, structure and all; what is trusted and what is kept."""
+"""Checkpoints: exact round trips, fallback from damage, retention."""
 
 import resource
 import shutil
@@ -16,7 +16,7 @@ from trax_hier.training.checkpoints import (
 
 
 def make_state(seed=0, width=300):
-  """A tree with everything trax's trees have: markers, empty tuples, ints."""
+  """A tree as in trax, with markers, empty tuples and integers."""
   rng = np.random.default_rng(seed)
   return (
     jnp.asarray(rng.normal(size=(width, 7)), jnp.float32),
@@ -57,7 +57,7 @@ def assert_trees_equal(a, b):
     np.testing.assert_array_equal(x, y)
 
 
-def test_what_cannot_be_written_is_said_and_harms_nothing(tmp_path):
+def test_a_failed_save_raises_and_leaves_older_checkpoints(tmp_path):
   checkpoints = open_and_save(tmp_path, [1])
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   large = jnp.asarray(np.random.default_rng(0).normal(size=500_000))
@@ -65,7 +65,7 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(tmp_path):
   try:
     with pytest.raises(
       CheckpointError,
-      match=r'cannot be written to .*; the last whole .* step 1',
+      match=r'cannot be written to .*; last complete checkpoint: step 1',
     ):
       checkpoints.save(2, (large,), {'step': 2})
       checkpoints.wait()
@@ -82,11 +82,11 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(tmp_path):
   assert again.steps() == [1, 2]
 
 
-def test_names_are_paths():
+def test_leaves_are_named_by_path():
   assert list(named_leaves(make_state())) == ['0', '2.1', '3.0.0']
 
 
-def test_the_newest_comes_back_exactly(tmp_path):
+def test_the_newest_is_restored_exactly(tmp_path):
   open_and_save(tmp_path, [1, 2]).close()
   step, state, position = Checkpoints(tmp_path).restore(
     abstract(make_state()), pytest.fail
@@ -95,11 +95,11 @@ def test_the_newest_comes_back_exactly(tmp_path):
   assert_trees_equal(state, make_state(2))
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_restore_without_checkpoints_returns_none(tmp_path):
   assert Checkpoints(tmp_path).restore(abstract(make_state()), print) is None
 
 
-def test_a_save_is_not_changed_by_what_follows(tmp_path):
+def test_later_steps_do_not_change_a_pending_save(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   state = make_state()
   expected = jax.device_get(jax.tree.map(jnp.copy, state))
@@ -114,7 +114,7 @@ def test_a_save_is_not_changed_by_what_follows(tmp_path):
   assert_trees_equal(restored, expected)
 
 
-def test_a_truncated_newest_falls_back_and_says_so(tmp_path):
+def test_a_damaged_newest_falls_back_and_prints_it(tmp_path):
   open_and_save(tmp_path, [1, 2, 3]).close()
   damage(tmp_path, 3)
   said = []
@@ -126,14 +126,14 @@ def test_a_truncated_newest_falls_back_and_says_so(tmp_path):
   assert said[-1] == 'falling back to checkpoint 2'
   assert checkpoints.steps() == [1, 2]
   assert (tmp_path.with_name(f'{tmp_path.name}_broken') / '3').is_dir()
-  # Step 3 can be written again.
+  # Step 3 can be saved again.
   checkpoints.save(3, make_state(3), {'step': 3})
   checkpoints.close()
   step, state, _ = Checkpoints(tmp_path).restore(abstract(state), pytest.fail)
   assert step == 3
 
 
-def test_if_none_loads_it_stops(tmp_path):
+def test_damage_of_all_checkpoints_is_an_error(tmp_path):
   open_and_save(tmp_path, [1, 2]).close()
   damage(tmp_path, 1)
   damage(tmp_path, 2)
@@ -155,7 +155,7 @@ def test_if_none_loads_it_stops(tmp_path):
 def test_another_model_does_not_load(tmp_path, other):
   open_and_save(tmp_path, [1]).close()
   with pytest.raises(
-    CheckpointError, match=r'checkpoint 1 in .* is of another model'
+    CheckpointError, match=r'checkpoint 1 in .* belongs to another model'
   ):
     Checkpoints(tmp_path).restore(abstract(other(make_state())), print)
 
@@ -170,11 +170,11 @@ def test_without_metrics_only_the_newest_are_kept(tmp_path):
   assert open_and_save(tmp_path, range(1, 6), keep=2).steps() == [4, 5]
 
 
-# Of the weights alone -------------------------------------------------------
+# Loading only the weights -----------------------------------------------------
 
 
 def save_runs(folder, steps, opt_state=()):
-  """Checkpoints that hold weights and an optimizer's state."""
+  """Saves checkpoints of weights and optimizer state."""
   checkpoints = Checkpoints(folder, keep=10)
   for step in steps:
     state = {'weights': make_state(step), 'opt_state': opt_state}
@@ -183,14 +183,14 @@ def save_runs(folder, steps, opt_state=()):
 
 
 def listing(folder):
-  """Everything below a folder, with its size and time."""
+  """All paths in a folder, with size and time of modification."""
   return {
     str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime)
     for path in folder.rglob('*')
   }
 
 
-def test_weights_come_without_the_rest(tmp_path):
+def test_weights_load_without_optimizer_state(tmp_path):
   save_runs(tmp_path, [1, 2, 3], opt_state=(jnp.ones(7), jnp.ones((2, 3))))
   weights = abstract(make_state())
   reader = Checkpoints(tmp_path, read_only=True)
@@ -202,11 +202,11 @@ def test_weights_come_without_the_rest(tmp_path):
   assert_trees_equal(found, make_state(1))
 
 
-def test_reading_leaves_the_folder_as_it_is(tmp_path):
+def test_read_only_does_not_change_the_folder(tmp_path):
   folder = tmp_path / 'checkpoints'
   save_runs(folder, [1, 2])
   damage(folder, 2)
-  # What orbax calls a checkpoint that is being written.
+  # Orbax gives this name to a checkpoint that is being written.
   shutil.copytree(folder / '1', folder / '3.orbax-checkpoint-tmp')
   before = listing(tmp_path)
   said = []
@@ -221,7 +221,7 @@ def test_reading_leaves_the_folder_as_it_is(tmp_path):
   assert listing(tmp_path) == before
 
 
-def test_weights_that_cannot_be_loaded(tmp_path):
+def test_errors_of_loading_weights(tmp_path):
   weights = abstract(make_state())
   reader = Checkpoints(tmp_path / 'none', read_only=True)
   with pytest.raises(CheckpointError, match=r'there are no checkpoints in '):

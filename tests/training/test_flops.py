@@ -1,4 +1,4 @@
-"""FLOPs counted from traces, against counts by hand."""
+"""FLOPs counted from traces, against FLOPs counted by hand."""
 
 import functools
 
@@ -33,7 +33,7 @@ def scanned(x, w):
   return jax.lax.scan(lambda x, _: (thrice(x, w), None), x, length=5)[0]
 
 
-def turned(x, w):
+def repeated(x, w):
   return jax.lax.fori_loop(0, 7, lambda _, x: times(x, w), x)
 
 
@@ -88,7 +88,7 @@ with_own_tangent.defjvp(lambda xw, t: (times(*xw), thrice(*xw)))
     (jax.vmap(times, in_axes=(0, None)), (shape(5, 3, 8), W), 5 * ONE),
     (lambda x, y: x @ y.T, (shape(3, 8), shape(4, 8)), 2 * 3 * 4 * 8),
     (scanned, (A, W), 5 * 3 * ONE),
-    (turned, (A, W), 7 * ONE),
+    (repeated, (A, W), 7 * ONE),
     (while_positive, (A, W), ONE),
     (branching, (A, W), 3 * ONE),
     (jax.jit(thrice), (A, W), 3 * ONE),
@@ -104,7 +104,7 @@ with_own_tangent.defjvp(lambda xw, t: (times(*xw), thrice(*xw)))
     ),
   ],
 )
-def test_of_a_function(fn, args, n):
+def test_flops_of_a_function(fn, args, n):
   assert flops(fn, *args) == n
 
 
@@ -117,13 +117,13 @@ def of_model(layer, batch):
   return forward_flops(layer, *abstract_init(layer, batch), batch)
 
 
-def test_of_dense_layers():
+def test_flops_of_dense_layers():
   layer = tl.Serial(tl.Embedding(7, 16), tl.Dense(32), tl.Dense(5))
   assert of_model(layer, token_shapes((2, 3))) == 2 * 6 * (16 * 32 + 32 * 5)
 
 
 @pytest.mark.parametrize('remat', [False, True])
-def test_of_a_transformer_is_in_closed_form(remat):
+def test_flops_of_a_transformer_in_closed_form(remat):
   b, l, d, f, v, n = 3, 12, 16, 40, 17, 4
   layer = TransformerLM(
     v,
@@ -134,12 +134,12 @@ def test_of_a_transformer_is_in_closed_form(remat):
     positions=NoPositions,
     remat=remat,
   )
-  # Scores and means are over the whole square; half of it is masked.
+  # Attention computes all l * l scores, although half are masked.
   block = 4 * d * d + 2 * l * d + 2 * d * f
   batch = token_shapes((b, l))
   weights, model_state = abstract_init(layer, batch)
   forward = forward_flops(layer, weights, model_state, batch)
   assert forward == 2 * b * l * (n * block + d * v)
-  # No tracer is left behind.
+  # No tracer stays in a layer.
   left = [(x.weights, x.state, x.rng) for x in (layer, *layer.sublayers)]
   assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(left))

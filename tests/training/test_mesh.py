@@ -1,4 +1,4 @@
-"""Weights split over devices: the same gradients, and how they travel."""
+"""Sharded weights: equal gradients, and all-gathers of weights only."""
 
 import json
 import os
@@ -19,7 +19,7 @@ IN_CI = 'transformer rotary'
 
 
 def on_devices(program, *arguments, n=2):
-  """What a program of this folder prints as JSON, run on n fake devices."""
+  """Runs a program of this folder on n fake devices; returns its JSON."""
   root = HERE.parent.parent
   paths = [str(HERE), str(HERE.parent), str(root)]
   flags = f'--xla_force_host_platform_device_count={n}'
@@ -47,16 +47,16 @@ each_row = pytest.mark.parametrize(
 
 
 @each_row
-def test_gradients_are_those_of_one_device(name):
+def test_gradients_equal_those_of_one_device(name):
   found = on_devices('run_sharded.py', name)
   assert found['worst'] < 2e-5
-  assert found['sharded'] > 0.8  # Toy sizes that nothing divides.
-  # Whole activations of a batch never travel; weights of a block do.
+  assert found['sharded'] > 0.8  # Some toy sizes do not divide.
+  # Weights are all-gathered, activations of a whole batch never.
   assert not found['batches gathered']
   assert found['weights gathered']
 
 
-def test_the_longest_axis_that_divides_is_split(monkeypatch):
+def test_the_longest_divisible_axis_is_sharded(monkeypatch):
   mesh = jax.sharding.AbstractMesh((2, 4), ('data', 'fsdp'))
 
   def spec(*shape):
@@ -83,7 +83,7 @@ def test_the_longest_axis_that_divides_is_split(monkeypatch):
     {'model': 1},
   ],
 )
-def test_a_mesh_that_does_not_fit(axes):
+def test_meshes_that_do_not_fit_the_devices(axes):
   with pytest.raises(ValueError, match=r'train\.mesh = .* here 1; one of'):
     meshes.make_mesh(axes)
 
@@ -91,11 +91,11 @@ def test_a_mesh_that_does_not_fit(axes):
 @pytest.mark.parametrize(
   'axes', [None, {}, {'data': -1}, {'fsdp': -1}, {'data': 1, 'fsdp': 1}]
 )
-def test_a_mesh_that_fits(axes):
+def test_meshes_that_fit_the_devices(axes):
   assert meshes.make_mesh(axes).shape == {'data': 1, 'fsdp': 1}
 
 
-def test_rows_are_padded_until_they_split():
+def test_rows_are_padded_to_a_multiple_of_the_devices():
   mesh = jax.sharding.AbstractMesh((2, 2), ('data', 'fsdp'))
   batch = {'inputs': np.ones((5, 3), np.int32), 'weights': np.ones((5, 3))}
   padded = meshes.pad_rows(mesh, batch)

@@ -1,4 +1,4 @@
-"""Optimizers: the maths of each, and the step the schedule is asked for."""
+"""Optimizers: the maths of each, and the step passed to the schedule."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +34,12 @@ def test_weight_decay_is_decoupled():
   )
 
 
-def test_the_first_step_is_step_one():
+def test_schedules_count_steps_from_one():
   ours = run(SGD(lambda n: 10.0 * n), map(jnp.float32, [1.0, 1.0]), 0.0)
   assert float(ours) == -(10.0 + 20.0)
 
 
-def test_clip_norm_is_of_all_gradients():
+def test_clip_norm_is_global():
   gradients = [(jnp.float32(3.0), jnp.float32(4.0))]
   ours = run(SGD(1.0, clip_norm=0.5), gradients, (0.0, 0.0))
   np.testing.assert_allclose(ours, (-0.3, -0.4), rtol=1e-6)
@@ -54,7 +54,7 @@ def test_adafactor_equals_optax():
   rng = np.random.default_rng(0)
   weights = jnp.asarray(rng.normal(size=(130, 140)), jnp.float32)
   gradients = [jnp.asarray(rng.normal(size=weights.shape)) for _ in range(3)]
-  # Momentum tells whether it is of updates before or after the learning rate.
+  # Momentum shows whether the learning rate is applied before or after it.
   theirs = optax.adafactor(
     lambda count: 1e-2 * (1 + count) ** -0.5, momentum=0.9
   )

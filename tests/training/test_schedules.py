@@ -1,10 +1,10 @@
-"""Schedules: trax's numbers, and the one factor trax does not have."""
+"""Schedules: equal to trax, and the one factor that trax lacks."""
 
 import jax
 import numpy as np
 import pytest
 
-import trax_hier.compat  # noqa: F401  (the door, before trax)
+import trax_hier.compat  # noqa: F401  (before trax)
 from trax_hier.training.schedules import as_schedule, multifactor
 
 STEPS = [*range(1, 60), 99, 100, 101, 199, 200, 201, 399, 400, 1000, 12345]
@@ -66,7 +66,7 @@ def test_cosine_decay_once_ends_at_zero():
   assert float(schedule(150)) == float(schedule(10**6)) == 0.0
 
 
-def test_cosine_decay_once_ends_where_it_is_told_to():
+def test_cosine_decay_once_ends_at_cosine_end():
   schedule = multifactor(
     'cosine_decay_once', cosine_start=100, cosine_steps=50, cosine_end=0.1
   )
@@ -75,13 +75,13 @@ def test_cosine_decay_once_ends_where_it_is_told_to():
   assert float(schedule(10**6)) == pytest.approx(0.1)
 
 
-def test_cosine_decay_starts_again():
+def test_cosine_decay_is_cyclic():
   schedule = multifactor('cosine_decay', warmup_steps=10, steps_per_cycle=100)
   assert float(schedule(109)) < 1e-3
   assert float(schedule(110)) == 1.0
 
 
-def test_unknown_factor_lists_the_known_ones():
+def test_an_unknown_factor_is_an_error_that_lists_all_factors():
   with pytest.raises(ValueError, match=r"'cosine_dekay'.*cosine_decay_once"):
     multifactor('constant * cosine_dekay')
 

@@ -1,4 +1,4 @@
-"""The command: what it says and the code it exits with."""
+"""The trainer command: its output and exit codes."""
 
 import atexit
 import errno
@@ -36,7 +36,7 @@ toy.Model.dropout = 0.1
 
 @pytest.fixture(scope='module', autouse=True)
 def toys():
-  """The toy model and data under names of their own in gin."""
+  """Registers the toy model and data with gin."""
   gin.external_configurable(toy.Model, module='toy')
   gin.external_configurable(toy.Data, module='toy')
 
@@ -66,7 +66,7 @@ def run(tmp_path, monkeypatch, capsys):
   config.clear()
 
 
-def test_it_trains_and_ends_with_what_to_type_next(run, tmp_path):
+def test_it_trains_and_prints_the_command_to_continue(run, tmp_path):
   code, out, err = run()
   assert (code, err) == (0, '')
   assert 'held-out after 20 steps' in out and 'bits per byte' in out
@@ -75,7 +75,7 @@ def test_it_trains_and_ends_with_what_to_type_next(run, tmp_path):
   assert 'train.steps = 40' in out.splitlines()[-1]
 
 
-def test_the_saved_configuration_carries_the_run_on(run, tmp_path):
+def test_the_saved_configuration_continues_the_run(run, tmp_path):
   assert run()[0] == 0
   saved = tmp_path / 'run' / 'config.gin'
   code, out, err = run('train.steps = 30', files=[saved])
@@ -94,7 +94,7 @@ def test_a_changed_configuration_is_listed_and_refused(run, tmp_path):
   )
   assert code == 1 and 'resuming' not in out
   first, *changes, last = err.splitlines()
-  assert f'not that of the checkpoints of {tmp_path}/run' in first
+  assert f'changed since the checkpoints in {tmp_path}/run' in first
   assert changes == [
     '  toy.Model.dropout: 0.1 then, 0.2 now',
     '  train.optimizer: @Adam then, @SGD now',
@@ -103,7 +103,7 @@ def test_a_changed_configuration_is_listed_and_refused(run, tmp_path):
   assert (tmp_path / 'run' / 'config.gin').read_bytes() == saved
 
 
-def test_what_may_change_when_a_run_resumes(run, tmp_path):
+def test_parameters_that_may_change_when_a_run_resumes(run, tmp_path):
   assert run()[0] == 0
   free = (
     'train.steps = 25',
@@ -114,7 +114,7 @@ def test_what_may_change_when_a_run_resumes(run, tmp_path):
   )
   code, out, err = run(*free)
   assert (code, err) == (0, '') and 'resuming after step 20' in out
-  # What is younger than the saved text, and has its default, is no change.
+  # A parameter that the saved text lacks is unchanged if it has its default.
   file = tmp_path / 'run' / 'config.gin'
   lines = file.read_text().splitlines()
   assert 'train.accumulate_steps = 1' in lines
@@ -131,17 +131,17 @@ def test_what_may_change_when_a_run_resumes(run, tmp_path):
   assert 'multifactor.constant = 0.01' in file.read_text()
 
 
-def test_told_to_stop_is_code_143(run, monkeypatch):
-  def told(self, step, *_, plain=toy.Data.train_batch):
+def test_sigterm_is_code_143(run, monkeypatch):
+  def interrupted(self, step, *_, plain=toy.Data.train_batch):
     if step == 13:
       os.kill(os.getpid(), signal.SIGTERM)
     return plain(self, step)
 
-  monkeypatch.setattr(toy.Data, 'train_batch', told)
+  monkeypatch.setattr(toy.Data, 'train_batch', interrupted)
   code, _, err = run()
   assert code == 143
   assert err.strip() == (
-    'trax_hier.trainer: told to stop (SIGTERM): step 13 is saved; the same '
+    'trax_hier.trainer: received SIGTERM: checkpoint 13 is saved; the same '
     'command resumes the run'
   )
 
@@ -153,7 +153,9 @@ def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
   with monkeypatch.context() as patched:
     patched.setattr(shutil, 'disk_usage', usage)
     code, _, err = run()
-  assert code == 1 and 'MB, and 0.0 MB are free; none is whole' in err
+  assert (
+    code == 1 and 'MB, 0.0 MB are free; last complete checkpoint: none' in err
+  )
   assert len(err.strip().splitlines()) == 1
   plain = TensorBoard.scalars
 
@@ -171,14 +173,14 @@ def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
   assert code == 0 and 'resuming after step 10' in out
 
 
-def test_a_folder_that_cannot_be_made_is_code_2(run, tmp_path):
+def test_an_output_dir_that_cannot_be_created_is_code_2(run, tmp_path):
   (tmp_path / 'file').write_text('')
   code, _, err = run(folder=tmp_path / 'file' / 'run')
   assert code == 2 and 'is not writable' in err
   assert len(err.strip().splitlines()) == 1
 
 
-def test_compiled_programs_are_kept(run):
+def test_compiled_programs_are_cached(run):
   assert run()[0] == 0
   folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
   assert folder == pathlib.Path(
@@ -194,30 +196,30 @@ def test_hosts_need_all_three_flags(run, flag):
 
 
 def held_out(out):
-  """What a run says of its last evaluation."""
+  """The last evaluation of a run, as printed."""
   (line,) = [x for x in out.splitlines() if x.startswith('held-out after')]
   return line.split('steps: ')[1]
 
 
-def test_it_begins_with_the_weights_of_another_run(run, tmp_path):
+def test_it_starts_with_the_weights_of_another_run(run, tmp_path):
   _, first, _ = run()
   still = 'multifactor.constant = 0.0', 'train.steps = 1'
   source = f"train.init_from = '{tmp_path}/run'"
   code, out, err = run(source, *still, folder=tmp_path / 'tuned')
   assert (code, err) == (0, '')
-  assert f'weights are those of {tmp_path}/run, step 20' in out
-  # Nothing was learned in the one step, and nothing lost.
+  assert f'initial weights: {tmp_path}/run, step 20' in out
+  # The one step has a learning rate of 0.
   assert held_out(out) == held_out(first)
 
   code, _, err = run(source, 'toy.Model.memory = True', folder=tmp_path / 'new')
   assert code == 1 and len(err.strip().splitlines()) == 1
-  assert 'train.init_from' in err and 'is of another model' in err
-  # What is begun goes on with its own weights.
+  assert 'train.init_from' in err and 'belongs to another model' in err
+  # A started run resumes with its own weights.
   (tmp_path / 'run').rename(tmp_path / 'gone')
   more = still[0], 'train.steps = 2'
   code, out, _ = run(source, *more, folder=tmp_path / 'tuned')
   assert code == 0 and 'resuming after step 1' in out
-  assert 'weights are those of' not in out
+  assert 'initial weights:' not in out
   code, _, err = run(
     f"train.init_from = '{tmp_path}/none'", folder=tmp_path / 'new'
   )
@@ -262,7 +264,7 @@ def test_an_unreadable_file(run):
   assert code == 2 and 'nowhere.gin' in err
 
 
-def test_what_fails_in_training_is_code_1(run):
+def test_an_error_in_training_is_code_1(run):
   code, _, err = run('multifactor.constant = 1e30')
   assert code == 1
   assert 'is nan' in err or 'is inf' in err

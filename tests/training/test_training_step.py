@@ -1,4 +1,4 @@
-"""The training and evaluation steps, and the layer they are made of."""
+"""The training step, the evaluation step, and layer initialization."""
 
 import functools
 
@@ -18,14 +18,14 @@ from trax_hier.training.state import (
   n_parameters,
   token_shapes,
 )
-from trax_hier.training.step import apply_model, sums
+from trax_hier.training.step import apply_model, weighted_sums
 
 SHAPE = (8, 6)
 BATCH = token_shapes(SHAPE)
 
 
 def run(n=3, model=toy.Model, data=None, optimizer=Adam, seed=0, **kwargs):
-  """Metrics of n steps, and the state after them."""
+  """Metrics of n steps, and the last state."""
   data = data or toy.Data()
   built = build(model, data, optimizer, **kwargs)
   state = built.init(jax.random.PRNGKey(seed))
@@ -45,7 +45,7 @@ def test_sums_by_hand():
   logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
   targets = rng.integers(0, 5, (2, 3))
   weights = np.array([[1, 0.5, 0], [1, 1, 0]], np.float32)
-  nats, correct = sums(
+  nats, correct = weighted_sums(
     jnp.asarray(logits), {'targets': targets, 'weights': weights}
   )
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -58,12 +58,12 @@ def test_sums_by_hand():
 
 def test_sums_are_float32_for_bfloat16_logits():
   batch = {'targets': np.zeros((1, 4), int), 'weights': np.ones((1, 4))}
-  nats, _ = sums(jnp.zeros((1, 4, 7), jnp.bfloat16), batch)
+  nats, _ = weighted_sums(jnp.zeros((1, 4, 7), jnp.bfloat16), batch)
   assert nats.dtype == jnp.float32
   assert float(nats) == pytest.approx(4 * np.log(7), rel=1e-6)
 
 
-def test_abstract_init_leaves_no_tracer_and_no_array():
+def test_abstract_init_leaves_only_shapes_in_the_layer():
   layer = toy.Model()
   weights, model_state = abstract_init(layer, BATCH)
   assert n_parameters(weights) == 16 * 8 + 8 * 16 + 16
@@ -116,7 +116,7 @@ def test_the_same_seed_is_bitwise_equal_and_another_is_not():
   assert not np.array_equal(a, c)
 
 
-def test_each_step_draws_its_own_dropout():
+def test_dropout_differs_between_steps():
   class Same(toy.Data):
     def train_batch(self, step, shard=0, n_shards=1):
       return super().train_batch(0)
@@ -127,15 +127,15 @@ def test_each_step_draws_its_own_dropout():
 
 
 @pytest.mark.parametrize('memory', [False, True])
-@pytest.mark.parametrize('parts', [2, 8])
-def test_accumulation_gives_the_same_steps(memory, parts):
+@pytest.mark.parametrize('n', [2, 8])
+def test_accumulation_gives_the_same_steps(memory, n):
   class Uneven(toy.Data):
     def _batch(self, seed, scored):
       return super()._batch(seed, 5)
 
   model = functools.partial(toy.Model, memory=memory)
   whole, a = run(model=model, data=Uneven())
-  split, b = run(model=model, data=Uneven(), accumulate_steps=parts)
+  split, b = run(model=model, data=Uneven(), accumulate_steps=n)
   np.testing.assert_allclose(whole, split, rtol=1e-4)
   a, b = (jax.tree.leaves((s.weights, s.model_state)) for s in (a, b))
   for x, y in zip(a, b, strict=True):
@@ -143,7 +143,7 @@ def test_accumulation_gives_the_same_steps(memory, parts):
       np.testing.assert_allclose(x, y, atol=1e-5)
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_weights():
+def test_bfloat16_is_near_float32_and_stores_float32_weights():
   model = functools.partial(toy.Model, memory=True)
   full, _ = run(model=model)
   half, state = run(model=model, compute_dtype='bfloat16')
@@ -162,7 +162,7 @@ def test_a_batch_without_weight_has_loss_zero():
   assert metrics[0, 0] == metrics[0, 2] == 0
 
 
-def test_model_state_is_carried_and_evaluation_leaves_it_alone():
+def test_model_state_is_carried_and_not_changed_by_evaluation():
   data = toy.Data()
   built = build(functools.partial(toy.Model, memory=True), data, Adam)
   state = built.init(jax.random.PRNGKey(0))
@@ -193,7 +193,7 @@ def test_evaluation_scores_every_token_once():
     logits, _ = layer.pure_fn(
       batch['inputs'], weights, state, jax.random.PRNGKey(0)
     )
-    nats += float(sums(logits, batch)[0])
+    nats += float(weighted_sums(logits, batch)[0])
   assert values['loss'] == pytest.approx(nats / values['tokens'], rel=1e-5)
   assert values['bits_per_byte'] == pytest.approx(values['loss'] / np.log(2))
 
@@ -219,7 +219,7 @@ def test_errors_name_the_binding(change, message):
 
 
 class FromStart(base.Layer):
-  """Logits that are 1 in the lanes that start a sequence, else 0."""
+  """Logits of 1 in lanes that start a sequence, else 0."""
 
   takes_start_of_sequence = True
 

@@ -1,5 +1,7 @@
-"""The commands of `trax-hier`.
+"""The subcommands of `trax-hier`, one module each.
 
-A command is a module with HELP and DESCRIPTION, `add_arguments(parser)`, and
-`main(arguments)`, which imports what is slow to import.
+A subcommand defines HELP, DESCRIPTION, `add_arguments(parser)` and
+`main(arguments)`; slow imports happen inside `main`. Modules that only one
+subcommand uses carry its name, as in `describe_sections`; the other modules
+are common to all.
 """

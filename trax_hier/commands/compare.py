@@ -1,4 +1,4 @@
-"""`trax-hier compare`: runs side by side, in numbers, settings and curves."""
+"""`trax-hier compare`: metrics, settings and curves of several runs."""
 
 import argparse
 import dataclasses
@@ -6,34 +6,34 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from trax_hier.commands.shared import user_errors
+from trax_hier.commands.failures import user_errors
 
 HELP = 'compare runs: metrics, settings that differ, a plot'
 DESCRIPTION = """
-Puts runs side by side: how far they came, the best and the last score on the
-held-out set, and the gin parameters in which they differ ("-" where a run has
-none of that name). With --output also a plot of the held-out scores and of the
-training's, smoothed, against steps, and against tokens too if the runs' batches
-differ in size. Runs are only read, and may still be training.
+Compares runs: their progress, the best and the last score on the held-out set,
+and the gin parameters in which they differ ("-" where a run lacks a parameter).
+--output also plots the held-out scores and the smoothed training scores against
+steps and, if the batches differ in size, against tokens. Runs are only read and
+may still be training.
 """
 
 _MISSING = '-'
 _SCORE = 'bits_per_'
-_LONGEST = 48  # Characters of a value in the table.
+_MAX_WIDTH = 48  # Characters of a value in the table.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   parser.add_argument(
-    'runs', nargs='+', metavar='RUN', help='the folders of two runs or more'
+    'runs', nargs='+', metavar='RUN', help='at least two run directories'
   )
   parser.add_argument(
-    '--output', metavar='FILE', help='where to write the plot, a .png'
+    '--output', metavar='FILE', help='the plot to write, a .png file'
   )
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Prints the tables, and writes the plot."""
+  """Prints the tables and writes the plot."""
   with user_errors():
     _check(arguments)
     runs = [_read(folder) for folder in arguments.runs]
@@ -41,9 +41,9 @@ def main(arguments: argparse.Namespace) -> None:
       run.name = name
     lines = [*_numbers(runs), '', *_differences(runs)]
     if arguments.output is not None:
-      from trax_hier.commands import curves
+      from trax_hier.commands import compare_curves
 
-      curves.plot([run.curves() for run in runs], arguments.output)
+      compare_curves.plot([run.curves() for run in runs], arguments.output)
   print('\n'.join(lines))
   if arguments.output is not None:
     print(f'\nplot: {arguments.output}')
@@ -51,13 +51,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 @dataclasses.dataclass
 class _Run:
-  """What is known of a run.
+  """The logged metrics and the settings of a run.
 
   Attributes:
-    train: lines of metrics.jsonl of training steps,
-    valid: and of evaluations.
-    parameters: values of the gin parameters, as gin text.
-    name: what the tables call it.
+    train: Lines of metrics.jsonl about training steps.
+    valid: Lines of metrics.jsonl about evaluations.
+    parameters: Values of the gin parameters, as gin text.
+    name: Name in the tables.
   """
 
   train: list[dict]
@@ -66,15 +66,15 @@ class _Run:
   name: str = ''
 
   def bits(self) -> str:
-    """The name of the score, such as 'bits_per_byte'."""
+    """Returns the name of the score, such as 'bits_per_byte'."""
     return next(key for key in self.lines()[0] if key.startswith(_SCORE))
 
   def lines(self) -> list[dict]:
-    """All lines of metrics.jsonl."""
+    """Returns the lines of metrics.jsonl about training and evaluation."""
     return [*self.train, *self.valid]
 
   def batch_tokens(self) -> int | None:
-    """Tokens in a training batch, if the settings of the data say so."""
+    """Returns the tokens per training batch; None if the settings lack it."""
     data = self.parameters.get('train.data', '').strip('@()')
     sizes = [
       self.parameters.get(f'{data}.{name}', '')
@@ -85,10 +85,10 @@ class _Run:
     return math.prod(map(int, sizes))
 
   def curves(self):
-    """What is plotted of the run."""
-    from trax_hier.commands import curves
+    """Returns the curves to plot."""
+    from trax_hier.commands import compare_curves
 
-    return curves.Curves(
+    return compare_curves.Curves(
       name=self.name,
       score=self.bits(),
       train=[(m['step'], m[self.bits()]) for m in self.train],
@@ -100,19 +100,19 @@ class _Run:
 def _check(arguments):
   """Checks the flags, before anything is imported or read."""
   if len(arguments.runs) < 2:
-    raise ValueError('give the folders of two runs or more')
+    raise ValueError('give at least two run directories')
   if arguments.output is not None:
     output = Path(arguments.output)
     if output.suffix != '.png':
       raise ValueError(f'--output={output}: the name must end in .png')
     if not output.absolute().parent.is_dir():
-      raise ValueError(f'--output={output}: there is no folder for it')
+      raise ValueError(f'--output={output}: its folder does not exist')
 
 
 def _read(folder):
   from trax_hier import config
   from trax_hier.storage.run_folder import config_file
-  from trax_hier.training.logging.metrics_log import read_metrics
+  from trax_hier.training.logging.jsonl import read_metrics
 
   file = config_file(folder)
   by_kind = {'train': [], 'valid': []}
@@ -121,17 +121,17 @@ def _read(folder):
       by_kind[line['kind']].append(line)
   lines = [*by_kind['train'], *by_kind['valid']]
   if not lines:
-    raise ValueError(f'{folder}: no metrics: nothing is logged yet')
+    raise ValueError(f'{folder}: no metrics have been logged yet')
   if not any(key.startswith(_SCORE) for key in lines[0]):
-    raise ValueError(f'{folder}: metrics.jsonl has no {_SCORE}byte or the like')
+    raise ValueError(f'{folder}: metrics.jsonl has no {_SCORE}... metric')
   return _Run(**by_kind, parameters=config.parameters(file.read_text()))
 
 
 def _names(folders):
-  """Names for runs: the ends of their paths, as long as it takes."""
-  parts = [Path(folder).absolute().parts for folder in folders]
-  for n in range(1, max(map(len, parts)) + 1):
-    names = [str(Path(*p[-n:])) for p in parts]
+  """Names of runs: the shortest ends of their paths that differ."""
+  paths = [Path(folder).absolute().parts for folder in folders]
+  for n in range(1, max(map(len, paths)) + 1):
+    names = [str(Path(*path[-n:])) for path in paths]
     if len(set(names)) == len(names):
       return names
   raise ValueError('the same run is given twice')
@@ -150,17 +150,17 @@ def _numbers(runs):
     ('gradient norm, last', [_last(run, 'grad_norm') for run in runs]),
   ]
   for score in dict.fromkeys(run.bits() for run in runs):
-    said = score.replace('_', ' ')
+    title = score.replace('_', ' ')
     rows += [
-      (f'training {said}, last', [_last(run, score) for run in runs]),
-      (f'held-out {said}, last', [_held_out(r, score, -1) for r in runs]),
-      (f'held-out {said}, best', [_held_out(r, score) for r in runs]),
+      (f'training {title}, last', [_last(run, score) for run in runs]),
+      (f'held-out {title}, last', [_held_out(r, score, -1) for r in runs]),
+      (f'held-out {title}, best', [_held_out(r, score) for r in runs]),
     ]
   return _table(rows)
 
 
 def _differences(runs):
-  """The rows of parameters that are not the same in all runs."""
+  """Lines of a table of the parameters that differ between the runs."""
   names = sorted(set().union(*(run.parameters for run in runs)))
   rows = []
   for name in names:
@@ -168,12 +168,12 @@ def _differences(runs):
     if len(set(values)) > 1:
       rows.append((name, [_short(value) for value in values]))
   if not rows:
-    return ['settings: the same']
+    return ['settings: identical']
   return _table([('settings that differ', [run.name for run in runs]), *rows])
 
 
 def _table(rows: Iterable[tuple[str, list[str]]]) -> list[str]:
-  """Lines of columns; the first is flush left, the others flush right."""
+  """Lines of a table: first column aligned left, the others right."""
   cells = [(name, *values) for name, values in rows]
   first, *widths = (
     max(map(len, column)) for column in zip(*cells, strict=True)
@@ -186,7 +186,7 @@ def _table(rows: Iterable[tuple[str, list[str]]]) -> list[str]:
 
 def _short(value):
   value = ' '.join(value.split())
-  return value if len(value) <= _LONGEST else f'{value[: _LONGEST - 1]}…'
+  return value if len(value) <= _MAX_WIDTH else f'{value[: _MAX_WIDTH - 1]}…'
 
 
 def _tokens(run):
@@ -197,7 +197,7 @@ def _tokens(run):
 def _speed(run):
   import statistics
 
-  # The first line of a process has 0: nothing is timed by then.
+  # A process logs 0 on its first line, before anything is timed.
   speeds = [m['tokens_per_second'] for m in run.train if m['tokens_per_second']]
   return f'{statistics.median(speeds):,.0f}' if speeds else _MISSING
 
@@ -208,7 +208,7 @@ def _last(run, name):
 
 
 def _held_out(run, score, index=None):
-  """The lowest score or that of an evaluation, with its step."""
+  """The score of evaluation `index`, or the lowest if None, with its step."""
   scored = [m for m in run.valid if score in m]
   if not scored:
     return _MISSING

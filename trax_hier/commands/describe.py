@@ -1,31 +1,29 @@
-"""`trax-hier describe`: a configured model before it is trained."""
+"""`trax-hier describe`: shows a configured model before it is trained."""
 
 import argparse
 import inspect
 
-from trax_hier.commands.shared import (
-  add_config,
-  add_config_file,
-  keep_compiled,
-  user_errors,
-)
+from trax_hier.commands.compilation_cache import enable_compilation_cache
+from trax_hier.commands.failures import user_errors
+from trax_hier.commands.flags import add_config, add_config_file
 
 _TRAIN = 'trax_hier.training.train'
 
-HELP = 'show configuration, layers, weights, FLOPs and memory, without training'
+HELP = 'show configuration, layers, parameters, FLOPs and memory'
 DESCRIPTION = """
-Shows what gin files or a run come to, before anything is trained: each gin
-parameter with its value and the line that set it; the layers with the shapes
-that go in and out; the weights by part; FLOPs and memory of a training step.
-No weights are made: a model far larger than this machine can be described.
+Shows the model that gin files or a run define, without training it: each gin
+parameter with its value and the line that set it; the layers with the shapes of
+their inputs and outputs; parameters by component; FLOPs and memory of a
+training step. Weights are not allocated, so a model may be far larger than this
+machine.
 
-FLOPs are those of matrix multiplications and convolutions; a training step is
-three forward passes, and what it computes again to save memory is not counted.
-Temporary memory is that of the step as XLA compiles it for the devices at hand,
-which for CPU is not that of a GPU or TPU; --no_compile leaves it out.
+FLOPs count matrix multiplications and convolutions. A training step counts as
+three forward passes; rematerialization is not counted. Temporary memory is that
+of the step as XLA compiles it for the local devices; the numbers for CPU differ
+from those for GPU or TPU. --no_compile skips it.
 
-What a gin file leaves to the user must be given. Where its data are not here,
---batch says the shape of a batch in their place:
+Bindings that a gin file requires must be given. If the data are not available,
+--batch gives the shape of a batch instead:
 
   trax-hier describe --config_file=terraformer/17b.gin --config="DATA = ''" \\
       --batch=64,256,512 --devices=64 --config="train.mesh = {'fsdp': 64}"
@@ -34,39 +32,41 @@ What a gin file leaves to the user must be given. Where its data are not here,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
-  what = parser.add_mutually_exclusive_group(required=True)
-  add_config_file(what)
-  what.add_argument('--run', metavar='DIR', help='or the folder of a run')
+  model = parser.add_mutually_exclusive_group(required=True)
+  add_config_file(model)
+  model.add_argument(
+    '--run', metavar='DIR', help='a run directory, instead of --config_file'
+  )
   add_config(parser, 'the files')
   parser.add_argument(
     '--batch',
     type=_batch_shape,
     metavar='ROWS,LENGTH[,SOURCES]',
-    help='describe without the data: rows of a batch, tokens in a row and, for '
-    'an encoder-decoder model, tokens in a row of sources',
+    help='the shape of a batch, instead of the data: rows, tokens per row and, '
+    'for an encoder-decoder model, tokens per source',
   )
   parser.add_argument(
     '--devices',
     type=_positive,
     metavar='N',
-    help='as if there were N devices; their memory is then that of CPUs',
+    help='simulate N CPU devices',
   )
   parser.add_argument(
     '--depth',
     type=_positive,
     default=4,
     metavar='N',
-    help='levels of the tree of layers; default: 4',
+    help='levels of the layer tree; default: 4',
   )
   parser.add_argument(
     '--no_compile',
     action='store_true',
-    help='leave out the memory of the compiled step, which takes the longest',
+    help='skip the memory of the compiled step, the slowest part',
   )
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Builds the abstract model and prints what it is."""
+  """Builds the model on shapes alone and prints its sections."""
   if arguments.devices is not None:
     _simulate_devices(arguments.devices)
   with user_errors():
@@ -74,19 +74,19 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier import config
     from trax_hier.inspection.layer_tree import model_tree
 
-    keep_compiled()
+    enable_compilation_cache()
     config.clear()
     config.parse(_files(arguments), arguments.config)
     built = _build(arguments.batch)
-    config.check_used(_called_later(arguments.batch is not None))
+    config.check_used(_called_in_training(arguments.batch is not None))
     layer, weights, model_state, batch = _model(built)
-  from trax_hier.commands import sections
+  from trax_hier.commands import describe_sections as sections
 
   root = model_tree(layer, weights, model_state, batch)
   sections.print_summary(built, root)
   sections.print_configuration()
   sections.print_layers(root, arguments.depth)
-  sections.print_weights(root)
+  sections.print_parameters(root)
   sections.print_flops(layer, weights, model_state, batch)
   sections.print_memory(built, batch, not arguments.no_compile)
 
@@ -111,7 +111,7 @@ def _batch_shape(text):
 def _simulate_devices(n):
   import jax
 
-  # Read once, when JAX first looks for devices.
+  # JAX reads these when it first needs its devices.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', n)
 
@@ -125,7 +125,7 @@ def _files(arguments):
 
 
 def _build(batch_shape):
-  """What `train` would build from the gin that was parsed."""
+  """Builds what `train` would build from the parsed gin."""
   from trax_hier import config
   from trax_hier.training.build import build
 
@@ -142,7 +142,7 @@ def _build(batch_shape):
   }
   if batch_shape is None:
     return build(data=_data(), **arguments)
-  return build(data=_blanks(batch_shape, arguments['model']), **arguments)
+  return build(data=_zeros(batch_shape, arguments['model']), **arguments)
 
 
 def _data():
@@ -157,28 +157,29 @@ def _data():
     ) from error
 
 
-def _blanks(batch_shape, model):
-  from trax_hier.commands.blanks import Blanks
-  from trax_hier.training.build import check_parts
+def _zeros(batch_shape, model):
+  """A data set of zeros in the shape of --batch."""
+  from trax_hier.commands.describe_zero_batches import ZeroBatches
+  from trax_hier.training.build import check_bindings
   from trax_hier.training.state import model_inputs
 
-  data = Blanks(*batch_shape)
-  check_parts(model, data, 'float32')
+  data = ZeroBatches(*batch_shape)
+  check_bindings(model, data, 'float32')
   layer = model(mode='train')
   try:
     model_inputs(layer, data.train_batch(0))
   except ValueError as error:
-    few = len(batch_shape) == 2
+    needs_sources = len(batch_shape) == 2
     raise ValueError(
       f'--batch={",".join(map(str, batch_shape))}: the model reads '
-      f'{"sources" if few else "no sources"}; give it '
-      f'--batch=ROWS,LENGTH{",SOURCES" if few else ""}'
+      f'{"sources" if needs_sources else "no sources"}; give '
+      f'--batch=ROWS,LENGTH{",SOURCES" if needs_sources else ""}'
     ) from error
   return data
 
 
-def _called_later(is_without_data):
-  """The configurables that only a training calls."""
+def _called_in_training(is_without_data):
+  """The configurables that training calls and `describe` does not."""
   from trax_hier import config
 
   selectors = {binding.selector for binding in config.resolved()}
@@ -187,7 +188,7 @@ def _called_later(is_without_data):
 
 
 def _model(built):
-  """The model, its weights and state as shapes, and the shapes of a batch."""
+  """The layer, and the shapes of its weights, its state and a batch."""
   from trax_hier.training.state import abstract_init, shapes_of
 
   batch = shapes_of(built.data.train_batch(0))

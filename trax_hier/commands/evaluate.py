@@ -1,28 +1,32 @@
-"""`trax-hier evaluate`: scores a whole split, each byte once."""
+"""`trax-hier evaluate`: scores a whole split and counts each byte once."""
 
 import argparse
 
-from trax_hier.commands import summaries
-from trax_hier.commands.shared import add_run, keep_compiled, say, user_errors
+from trax_hier.commands import evaluate_summaries
+from trax_hier.commands.compilation_cache import enable_compilation_cache
+from trax_hier.commands.failures import print_note, user_errors
+from trax_hier.commands.flags import add_run
 
 HELP = 'score a held-out split: bits per byte, or ROUGE of summaries'
 DESCRIPTION = """
-Scores a whole split of a run's data with its weights. Each byte (or token, or
+Scores the model of a run on a whole split of its data. Each byte (or token, or
 dimension of an image) is counted exactly once.
 
-Context: the split is cut into windows of --window tokens that begin --stride
-tokens apart. A window scores its last --stride tokens, the first window all of
-its own, so a token is predicted from the window - stride tokens before it or
-more, up to window - 1. With stride = window, windows lie side by side, and the
-first token of each is predicted from the beginning-of-sequence mark alone. A
-smaller stride gives more context, a better value, and takes window / stride
-times as long. Documents in rows, such as those of @DocumentLanes, are not cut
-into windows: models with a memory carry it from row to row.
+Context: the split is cut into windows of --window tokens, which start --stride
+tokens apart. The first window scores all its tokens, each later window its last
+--stride tokens, so a token is predicted from at least window - stride and at
+most window - 1 tokens before it. If stride = window, the windows do not overlap
+and the first token of each is predicted from the beginning-of-sequence token
+alone. A smaller stride gives more context and a better score, and takes
+window / stride times as long. Data sets whose rows follow documents, such as
+@DocumentLanes, are not cut into windows: models with a memory carry it from row
+to row.
 
-With --rouge, the data are pairs of texts, as those of @TextPairs: a summary of
-each document is generated and compared with the one that is there. Beside it
-stand baselines: the first sentences of the document (lead-3), and its first
-tokens. ROUGE is F1 in percent, by the package rouge-score with its stemmer.
+With --rouge, the data must be pairs of texts, such as @TextPairs. The model
+generates a summary of each document, which is compared with the reference.
+Baselines are scored too: the first sentences of the document (lead-3) and its
+first tokens. ROUGE is F1 in percent, from the package rouge-score with its
+stemmer.
 """
 
 
@@ -33,35 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--split',
     choices=('valid', 'test'),
     default='test',
-    help='which held-out part; default: test',
+    help='the split to score; default: test',
   )
   parser.add_argument(
     '--window',
     type=int,
     metavar='N',
-    help='tokens in a window; default: as training evaluates',
+    help='tokens per window; default: as in training',
   )
   parser.add_argument(
     '--stride',
     type=int,
     metavar='N',
-    help='tokens that a window scores; default: all of --window if that is '
-    'given, else as training evaluates',
+    help='tokens between the starts of windows; default: --window if that is '
+    'given, else as in training',
   )
-  summaries.add_arguments(parser)
+  evaluate_summaries.add_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Scores, and prints what was scored, how, and the result."""
+  """Scores the split and prints the setting and the result."""
   if arguments.rouge:
-    summaries.main(arguments)
+    evaluate_summaries.main(arguments)
   else:
-    _main_bits(arguments)
+    _evaluate_bits(arguments)
 
 
-def _main_bits(arguments):
+def _evaluate_bits(arguments):
   with user_errors():
-    for name in summaries.SETTINGS:
+    for name in evaluate_summaries.SETTINGS:
       if getattr(arguments, name) is not None:
         raise ValueError(f'--{name} goes with --rouge')
 
@@ -72,7 +76,7 @@ def _main_bits(arguments):
     from trax_hier.training.evaluate import Evaluator
     from trax_hier.training.mesh import weight_shardings
 
-    keep_compiled()
+    enable_compilation_cache()
     run = open_run(arguments.run, arguments.config)
     batches = run.data.eval_batches(
       arguments.split, arguments.window, arguments.stride
@@ -86,7 +90,7 @@ def _main_bits(arguments):
       mesh,
       COMPUTE_DTYPES[run.compute_dtype],
     )
-    step, weights = run.load_weights(arguments.step, say)
+    step, weights = run.load_weights(arguments.step, print_note)
   shardings = weight_shardings(mesh, weights)
   result = evaluator(jax.device_put(weights, shardings))
   n_bytes = run.data.count_bytes(arguments.split)
@@ -97,29 +101,29 @@ def _main_bits(arguments):
 
 
 def _mesh(axes):
-  """The mesh of the run, or where its devices are not here, that of those."""
+  """The mesh of the run, or one of all local devices if it does not fit."""
   from trax_hier.training.mesh import make_mesh
 
   try:
     return make_mesh(axes)
   except ValueError as error:
-    say(f'{error}; here rows are split over all devices')
+    print_note(f'{error}; rows are split over all local devices instead')
     return make_mesh()
 
 
 def _context(batches, unit, layer):
-  """What each token was predicted from, in words."""
+  """Describes the context of each prediction."""
   if batches.context is None:
     first = batches[0]
     text = f'rows of {first["inputs"].shape[1]:,}; each {unit} is predicted '
     text += 'from those before it'
-    # Of a document of one row there is no next one; the first are the longest.
-    goes_on = not all(
+    # Documents of one row need no memory; the longest documents come first.
+    has_long_documents = not all(
       batches[i]['start_of_sequence'].all() for i in range(min(2, len(batches)))
     )
     if 'sources' in first:
       text += ', and from the sources'
-    elif layer.n_in == 2 and goes_on:
+    elif layer.n_in == 2 and has_long_documents:
       text += ', and from a memory of the rows before'
     if not first['weights'][:, 0].any():
       text += f'; the first {unit} of a row is not scored'

@@ -1,60 +1,55 @@
-"""`trax-hier export`: a model as a folder that needs nothing else."""
+"""`trax-hier export`: writes a model as a self-contained folder."""
 
 import argparse
 
-from trax_hier.commands.shared import add_run, say, user_errors
+from trax_hier.commands.failures import print_note, user_errors
+from trax_hier.commands.flags import add_output_folder, add_run
 
 HELP = 'write the model of a run as a folder of safetensors'
 DESCRIPTION = """
-Writes a folder that holds a model and all that is needed to use it, without the
-run and its data: model.safetensors, config.gin, config.json, the vocabulary if
-it is a file, and a README.md that says what the model is and how it scored. In
-Python:
+Writes a folder that is enough to use a model, without the run and its data:
+model.safetensors, config.gin, config.json, the vocabulary if it is a file, and
+README.md, which describes the model and its scores. In Python:
 
   exported = trax_hier.load('DIR')
   exported.sample('def main(')
 
-config.gin is that of the run, with the paths that stand in it.
+config.gin is copied from the run, including the paths in it.
 
-Tensors are named by their way through the layers, and the blocks of a stack
-stand each for itself: blocks.0.attention.query.weights.
+The name of a tensor is its path through the layers; the blocks of a stack are
+separate tensors: blocks.0.attention.query.weights.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   add_run(parser)
-  parser.add_argument(
-    '--output',
-    required=True,
-    metavar='DIR',
-    help='the folder to write, new or empty',
-  )
+  add_output_folder(parser)
   parser.add_argument(
     '--dtype',
     choices=('float32', 'bfloat16'),
     default='float32',
-    help='of the weights in the file; bfloat16 rounds them and takes half the '
-    'bytes; default: float32, as they are',
+    help='type of the weights in the file; bfloat16 rounds them to half the '
+    'bytes; default: float32, unchanged',
   )
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Writes the export, and prints what it is."""
+  """Writes the export and prints a summary of it."""
   with user_errors():
     from pathlib import Path
 
     from trax_hier.storage import export
     from trax_hier.storage.runs import open_run
-    from trax_hier.training.logging.metrics_log import read_metrics
+    from trax_hier.training.logging.jsonl import read_metrics
     from trax_hier.training.state import n_parameters
 
     output = Path(arguments.output).expanduser()
-    # Before the data are read, which may take long.
+    # Fails before the data are read, which may take long.
     export.check_free(output)
     run = open_run(arguments.run, arguments.config)
     batch = run.data.train_batch(0)
-    step, weights = run.load_weights(arguments.step, say)
+    step, weights = run.load_weights(arguments.step, print_note)
     sources = batch.get('sources')
     source = export.Source(
       model=run.model,
@@ -83,7 +78,7 @@ def _config_text(folder, bindings):
 
 
 def _held_out(metrics, step):
-  """The metrics of the evaluation at a step; nothing if there was none."""
+  """The metrics of the evaluation at a step; empty without an evaluation."""
   for line in metrics:
     if (line['kind'], line['step']) == ('valid', step):
       return {k: v for k, v in line.items() if k not in ('kind', 'step')}

@@ -1,36 +1,31 @@
-"""`trax-hier generate`: continues a text, printing it as it is drawn."""
+"""`trax-hier generate`: continues a text and prints it as it is sampled."""
 
 import argparse
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from trax_hier.commands.shared import (
-  Failure,
-  add_run,
-  keep_compiled,
-  say,
-  user_errors,
-)
+from trax_hier.commands import generate_prompts
+from trax_hier.commands.compilation_cache import enable_compilation_cache
+from trax_hier.commands.failures import Failure, print_note, user_errors
+from trax_hier.commands.flags import add_run
 
 HELP = 'continue a text'
 DESCRIPTION = """
-Continues a text with tokens drawn from the model of a run, whose vocabulary
-(bytes or subwords) encodes it. The text is one of
+Continues a text with tokens sampled from the model of a run, whose vocabulary
+(bytes or subwords) encodes the text. The text is one of
 
   --prompt=TEXT
   --prompt_file=FILE
-  standard input, when it is not a terminal
-  each line typed after "> " until an empty one or Ctrl-D, when it is
+  standard input, if it is not a terminal
+  each line typed after "> ", until an empty line or Ctrl-D, if it is a terminal
 
-Prints the text and goes on with what is drawn as it comes, until --n_tokens, a
---stop or the end of the document. The last line, on standard error, has the
-number of tokens drawn and the tokens per second since the first ones came:
-compilation and the reading of the prompt are not in it.
+Prints the text and its continuation as it is sampled, until --n_tokens, a
+--stop text or the end of the document. The last line, on standard error, has
+the number of sampled tokens and the tokens per second since the first chunk;
+compilation and the processing of the prompt do not count.
 
-With --n_beams, nothing is drawn: the text goes on with the best continuation
-that is found, which comes as a whole, without a speed.
+With --n_beams, a beam search takes the place of sampling: the best continuation
+that it finds is printed as a whole, without a speed.
 """
 
 _PRECISIONS = ('float32', 'bfloat16', 'int8')
@@ -39,67 +34,9 @@ _PRECISIONS = ('float32', 'bfloat16', 'int8')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   add_run(parser)
-  prompt = parser.add_mutually_exclusive_group()
-  prompt.add_argument('--prompt', metavar='TEXT', help='the text to continue')
-  prompt.add_argument(
-    '--prompt_file', metavar='FILE', help='a UTF-8 file to continue'
-  )
-  source = parser.add_mutually_exclusive_group()
-  source.add_argument(
-    '--source',
-    metavar='TEXT',
-    help='what the encoder of an encoder-decoder model reads, <0>, <1> and so '
-    'on being its gaps; the prompt is the beginning of the answer, and may be '
-    'empty',
-  )
-  source.add_argument(
-    '--source_file', metavar='FILE', help='the same, from a UTF-8 file'
-  )
-  parser.add_argument(
-    '--n_tokens',
-    type=int,
-    default=256,
-    metavar='N',
-    help='the most tokens to draw; default: 256',
-  )
-  parser.add_argument(
-    '--temperature',
-    type=float,
-    default=1.0,
-    metavar='T',
-    help='what logits are divided by; 0 takes the likeliest token; default: 1',
-  )
-  parser.add_argument(
-    '--top_k', type=int, metavar='K', help='draw from the K likeliest tokens'
-  )
-  parser.add_argument(
-    '--top_p',
-    type=float,
-    metavar='P',
-    help='draw from the fewest likeliest tokens with probability P in all',
-  )
-  parser.add_argument(
-    '--seed',
-    type=int,
-    default=0,
-    metavar='N',
-    help='of the draws; one more for each further line typed; default: 0',
-  )
-  parser.add_argument(
-    '--n_beams',
-    type=int,
-    default=1,
-    metavar='K',
-    help='search for the best continuation with so many beams, without '
-    '--temperature, --top_k, --top_p and --seed; default: 1, no search',
-  )
-  parser.add_argument(
-    '--length_penalty',
-    type=float,
-    metavar='A',
-    help='what --n_beams favours long continuations by; 0 compares '
-    'probabilities; default: 0.6',
-  )
+  generate_prompts.add_arguments(parser)
+  _add_sampling(parser)
+  _add_beam_search(parser)
   parser.add_argument(
     '--stop',
     action='append',
@@ -111,28 +48,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--precision',
     choices=_PRECISIONS,
     default='float32',
-    help='of the weights and of what is computed; default: float32',
+    help='precision of weights and computation; default: float32',
   )
   parser.add_argument(
     '--max_len',
     type=int,
     metavar='N',
-    help='tokens that the memory holds, prompt and drawn; default: as needed',
+    help='capacity of the cache, in tokens of prompt and continuation; '
+    'default: as needed',
+  )
+
+
+def _add_sampling(parser):
+  parser.add_argument(
+    '--n_tokens',
+    type=int,
+    default=256,
+    metavar='N',
+    help='maximum number of new tokens; default: 256',
+  )
+  parser.add_argument(
+    '--temperature',
+    type=float,
+    default=1.0,
+    metavar='T',
+    help='divisor of the logits; 0 takes the likeliest token; default: 1',
+  )
+  parser.add_argument(
+    '--top_k', type=int, metavar='K', help='sample from the K likeliest tokens'
+  )
+  parser.add_argument(
+    '--top_p',
+    type=float,
+    metavar='P',
+    help='sample from the fewest likeliest tokens with total probability P',
+  )
+  parser.add_argument(
+    '--seed',
+    type=int,
+    default=0,
+    metavar='N',
+    help='seed of the sampling; each further typed line adds 1; default: 0',
+  )
+
+
+def _add_beam_search(parser):
+  parser.add_argument(
+    '--n_beams',
+    type=int,
+    default=1,
+    metavar='K',
+    help='search for the best continuation with K beams, without '
+    '--temperature, --top_k, --top_p and --seed; default: 1, no search',
+  )
+  parser.add_argument(
+    '--length_penalty',
+    type=float,
+    metavar='A',
+    help='length penalty of the beam search; higher favors longer '
+    'continuations, 0 compares probabilities; default: 0.6',
   )
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Prints continuations of the prompt, or of each line typed."""
+  """Prints the continuation of the prompt, or of each typed line."""
   with user_errors():
-    prompts = _prompts(arguments)
-    source = _source(arguments)
+    prompts = generate_prompts.read_prompts(arguments)
+    source = generate_prompts.read_source(arguments)
     if arguments.length_penalty is not None and arguments.n_beams == 1:
       raise ValueError('--length_penalty goes with --n_beams of 2 or more')
 
     from trax_hier import generation
     from trax_hier.storage.runs import open_run
 
-    keep_compiled()
+    enable_compilation_cache()
     run = open_run(arguments.run, arguments.config)
     if run.data.unit == 'dim':
       raise ValueError(
@@ -144,81 +133,44 @@ def main(arguments: argparse.Namespace) -> None:
         '--source_file'
       )
     stops = _stops(arguments.stop, run.data.vocab)
-    _, weights = run.load_weights(arguments.step, say)
+    _, weights = run.load_weights(arguments.step, print_note)
     weights = generation.prepare(run.model, weights, arguments.precision)
-  typed = not isinstance(prompts, Sequence)
+  is_interactive = not isinstance(prompts, Sequence)
   for number, prompt in enumerate(prompts):
     try:
       with user_errors():
         _continue(prompt, source, run, weights, stops, number, arguments)
     except Failure as error:
-      if not typed:
+      if not is_interactive:
         raise
-      say(str(error))
-
-
-def _prompts(arguments) -> Sequence[str] | Iterator[str]:
-  """The texts to continue; files are read now, lines when they are typed."""
-  if arguments.prompt is not None:
-    return [arguments.prompt]
-  if arguments.prompt_file is not None:
-    return [_read('prompt_file', arguments.prompt_file)]
-  if sys.stdin.isatty():
-    return _typed_lines()
-  return [sys.stdin.read()]
-
-
-def _source(arguments) -> str | None:
-  """What the encoder is to read."""
-  if arguments.source_file is not None:
-    return _read('source_file', arguments.source_file)
-  return arguments.source
-
-
-def _read(flag, file):
-  try:
-    return Path(file).expanduser().read_bytes().decode('utf-8')
-  except OSError as error:
-    reason = error.strerror
-  except UnicodeDecodeError as error:
-    reason = f'byte {error.start} is not UTF-8 text'
-  raise ValueError(f'--{flag}={file}: {reason}')
-
-
-def _typed_lines():
-  while True:
-    try:
-      line = input('> ')
-    except EOFError:
-      print()
-      return
-    if not line:
-      return
-    yield line
+      print_note(str(error))
 
 
 def _stops(texts, vocab):
-  """Token 0, which ends a document, and the texts as token ids."""
+  """The token ids of the stop texts, and token 0, which ends a document."""
   import numpy as np
 
   stops = [np.zeros(1, np.int32)]
   for text in texts:
     ids = vocab.encode(text)
     if not len(ids):
-      raise ValueError(f'--stop={text!r}: the vocabulary has no token for it')
+      raise ValueError(f'--stop={text!r}: the vocabulary has no tokens for it')
     stops.append(ids)
   return stops
 
 
 def _continue(prompt, source, run, weights, stops, number, arguments):
-  """Prints prompt `number`, its continuation, and how fast it came."""
+  """Prints prompt `number`, its continuation and its speed."""
   from trax_hier import generation
   from trax_hier.data import TextStream
 
   vocab = run.data.vocab
   ids = vocab.encode(prompt)
   printer = _Printer(prompt, TextStream(vocab.decode, ids))
-  search = arguments.n_beams > 1
+  is_search = arguments.n_beams > 1
+  sources = None
+  if source is not None:
+    sources = [generate_prompts.encode_source(source, run.data)]
   beams = {'n_beams': arguments.n_beams}
   if arguments.length_penalty is not None:
     beams['length_penalty'] = arguments.length_penalty
@@ -230,32 +182,23 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
     temperature=arguments.temperature,
     top_k=arguments.top_k,
     top_p=arguments.top_p,
-    seed=arguments.seed + (0 if search else number),
+    seed=arguments.seed + (0 if is_search else number),
     stop=stops,
     n_ids=vocab.size,
     max_len=arguments.max_len,
-    on_tokens=None if search else printer,
-    sources=None if source is None else [_encode_source(source, run.data)],
+    on_tokens=None if is_search else printer,
+    sources=sources,
     **beams,
   )
-  if search:
+  if is_search:
     printer([new])
   printer.close()
   plural = '' if len(new) == 1 else 's'
-  say(f'{len(new):,} token{plural}{printer.rate()}')
-
-
-def _encode_source(text, data):
-  """Encodes a source, cut off as those of training are."""
-  ids = data.vocab.encode(text)
-  longest = getattr(data, 'source_length', len(ids))
-  if len(ids) > longest:
-    say(f'of the {len(ids):,} tokens of the source the first {longest:,} count')
-  return ids[:longest]
+  print_note(f'{len(new):,} token{plural}{printer.rate()}')
 
 
 class _Printer:
-  """Prints a prompt and its new tokens as they come, and keeps the time."""
+  """Prints a prompt and its new tokens as they arrive; times the arrivals."""
 
   def __init__(self, prompt, stream):
     self._prompt = prompt
@@ -263,21 +206,22 @@ class _Printer:
     self._arrivals = []
 
   def __call__(self, rows):
-    """Takes the new tokens of the one row."""
+    """Takes a chunk of new tokens of the only row."""
     (new,) = rows
     text = self._stream.push(new)
-    # Not before: a request that is refused prints its message alone.
+    # The prompt waits for the first tokens: a rejected request prints only
+    # its message.
     if not self._arrivals:
       text = self._prompt + text
     self._arrivals.append((time.perf_counter(), len(new)))
     print(text, end='', flush=True)
 
   def close(self):
-    """Prints what was held back, and ends the line."""
+    """Prints the bytes held back for incomplete characters; ends the line."""
     print(self._stream.flush(), flush=True)
 
   def rate(self):
-    """', N tokens/s' since the first chunk; '' if there was no other."""
+    """Returns ', N tokens/s' since the first chunk; '' for a single chunk."""
     if len(self._arrivals) < 2:
       return ''
     (start, _), *rest = self._arrivals

@@ -1,23 +1,29 @@
-"""`trax-hier import_trax`: weights of Trax's own Hourglass, to be used here."""
+"""`trax-hier import_trax`: converts the weights of Trax's own Hourglass."""
 
 import argparse
 
-from trax_hier.commands.shared import add_config, add_config_file, user_errors
+from trax_hier.commands.failures import user_errors
+from trax_hier.commands.flags import (
+  add_config,
+  add_config_file,
+  add_output_folder,
+)
 
 HELP = "import the weights of Trax's own Hourglass"
 DESCRIPTION = """
 Reads the weights of trax.models.research.hourglass.HourglassLM from a file that
-Trax has written (model.pkl.gz, of Layer.save_to_file or of a training Loop) and
-writes a folder as `trax-hier export` does, for trax_hier.load.
+Trax has written (model.pkl.gz, by Layer.save_to_file or a training Loop) and
+writes a folder for trax_hier.load, as `trax-hier export` does.
 
-The gin files must bind train.model = @HourglassLM with the arguments that
-Trax's model had. Other bindings do not matter, but a file may ask for them:
+The gin files must bind train.model = @HourglassLM with the arguments of Trax's
+model. Other bindings have no effect, but those that a file requires must be
+given:
 
   trax-hier import_trax --weights=model.pkl.gz --output=my_model \\
       --config_file=hourglass/enwik8.gin --config="DATA = 'not needed'"
 
-A pickle can ask for anything to be executed. Nothing of this one is: the file
-may hold arrays and containers, and what else it asks for ends the import.
+Loading a pickle can execute any code. This command executes none: the file may
+hold arrays and containers, and anything else ends the import.
 """
 
 
@@ -27,27 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--weights',
     required=True,
     metavar='FILE',
-    help='model.pkl.gz; a model.weights.npy.gz that belongs to it must lie '
-    'beside it',
+    help='model.pkl.gz; model.weights.npy.gz, if Trax wrote one, must be in '
+    'the same folder',
   )
   add_config_file(parser, required=True)
   add_config(parser, 'the files')
   parser.add_argument(
     '--vocab',
     metavar='FILE',
-    help='the SentencePiece model that the model was trained with; default: '
-    'its tokens are bytes',
+    help="the SentencePiece model of Trax's model; default: tokens are bytes",
   )
-  parser.add_argument(
-    '--output',
-    required=True,
-    metavar='DIR',
-    help='the folder to write, new or empty',
-  )
+  add_output_folder(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Writes the export, and prints what it is."""
+  """Writes the export and prints a summary of it."""
   with user_errors():
     from pathlib import Path
 

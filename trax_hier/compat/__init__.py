@@ -1,15 +1,15 @@
-"""Compatibility layer: trax 1.4.1 on today's JAX.
+"""Compatibility layer: trax 1.4.1 on current JAX.
 
 The only package that imports trax. Importing it
 
-*   makes trax quick to import, and free of TensorFlow until something needs it
-    (`import_hook`), for the whole process;
-*   patches what trax 1.4.1 uses of JAX and that JAX has since removed
-    (`patches`). Each patch is confined to the trax module that needs it: JAX
-    itself is not touched.
+*   makes trax quick to import, and loads TensorFlow only when something needs
+    it (`import_hook`), for the whole process;
+*   patches trax 1.4.1 where it uses features that JAX has since removed
+    (`patches`). Each patch affects only the trax module that needs it, and
+    never JAX itself.
 
-Import it before trax. Otherwise a warning says so and the patches are applied
-to the modules that are already loaded.
+Import it before trax. Otherwise it warns, and patches the modules that are
+already loaded.
 
 Trax's models and layers register with gin as usual: `trax.layers` at once,
 `trax.models` and `trax.rl` when one of their names is first used, such as
@@ -19,7 +19,7 @@ Exports:
   tl: `trax.layers`.
   base: `trax.layers.base`.
   ShapeDtype: A shape and a dtype; the argument of `Layer.init`.
-  signature: The `ShapeDtype` of an array, or a nest of them.
+  signature: The `ShapeDtype` of an array, or of each array in a nest.
 """
 
 import warnings
@@ -29,8 +29,8 @@ from trax_hier.compat.patches import PATCHES
 
 if import_hook.install(PATCHES):
   warnings.warn(
-    'trax was imported before trax_hier.compat. It has been patched in place,'
-    ' but was slow to import and may have loaded TensorFlow: import'
+    'trax was imported before trax_hier.compat. It is now patched in place, but'
+    ' was slow to import and may have loaded TensorFlow: import'
     ' trax_hier.compat first.',
     stacklevel=2,
   )

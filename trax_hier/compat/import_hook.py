@@ -1,13 +1,13 @@
-"""How trax's own modules are imported: fast, and without TensorFlow.
+"""An import hook that imports trax quickly and without TensorFlow.
 
-`install` puts a finder on `sys.meta_path` that handles modules named `trax` and
-`trax.*`, and no others. What it changes for them:
+`install` puts a finder on `sys.meta_path` that handles only modules named
+`trax` and `trax.*`. It changes their import:
 
-*   `import` of TensorFlow and its kin yields stubs (`_trax_stubs`).
-*   `trax`, `trax.models` and `trax.rl` do not import all that is below them;
-    their attributes are imported when first asked for.
-*   trax's TensorFlow-NumPy backend is left out.
-*   a module with a patch is patched right after it has been executed.
+*   Importing TensorFlow and related packages yields stubs (`stubs`).
+*   `trax`, `trax.models` and `trax.rl` import their submodules and attributes
+    at first access, and not all at once.
+*   trax's TensorFlow-NumPy backend is not loaded.
+*   A module that has a patch is patched right after it has been executed.
 """
 
 import ast
@@ -23,14 +23,14 @@ _LAZY_PACKAGES = ('trax', 'trax.models', 'trax.rl')
 
 
 def install(patches):
-  """Installs the finder, and patches what of trax is loaded already.
+  """Installs the finder, and patches trax modules that are already loaded.
 
   Args:
-    patches: Maps the name of a trax module to a function that is called with
-      that module once it has been executed.
+    patches: Patch for each name of a trax module: a function that is called
+      with the module after its execution.
 
   Returns:
-    Whether any of trax had been imported before, in the usual way.
+    Whether trax had already been imported, without the hook.
   """
   if any(isinstance(finder, _Finder) for finder in sys.meta_path):
     return False
@@ -43,7 +43,7 @@ def install(patches):
 
 
 def replace(module, name, value):
-  """Replaces `module.name`, also where loaded trax modules re-export it."""
+  """Replaces `module.name`, and its re-exports in loaded trax modules."""
   old = getattr(module, name)
   for key, other in list(sys.modules.items()):
     if key.partition('.')[0] == 'trax' and vars(other).get(name) is old:
@@ -51,7 +51,7 @@ def replace(module, name, value):
 
 
 class _Finder:
-  """Finds `trax` and `trax.*` where Python would, and loads them our way."""
+  """Finds `trax` and `trax.*` where Python would, to load them by `_Loader`."""
 
   def __init__(self, patches):
     self._patches = patches
@@ -66,7 +66,7 @@ class _Finder:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-  """Executes a trax module with the changes listed at the top."""
+  """Executes a trax module with the changes listed in the module docstring."""
 
   def __init__(self, name, path, patch):
     super().__init__(name, path)
@@ -94,21 +94,21 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _NoBackend(dict):
-  """Takes the place of trax's TensorFlow-NumPy backend."""
+  """Stub for trax's TensorFlow-NumPy backend."""
 
   def __missing__(self, key):
     raise NotImplementedError(
-      "trax's TensorFlow-NumPy backend is left out by"
-      " trax_hier.compat; use trax.fastmath.set_backend('jax')."
+      'trax_hier.compat does not load the TensorFlow-NumPy backend of trax; use'
+      " trax.fastmath.set_backend('jax')."
     )
 
 
 def _lazy_attributes(module, loader):
-  """Module `__getattr__` for a package whose `__init__` has not been run.
+  """Module `__getattr__` for a package whose `__init__` has not been executed.
 
-  A submodule is imported. For a name that `__init__` only imports, that one
-  statement is executed; for a name that it defines, such as a model that it
-  registers with gin, the whole of it is.
+  For a submodule, imports it. For a name that `__init__` imports, executes only
+  that import statement. For a name that `__init__` defines, such as a model
+  that it registers with gin, executes all of `__init__`.
   """
   source = loader.get_source(module.__name__)
   imports, defined = {}, set()

@@ -1,13 +1,12 @@
-"""One short message for what fails in a layer, however deep it lies.
+"""Short error messages for exceptions in nested layers.
 
-trax 1.4.1 makes a new `LayerError` at each layer that an exception passes, each
-with the text of all those before it. With this patch they are of a class of
-their own, which says the way to the layer, what is wrong there, what it got,
-and what to do:
+At each layer that an exception passes, trax 1.4.1 raises a new `LayerError`
+that repeats the text of all earlier ones. This patch replaces them by one
+error, which states the path to the layer, the problem, the inputs, and advice:
 
     HourglassLM / Repeat(8) / DecoderBlock / FeedForward / Dense: ...
 
-The exception that was raised in the layer is its `__cause__`.
+Its `__cause__` is the exception that was raised in the layer.
 """
 
 import os
@@ -19,72 +18,72 @@ from typing import Any
 
 import jax
 
-# Levels of the way that say nothing: what a model is glued together with.
+# Combinators that paths leave out.
 _GLUE = ('Serial', 'Branch', 'Parallel', 'PreNormResidual')
 
 _INTERNAL = (os.path.dirname(jax.__file__) + os.sep,)
 
-# What an exception says, what says it better if need be, and what to do.
-_SAYINGS = (
+# Pattern of a message; a clearer message, or None to keep it; advice.
+_ADVICE = (
   (
     r'.*ncompatible shapes for broadcasting: (?:shapes=\[(.*)\]|(.*))',
     r'cannot broadcast \1\2',
-    'shapes must be equal, or 1 where they are not; layers inside a Residual'
-    ' must end in the shape that they begin with',
+    'shapes must be equal, or 1 where they differ; the layers inside a Residual'
+    ' must return the shape of their input',
   ),
   (
     r'dot_general requires contracting .* got \((.*?),?\) and \((.*?),?\)',
     r'cannot multiply along axes of \1 and \2',
-    'inputs must be as wide as those that the weights were initialised for',
+    'inputs must have the width that the weights were initialized for',
   ),
   (
     r'[Cc]annot concatenate|Concatenate expects',
     None,
-    'all inputs must agree in every axis but the one that is joined',
+    'inputs must have equal shapes, except along the concatenated axis',
   ),
   (
     r'[Cc]annot reshape',
     None,
-    'an axis that is split must be a multiple of its parts',
+    'an axis can be split only into factors of its size',
   ),
   (
     r'must have (?:an )?integer',
-    'takes whole numbers',
+    'takes integers',
     'tokens are int32 (batch, length)',
   ),
   (
     r'list assignment index out of range|values to unpack \(expected [23]'
     r'(?:, got [1-9])?\)|[Tt]oo many indices',
-    'takes inputs of another rank',
+    'takes inputs of a different rank',
     'tokens are (batch, length), vectors (batch, length, d_model)',
   ),
   (
     r'values to unpack \(expected \d+, got 0\)',
-    'has no weights, or its inputs no axes',
+    'has no weights, or its inputs have no axes',
     'call init(signature(inputs)) first',
   ),
   (
     r'(?:carry|input) \S+ has type (\S+) but .* has type (\S+\]),.*',
     r'has blocks that take \1 and return \2',
-    'a block that is repeated must return the shapes and dtypes that it takes',
+    'a repeated block must return the shapes and dtypes of its inputs',
   ),
 )
 
 
 def patch(module: types.ModuleType) -> None:
-  """Gives the layers of `trax.layers.base` the messages described above."""
+  """Makes `trax.layers.base` raise the errors described above."""
 
   class LayerError(module.LayerError):
-    """What went wrong in a layer, and where that is: see its text.
+    """An exception in a layer.
 
     Attributes:
-      cause: the exception raised in the layer.
-      fault: what is wrong, what the layer got, and what to do.
-      path: the layers from the outermost to the one at fault.
+      cause: The exception raised in the layer.
+      fault: The problem, the inputs of the layer, and advice.
+      path: The layers, from the outermost to the one that raised it.
     """
 
     def __init__(self, path, fault, cause):
-      Exception.__init__(self, f'{_way(path)}: {fault}')
+      Exception.__init__(self, f'{_path_text(path)}: {fault}')
       self.path, self.fault, self.cause = path, fault, cause
 
     @property
@@ -94,7 +93,7 @@ def patch(module: types.ModuleType) -> None:
   LayerError.__module__ = module.__name__
   LayerError.__qualname__ = 'LayerError'
 
-  def tell(skip=0):
+  def raise_layer_error(skip=0):
     del skip
     error, names = sys.exception(), sys._getframe(1).f_locals
     layer = names['self']
@@ -103,19 +102,24 @@ def patch(module: types.ModuleType) -> None:
       path = path if path[0] is layer else (layer, *path)
     else:
       inputs = names['x'] if 'x' in names else names['input_signature']
-      fault = _fault(layer, error, inputs, names.get('weights', ()))
-      path, cause = (layer,), _readable(error)
+      fault = _diagnose(layer, error, inputs, names.get('weights', ()))
+      path, cause = (layer,), _without_internal_frames(error)
     raise LayerError(path, fault, cause) from cause
 
-  # Each method that may fail asks for this when it has, before it raises an
-  # error of its own. To wrap those methods would make all tracing slower.
-  module._short_traceback = tell
+  # Trax's methods call this in their except clauses, before they raise an error
+  # of their own. Wrapping the methods instead would make all tracing slower.
+  module._short_traceback = raise_layer_error
   find_frame = module._find_frame
-  module._find_frame = lambda frame: _note_maker(find_frame, frame)
+  module._find_frame = lambda frame: _record_maker(find_frame, frame)
 
 
-def _note_maker(find_frame, frame):
-  """Notes in a new layer which function makes it; `frame` is of its init."""
+def _record_maker(find_frame, frame):
+  """Records in a new layer the function that makes it.
+
+  Args:
+    find_frame: Trax's function, which finds the caller of `__init__`.
+    frame: Frame in the `__init__` of the layer.
+  """
   layer = frame.f_locals['self']
   found = maker = find_frame(frame)
   while maker.f_back and maker.f_locals.get('self') is layer:
@@ -124,13 +128,13 @@ def _note_maker(find_frame, frame):
   return found
 
 
-def _way(path) -> str:
-  """The names of the layers that mean something, outermost first."""
+def _path_text(path) -> str:
+  """The names of the layers without combinators, outermost first."""
   names = []
   for layer in path:
     name = layer.name.lstrip('_')
     maker = getattr(layer, '_maker', '')
-    # A function that makes a layer is named like a class.
+    # Functions that make layers have names in CapWords.
     known = any(n.partition('(')[0] == maker for n in (*names, name))
     if layer.sublayers and maker[:1].isupper() and not known:
       names += [maker] * (maker not in _GLUE)
@@ -139,32 +143,32 @@ def _way(path) -> str:
   return ' / '.join(names or ['Serial'])
 
 
-def _fault(layer, error, inputs, weights) -> str:
-  """Says what is wrong, what the layer got, and what to do."""
+def _diagnose(layer, error, inputs, weights) -> str:
+  """States the problem, the inputs of the layer, and advice."""
   got = _shapes(inputs)
   if not all(hasattr(x, 'shape') for x in jax.tree.leaves(inputs)):
-    return f'takes arrays, and in init signature(array), but got {got}'
+    return f'takes arrays, or signature(array) in init, but got {got}'
   n = len(inputs) if isinstance(inputs, tuple | list) else 1
   if n < layer.n_in or (n > layer.n_in and not layer.sublayers):
     return (
       f'takes {layer.n_in} input{"s" * (layer.n_in != 1)}, but there '
       f'{"is" if n == 1 else "are"} {n} (got {got}); the layers before it must'
-      ' leave as many as it takes'
+      f' leave {layer.n_in} on the stack'
     )
   if not layer.sublayers and jax.tree.leaves(weights):
     got += f'; its weights are {_shapes(jax.tree.leaves(weights))}'
-  what = _what(error)
-  for pattern, better, advice in _SAYINGS:
-    if found := re.search(pattern, what):
-      what = found.expand(better) if better else what
-      return f'{what} (got {got}); {advice}'
-  return f'{what} (got {got})'
+  problem = _describe(error)
+  for pattern, clearer, advice in _ADVICE:
+    if found := re.search(pattern, problem):
+      problem = found.expand(clearer) if clearer else problem
+      return f'{problem} (got {got}); {advice}'
+  return f'{problem} (got {got})'
 
 
-def _readable(error: Exception) -> Exception:
-  """Takes JAX's and trax's own frames out of what is raised in them.
+def _without_internal_frames(error: Exception) -> Exception:
+  """Removes the frames of JAX from the traceback of an error.
 
-  As in JAX itself, JAX_TRACEBACK_FILTERING=off leaves them there.
+  As in JAX itself, JAX_TRACEBACK_FILTERING=off keeps them.
   """
   frames = list(traceback.walk_tb(error.__traceback__))
   if jax.config.jax_traceback_filtering == 'off':
@@ -174,12 +178,12 @@ def _readable(error: Exception) -> Exception:
     if not frame.f_code.co_filename.startswith(_INTERNAL):
       kept = types.TracebackType(kept, frame, frame.f_lasti, line)
   if frames[-1][0].f_code.co_filename.startswith(_INTERNAL):
-    error.__cause__ = None  # What JAX tried before, if anything.
+    error.__cause__ = None  # An exception internal to JAX, if any.
   return error.with_traceback(kept)
 
 
-def _what(error: Exception) -> str:
-  """An exception as one paragraph."""
+def _describe(error: Exception) -> str:
+  """The message of an exception, as one paragraph."""
   text = ' '.join(str(error).partition('\n  In call to')[0].split())
   kind = type(error).__name__
   if not text:
@@ -191,7 +195,7 @@ def _what(error: Exception) -> str:
 
 
 def _shapes(x: Any) -> str:
-  """Shapes and dtypes, such as '(2, 16, 12) float32, (2, 16) int32'."""
+  """Shapes and dtypes: '(2, 16, 12) float32, (2, 16) int32'."""
   if isinstance(x, tuple | list):
     return ', '.join(map(_shapes, x)) or 'nothing'
   if hasattr(x, 'shape') and hasattr(x, 'dtype'):

@@ -1,7 +1,7 @@
-"""Every call of a layer, seen by whoever stands around it.
+"""A hook that intercepts every call of a layer.
 
-For what concerns all layers and is the business of none: where weights live,
-what shapes go by.
+For concerns that cut across all layers, such as the sharding of weights and the
+shapes of activations.
 """
 
 import contextlib
@@ -10,34 +10,35 @@ import functools
 import types
 from collections.abc import Callable, Iterator
 
-_around = contextvars.ContextVar('around', default=None)
+_hook = contextvars.ContextVar('hook', default=None)
 
 
 @contextlib.contextmanager
-def intercept(call: Callable) -> Iterator[None]:
-  """Has `pure_fn` of each layer called as `call(pure_fn, layer, *args)`.
+def intercept(hook: Callable) -> Iterator[None]:
+  """Replaces `layer.pure_fn(*args)` by `hook(pure_fn, layer, *args)`.
 
   Args:
-    call: gets the method, the layer, and the arguments of the method (inputs,
-      weights, state, rng, use_cache); returns what the method does. It may call
-      the method with others. Inner layers are called through it in turn.
+    hook: Function of the original method, the layer, and the method's arguments
+      (inputs, weights, state, rng, use_cache); returns outputs and state. It
+      may call the method with other arguments. The calls of sublayers go
+      through the hook too.
   """
-  token = _around.set(call)
+  token = _hook.set(hook)
   try:
     yield
   finally:
-    _around.reset(token)
+    _hook.reset(token)
 
 
 def patch(module: types.ModuleType) -> None:
-  """Lets calls of the layers of `trax.layers.base` be stood around."""
+  """Adds the hook to `trax.layers.base`."""
   plain = module.Layer.pure_fn
 
   @functools.wraps(plain)
   def pure_fn(self, x, weights, state, rng, use_cache=False):
-    call = _around.get()
-    if call is None:
+    hook = _hook.get()
+    if hook is None:
       return plain(self, x, weights, state, rng, use_cache)
-    return call(plain, self, x, weights, state, rng, use_cache)
+    return hook(plain, self, x, weights, state, rng, use_cache)
 
   module.Layer.pure_fn = pure_fn

@@ -1,7 +1,6 @@
-"""Patches for what trax 1.4.1 uses of JAX and that JAX has since removed.
+"""Patches that make trax 1.4.1 work on current JAX, and quick to import.
 
-Each patch is confined to the trax module that needs it: JAX itself is not
-touched.
+Each patch affects only the trax module that needs it, and never JAX itself.
 """
 
 import functools
@@ -18,8 +17,8 @@ from trax_hier.compat import import_hook, layer_errors, layer_hooks
 from trax_hier.compat.stubs import Overlay, Stub
 
 
-def _see(name, **names):
-  """A patch: the module's global `name` is seen with some names replaced."""
+def _overlay(name, **names):
+  """A patch that replaces attributes of the module's global `name`."""
 
   def patch(module):
     setattr(module, name, Overlay(getattr(module, name), **names))
@@ -28,20 +27,20 @@ def _see(name, **names):
 
 
 def _stack():
-  """`inspect.stack()`, two entries deep and without reading any source."""
+  """`inspect.stack()`, two entries deep and without reading source files."""
   frame = sys._getframe(1)
   return [(frame,), (frame.f_back,)]
 
 
 def _frame_info(frame):
-  """`inspect.getframeinfo`, without reading any source."""
+  """`inspect.getframeinfo`, without reading source files."""
   return types.SimpleNamespace(
     filename=frame.f_code.co_filename, lineno=frame.f_lineno
   )
 
 
 def _gzip_file(fileobj, compresslevel=9):
-  """`gzip.GzipFile`, which wants to be told whether it reads or writes."""
+  """`gzip.GzipFile` with an explicit mode, without which it warns."""
   return gzip.GzipFile(
     fileobj=fileobj, mode=fileobj.mode, compresslevel=compresslevel
   )
@@ -64,8 +63,8 @@ def _patch_fastmath_numpy(module):
   unflatten = module.tree_unflatten
 
   def tree_unflatten(flat, tree, copy_from_tree=None):
-    # Whether `tree` is in `copy_from_tree` is asked with ==, which raises for
-    # an array and (). An array is a leaf and never copied.
+    # The test `tree in copy_from_tree` compares with ==, which raises for an
+    # array and (). Arrays are leaves and never copied.
     copy = None if hasattr(tree, 'shape') else copy_from_tree
     return unflatten(flat, tree, copy)
 
@@ -73,7 +72,7 @@ def _patch_fastmath_numpy(module):
 
 
 def _cond(pred, *args, **kwargs):
-  """`lax.cond` that also takes one operand for each branch, by keywords."""
+  """`lax.cond` that also accepts the removed keywords for branch operands."""
   if 'true_operand' not in kwargs:
     return jax.lax.cond(pred, *args, **kwargs)
   return jax.lax.cond(
@@ -85,21 +84,21 @@ def _cond(pred, *args, **kwargs):
 
 
 def _stop_gradient(x):
-  """`lax.stop_gradient` that leaves a Python int a Python int."""
+  """`lax.stop_gradient` that returns a Python int unchanged."""
   return x if isinstance(x, int) else jax.lax.stop_gradient(x)
 
 
 def _one_per_device(devices):
-  """The sharding that puts entry i of the leading axis on device i."""
+  """The sharding that places entry i of the leading axis on device i."""
   mesh = jax.sharding.Mesh(np.asarray(devices), ('devices',))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('devices'))
 
 
 def _pmap(f, **kwargs):
-  """`jax.pmap` that moves its arguments to the devices, as it used to."""
+  """`jax.pmap` that moves its arguments to the devices, as earlier versions."""
   mapped = jax.pmap(f, **kwargs)
   if set(kwargs) - {'axis_name', 'donate_argnums'}:
-    return mapped  # Not every argument need have a leading axis of devices.
+    return mapped  # Some arguments may lack the leading axis of devices.
 
   def place(x):
     devices = jax.local_devices()[: x.shape[0]]
@@ -113,7 +112,7 @@ def _pmap(f, **kwargs):
 
 
 def _device_put_replicated(x, devices):
-  """The removed `jax.device_put_replicated`: (...) -> (n_devices, ...)."""
+  """The removed `jax.device_put_replicated`: (..) -> (n_devices, ..)."""
   copies = jnp.broadcast_to(x, (len(devices), *jnp.shape(x)))
   return jax.device_put(copies, _one_per_device(devices))
 
@@ -125,15 +124,15 @@ def _patch_fastmath_jax(module):
 
 
 def _patch_combinators(module):
-  """Makes initialising a model linear in the depth of its nesting.
+  """Makes the initialization of a model linear in its nesting depth.
 
-  `Serial.init` asks each sublayer for the shape of its output, which traces
-  the whole sublayer, once more for every `Serial` around it. Here a `Serial`
-  composes the answers of its sublayers, and a layer remembers its last one.
+  `Serial.init` traces each sublayer to get its output shape, so a layer inside
+  n nested `Serial` is traced n times. With the patch, a layer caches its last
+  output signature, and `Serial` composes those of its sublayers.
   """
   plain = module.base.Layer._forward_abstract
 
-  def remembering(self, input_signature):
+  def caching(self, input_signature):
     leaves, structure = jax.tree.flatten(input_signature)
     key = structure, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if getattr(self, '_last_abstract', (None,))[0] != key:
@@ -149,7 +148,7 @@ def _patch_combinators(module):
       states.append(state)
     return stack, tuple(states)
 
-  module.base.Layer._forward_abstract = remembering
+  module.base.Layer._forward_abstract = caching
   module.Serial._forward_abstract = composing
 
 
@@ -166,7 +165,7 @@ def _string_tensor(values, shape):
 
 
 def _patch_jaxboard(module):
-  """Lets `Loop` write its summaries with tensorboardX, not TensorFlow."""
+  """Makes `Loop` write summaries with tensorboardX instead of TensorFlow."""
   writer = Stub('tensorboardX.event_file_writer.EventFileWriter')
   module.EventFileWriter = lambda log_dir, queue, secs, suffix: writer(
     log_dir, queue, secs, suffix or ''
@@ -185,30 +184,30 @@ _backend = types.SimpleNamespace(live_buffers=jax.live_arrays)
 _xla_bridge = types.SimpleNamespace(get_backend=lambda: _backend)
 
 PATCHES = {
-  'trax.data.inputs': _see('jax', host_count=jax.process_count),
+  'trax.data.inputs': _overlay('jax', host_count=jax.process_count),
   'trax.fastmath.jax': _patch_fastmath_jax,
   'trax.fastmath.numpy': _patch_fastmath_numpy,
   'trax.jaxboard': _patch_jaxboard,
-  'trax.layers.acceleration': _see(
+  'trax.layers.acceleration': _overlay(
     'jax', device_put_replicated=_device_put_replicated
   ),
-  # 65 calls while trax is imported, each reading the source of every frame.
-  'trax.layers.assert_shape': _see(
+  # The import of trax makes 65 calls; each would read every frame's source.
+  'trax.layers.assert_shape': _overlay(
     'inspect', stack=_stack, getframeinfo=_frame_info
   ),
   'trax.layers.base': lambda module: (
-    _see('gzip', GzipFile=_gzip_file)(module),
+    _overlay('gzip', GzipFile=_gzip_file)(module),
     layer_hooks.patch(module),
     layer_errors.patch(module),
   ),
   'trax.layers.combinators': _patch_combinators,
   'trax.layers.core': _patch_core,
-  'trax.layers.research.position_encodings': _see('jax', random=_random),
-  'trax.optimizers.trainer': _see(
+  'trax.layers.research.position_encodings': _overlay('jax', random=_random),
+  'trax.optimizers.trainer': _overlay(
     'jax', lib=types.SimpleNamespace(xla_bridge=_xla_bridge)
   ),
   'trax.supervised.training': lambda module: (
-    _see('jax', host_count=jax.process_count)(module),
-    _see('gzip_lib', GzipFile=_gzip_file)(module),
+    _overlay('jax', host_count=jax.process_count)(module),
+    _overlay('gzip_lib', GzipFile=_gzip_file)(module),
   ),
 }

@@ -1,8 +1,8 @@
-"""What trax's modules see in place of TensorFlow and gym.
+"""Stubs for TensorFlow and gym in the modules of trax.
 
-trax imports both nearly everywhere and uses them nearly nowhere. A `Stub`
-takes the place of such a package and imports it at its first real use, so that
-layers, models and `Loop` work without TensorFlow, installed or not.
+trax imports both in nearly all modules but rarely uses them. A `Stub` imports
+the package at its first real use, so that layers, models and `Loop` work
+without loading TensorFlow, and without it being installed.
 """
 
 import builtins
@@ -14,15 +14,14 @@ import sys
 
 PACKAGES = ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'gym')
 
-# How many trax modules are being executed right now; kept by the loader.
+# Number of trax modules being executed now; the loader updates it.
 executing = 0
 
 
 class Overlay:
-  """A view of a module, or of any object, with some of its names replaced.
+  """A view of a module or other object with some attributes replaced.
 
-  Put into the globals of one trax module, it patches what that module sees and
-  leaves the object underneath as it is for everybody else.
+  In the globals of one trax module, it patches the object for that module only.
   """
 
   def __init__(self, base, **names):
@@ -34,15 +33,15 @@ class Overlay:
 
 
 class Stub:
-  """Something in a package that is imported only when it is really used.
+  """A package, or an object in one, that is imported at its first real use.
 
-  Attributes asked for while a trax module is being executed are stubs
-  again; later ones are the real thing. Calling a stub, or deriving a class
-  from it, uses the real thing. `isinstance(x, stand_in)` is False until the
-  package is loaded, since nothing can be an instance before that.
+  While a trax module is being executed, attributes are stubs too; later, they
+  are the real objects. Calling a stub, or deriving a class from it, imports the
+  real object. `isinstance(x, stub)` is False until the package is loaded, since
+  no instance can exist before.
 
-  Raises ModuleNotFoundError, naming what trax asked for, at the first real use
-  of a package that is not installed.
+  The first real use of a package that is not installed raises
+  ModuleNotFoundError, which names the object that trax needs.
   """
 
   def __init__(self, path):
@@ -52,12 +51,12 @@ class Stub:
     return f'<stub for {self._path}>'
 
   def __getattr__(self, name):
-    if name.startswith('__'):  # Probed by inspect, copy and the like.
+    if name.startswith('__'):  # Modules such as inspect and copy ask for these.
       raise AttributeError(f'{self!r} has no attribute {name!r}')
     path = f'{self._path}.{name}'
     if not self._loaded():
-      if path in _SERVED:
-        return _SERVED[path]
+      if path in _SUBSTITUTES:
+        return _SUBSTITUTES[path]
       if executing:
         return Stub(path)
     return getattr(self._load(), name)
@@ -79,13 +78,13 @@ class Stub:
       return pkgutil.resolve_name(self._path)
     except ModuleNotFoundError as e:
       raise ModuleNotFoundError(
-        f'trax needs {self._path} for this, which is not to be had: {e}.',
+        f'trax needs {self._path} here, which cannot be imported: {e}.',
         name=e.name,
       ) from e
 
 
 def import_for_trax(name, globals=None, locals=None, fromlist=(), level=0):
-  """`__import__` as trax's modules see it: stubs for `PACKAGES`."""
+  """`__import__` for trax's modules, which returns stubs for `PACKAGES`."""
   root = name.partition('.')[0]
   if level == 0 and root in PACKAGES:
     return Stub(name if fromlist else root)
@@ -93,7 +92,7 @@ def import_for_trax(name, globals=None, locals=None, fromlist=(), level=0):
 
 
 def _gfile():
-  """The part of `tf.io.gfile` that trax uses, for local paths from `os`."""
+  """The functions of `tf.io.gfile` that trax uses; local paths use `os`."""
 
   def GFile(path, mode='r'):
     return open(path, mode, encoding=None if 'b' in mode else 'utf-8')
@@ -109,7 +108,7 @@ def _gfile():
   def for_local_paths(function, name):
     def on_path(path, *args, **kwargs):
       path = os.fspath(path)
-      if '://' in path:  # gs://, s3://: TensorFlow's own.
+      if '://' in path:  # TensorFlow handles gs://, s3:// etc.
         remote = pkgutil.resolve_name(f'tensorflow.io.gfile.{name}')
         return remote(path, *args, **kwargs)
       return function(path, *args, **kwargs)
@@ -133,15 +132,15 @@ def _gfile():
   )
 
 
-# Served without loading TensorFlow, for as long as nobody has loaded it.
-_SERVED = {
+# Substitutes that work without TensorFlow, used until something loads it.
+_SUBSTITUTES = {
   'tensorflow.compat.v2': Stub('tensorflow'),
   'tensorflow.io': Stub('tensorflow.io'),
   'tensorflow.io.gfile': _gfile(),
-  # Used as the second argument of isinstance for every shape.
+  # The second argument of isinstance, for every shape.
   'tensorflow.TensorShape': Stub('tensorflow.TensorShape'),
   'tensorflow.DType': Stub('tensorflow.DType'),
-  # Loop seeds TensorFlow; what is not there needs no seed.
+  # Loop seeds TensorFlow, which is unnecessary while it is not loaded.
   'tensorflow.random': Overlay(
     Stub('tensorflow.random'), set_seed=lambda seed: None
   ),

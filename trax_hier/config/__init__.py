@@ -10,20 +10,18 @@ The only package that imports gin: `configurable` is gin's decorator.
 
 from gin import configurable
 
-from trax_hier.config.api import (
-  check_used,
+from trax_hier.config.errors import ConfigError, explain
+from trax_hier.config.files import Location, packaged_gin_dir
+from trax_hier.config.operative import differences, operative_text, parameters
+from trax_hier.config.parsing import (
   clear,
-  differences,
-  explain,
   fingerprint,
-  operative_text,
-  parameters,
   parse,
   resolved,
   value,
 )
-from trax_hier.config.files import ConfigError, Location, packaged_gin_dir
 from trax_hier.config.table import Binding
+from trax_hier.config.usage import check_used
 
 __all__ = [
   'Binding',

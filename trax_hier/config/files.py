@@ -1,11 +1,10 @@
-"""Reads gin files into statements that know their file and line.
+"""Reads gin files into statements with their file and line.
 
-The search path, `include` and syntax errors, over gin's own parser. Names are
-resolved elsewhere.
+Adds a search path, `include` and readable syntax errors to gin's own parser.
+Module `names` resolves the names.
 """
 
 import dataclasses
-import difflib
 import io
 import os
 import pathlib
@@ -14,18 +13,16 @@ from collections.abc import Iterator
 
 from gin import config_parser
 
-# What gin says of a statement, and what the cause usually is.
+from trax_hier.config.errors import ConfigError, suggest
+
+# The beginning of gin's message, and the usual cause.
 _CAUSES = {
   'Unable to parse value': 'Strings take straight quotes, closed on their line',
-  'Expected newline': 'Gin does not compute: a value is one literal',
-  "Couldn't parse statement": 'A remark takes a leading #',
+  'Expected newline': 'Gin evaluates no expressions: a value is one literal',
+  "Couldn't parse statement": 'A comment takes a leading #',
   'Unexpected token': 'A statement is Name.parameter = value',
 }
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-
-
-class ConfigError(ValueError):
-  """A fault in a gin file or binding: one message with file, line, binding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-  """Where a statement stands; `file` is None for a `--config` binding."""
+  """The place of a statement; `file` is None for a `--config` binding."""
 
   file: str | None
   line: int
@@ -57,7 +54,7 @@ class Location:
 
 
 class _Delegate(config_parser.ParserDelegate):
-  """Keeps references as written: they are resolved with the statement."""
+  """Keeps references as written, to resolve them with their statement."""
 
   def configurable_reference(self, scoped_name, evaluate):
     return Reference(scoped_name, '@', evaluate)
@@ -69,7 +66,7 @@ class _Delegate(config_parser.ParserDelegate):
 def packaged_gin_dir() -> pathlib.Path:
   """Returns the folder of the gin files that come with trax_hier.
 
-  A wheel carries them inside the package, a source checkout beside it.
+  A wheel has them inside the package, a source checkout next to it.
   """
   inside = _PACKAGE / 'gin'
   return inside if inside.is_dir() else _PACKAGE.parent / 'gin'
@@ -80,20 +77,11 @@ def parse_value(text: str):
   return config_parser.ConfigParser(text, _Delegate()).parse_value()
 
 
-def suggest(name: str, known) -> str:
-  """Returns '; did you mean ...?' for the known names near `name`, or ''."""
-  by_lower = {k.lower(): k for k in known}
-  near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
-  if not near:
-    return ''
-  return '; did you mean ' + ' or '.join(f"'{by_lower[n]}'" for n in near) + '?'
-
-
 def read_bindings(bindings: str) -> Iterator[tuple]:
   """Yields (statement, Location) for a `--config` string.
 
   Raises:
-    ConfigError: a syntax error, or a file it includes cannot be read.
+    ConfigError: A syntax error, or an included file cannot be read.
   """
   yield from _statements(bindings, None, ())
 
@@ -101,15 +89,16 @@ def read_bindings(bindings: str) -> Iterator[tuple]:
 def read_file(
   name: str, at: Location | None = None, stack: tuple[str, ...] = ()
 ) -> Iterator[tuple]:
-  """Yields (statement, Location) for a gin file, its includes in place.
+  """Yields (statement, Location) for a gin file, with its includes expanded.
 
   Args:
-    name: path, or short name of a packaged file.
-    at: the include statement, None for a file named by the user.
-    stack: resolved paths of the files being read, outermost first.
+    name: Path, or short name of a packaged file.
+    at: The include statement; None for a file named by the user.
+    stack: Resolved paths of the files being read, outermost first.
 
   Raises:
-    ConfigError: no such file, not readable, a syntax error, an include cycle.
+    ConfigError: The file is missing or unreadable, has a syntax error, or
+      includes itself.
   """
   prefix = f'{at}: ' if at else ''
   path = _find(name, prefix, stack[-1] if stack else None)
@@ -130,7 +119,7 @@ def read_file(
 
 
 def _find(name: str, prefix: str, includer: str | None) -> str:
-  """Current folder, then the including file's, then the packaged files."""
+  """Searches the current folder, the includer's and the packaged files."""
   if not name.strip():
     raise ConfigError(f'{prefix}the name of a gin file is empty')
   packaged = packaged_gin_dir()
@@ -147,18 +136,18 @@ def _find(name: str, prefix: str, includer: str | None) -> str:
   shipped = [str(p.relative_to(packaged)) for p in packaged.rglob('*.gin')]
   raise ConfigError(
     f"{prefix}there is no gin file '{name}'{suggest(name, shipped)}"
-    f'; looked for {", ".join(places)}'
+    f'; searched {", ".join(places)}'
   )
 
 
 def _display(path: str) -> str:
-  """The path as short as it stays clear from the current folder."""
+  """The path relative to the current folder if it lies inside."""
   relative = os.path.relpath(path)
   return path if relative.startswith('..') else relative
 
 
 def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
-  """Parses `text` statement by statement, follows includes."""
+  """Parses `text` statement by statement and expands includes."""
   lines = text.splitlines() or ['']
   start = 1
 
@@ -167,7 +156,7 @@ def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
     return Location(file, line, lines[line - 1].strip())
 
   def fault(line: int | None, reason: str) -> ConfigError:
-    first = start  # of the faulty statement, after blank lines and comments
+    first = start
     while first < len(lines) and lines[first - 1].strip()[:1] in ('', '#'):
       first += 1
     at = location(line or first)
@@ -193,15 +182,15 @@ def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
   except tokenize.TokenError as e:  # at the end of an unclosed statement
     raise fault(None, e.args[0]) from None
   except SyntaxError as e:
-    raise fault(e.lineno, _explain(e.msg)) from None
+    raise fault(e.lineno, _with_cause(e.msg)) from None
   except (StopIteration, ValueError, RecursionError) as e:
     # StopIteration: gin's parser ran past the end of the text.
     reason = str(e).splitlines()[0] if str(e) else 'unexpected end'
     raise fault(None, reason) from None
 
 
-def _explain(message: str) -> str:
-  """Gin's message in one line, and the usual cause."""
+def _with_cause(message: str) -> str:
+  """Gin's message in one line, with the usual cause."""
   _, marker, token = message.partition("Failed to parse token '")
   if marker:
     return (

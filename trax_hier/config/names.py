@@ -1,7 +1,7 @@
-"""Names and references of gin: what a name in a gin file means.
+"""Resolves names and references in gin files.
 
-The only module that touches gin's private names. A *selector* is the full name
-of a configurable, such as `trax_hier.layers.DecoderBlock`.
+The only module that uses private names of gin. A *selector* is the full name of
+a configurable, such as `trax_hier.layers.DecoderBlock`.
 """
 
 import importlib
@@ -11,7 +11,8 @@ from typing import Any
 import gin
 
 from trax_hier.config import types
-from trax_hier.config.files import ConfigError, Location, Reference, suggest
+from trax_hier.config.errors import ConfigError, suggest
+from trax_hier.config.files import Location, Reference
 
 MACRO, CONSTANT = 'gin.macro', 'gin.constant'
 GinReference = gin.config.ConfigurableReference
@@ -19,12 +20,12 @@ _OWN = 'trax_hier.'
 
 
 def import_module(statement, at: Location) -> None:
-  """Runs an import statement; raises ConfigError if that fails."""
+  """Runs an import statement; raises ConfigError if it fails."""
   if statement.module.startswith('__gin__'):
     raise ConfigError(f'{at}: trax_hier does not use {statement.module}')
   try:
     importlib.import_module(statement.module)
-  except Exception as e:  # whatever the module's own code raises
+  except Exception as e:  # Code of the module may raise anything.
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
     raise ConfigError(
       f"{at}: cannot import '{statement.module}': {reason}"
@@ -32,15 +33,15 @@ def import_module(statement, at: Location) -> None:
 
 
 def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
-  """Returns the full selector a short name means.
+  """Returns the selector that a short name stands for.
 
   Args:
-    name: the end of a selector; trax_hier's own come before others.
-    at: the statement that holds the name, None if it stands in no gin text.
+    name: The end of a selector; selectors of trax_hier take precedence.
+    at: The statement with the name; None outside of gin text.
     sigil: '@' for a reference, for the message.
 
   Raises:
-    ConfigError: nothing, or more than one thing, is called so.
+    ConfigError: No configurable has this name, or several have it.
   """
   prefix = f'{at}: ' if at else ''
   matches = registry().matching_selectors(name)
@@ -48,8 +49,8 @@ def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
   matches = own if len(own) == 1 else matches
   if len(matches) > 1:
     raise ConfigError(
-      f"{prefix}'{sigil}{name}' may mean {' or '.join(sorted(matches))}:"
-      ' write the full name'
+      f"{prefix}'{sigil}{name}' is ambiguous: write the full name,"
+      f' {" or ".join(sorted(matches))}'
     )
   if not matches:
     known = [s.rsplit('.')[-1] for s, _ in registry().items()]
@@ -79,11 +80,11 @@ def check_parameter(selector: str, parameter: str, at: Location) -> None:
 
 
 def link(ref: Reference, at: Location) -> GinReference:
-  """Turns a reference as written into gin's, by its full selector."""
+  """Converts a reference as written into gin's, with its full selector."""
   if ref.sigil == '%':
     try:
       return gin.config.ParserDelegate().macro(ref.name)
-    except ValueError as e:  # an ambiguous constant
+    except ValueError as e:  # An ambiguous constant.
       raise ConfigError(f'{at}: {e}') from None
   *scopes, name = ref.name.split('/')
   selector = resolve(name, at, '@')
@@ -91,12 +92,12 @@ def link(ref: Reference, at: Location) -> GinReference:
 
 
 def scoped_name(scope: str, selector: str) -> str:
-  """`scope/name`, the name as `short_name` gives it."""
+  """`scope/name`, where the name is the `short_name`."""
   return f'{scope}/{short_name(selector)}' if scope else short_name(selector)
 
 
 def short_name(selector: str) -> str:
-  """The last part of a name of ours, which it means whatever else is there."""
+  """The shortest unambiguous name: the last part for trax_hier, else all."""
   name = selector.rsplit('.')[-1]
   own = [m for m in registry().matching_selectors(name) if m.startswith(_OWN)]
   return name if own == [selector] else selector
@@ -106,7 +107,7 @@ def short_name(selector: str) -> str:
 
 
 def map_leaves(value, leaf: type | tuple[type, ...], fn: Callable):
-  """Applies `fn` to the leaves of the given types in a nested value."""
+  """Maps `fn` over the leaves of the given types in a nested value."""
   if isinstance(value, leaf):
     return fn(value)
   if type(value) in (tuple, list):
@@ -138,7 +139,7 @@ def is_given(ref: GinReference) -> bool:
   )
 
 
-# gin keeps these to itself ----------------------------------------------------
+# Private names of gin ---------------------------------------------------------
 
 
 def registry():
@@ -147,11 +148,11 @@ def registry():
 
 
 def calls() -> dict[tuple[str, str], dict[str, Any]]:
-  """{(scope, selector): {parameter: value}} of the calls gin has seen."""
+  """{(scope, selector): {parameter: value}} of the calls so far."""
   with gin.config._OPERATIVE_CONFIG_LOCK:
     return {k: dict(v) for k, v in gin.config._OPERATIVE_CONFIG.items()}
 
 
 def bindings() -> dict[tuple[str, str], dict[str, Any]]:
-  """What gin holds: parameters and values by scope and selector."""
+  """{(scope, selector): {parameter: value}} of the bindings in gin."""
   return gin.config._CONFIG

@@ -1,11 +1,12 @@
-"""The table of bindings in force, and the checks that need all of it."""
+"""The table of bindings in force, and the checks that need all of them."""
 
 import dataclasses
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from trax_hier.config import names, text, types
-from trax_hier.config.files import ConfigError, Location, suggest
+from trax_hier.config.errors import ConfigError, must_be_given, suggest
+from trax_hier.config.files import Location
 
 Key = tuple[str, str, str]
 
@@ -13,8 +14,8 @@ Key = tuple[str, str, str]
 class Binding(NamedTuple):
   """One value in force: `scope/selector.parameter = value`, set at `location`.
 
-  A macro NAME has the scope 'NAME', the selector 'gin.macro' and the parameter
-  'value', as in gin.
+  As in gin, a macro NAME has the scope 'NAME', the selector 'gin.macro' and the
+  parameter 'value'.
   """
 
   scope: str
@@ -25,7 +26,7 @@ class Binding(NamedTuple):
 
   @property
   def key(self) -> Key:
-    """What a later binding must share to replace this one."""
+    """The key that a later binding shares if it replaces this one."""
     return self[:3]
 
   @property
@@ -35,7 +36,7 @@ class Binding(NamedTuple):
 
   @property
   def name(self) -> str:
-    """The left-hand side, as short as it is clear."""
+    """The left-hand side with the shortest unambiguous name."""
     if self.is_macro:
       return self.scope
     scoped = names.scoped_name(self.scope, self.selector)
@@ -44,14 +45,14 @@ class Binding(NamedTuple):
 
 @dataclasses.dataclass
 class Table:
-  """What has been parsed.
+  """Everything parsed so far.
 
   Attributes:
-    bindings: the bindings in force.
-    imports: import statements as text, in order (a dict for its order).
-    sources: files and `--config` options as given, for the record.
-    excused: bindings that an override may have left without effect.
-    called_later: selectors whose calls come after the check of use.
+    bindings: The bindings in force.
+    imports: Import statements as text (a dict, which keeps their order).
+    sources: Files and `--config` options as given, for `operative_text`.
+    excused: Bindings that an override may have left without effect.
+    called_later: Selectors that are called after `check_used`.
   """
 
   bindings: dict[Key, Binding] = dataclasses.field(default_factory=dict)
@@ -61,16 +62,16 @@ class Table:
   called_later: set[str] = dataclasses.field(default_factory=set)
 
   def copy(self) -> 'Table':
-    """Returns a copy that can be changed freely."""
+    """Returns a copy that shares no container with this one."""
     fields = (getattr(self, f.name) for f in dataclasses.fields(self))
     return Table(*(f.copy() for f in fields))
 
   def add(self, binding: Binding) -> None:
-    """Binds; a later binding replaces an earlier one."""
+    """Adds a binding; it replaces an earlier one with its key."""
     old = self.bindings.get(binding.key)
-    # Choosing another part makes the bindings of the part it replaces idle,
-    # which is how one overrides a file: no fault of those bindings.
-    if old and repr(old.value) != repr(binding.value) and _is_choice(old.value):
+    # An override that selects another component makes bindings of the replaced
+    # component idle. That is no fault of those bindings.
+    if old and repr(old.value) != repr(binding.value) and _selects(old.value):
       self.excused |= set(self.bindings)
     self.excused.discard(binding.key)
     self.bindings[binding.key] = binding
@@ -107,24 +108,24 @@ class Table:
         )
     if binding.is_macro and binding.key in self.macros_below([binding.key]):
       raise ConfigError(
-        f'{binding.location}: the macro {binding.name} is defined by itself'
+        f'{binding.location}: the macro {binding.name} refers to itself'
       )
 
   def _is_given(self, binding: Binding) -> bool:
-    """Whether nothing in the value or below it is `%gin.REQUIRED`."""
+    """Whether neither the value nor a macro in it is `%gin.REQUIRED`."""
     below = self.macros_below([binding.key]).values()
     return all(
       names.is_given(ref)
-      for part in (binding, *below)
-      for ref in names.references(part.value)
+      for each in (binding, *below)
+      for ref in names.references(each.value)
     )
 
   def _is_replaced(self, binding: Binding) -> bool:
-    """Whether it is of a part that a later statement has put another for."""
-    chosen = (names.references(b.value) for b in self.bindings.values())
+    """Whether a later statement has replaced the binding's component."""
+    selected = (names.references(b.value) for b in self.bindings.values())
     return binding.key in self.excused and not any(
       ref.configurable.selector == binding.selector
-      for references in chosen
+      for references in selected
       for ref in references
     )
 
@@ -136,16 +137,15 @@ class Table:
       for user in self.bindings.values()
       if binding.key in self.macros_below([user.key])
     ]
-    parts = [user for user in users if not user.is_macro]
-    if parts and all(map(self._is_replaced, parts)):
+    parameters = [user for user in users if not user.is_macro]
+    if parameters and all(map(self._is_replaced, parameters)):
       return
     if binding.is_macro and not users and binding.key in self.excused:
       return
     names_of_users = [f'{user.name} ({user.location.short})' for user in users]
     used = f'; used by {", ".join(names_of_users)}' if users else ''
     raise ConfigError(
-      f'{binding.location}: {binding.name} must be given a value, as in'
-      f" --config='{binding.name} = ...'{used}"
+      f'{binding.location}: {must_be_given(binding.name)}{used}'
     )
 
   def _check_type(self, binding: Binding) -> None:
@@ -171,7 +171,7 @@ class Table:
     )
 
   def _expand(self, value):
-    """Replaces macros and constants by their values, at every depth."""
+    """Replaces macros and constants with their values, at every depth."""
 
     def leaf(ref: names.GinReference):
       if ref.configurable.selector == names.CONSTANT:
@@ -184,8 +184,8 @@ class Table:
     return names.map_leaves(value, names.GinReference, leaf)
 
 
-def _is_choice(value) -> bool:
-  """Whether the value brings in another configurable or macro."""
+def _selects(value) -> bool:
+  """Whether the value refers to a configurable or macro."""
   return any(
     ref.configurable.selector != names.CONSTANT
     for ref in names.references(value)

@@ -9,13 +9,13 @@ from trax_hier.config.files import Reference, parse_value
 
 
 def section(title: str, prefix: str, values: dict[str, Any]) -> list[str]:
-  """The lines `prefix + name = value` under a banner, [] if there are none."""
+  """The lines `prefix + name = value` under a banner; [] without values."""
   lines = []
   for name, value in sorted(values.items()):
     text = write(value)
     try:
       parse_value(text)
-    except Exception:  # the repr of a Python object is no gin value
+    except Exception:  # The repr of a Python object is not a gin value.
       continue
     one_line = f'{prefix}{name} = {text}'
     if len(one_line) <= 80 and '\n' not in text:
@@ -28,14 +28,14 @@ def section(title: str, prefix: str, values: dict[str, Any]) -> list[str]:
 
 
 class _Verbatim(str):
-  """Text that pprint shows without quotes."""
+  """Text that pprint prints without quotes."""
 
   def __repr__(self) -> str:
     return str(self)
 
 
 def write(value) -> str:
-  """Returns the value as gin text, references by the shortest safe name."""
+  """Returns the value as gin text, with the shortest unambiguous names."""
 
   def leaf(v):
     if isinstance(v, names.GinReference) and v.configurable.selector not in (

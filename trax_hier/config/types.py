@@ -1,7 +1,6 @@
-"""Checks a value bound in gin against a parameter's annotation.
+"""Checks a value bound in gin against the annotation of its parameter.
 
-A value is a Python literal, possibly with gin's `ConfigurableReference` objects
-inside.
+A value is a Python literal that may contain `ConfigurableReference` objects.
 """
 
 import collections.abc
@@ -19,9 +18,9 @@ _TEXT = (str, bytes)
 def parameters(fn_or_class) -> dict[str, typing.Any]:
   """Returns {name: hint} for the named parameters of a function or class.
 
-  An unannotated parameter gets the hint its default suggests: any number for a
-  number, else the default's type, None always allowed; `Any` if that says
-  nothing. `*args` and `**kwargs` are left out: their names cannot be checked.
+  An unannotated parameter gets a hint from its default: any number or None for
+  a number; its type or None for a boolean, string, tuple, list or dict; else
+  `Any`. `*args` and `**kwargs` are left out: their names cannot be checked.
   """
   hints = _hints(fn_or_class)
   found = {}
@@ -29,13 +28,13 @@ def parameters(fn_or_class) -> dict[str, typing.Any]:
     if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
       continue
     hint = hints.get(name, _hint_of_default(p.default))
-    # `x: int = None` of older code.
+    # Older code writes `x: int = None`.
     found[name] = hint if p.default is not None else typing.Optional[hint]  # noqa: UP045
   return found
 
 
 def conforms(value, hint) -> bool:
-  """Whether `value` may be given where `hint` is asked for."""
+  """Whether a parameter annotated with `hint` accepts `value`."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:
     return conforms(value, args[0])
@@ -43,7 +42,7 @@ def conforms(value, hint) -> bool:
     return any(conforms(value, arg) for arg in args)
   if isinstance(value, ConfigurableReference):
     if origin is Callable and _is_class(args[-1]):
-      return _is_maker(value, args[-1])
+      return _is_factory(value, args[-1])
     return _reference_conforms(value, origin or hint)
   if origin is typing.Literal:
     return any(type(value) is type(a) and value == a for a in args)
@@ -51,7 +50,7 @@ def conforms(value, hint) -> bool:
     return value is None
   kind = origin or hint
   if not _is_class(kind):
-    return True  # Any, type variables, unresolved forward references
+    return True  # Any, type variables, unresolved forward references.
   if kind in (int, float) and isinstance(value, bool):
     return False
   if kind is float:
@@ -59,7 +58,7 @@ def conforms(value, hint) -> bool:
   try:
     if not isinstance(value, kind):
       return False
-  except TypeError:  # a protocol that cannot be checked at run time
+  except TypeError:  # A protocol that cannot be checked at run time.
     return True
   if isinstance(value, _TEXT):
     return not issubclass(kind, collections.abc.Iterable) or kind in _TEXT
@@ -67,7 +66,7 @@ def conforms(value, hint) -> bool:
 
 
 def describe(hint) -> str:
-  """Returns the hint in the words of an error message."""
+  """Returns the hint in words for an error message."""
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:
     return describe(args[0])
@@ -90,13 +89,19 @@ def describe(hint) -> str:
 
 
 def takes_reference(hint) -> bool:
-  """Whether the hint is, or offers among others, a Callable."""
+  """Whether the hint is a Callable or a union with one."""
   arms = typing.get_args(hint) if _is_union(hint) else (hint,)
   return any((typing.get_origin(a) or a) is Callable for a in arms)
 
 
 def advice(value, hint, write: Callable[[typing.Any], str]) -> str:
-  """Returns a hint at the likely intention, `write` giving gin text, or ''."""
+  """Returns '; did you mean ...?' if a conforming value is near, else ''.
+
+  Args:
+    value: The value.
+    hint: The annotation.
+    write: Writes a value as gin text.
+  """
   literals = [a for a in _literals(hint) if isinstance(a, str)]
   near = (
     difflib.get_close_matches(value, literals, n=1)
@@ -110,8 +115,8 @@ def advice(value, hint, write: Callable[[typing.Any], str]) -> str:
     return f'; did you mean {write(other)}?' if conforms(other, hint) else ''
   candidates = [(value,), [value]]
   if isinstance(value, str):
-    spelt = {'true': True, 'false': False}.get(value.lower())
-    candidates = [_number(value), spelt, *candidates]
+    spelled = {'true': True, 'false': False}.get(value.lower())
+    candidates = [_number(value), spelled, *candidates]
   elif isinstance(value, float) and value.is_integer():
     candidates = [int(value), *candidates]
   elif isinstance(value, tuple | list):
@@ -123,7 +128,7 @@ def advice(value, hint, write: Callable[[typing.Any], str]) -> str:
 
 
 def _reference_conforms(ref: ConfigurableReference, kind) -> bool:
-  """`@f()` gives what f returns, where that is known; `@f` gives f."""
+  """Whether `@f`, which is f, or `@f()`, its result, conforms to a class."""
   if not _is_class(kind):
     return kind is not None and kind is not typing.Literal
   made = ref.configurable.wrapped
@@ -143,11 +148,11 @@ def _reference_conforms(ref: ConfigurableReference, kind) -> bool:
     return True
 
 
-def _is_maker(ref: ConfigurableReference, kind) -> bool:
-  """Whether a reference is to what makes `kind`, as far as its hints say.
+def _is_factory(ref: ConfigurableReference, kind) -> bool:
+  """Whether a reference is a factory of `kind`, as far as its hints say.
 
-  Layers can be called, which does not make them makers of layers: f in `@f()`
-  must say that it returns something that can be called.
+  Layers are callable, but not factories of layers. So f in `@f()` must be
+  annotated as returning another callable.
   """
   made = ref.configurable.wrapped
   if not inspect.isclass(made):
@@ -183,7 +188,7 @@ def _hints(fn_or_class) -> dict[str, typing.Any]:
     fn = fn.__init__ if fn.__init__ is not object.__init__ else fn.__new__
   try:
     return typing.get_type_hints(fn)
-  except Exception:  # annotations that name what only a type checker imports
+  except Exception:  # Names that only a type checker imports.
     return {}
 
 
@@ -215,7 +220,7 @@ def _is_union(hint) -> bool:
 
 
 def _is_class(hint) -> bool:
-  # `typing.Any` is a class to inspect, not to isinstance.
+  # `typing.Any` is a class for `inspect`, but not for `isinstance`.
   return (
     inspect.isclass(hint)
     and hint is not typing.Any

@@ -1,35 +1,38 @@
-"""Data sets: index-addressed token batches, with numpy alone.
+"""Data sets: random-access token batches, made with numpy alone.
 
 Every data set is an object with
 
-  train_batch(step, shard=0, n_shards=1) -> batch, a pure function
-  eval_batches('valid' or 'test', window=None, stride=None) -> sequence of
-      batches, each token once; window and stride only where it is cut from text
-  count_bytes('valid' or 'test') -> bytes of text, where units are not bytes
+  train_batch(step, shard=0, n_shards=1): a batch, a pure function of the seed
+      and these arguments
+  eval_batches(split, window=None, stride=None): the batches of 'valid' or
+      'test', in which each token counts once; only data sets that are cut from
+      a text take window and stride
+  count_bytes(split): bytes of text in 'valid' or 'test'; None where the scored
+      tokens are bytes or have no text
   vocab, unit, describe()
 
-where a batch is a dict of 'inputs' and 'targets', (b, l) int32; 'weights',
-(b, l) float32, 1 where a token is scored; and 'start_of_sequence', (b,) bool,
-the rows that begin a sequence: all, but where rows carry on from batch to
-batch. Sets for encoder-decoder models have 'sources' too, (b, s) int32.
+A batch is a dict of 'inputs' and 'targets', (b, l) int32; 'weights', (b, l)
+float32, 1 where a token is scored; and 'start_of_sequence', (b,) bool, True for
+rows that begin a sequence. All rows do, except those that continue the same row
+of the previous batch. Batches for encoder-decoder models also have 'sources',
+(b, s) int32.
 """
 
-from trax_hier.data.batching.dataset import DataSet, Vocab
+from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.span_corruption import SpanCorruption
 from trax_hier.data.sources.document_lanes import DocumentLanes
-from trax_hier.data.sources.documents import PaddedDocuments
 from trax_hier.data.sources.enwik8 import Enwik8
 from trax_hier.data.sources.images import ImageBytes
-from trax_hier.data.sources.pairs import TextPairs
+from trax_hier.data.sources.padded_documents import PaddedDocuments
 from trax_hier.data.sources.standard_library import StandardLibrary
 from trax_hier.data.sources.synthetic import Synthetic
-from trax_hier.data.sources.text import TextFiles
-from trax_hier.data.vocabularies.trained_vocab import Subwords
-from trax_hier.data.vocabularies.vocab import (
-  ByteVocab,
-  SentencePieceVocab,
-  TextStream,
-)
+from trax_hier.data.sources.text_files import TextFiles
+from trax_hier.data.sources.text_pairs import TextPairs
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
+from trax_hier.data.vocabularies.subwords import Subwords
+from trax_hier.data.vocabularies.text_stream import TextStream
+from trax_hier.data.vocabularies.vocab import Vocab
 
 __all__ = [
   'ByteVocab',

@@ -1,4 +1,4 @@
-"""Checks of user-settable arguments, with messages that name the binding."""
+"""Checks of arguments; the error messages name the gin binding."""
 
 
 def check_positive(binding: str, value: int) -> None:
@@ -14,12 +14,12 @@ def check_not_negative(binding: str, value: int) -> None:
 
 
 def check_fractions(name: str, valid: float, test: float) -> None:
-  """Raises ValueError unless both are in [0, 1) and leave something to train.
+  """Raises ValueError unless both are in [0, 1) and their sum is below 1.
 
   Args:
-    name: the configurable whose valid_fraction and test_fraction these are.
-    valid: share of the data held out for validation.
-    test: share of the data held out for the test.
+    name: Name of the configurable, for messages.
+    valid: Fraction of the data held out for validation, its `valid_fraction`.
+    test: Fraction of the data held out for the test, its `test_fraction`.
   """
   for binding, value in (('valid_fraction', valid), ('test_fraction', test)):
     if not 0 <= value < 1:

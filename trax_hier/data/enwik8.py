@@ -12,24 +12,24 @@ from pathlib import Path
 from trax_hier.data.sources import enwik8
 
 _URL = 'http://mattmahoney.net/dc/enwik8.zip'
-_TIMEOUT = 60  # seconds without an answer
+_TIMEOUT = 60  # seconds without a response
 
 
 def download(output_dir: Path, url: str = _URL) -> Path:
-  """Puts a verified enwik8 into a folder, unless it is there already.
+  """Downloads enwik8 into a folder and verifies it, unless it exists.
 
-  The file appears under its name only when it is whole and verified.
+  The file gets its name only when it is complete and verified.
 
   Args:
-    output_dir: made if need be.
-    url: of a .zip that holds enwik8.
+    output_dir: Folder for the file, created if missing.
+    url: Location of a .zip that holds enwik8.
 
   Returns:
     The path of the unpacked file.
 
   Raises:
     OSError: if the download or the writing fails.
-    ValueError: if what arrived, or what is there, is not enwik8.
+    ValueError: if the downloaded or the existing file is not enwik8.
   """
   target = output_dir / 'enwik8'
   if target.exists():

@@ -1,7 +1,8 @@
 """A counter-based integer hash: the only source of randomness in `data`.
 
-The same words give the same 64 bits on every machine, Python and numpy, so a
-batch can be a pure function of its index. `tests/data` pins values.
+The hash of the same words is the same 64 bits on every machine and in every
+version of Python and numpy, so a batch can be a pure function of its index.
+`tests/data` pins values.
 """
 
 import numpy as np
@@ -11,19 +12,25 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, rounded to odd
 _FACTOR_1 = 0xBF58476D1CE4E5B9
 _FACTOR_2 = 0x94D049BB133111EB
 
+# Domain tags: `hash64(seed, TAG, ...)` keeps the uses of one seed independent.
+SHUFFLE, OFFSET, NOISE, LINE_SPLIT = 1, 2, 3, 4
+
+# Tags of the splits, so that no two of them share randomness.
+SPLIT_TAGS = {'train': 0, 'valid': 1, 'test': 2}
+
 
 def mix64(x: np.ndarray) -> np.ndarray:
-  """Scrambles 64 bits reversibly: the output step of SplitMix64.
+  """Mixes 64 bits reversibly: the output function of SplitMix64.
 
   Args:
-    x: uint64 array, such as (b, l), of any shape but (): numpy warns when
-      scalars overflow, not when arrays do.
+    x: uint64 array of any shape except (), for example (b, l). numpy warns of
+      overflow in scalars but not in arrays.
 
   Returns:
     A uint64 array of the same shape.
 
   Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
-  OOPSLA 2014, with the constants of its variant 13 of the MurmurHash3 mixer.
+  OOPSLA 2014, with the constants of variant 13 of the MurmurHash3 finalizer.
   """
   x = (x ^ (x >> np.uint64(30))) * np.uint64(_FACTOR_1)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(_FACTOR_2)
@@ -34,11 +41,11 @@ def hash64(*words: int | np.ndarray) -> np.ndarray:
   """Hashes a tuple of integers, elementwise and with broadcasting.
 
   Args:
-    *words: non-negative integers or integer arrays; the order matters.
+    *words: Non-negative integers or integer arrays; their order matters.
 
   Returns:
-    A uint64 array of the broadcast shape: (b, n) of words (b, 1) and (n,), (1,)
-    when every word is an int.
+    A uint64 array of the broadcast shape: (b, n) for words (b, 1) and (n,),
+    (1,) if every word is an int.
   """
   state = np.full(1, _GOLDEN, np.uint64)
   for word in words:

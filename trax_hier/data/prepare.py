@@ -1,7 +1,8 @@
 """Prepares a tfds data set: python -m trax_hier.data.prepare --help.
 
-Writes a folder that ImageBytes, PaddedDocuments or TextPairs map, so that
-training needs neither tensorflow_datasets nor TensorFlow, and starts at once.
+Writes a folder that ImageBytes, PaddedDocuments, DocumentLanes or TextPairs
+map, so that training starts without delay and needs neither
+tensorflow_datasets nor TensorFlow.
 """
 
 import argparse
@@ -16,35 +17,38 @@ from typing import Any
 
 import numpy as np
 
-from trax_hier.data.sources.documents import VOCAB_FILE, token_type
-from trax_hier.data.sources.pairs import is_usable
-from trax_hier.data.vocabularies.vocab import ByteVocab, SentencePieceVocab
+from trax_hier.data.sources.json_pairs import is_usable
+from trax_hier.data.sources.prepared_documents import VOCAB_FILE
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
+from trax_hier.data.vocabularies.vocab import token_dtype
 
 _TEXT_FEATURES = ('text', 'book_text')
 
-# A document and its summary, in sets that do not say so themselves.
+# Features of a document and its summary, for sets without supervised keys.
 _PAIRS = (('article', 'abstract'), ('document', 'summary'))
 
 
 def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
   """Writes the splits of a prepared tfds builder.
 
-  Images are written for ImageBytes; documents with a summary, such as articles
-  and their abstracts, for TextPairs; other texts for PaddedDocuments. Pairs
-  that TextPairs would not take are left out, and counted in a printed line.
+  Writes images for ImageBytes; documents with a summary, such as articles and
+  their abstracts, for TextPairs; and other texts for PaddedDocuments and
+  DocumentLanes. Skips pairs that TextPairs rejects, and prints their number.
 
-  Sets without a test split, such as downsampled_imagenet, publish their
-  results on validation: it is written as test.
+  If the set has no test split, the validation split is written as test: results
+  on sets such as downsampled_imagenet are published on validation.
 
   Args:
-    builder: a `tfds.core.DatasetBuilder` that is prepared.
-    output_dir: made if need be; files appear there when all are written.
-    sentencepiece: model file to cut text with; None: bytes. Not for documents
-      with a summary, which stay text.
+    builder: Prepared `tfds.core.DatasetBuilder`.
+    output_dir: Folder for the files, created if missing. They are moved there
+      when all are written.
+    sentencepiece: Model file to encode text with; None means bytes. Documents
+      with a summary stay text and take no model.
 
   Raises:
     ValueError: if the set has neither images nor text, or lacks a split, or if
-      documents with a summary are to be cut.
+      a model is given for documents with a summary.
   """
   splits = {'train': 'train', 'valid': 'validation', 'test': 'test'}
   if 'validation' not in builder.info.splits:
@@ -68,7 +72,7 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
 
 
 def _choose_writer(builder, sentencepiece):
-  """Returns what writes a split: folder, split, examples, how many -> None."""
+  """Returns the function (folder, split, examples, number) that writes."""
   vocab = SentencePieceVocab(sentencepiece) if sentencepiece else ByteVocab()
   features = builder.info.features
   if 'image' in features:
@@ -90,7 +94,7 @@ def _choose_writer(builder, sentencepiece):
 
 
 def _find_pair(info):
-  """The features that are a document and its summary; None without."""
+  """Returns the features of a document and its summary, or None."""
   keys = getattr(info, 'supervised_keys', None)
   if keys and len(keys) == 2 and keys[0] != keys[1]:
     import tensorflow_datasets as tfds
@@ -102,13 +106,13 @@ def _find_pair(info):
 
 
 def _is_text(tfds, features, key):
-  # A key may be a tuple of names, too.
+  # A key may also be a tuple of names.
   return isinstance(key, str) and isinstance(features[key], tfds.features.Text)
 
 
 def _examples(builder, split):
-  """Yields the examples, in the order of the files."""
-  # Imports TensorFlow when used, which nothing else here does.
+  """Yields the examples in the order of the files."""
+  # Slow, because it imports TensorFlow.
   import tensorflow_datasets as tfds
 
   data = builder.as_dataset(split=split, shuffle_files=False)
@@ -137,14 +141,14 @@ def _write_documents(folder, split, examples, n_documents, feature, vocab):
   with (folder / f'{split}.tokens').open('wb') as file:
     for example in examples:
       ids = vocab.encode(example[feature].decode('utf-8'))
-      ids.astype(token_type(vocab)).tofile(file)
+      ids.astype(token_dtype(vocab)).tofile(file)
       n_tokens += len(ids)
       ends.append(n_tokens)
   np.save(folder / f'{split}.ends.npy', np.asarray(ends, np.int64))
 
 
 def _write_pairs(folder, split, examples, n_pairs, pair):
-  """Writes `{split}.jsonl`; says how many pairs TextPairs would not take."""
+  """Writes `{split}.jsonl`; prints how many pairs TextPairs rejects."""
   n_written = 0
   with (folder / f'{split}.jsonl').open(
     'w', encoding='utf-8', newline='\n'
@@ -157,7 +161,7 @@ def _write_pairs(folder, split, examples, n_pairs, pair):
         n_written += 1
   if n_written < n_pairs:
     print(
-      f'{split}: left out {n_pairs - n_written:,} of {n_pairs:,} pairs, in '
+      f'{split}: skipped {n_pairs - n_written:,} of {n_pairs:,} pairs, in '
       'which a text is blank or holds the character NUL'
     )
 
@@ -177,13 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add('--output_dir', type=Path, required=True, help='folder for the files')
   add('--data_dir', help="tfds's folder; default: its own default")
   add('--download', action='store_true', help='download and prepare with tfds')
-  add('--sentencepiece', help='model file to cut text with; default: bytes')
+  add('--sentencepiece', help='model file to encode text with; default: bytes')
   flags = parser.parse_args(arguments)
   try:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(flags.name, data_dir=flags.data_dir)
-    # Asked for first: without it tfds tries the network for minutes.
+    # Checked first, because otherwise tfds tries the network for minutes.
     if not builder.is_prepared():
       if not flags.download:
         raise ValueError(

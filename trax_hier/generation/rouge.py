@@ -1,10 +1,9 @@
-"""ROUGE: how many words of a summary are those of another one.
+"""ROUGE: overlap of a summary with a reference summary.
 
     score([reference], [prediction])  # {'rouge1': 41.2, 'rouge2': ...}
 
-The numbers are those of the package `rouge-score`, which compares words of the
-letters a to z and digits, without their endings. Texts in other scripts score
-nothing.
+The package `rouge-score` computes the numbers. It compares stemmed words of the
+letters a to z and digits, so texts in other scripts score 0.
 
 Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
 """
@@ -16,26 +15,26 @@ from types import ModuleType
 
 TYPES = ('rouge1', 'rouge2', 'rougeL', 'rougeLsum')
 
-# A blank line, or marks with what closes quotes and brackets.
+# A blank line, or punctuation with closing quotes and brackets.
 _END = re.compile(r'\n[^\S\n]*\n\s*|[.!?]+[\'")\]\u2019\u201d]*\s+')
 
-# Texts of separate tokens have a space before the dot. They may well end a
-# sentence with a single letter, others hardly do but in 'e.g.' and initials.
+# Tokenized texts have a space before the dot, and may end a sentence with a
+# single letter. In other texts a single letter belongs to 'e.g.' or initials.
 _ABBREVIATION = re.compile(
   r'(?:^|[^a-z])(?:[a-z]|(?:al|approx|cf|dr|eqs?|figs?|mr|mrs|prof|refs?|resp'
   r'|secs?|vol|vs) ?)\Z',
   re.IGNORECASE,
 )
-_LONGEST = 8  # characters that _ABBREVIATION looks at
+_LONGEST = 8  # characters that _ABBREVIATION matches
 
 
 def sentences(text: str) -> Iterator[str]:
   """Yields the sentences of a text, each on one line, by a simple rule.
 
-  A sentence ends at a blank line, or at '.', '!' or '?' before white space. A
-  dot after an abbreviation or a single letter does not end it, nor one with no
-  letter before it, as in '1. Introduction'. Other line ends are spaces, as
-  lines may be wrapped.
+  A sentence ends at a blank line, or at '.', '!' or '?' before white space. It
+  does not end at a dot after an abbreviation, after a single letter, or before
+  the first letter of the sentence, as in '1. Introduction'. Other line ends
+  count as spaces, since lines may be wrapped.
 
   Example:
     >>> list(sentences('See e.g. Fig. 2 there. Is it so? It is.'))
@@ -55,7 +54,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def lead(text: str, n_sentences: int) -> str:
-  """Returns the first sentences of a text, which are a strong baseline.
+  """The first sentences of a text: a strong baseline for summaries.
 
   Example:
     >>> lead('One. Two. Three.', 1)
@@ -65,10 +64,10 @@ def lead(text: str, n_sentences: int) -> str:
 
 
 def import_rouge_score() -> ModuleType:
-  """Imports rouge_score.rouge_scorer, which only `score` needs.
+  """The module rouge_score.rouge_scorer, which only `score` needs.
 
   Raises:
-    ValueError: if the package is not installed.
+    ValueError: The package is not installed.
   """
   try:
     from rouge_score import rouge_scorer
@@ -82,23 +81,23 @@ def import_rouge_score() -> ModuleType:
 def score(
   references: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Scores texts against references, one to one.
+  """Scores each text against its reference.
 
   Args:
-    references: n texts, at least one.
+    references: n texts, n > 0.
     predictions: n texts, which may be empty.
 
   Returns:
-    For each of TYPES the mean F1 in percent: of single words, of pairs of
-    words, of the longest common subsequence, and of the same with sentences
-    compared one by one. Sentences are those of `sentences`.
+    The mean F1 in percent for each of TYPES: single words, pairs of words, the
+    longest common subsequence, and the longest common subsequence of sentences,
+    which `sentences` splits.
 
   Raises:
-    ValueError: if rouge-score is not installed, or if there are not as many
-      texts as references, or none.
+    ValueError: rouge-score is not installed, n is 0, or the numbers of texts
+      differ.
   """
   if not references:
-    raise ValueError('there is no reference to score with')
+    raise ValueError('there is no reference to score against')
   scorer = import_rouge_score().RougeScorer(TYPES, use_stemmer=True)
   totals = dict.fromkeys(TYPES, 0.0)
   for texts in zip(references, predictions, strict=True):

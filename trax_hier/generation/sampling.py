@@ -1,4 +1,4 @@
-"""Drawing tokens from logits, on the device."""
+"""Sampling of tokens from logits, on the device."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How tokens are drawn; arrays, so that no value of them compiles anew.
+  """Settings of sampling, as arrays: new values compile nothing.
 
   Attributes:
-    temperature: What logits are divided by; 0 takes the likeliest token.
-    top_k: Number of likeliest tokens to draw from.
-    top_p: Draws from the fewest likeliest of these whose probabilities add up
-      to at least this.
-    n_ids: Draws from the first so many ids.
+    temperature: Divisor of the logits; 0 takes the most likely token.
+    top_k: Number of most likely tokens to sample from.
+    top_p: Samples from the fewest most likely tokens, out of those that top_k
+      keeps, whose probabilities add up to at least this.
+    n_ids: Number of token ids to sample from, from 0.
   """
 
   temperature: jax.Array
@@ -28,14 +28,14 @@ class Sampling:
 def sample_tokens(
   logits: jax.Array, keys: jax.Array, sampling: Sampling
 ) -> jax.Array:
-  """Draws one token per row.
+  """Samples one token per row.
 
-  Of tokens equally likely, those of lower id count as likelier.
+  Among equally likely tokens, a lower id counts as more likely.
 
   Args:
-    logits: (b, v).
-    keys: A random key for each row, (b, 2).
-    sampling: How to draw.
+    logits: Logits, (b, v).
+    keys: Random key of each row, (b, 2).
+    sampling: Settings of sampling.
 
   Returns:
     int32 (b,).
@@ -50,7 +50,7 @@ def sample_tokens(
   n = logits.shape[-1]
   logits = jnp.where(jnp.arange(n) < sampling.n_ids, logits, -jnp.inf)
 
-  def likeliest():
+  def most_likely():
     # XLA for CPU takes longer for `argmax`.
     best = logits == jnp.max(logits, axis=-1, keepdims=True)
     return jnp.min(jnp.where(best, jnp.arange(n), n - 1), axis=-1)
@@ -58,8 +58,8 @@ def sample_tokens(
   def any_token():
     return categorical(keys, logits / sampling.temperature)
 
-  def likely_token():
-    # Sorting is the dear part, so the other two do without.
+  def filtered_token():
+    # Sorting is expensive, so the other two branches avoid it.
     ids = jnp.argsort(-logits, axis=-1, stable=True)
     ranked = jnp.take_along_axis(logits, ids, axis=-1) / sampling.temperature
     ranked = jnp.where(jnp.arange(n) < sampling.top_k, ranked, -jnp.inf)
@@ -72,7 +72,7 @@ def sample_tokens(
     return jnp.take_along_axis(ids, rank[:, None], axis=-1)[:, 0]
 
   categorical = jax.vmap(jax.random.categorical)
-  filtered = (sampling.top_k < n) | (sampling.top_p < 1)
-  way = jnp.where(sampling.temperature == 0, 0, 1 + filtered)
-  tokens = jax.lax.switch(way, [likeliest, any_token, likely_token])
-  return tokens.astype(jnp.int32)
+  is_filtered = (sampling.top_k < n) | (sampling.top_p < 1)
+  branch = jnp.where(sampling.temperature == 0, 0, 1 + is_filtered)
+  branches = [most_likely, any_token, filtered_token]
+  return jax.lax.switch(branch, branches).astype(jnp.int32)

@@ -1,1 +1,1 @@
-"""Inspection: the layer tree of a model, its receptive field, probes."""
+"""Inspection of models: layer tree, receptive field, probes in training."""

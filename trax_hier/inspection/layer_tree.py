@@ -1,8 +1,8 @@
-"""What a model is made of: its layers as a tree, with shapes and weights.
+"""The layers of a model as a tree, with shapes and numbers of parameters.
 
     print(tree(HourglassLM(vocab_size=256, mode='eval'), (1, 512)))
 
-The model is traced on shapes, never run: one of any size can be looked at.
+The model is traced on shapes and never run, so it may have any size.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ import numpy as np
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.compat.layer_hooks import intercept
 from trax_hier.inspection import tables
-from trax_hier.layers.base.stacking import RandomChoice, Stack
+from trax_hier.layers.base.random_choice import RandomChoice
+from trax_hier.layers.base.repeat import Stack
 from trax_hier.training.state import Batch, n_parameters, store_shapes
 from trax_hier.training.step import apply_model
 
@@ -25,16 +26,16 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass
 class Node:
-  """A layer as it is called in a model.
+  """A call of a layer in a model.
 
   Attributes:
-    name: the layer's, or of layers in series the function that composes them.
-    inputs: shapes of its inputs, and
-    outputs: of its outputs.
-    n_parameters: number of parameters; 0 for a layer that takes those of
-      another.
-    n: how many equal ones there are, one after another; all else is of one.
-    children: the layers that it calls, in order.
+    name: Name of the layer, or of the layer function that composed it.
+    inputs: Shapes of the inputs.
+    outputs: Shapes of the outputs.
+    n_parameters: Number of parameters of one repetition; 0 for a layer that
+      shares the weights of another.
+    n: Number of repetitions, one after another.
+    children: The layers that it calls, in order.
   """
 
   name: str
@@ -47,7 +48,7 @@ class Node:
   def walk(
     self, depth: int | None = None, _level: int = 0
   ) -> Iterator[tuple[int, 'Node']]:
-    """Yields (level, node) from here down, at most `depth` levels."""
+    """Yields (level, node) from this node down, at most `depth` levels."""
     yield _level, self
     if depth is None or _level < depth:
       for child in self.children:
@@ -55,35 +56,35 @@ class Node:
 
   @property
   def title(self) -> str:
-    """The name, and how many there are if there are more than one."""
+    """The name, with the number of repetitions if above 1."""
     return f'{self.n} x {self.name}' if self.n > 1 else self.name
 
   def text(self, depth: int | None = None) -> str:
-    """A table of the layers, `depth` levels below this one; None: all."""
+    """A table of the layers down to `depth` levels; None means all levels."""
     rows = []
     for level, node in self.walk(depth):
       more = ' ...' if level == depth and node.children else ''
       n = f'{node.n_parameters:,}' if node.n_parameters else '-'
-      shapes = (_text_of(shapes) for shapes in (node.inputs, node.outputs))
+      shapes = map(_shape_text, (node.inputs, node.outputs))
       rows.append((f'{"  " * level}{node.title}{more}', n, *shapes))
     return tables.text(('layer', 'parameters', 'in', 'out'), rows, numbers=[1])
 
   def __str__(self) -> str:
-    """All of `text`."""
+    """The table of all levels."""
     return self.text()
 
 
 def tree(layer: base.Layer, *inputs: tuple[int, ...] | ShapeDtype) -> Node:
-  """The layers within a layer, with the shapes that inputs of a shape get.
+  """The tree of the layers in a layer, for inputs of given shapes.
 
   Args:
-    layer: a layer or a model; it need not be initialised.
-    *inputs: for each of its inputs its shape. One of two axes or fewer, as
-      (b, l), is of int32 tokens, others, as (b, l, d), are of float32 vectors;
-      for other types give a `ShapeDtype`.
+    layer: A layer or a model, initialized or not.
+    *inputs: Shapes of its inputs. A shape of at most two axes, such as (b, l),
+      means int32 tokens; others, such as (b, l, d), mean float32 vectors. For
+      other types pass a `ShapeDtype`.
 
   Raises:
-    ValueError: the layer takes another number of inputs.
+    ValueError: The layer takes another number of inputs.
 
   Example:
     >>> from trax_hier.layers import LinearShorten
@@ -95,7 +96,7 @@ def tree(layer: base.Layer, *inputs: tuple[int, ...] | ShapeDtype) -> Node:
   """
   if len(inputs) != layer.n_in:
     raise ValueError(
-      f'{layer.name} takes {layer.n_in} inputs: got shapes of {len(inputs)}'
+      f'{layer.name} takes {layer.n_in} inputs, got {len(inputs)} shapes'
     )
   shapes = tuple(map(_signature, inputs))
   x = shapes if layer.n_in != 1 else shapes[0]
@@ -114,17 +115,17 @@ def _signature(shape):
 def model_tree(
   layer: base.Layer, weights: PyTree, model_state: PyTree, batch: Batch
 ) -> Node:
-  """The layers of a model and what they make of the shapes of a batch.
+  """The tree of the layers of a model, for a batch.
 
-  Left out are layers without weights that leave the shapes as they are, or only
-  arrange axes; layers in series within one function count as one layer. The
-  blocks of a `Repeat` are there once.
+  Layers without weights are left out if they keep the shapes or only rearrange
+  axes. Layers in series in one layer function count as one layer. The blocks of
+  a `Repeat` are one node.
 
   Args:
-    layer: a model, initialised.
-    weights: its weights, or their shapes, and
-    model_state: its state, likewise.
-    batch: a batch, or the shapes of its arrays.
+    layer: An initialized model.
+    weights: Its weights, or their shapes.
+    model_state: Its state, or the shapes of it.
+    batch: A batch, or the shapes of its arrays.
   """
   return _trace(
     lambda *args: apply_model(layer, *args, jnp.float32),
@@ -136,7 +137,7 @@ def model_tree(
 
 
 def _trace(call: Callable, *args: PyTree) -> Node:
-  """The outermost layer of a call, traced on shapes."""
+  """The node of the outermost layer of a call, traced on shapes."""
   args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
   observer = _Observer()
   with intercept(observer):
@@ -146,7 +147,7 @@ def _trace(call: Callable, *args: PyTree) -> Node:
 
 
 class _Observer:
-  """Makes a tree of the calls of layers; `root` is above the outermost ones."""
+  """Intercepts calls of layers and builds their tree below `root`."""
 
   def __init__(self):
     self.root = Node('')
@@ -156,11 +157,11 @@ class _Observer:
   def __call__(self, pure_fn, layer, x, weights, *args):
     maker = _maker(layer) or self._makers[-1]
     is_inside = len(self._open) > 1
-    is_part = is_inside and _composes(layer) and maker == self._makers[-1]
+    is_merged = is_inside and _composes(layer) and maker == self._makers[-1]
     node = Node(
       _name(layer, maker, self._makers),
       _shapes(x),
-      # A layer that ran before has a mark in the place of weights.
+      # A shared layer has a marker in place of weights.
       n_parameters=n_parameters(weights),
     )
     self._open.append(node)
@@ -173,24 +174,24 @@ class _Observer:
       for child in node.children:
         child.n = layer.n
     if isinstance(layer, RandomChoice):
-      # The alternatives have one set of weights.
+      # The alternatives share one set of weights.
       for other in node.children[1:]:
         for _, below in other.walk():
           below.n_parameters = 0
-    if is_part:
+    if is_merged:
       self._open[-1].children += node.children
-    elif not is_inside or _tells(node):
+    elif not is_inside or _is_shown(node):
       self._open[-1].children.append(node)
     return y, state
 
 
 def _composes(layer):
-  """Whether a layer does nothing but compose others."""
+  """Whether a layer only composes others."""
   return isinstance(layer, tl.Serial | tl.Parallel)
 
 
-def _tells(node):
-  """Whether there is something to see of it."""
+def _is_shown(node):
+  """Whether a node has parameters or children, or reshapes its inputs."""
   ranks = {len(shape) for shape in node.inputs}
   reshapes = any(
     len(shape) in ranks and shape not in node.inputs for shape in node.outputs
@@ -199,10 +200,10 @@ def _tells(node):
 
 
 def _name(layer, maker, makers):
-  """What a layer is called that is made by `maker`, inside those of `makers`.
+  """The name of a layer that `maker` made, inside layers of `makers`.
 
-  What composes has the name of the layer function that made it, and where such
-  a name stands above it already, its own again.
+  A composition is named after the layer function that made it, unless a node
+  above it already has that name.
   """
   if _composes(layer) and maker not in makers:
     return maker
@@ -210,9 +211,9 @@ def _name(layer, maker, makers):
 
 
 def _maker(layer):
-  """The class of a layer, or the layer function, in CapWords, that composed it.
+  """The class of a layer, or the layer function that composed it.
 
-  '' where it is a function of another kind.
+  '' if the function is not a layer function, whose name is in CapWords.
   """
   if not _composes(layer):
     return type(layer).__name__.lstrip('_')
@@ -224,5 +225,5 @@ def _shapes(x):
   return tuple(tuple(a.shape) for a in jax.tree.leaves(x))
 
 
-def _text_of(shapes):
+def _shape_text(shapes):
   return ' '.join(f'({", ".join(map(str, shape))})' for shape in shapes)

@@ -1,10 +1,10 @@
-"""Looks at a model in training: a sample of text, its gates and its choices.
+"""Probes of a model in training: a sample of text, its gates, its choices.
 
-    looks = Looks()
-    result = train(..., look=looks)
-    print(looks.sample(result.step, result.model, result.data, result.weights))
+    probes = Probes()
+    result = train(..., probe=probes)
+    print(probes.sample(result.step, result.model, result.data, result.weights))
 
-What is compiled for a look is compiled once for all of them.
+Each probe compiles its program once for the whole run.
 """
 
 import math
@@ -15,10 +15,10 @@ import numpy as np
 
 from trax_hier import generation
 from trax_hier.compat import base
-from trax_hier.layers.base.observe import N_BINS, Seen, collecting
+from trax_hier.layers.base.observe import N_BINS, Counts, collecting
 from trax_hier.training.build import Build
 from trax_hier.training.logging.metrics_log import MetricsLog
-from trax_hier.training.mesh import pad_rows, split_rows
+from trax_hier.training.mesh import pad_rows, row_sharding
 from trax_hier.training.state import init_layer, shapes_of
 from trax_hier.training.step import apply_model
 
@@ -28,19 +28,20 @@ Batch = Mapping[str, np.ndarray]
 _PROMPT = 32
 _TOKENS = 256
 _TEMPERATURE = 0.8
-_SHOWN = 300  # characters of a source
+_SHOWN = 300  # Characters of a source.
 
 
 class Probes:
-  """What a run has to show; called by `train` now and then.
+  """The probes of a run: a sample and histograms; called by `train`.
 
-  A part that fails is left out from then on: it never stops a run.
+  A probe that raises is disabled for the rest of the run; it never stops
+  training.
   """
 
   def __init__(self):
-    """Nothing is compiled or drawn yet."""
+    """Compiles nothing yet."""
     self._batch = self._observations = None
-    self._sample = None, ''  # the step, and the text of it
+    self._sample = None, ''  # Its step and text.
     self._failures = {}
 
   def __call__(
@@ -51,55 +52,55 @@ class Probes:
     log: MetricsLog,
     say: Callable[[str], None],
   ) -> None:
-    """Puts into the log what the weights of a step are like.
+    """Logs the probes of a step.
 
     Args:
-      built: the run.
-      step: the step that is done.
-      weights: those after it.
-      log: gets a text, histograms and numbers of kind 'look'.
-      say: gets a line, once, for each part that cannot be had.
+      built: The run.
+      step: The finished step.
+      weights: The weights after it.
+      log: Receives a text, histograms and numbers of kind 'probe'.
+      say: Prints a line, once for each probe that fails.
 
     Raises:
-      OSError: if the log cannot be written.
+      OSError: The log cannot be written.
     """
     known = dict(self._failures)
     text = self.sample(step, built.model, built.data, weights)
     counts = self._try('histograms', self._observe, built, weights)
-    for part, failure in self._failures.items():
-      if part not in known:
+    for probe, failure in self._failures.items():
+      if probe not in known:
         say(failure)
     if text and 'sample' not in self._failures:
-      log.text('look', step, 'sample', text)
+      log.text('probe', step, 'sample', text)
     values = {}
     for name, array in (counts or {}).items():
       bins, edges, summary = _summary(array)
-      log.histogram('look', step, name, bins, edges)
+      log.histogram('probe', step, name, bins, edges)
       values |= {f'{name}/{key}': x for key, x in summary.items()}
     if values:
-      log.write('look', step, values)
+      log.write('probe', step, values)
 
   def sample(
     self, step: int, model: Callable, data: object, weights: PyTree
   ) -> str:
-    """What the model writes after a held-out text, or why it does not.
+    """A continuation of a held-out text, or why there is none.
 
-    The sample of the last look is not drawn again.
+    The last sample is kept: asking for its step again generates nothing.
 
     Args:
-      step: which step the weights are of.
-      model: the model factory.
-      data: the data set; of pictures there is no sample, but ''.
-      weights: the model's.
+      step: Step of the weights.
+      model: Factory of the model.
+      data: The data set; images give ''.
+      weights: Weights of the model.
     """
     if data.unit == 'dim':
       return ''
     if self._sample[0] != step:
-      text = self._try('sample', self._draw, model, data, weights)
+      text = self._try('sample', self._generate, model, data, weights)
       self._sample = step, text
     return self._failures.get('sample', self._sample[1])
 
-  def _draw(self, model, data, weights):
+  def _generate(self, model, data, weights):
     return sample(model, data.vocab, weights, self._held_out(data))
 
   def _observe(self, built, weights):
@@ -113,8 +114,8 @@ class Probes:
       self._batch = data.eval_batches('valid')[0]
     return self._batch
 
-  def _try(self, part, function, *arguments):
-    if part in self._failures:
+  def _try(self, probe, function, *arguments):
+    if probe in self._failures:
       return None
     try:
       return function(*arguments)
@@ -123,7 +124,7 @@ class Probes:
       kind = (
         '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
       )
-      self._failures[part] = f'no {part}: {kind}{why[0]}'
+      self._failures[probe] = f'no {probe}: {kind}{why[0]}'
 
 
 def sample(
@@ -132,16 +133,16 @@ def sample(
   weights: PyTree,
   batch: Batch,
 ) -> str:
-  """A title, then the first held-out text in brackets and what follows it.
+  """A title, then the first held-out text in brackets and its continuation.
 
   Args:
-    model: the model factory.
-    vocab: of the data.
-    weights: the model's.
-    batch: a held-out one.
+    model: Factory of the model.
+    vocab: Vocabulary of the data.
+    weights: Weights of the model.
+    batch: A held-out batch.
 
   Raises:
-    ValueError: a part of the model cannot decode.
+    ValueError: A layer of the model cannot decode.
   """
   if 'sources' in batch:
     source, prompt = np.trim_zeros(batch['sources'][0], 'b'), ''
@@ -158,46 +159,46 @@ def sample(
 
 
 class Observations:
-  """Counts of what layers let be observed, on one batch in eval mode."""
+  """Counts of the observations that layers emit for one batch in eval mode."""
 
   def __init__(self, built: Build, weights: PyTree, batch: Batch):
-    """Traces the model; compiles it if there is anything to observe.
+    """Traces the model; compiles it if a layer emits observations.
 
     Args:
-      built: the run.
-      weights: as they will be given.
-      batch: what the model is to see each time.
+      built: The run.
+      weights: Weights, or others of the same shapes and shardings.
+      batch: Input of the model in every call.
     """
     batch = pad_rows(built.mesh, batch)
     layer, shapes = built.model(mode='eval'), shapes_of(batch)
     rng = jax.random.PRNGKey(0)
 
     def run(weights, batch):
-      # The weights that it draws are not among the outputs, so none are drawn.
+      # XLA drops the initial weights, which are not used.
       _, state = init_layer(layer, shapes, rng)
-      with collecting(self._seen):
+      with collecting(self._counts):
         apply_model(layer, weights, state, batch, rng, built.compute_dtype)
 
-    self._seen = Seen()
-    self._batch = jax.device_put(batch, split_rows(built.mesh))
+    self._counts = Counts()
+    self._batch = jax.device_put(batch, row_sharding(built.mesh))
     traced = jax.jit(run).trace(weights, self._batch)
-    self._run = traced.lower().compile() if self._seen else None
+    self._run = traced.lower().compile() if self._counts else None
 
   def __call__(self, weights: PyTree) -> dict[str, np.ndarray]:
-    """Counts by name, gates (N_PARTS,) and choices (B, N); see `observe`."""
+    """Counts by name: gates (N_BINS,), choices (B, N); see `observe`."""
     if self._run is None:
       return {}
     self._run(weights, self._batch)
-    return self._seen.take()
+    return self._counts.take()
 
 
 def _summary(counts):
-  """Counts, the edges between which they are, and numbers that say more."""
+  """Counts of a histogram, the edges of its bins, and summary statistics."""
   if counts.ndim == 1:
     edges = np.linspace(0, 1, N_BINS + 1)
     mean = counts @ (edges[:-1] + edges[1:]) / 2 / counts.sum()
     return counts, edges, {'mean': mean}
-  # How often each unit is chosen, where 1 is as often as any other.
+  # How often each unit is chosen; 1 in a uniform choice.
   n_units = counts.shape[1]
   share = counts / counts.sum(axis=1, keepdims=True)
   bins, edges = np.histogram(n_units * share, N_BINS, (0, n_units))
@@ -206,7 +207,7 @@ def _summary(counts):
     bins,
     edges,
     {
-      # 1 where all are chosen alike, 0 where always the same.
+      # 1 in a uniform choice, 0 if the same unit is always chosen.
       'entropy': nats.mean() / max(math.log(n_units), 1e-9),
       'never_chosen': np.mean(counts == 0),
     },

@@ -1,10 +1,10 @@
-"""Which tokens a model's predictions depend on, measured token by token.
+"""The receptive field of a model's predictions, measured token by token.
 
-    moved = reach(model(mode='eval'), weights, tokens)
-    plt.imshow(moved > 0)
+    distances = receptive_field(model(mode='eval'), weights, tokens)
+    plt.imshow(distances > 0)
 
-A row is a prediction, a column a token: what is causal has nothing on the
-diagonal and above it, and what cannot see far has nothing far from it.
+A row is a prediction, a column a token. A causal model is zero on and above the
+diagonal; a model with a short receptive field is zero far from it.
 """
 
 import jax
@@ -21,24 +21,24 @@ PyTree = object
 def receptive_field(
   layer: base.Layer, weights: PyTree, tokens: np.ndarray
 ) -> np.ndarray:
-  """How far each prediction moves when one token is another one.
+  """How far each prediction moves when one token changes.
 
-  Rows are computed one at a time by one program, so that what does not depend
-  on a token is the same bit by bit, and its distance is exactly 0.
+  One program computes all rows, one at a time. A prediction that does not
+  depend on a token is thus equal bit for bit, and its distance is exactly 0.
 
   Args:
-    layer: a model of tokens alone, in mode 'eval', in its first state.
-    weights: its weights.
-    tokens: int32 (l,). Each in turn is changed for another one, not 0.
+    layer: A model without sources, in mode 'eval'; starts from its first state.
+    weights: Weights of the model.
+    tokens: int32 (l,). Each token in turn is replaced by another one, not 0.
 
   Returns:
-    float32 (l, l): at [t, u] the root mean square, over the vocabulary, of what
-    token u changes in the logits that predict token t.
+    float32 (l, l). Entry [t, u] is the root mean square, over the vocabulary,
+    of the change in the logits that predict token t when token u changes.
 
   Raises:
-    ValueError: tokens of another shape, or a vocabulary of less than three.
+    ValueError: tokens has another shape, or the vocabulary fewer than 3 ids.
 
-  Example: a model that looks at the token before alone.
+  Example: a model that depends only on the previous token.
     >>> from trax_hier.compat import tl
     >>> following = tl.Fn('Next', lambda x: jax.nn.one_hot(x + 1, 8))
     >>> model = tl.Serial(tl.ShiftRight(mode='eval'), following)
@@ -69,7 +69,7 @@ def receptive_field(
         raise ValueError(f'the vocabulary has {n_ids} ids: want 3 or more')
       return tokens.at[u].set(1 + tokens[u] % (n_ids - 1))
 
-    # The sequence as it is goes through the same program as the others.
+    # The unchanged sequence is the last row of the same program.
     last = len(tokens)
     rows = jax.lax.map(
       lambda u: logits(jnp.where(u < last, changed(u % last), tokens)),

@@ -1,4 +1,4 @@
-"""Tables of plain text: columns that line up, nothing cut off."""
+"""Plain-text tables: aligned columns, nothing cut off."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ def text(
   numbers: Sequence[int] = (),
   width: int | None = None,
 ) -> str:
-  """Rows of text below the names of their columns.
+  """A table of rows below the names of their columns.
 
   Args:
-    columns: the names.
-    rows: a text for each column.
-    numbers: which columns are of numbers: these end at the same place.
-    width: in characters; cells that are too long for it go on in the next line.
-      None: each row is one line.
+    columns: Names of the columns.
+    rows: One text for each column of each row.
+    numbers: Indices of the columns of numbers, which are right-aligned.
+    width: Width of the table in characters, within which long cells wrap; None
+      means one line for each row.
   """
   table = rich.table.Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
   for i, name in enumerate(columns):

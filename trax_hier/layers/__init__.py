@@ -1,33 +1,34 @@
-"""Layer combinators for long sequences; all of them plain Trax layers."""
+"""Layer combinators for long sequences; all are plain Trax layers."""
 
-from trax_hier.layers.attention.attention import (
+from trax_hier.layers.attention.cache import KeyValueCache, PastInputs, PastRows
+from trax_hier.layers.attention.causal_attention import (
   Attend,
   CausalAttention,
-  CrossAttention,
   DenseQKV,
-  EncoderAttention,
-  Heads,
-  MergeHeads,
   SelfAttention,
 )
-from trax_hier.layers.attention.cache import KeyValueCache, PastInputs, PastRows
+from trax_hier.layers.attention.cross_attention import (
+  CrossAttention,
+  EncoderAttention,
+)
 from trax_hier.layers.attention.dot_product import DotProductAttention
-from trax_hier.layers.attention.lsh_attention import LSHAttention
-from trax_hier.layers.attention.positions import (
+from trax_hier.layers.attention.heads import Heads, MergeHeads
+from trax_hier.layers.attention.learned_positions import (
   LearnedPositions,
-  NoPositions,
-  RelativePositions,
-  RotaryPositions,
-  T5Positions,
   longest_sequence,
 )
+from trax_hier.layers.attention.lsh_attention import LSHAttention
+from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.attention.prefix import (
   AlignRight,
   CloseGaps,
   Prefixed,
   has_prefix,
 )
+from trax_hier.layers.attention.relative_positions import RelativePositions
+from trax_hier.layers.attention.rotary_positions import RotaryPositions
 from trax_hier.layers.attention.sliding_attention import SlidingAttention
+from trax_hier.layers.attention.t5_positions import T5Positions
 from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense, Linear, NoProjection
 from trax_hier.layers.base.feed_forward import (
@@ -38,13 +39,11 @@ from trax_hier.layers.base.feed_forward import (
 )
 from trax_hier.layers.base.memory import Lanes, Memory, ShiftRight
 from trax_hier.layers.base.normalization import LayerNorm, RMSNorm
-from trax_hier.layers.base.stacking import (
-  Once,
-  RandomChoice,
-  Remat,
-  Repeat,
-  ShareWeights,
-)
+from trax_hier.layers.base.once import Once
+from trax_hier.layers.base.random_choice import RandomChoice
+from trax_hier.layers.base.remat import Remat
+from trax_hier.layers.base.repeat import Repeat
+from trax_hier.layers.base.sharing import ShareWeights
 from trax_hier.layers.blocks import (
   DecoderBlock,
   EncoderBlock,
@@ -56,18 +55,14 @@ from trax_hier.layers.decoding import (
   decoding_state,
   decoding_weights,
 )
-from trax_hier.layers.hierarchy.retina_attention import (
+from trax_hier.layers.hierarchy.aggregation import (
   AttentionAggregation,
   ConcatAggregation,
-  RetinaAttention,
-)
-from trax_hier.layers.hierarchy.scales import (
-  Coarse,
   ConcatDense,
-  Latest,
-  Pyramid,
   Sum,
 )
+from trax_hier.layers.hierarchy.retina_attention import RetinaAttention
+from trax_hier.layers.hierarchy.scales import Coarse, Latest, Pyramid
 from trax_hier.layers.hierarchy.shorten import (
   AttentionShorten,
   AverageShorten,
@@ -86,15 +81,14 @@ from trax_hier.layers.recurrent.feedback_stack import FeedbackStack
 from trax_hier.layers.recurrent.gates import FixedGate, LSTMGate
 from trax_hier.layers.recurrent.sru import SRU, SRUBranch
 from trax_hier.layers.reversible import ReversibleRepeat
-from trax_hier.layers.sparse.sparse_ff import SparseFF
-from trax_hier.layers.sparse.sparse_qkv import (
-  ModularConv,
-  MultiplicativeDense,
+from trax_hier.layers.sparse.modular_conv import ModularConv
+from trax_hier.layers.sparse.multiplicative_dense import MultiplicativeDense
+from trax_hier.layers.sparse.sparse_attention import (
   SparseAttention,
   SparseCrossAttention,
-  SparseDense,
-  SparseQKV,
 )
+from trax_hier.layers.sparse.sparse_ff import SparseFF
+from trax_hier.layers.sparse.sparse_qkv import SparseDense, SparseQKV
 
 __all__ = [
   'PRECISIONS',

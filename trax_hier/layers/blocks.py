@@ -1,16 +1,17 @@
-"""Residual blocks, composed of the parts they are given."""
+"""Residual Transformer blocks, with slots for their sublayers."""
 
 from collections.abc import Callable
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.attention import (
+from trax_hier.layers.attention.causal_attention import SelfAttention
+from trax_hier.layers.attention.cross_attention import (
   CrossAttention,
   EncoderAttention,
-  SelfAttention,
 )
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build, check_inputs
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.checks import check_layer
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
 
@@ -38,21 +39,21 @@ def DecoderBlock(
 
   Args:
     d_model: Width of inputs and outputs.
-    d_ff: Width inside the feed-forward part.
+    d_ff: Width of the hidden layer of the feed-forward layer.
     n_heads: Number of attention heads.
-    attention: Makes the causal self-attention, from those of this function's
-      other arguments that it names.
-    feed_forward: Makes the feed-forward part, likewise.
-    norm: Makes a normalization.
+    attention: Factory of the causal self-attention. Receives the other
+      arguments of this function that its signature names.
+    feed_forward: Factory of the feed-forward layer. Receives the same.
+    norm: Factory of a normalization layer.
     dropout: Rate of all dropout in the block.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens of caches in predict mode.
-    stride: Distance in tokens of neighbouring positions.
+    stride: Distance in tokens between neighboring positions.
     positions: Position scheme of the attention.
-    d_head: Width of a head; None is d_model / n_heads.
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence, so
-      that the attention keeps a memory. Only a model can say so, which resets
-      it by `Lanes`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: Whether calls in 'train' and 'eval' modes continue one sequence, so
+      that the attention keeps a memory. Set only by models that reset the
+      memory with `Lanes`, so gin cannot bind it.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -97,18 +98,18 @@ def EncoderBlock(
   dropout: float = 0.0,
   mode: str = 'train',
 ):
-  """A pre-norm block that sees both ways: x, mask -> x, mask.
+  """A pre-norm Transformer encoder block: x, mask -> x, mask.
 
-  x (b, l, d), mask (b, l) bool: where it is False, a row is not attended to.
+  x (b, l, d), mask (b, l) bool: rows where it is False are not attended to.
 
   x += Dropout(attention(norm(x), mask))
   x += Dropout(feed_forward(norm(x)))
 
-  Arguments are those of `DecoderBlock`; there is no predict mode, as a call is
-  a whole sequence.
+  Arguments are those of `DecoderBlock`. There is no predict mode, as each call
+  encodes a whole sequence.
 
   Raises:
-    ValueError: attention makes a layer that takes other inputs.
+    ValueError: attention returns a layer that takes other inputs.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -121,7 +122,7 @@ def EncoderBlock(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
   attend = build(attention, **dimensions)
-  check_inputs('EncoderBlock.attention', attend, 2, 'x and mask')
+  check_layer('EncoderBlock.attention', attend, 2, 'x and mask')
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
     PreNormResidual(attend, dropout, mode, norm),
@@ -143,7 +144,7 @@ def EncoderDecoderBlock(
   max_len: int = 2048,
   positions: NoPositions | None = None,
 ):
-  """A pre-norm decoder block with another sequence: x, y, mask -> same.
+  """A pre-norm decoder block with cross-attention: x, y, mask -> x, y, mask.
 
   x (b, l, d), y (b, m, d), mask (b, m) bool: rows of y where it is False are
   not attended to. Only x changes.
@@ -153,11 +154,11 @@ def EncoderDecoderBlock(
   x += Dropout(feed_forward(norm(x)))
 
   Args:
-    cross_attention: Makes the attention to y, as `attention` is made. All
+    cross_attention: Factory of the attention to y, called like `attention`. All
       other arguments are those of `DecoderBlock`.
 
   Raises:
-    ValueError: cross_attention makes a layer that takes other inputs.
+    ValueError: cross_attention returns a layer that takes other inputs.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -176,17 +177,17 @@ def EncoderDecoderBlock(
     stride=1,
     positions=positions,
   )
-  attend, look_up, feed = (
-    build(part, **dimensions)
-    for part in (attention, cross_attention, feed_forward)
+  attend, cross_attend, feed = (
+    build(factory, **dimensions)
+    for factory in (attention, cross_attention, feed_forward)
   )
-  check_inputs(
-    'EncoderDecoderBlock.cross_attention', look_up, 3, 'x, y and mask'
+  check_layer(
+    'EncoderDecoderBlock.cross_attention', cross_attend, 3, 'x, y and mask'
   )
   return tl.Serial(  # x, y, mask
     PreNormResidual(attend, dropout, mode, norm),
     tl.Select([0, 1, 2, 1, 2]),
-    PreNormResidual(look_up, dropout, mode, norm),
+    PreNormResidual(cross_attend, dropout, mode, norm),
     PreNormResidual(feed, dropout, mode, norm),
   )
 
@@ -199,7 +200,7 @@ def PreNormResidual(
 ) -> base.Layer:
   """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d).
 
-  What else `layer` takes are inputs after x.
+  Further inputs of `layer` follow x.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree

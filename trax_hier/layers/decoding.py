@@ -1,10 +1,10 @@
-"""Weights and states laid out for decoding.
+"""Converts weights and states to the layout for decoding.
 
-Training keeps equal blocks stacked, for one scan to run them. A scan copies the
-block that it is at, be it weights or caches; a program that decodes a token at
-a time does little more than read them, so there each block is on its own.
+Training stacks the weights of equal blocks, and one scan runs them. A scan
+copies the weights and caches of each block. Decoding one token at a time does
+little more than read these, so its programs store each block separately.
 
-A layer whose weights have a layout of their own has a method
+A layer with its own layout of weights has a method
 `decoding_weights(weights, precision)`.
 """
 
@@ -15,13 +15,9 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base
 from trax_hier.layers.attention.prefix import Prefill, Prefixed
-from trax_hier.layers.base.stacking import (
-  Blocks,
-  Computed,
-  FromWeights,
-  Once,
-  Stack,
-)
+from trax_hier.layers.base.dtypes import cast_floats
+from trax_hier.layers.base.once import Computed, FromWeights, Once
+from trax_hier.layers.base.repeat import Blocks, Stack, unstack
 
 PRECISIONS = ('float32', 'bfloat16', 'int8')
 
@@ -29,19 +25,20 @@ PRECISIONS = ('float32', 'bfloat16', 'int8')
 def decoding_weights(
   layer: base.Layer, weights: Any, precision: str = 'float32'
 ) -> Any:
-  """A model's weights for decoding, to be given to it in place of its own.
+  """Converts a model's weights to weights for decoding.
+
+  Unstacks the weights (n, ..) of each `Repeat`.
 
   Args:
     layer: The model in 'predict' mode.
-    weights: Its weights. Those that a `Repeat` stacks, (n, ..), are taken
-      apart.
-    precision: What they are stored in. 'float32' keeps them as they are.
-      'bfloat16' makes the model compute in bfloat16. 'int8' stores the kernels
-      of dense layers in 8 bits with a scale for each output channel, and the
-      rows of `SparseFF` with a scale for each row.
+    weights: Its weights.
+    precision: 'float32' keeps the dtypes. 'bfloat16' casts to bfloat16, in
+      which the model then computes. 'int8' quantizes the kernels of dense
+      layers, with a scale for each output channel, and the rows of `SparseFF`,
+      with a scale for each row.
 
   Raises:
-    ValueError: precision is none of these.
+    ValueError: precision has another value.
 
   Example:
     >>> from trax_hier.layers import Dense, Repeat
@@ -58,17 +55,17 @@ def decoding_weights(
 
   def convert(layer, weights):
     if isinstance(weights, dict):
-      return weights  # Trax's mark of a layer that occurred before.
+      return weights  # Trax marks a layer that occurred before by a dictionary.
     if isinstance(layer, Stack):
       (stacked,), (block,) = weights, layer.sublayers
-      parts = _split(stacked, layer.n)
-      return (Blocks(tuple(convert(block, part) for part in parts)),)
+      trees = unstack(stacked, layer.n)
+      return (Blocks(tuple(convert(block, tree) for tree in trees)),)
     if layer.sublayers:
       parts = zip(layer.sublayers, weights, strict=True)
       return tuple(convert(sub, part) for sub, part in parts)
     if hasattr(layer, 'decoding_weights'):
       weights = layer.decoding_weights(weights, precision)
-    return _narrow(weights, precision)
+    return _cast(weights, precision)
 
   return convert(layer, weights)
 
@@ -80,16 +77,17 @@ def decoding_state(
   precision: str = 'float32',
   inputs: Any = None,
 ) -> Any:
-  """A model's first state for decoding with its `decoding_weights`.
+  """Converts a model's initial state to the state for decoding.
 
   Args:
     layer: The model in 'predict' mode.
-    weights: Its weights for decoding.
-    state: Its first state.
-    precision: That of the weights.
-    inputs: Those of any first call, such as tokens (b, l). If given, every
-      `Once` has been computed and every `Prefixed` has read its prefix, so that
-      programs that decode need not contain it.
+    weights: Its `decoding_weights`.
+    state: Its initial state.
+    precision: Precision of the weights.
+    inputs: Inputs of a first call, such as tokens (b, l); None leaves it to
+      the first call to compute each `Once` and to read each prefix of a
+      `Prefixed`. With inputs, the new state contains the results, and decoding
+      programs do not contain these computations.
 
   Example:
     >>> from trax_hier.layers import Relu
@@ -106,7 +104,7 @@ def decoding_state(
       return state
     if isinstance(layer, Stack):
       (blocks,), (stacked,), (block,) = weights, state, layer.sublayers
-      parts = zip(blocks.trees, _split(stacked, layer.n), strict=True)
+      parts = zip(blocks.trees, unstack(stacked, layer.n), strict=True)
       return (Blocks(tuple(convert(block, *part) for part in parts)),)
     if isinstance(layer, FromWeights):
       state = layer.remember(weights)
@@ -116,18 +114,18 @@ def decoding_state(
       if isinstance(layer, Prefixed) and inputs is not None:
         state = *state[:2], Prefill(done=False)
       return state
-    return _narrow(state, precision)
+    return _cast(state, precision)
 
   state = convert(layer, weights, state)
   if inputs is None:
     return state
-  # Of this call nothing else is used, so that nothing else is computed.
+  # Only these results of the call are used, so jit removes the rest.
   rng = jax.random.PRNGKey(0)
-  return _known(layer, state, layer.pure_fn(inputs, weights, state, rng)[1])
+  return _fill(layer, state, layer.pure_fn(inputs, weights, state, rng)[1])
 
 
-def _known(layer, state, after):
-  """`state`, with what is computed once taken from the state `after`."""
+def _fill(layer, state, after):
+  """`state`, with the results of `Once` and `Prefixed` taken from `after`."""
   if isinstance(state, dict):
     return state
   if isinstance(layer, Once):
@@ -138,23 +136,12 @@ def _known(layer, state, after):
   if isinstance(layer, Stack):
     (blocks,), (others,), (block,) = state, after, layer.sublayers
     parts = zip(blocks.trees, others.trees, strict=True)
-    return (Blocks(tuple(_known(block, *part) for part in parts)),)
+    return (Blocks(tuple(_fill(block, *part) for part in parts)),)
   if not layer.sublayers:
     return state
   parts = zip(layer.sublayers, state, after, strict=True)
-  return tuple(_known(*part) for part in parts)
+  return tuple(_fill(*part) for part in parts)
 
 
-def _split(stacked, n):
-  return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(n)]
-
-
-def _narrow(tree, precision):
-  if precision != 'bfloat16':
-    return tree
-  return jax.tree.map(
-    lambda x: (
-      x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
-    ),
-    tree,
-  )
+def _cast(tree, precision):
+  return cast_floats(tree, jnp.bfloat16) if precision == 'bfloat16' else tree

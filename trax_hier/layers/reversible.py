@@ -1,8 +1,8 @@
-"""Reversible residual stacks: activations of one block, whatever the depth.
+"""Reversible residual stacks: activation memory of one block at any depth.
 
-Two streams take turns: a part of a block reads one and is added to the other.
-Hence a block's inputs follow from its outputs, and the backward pass
-reconstructs them in place of keeping them.
+Each residual sublayer reads one of two streams and is added to the other. The
+inputs of a block can therefore be computed from its outputs, and the backward
+pass reconstructs them instead of storing them.
 
 Source: RevNets (arXiv 1707.04585); Reformer (arXiv 2001.04451), section 3.
 """
@@ -14,36 +14,36 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
-from trax_hier.layers.base.build import check_mode
-from trax_hier.layers.base.stacking import Repeat, Stack
-from trax_hier.layers.sparse.sparse_ff import remember_choices, with_choices
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.choices import record_choices, with_choices
+from trax_hier.layers.base.repeat import Repeat, Stack
 
 
 def ReversibleRepeat(
-  parts: Callable[[], Sequence[base.Layer]],
+  sublayers: Callable[[], Sequence[base.Layer]],
   n: int,
   mode: str = 'train',
 ):
-  """`n` equal blocks of reversible residual parts, as one compiled loop.
+  """`n` equal blocks of reversible residual sublayers, as one compiled loop.
 
-  x1, x2 (b, l, d), *context -> y1, y2, *context. Of each part f in turn:
+  x1, x2 (b, l, d), *context -> y1, y2, *context. Each sublayer f in turn does
 
   x1, x2 = x2, x1 + f(x2, *context)
 
-  In 'train' mode the memory for the backward pass does not grow with n, with
-  dropout and noise too: it draws the same numbers again, and each `SparseFF`
-  takes the units that it chose the first time. Gradients are those of automatic
-  differentiation, to rounding.
+  In 'train' mode, activation memory does not grow with n, even with dropout and
+  noise: the backward pass samples the same random numbers again and replays the
+  `Choices` of layers such as `SparseFF`. Gradients equal those of automatic
+  differentiation up to rounding.
 
   Args:
-    parts: Makes the parts of one block, new layers at every call: layers
-      x, *context -> f of the shape of x. They must not share layers with other
-      blocks.
+    sublayers: Factory of the sublayers of one block, which map x, *context to
+      f of the shape of x. Must return new layers at every call; blocks must not
+      share layers.
     n: Number of blocks; 0 is the identity.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
-    ValueError: an argument is out of its range, or blocks share layers.
+    ValueError: an argument is out of range, or blocks share layers.
 
   Example:
     >>> from trax_hier.layers import FeedForward, SelfAttention
@@ -55,12 +55,10 @@ def ReversibleRepeat(
     layer           parameters   in                    out
     Repeat(3) ...        1,704   (1, 9, 8) (1, 9, 8)   (1, 9, 8) (1, 9, 8)
   """
-  check_mode(mode)
-  if n < 0:
-    raise ValueError(f'ReversibleRepeat.n = {n} must not be negative')
+  check_arguments('ReversibleRepeat', n=n, mode=mode)
 
   def block():
-    return _Block(parts())
+    return _Block(sublayers())
 
   if mode != 'train' or n < 1:
     return Repeat(block, n)
@@ -68,22 +66,24 @@ def ReversibleRepeat(
 
 
 class _Block(base.Layer):
-  """x1, x2, *context -> the same, after all parts in turn."""
+  """x1, x2, *context -> the same shapes, after all sublayers in turn."""
 
-  def __init__(self, parts):
-    if not parts:
-      raise ValueError('ReversibleRepeat.parts must make one part or more')
-    n = 1 + max(part.n_in for part in parts)
+  def __init__(self, sublayers):
+    if not sublayers:
+      raise ValueError(
+        'ReversibleRepeat.sublayers must return at least one layer'
+      )
+    n = 1 + max(layer.n_in for layer in sublayers)
     super().__init__(n, n)
-    self._sublayers = tuple(parts)
-    self._weights = (None,) * len(parts)
-    self._state = (None,) * len(parts)
+    self._sublayers = tuple(sublayers)
+    self._weights = (None,) * len(sublayers)
+    self._state = (None,) * len(sublayers)
 
   def init_weights_and_state(self, input_signature):
     _, x, *context = input_signature
     inits = [
-      part.init(_inputs(part, x, context), rng, use_cache=True)
-      for part, rng in zip(self.sublayers, self._rngs(self.rng), strict=True)
+      layer.init(_inputs(layer, x, context), rng, use_cache=True)
+      for layer, rng in zip(self.sublayers, self._rngs(self.rng), strict=True)
     ]
     self.weights, self.state = map(tuple, zip(*inits, strict=True))
 
@@ -95,34 +95,35 @@ class _Block(base.Layer):
     """The outputs and the new state."""
     x1, x2, *context = x
     states = []
-    for part, w, s, r in self._parts(weights, state, rng):
-      f, s = part.pure_fn(_inputs(part, x2, context), w, s, r)
+    for layer, w, s, r in self._zip(weights, state, rng):
+      f, s = layer.pure_fn(_inputs(layer, x2, context), w, s, r)
       x1, x2 = x2, x1 + f.astype(x1.dtype)
       states.append(s)
     return (x1, x2, *context), tuple(states)
 
   def run_back(self, y, gradients, weights, state, rng):
-    """The inputs whose outputs are y, and gradients.
+    """Reconstructs the inputs from the outputs y, and computes gradients.
 
     Args:
       y: The two streams and the context after the block.
-      gradients: For the two streams, and those so far for the context; None
-        for context that is not of floating numbers.
-      weights: The block's.
-      state: That before the first pass, with the choices made in it.
-      rng: That of the first pass.
+      gradients: Gradients for the streams after the block, and those
+        accumulated so far for the context; None for context that is not
+        floating-point.
+      weights: Weights of the block.
+      state: State before the forward pass, with the choices recorded in it.
+      rng: Random key of the forward pass.
 
     Returns:
-      The streams and the context before the block, gradients for them, and
-      those for the weights.
+      The streams and the context before the block, their gradients, and the
+      gradients for the weights.
     """
     y1, y2, *context = y
     d1, d2, *d_context = gradients
     d_weights = []
-    for part, w, s, r in reversed(self._parts(weights, state, rng)):
-      # The part made (y1, y2) = (x2, x1 + f(x2)).
-      def f(x, w, *context, part=part, s=s, r=r):
-        return part.pure_fn(_inputs(part, x, context), w, s, r)[0]
+    for layer, w, s, r in reversed(self._zip(weights, state, rng)):
+      # In the forward pass, (y1, y2) = (x2, x1 + f(x2)).
+      def f(x, w, *context, layer=layer, s=s, r=r):
+        return layer.pure_fn(_inputs(layer, x, context), w, s, r)[0]
 
       z, transpose = jax.vjp(f, y1, w, *context)
       d, d_w, *d_more = transpose(d2.astype(z.dtype))
@@ -135,16 +136,16 @@ class _Block(base.Layer):
       d_weights.append(d_w)
     return (y1, y2, *context), (d1, d2, *d_context), tuple(d_weights[::-1])
 
-  def _parts(self, weights, state, rng):
-    parts = self.sublayers, weights, state, self._rngs(rng)
-    return list(zip(*parts, strict=True))
+  def _zip(self, weights, state, rng):
+    rngs = self._rngs(rng)
+    return list(zip(self.sublayers, weights, state, rngs, strict=True))
 
   def _rngs(self, rng):
     return jax.random.split(rng, len(self.sublayers))
 
 
-def _inputs(part, x, context):
-  return x if part.n_in == 1 else (x, *context[: part.n_in - 1])
+def _inputs(layer, x, context):
+  return x if layer.n_in == 1 else (x, *context[: layer.n_in - 1])
 
 
 class _ReversibleStack(Stack):
@@ -154,9 +155,9 @@ class _ReversibleStack(Stack):
     super().__init__(template, other, n)
     if self._shared:
       raise ValueError(
-        'the blocks of ReversibleRepeat cannot share layers, such as '
-        f'{self._shared[0].name}: in attention, use positions whose weights '
-        'each layer has to itself'
+        'the blocks of ReversibleRepeat cannot share layers, but all contain '
+        f'the same {self._shared[0].name}: in attention, use positions that '
+        'have separate weights in each layer'
       )
 
   def forward(self, x):
@@ -176,11 +177,11 @@ def _run(block, x, weights, state, rngs):
 
 
 def _run_forward(block, x, weights, state, rngs):
-  y, after = _run(block, x, weights, remember_choices(block, state), rngs)
-  # Anew, the backward pass begins with the state that this pass began with:
-  # hashed attention, for one, draws from a key in it, and changes it.
-  known = with_choices(block, state, after)
-  return (y, with_choices(block, after, state)), (y, weights, known, rngs)
+  y, after = _run(block, x, weights, record_choices(block, state), rngs)
+  # The recomputation must start from the state before this pass: LSH attention,
+  # for example, samples from a key in its state and advances it.
+  recorded = with_choices(block, state, after)
+  return (y, with_choices(block, after, state)), (y, weights, recorded, rngs)
 
 
 def _run_backward(block, residuals, gradients):

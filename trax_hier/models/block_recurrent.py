@@ -1,5 +1,6 @@
 """Block-Recurrent Transformers: language models recurrent over blocks."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -20,13 +21,9 @@ from trax_hier.layers import (
   SlidingAttention,
   T5Positions,
 )
-from trax_hier.layers.base.build import (
-  build,
-  check_dropout,
-  check_mode,
-  check_sizes,
-)
-from trax_hier.layers.base.stacking import RematPolicy
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.remat import RematPolicy
 
 
 @configurable(module='trax_hier.models')
@@ -51,41 +48,44 @@ def BlockRecurrentLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """A Transformer with sliding attention, some of whose layers are recurrent.
+  """A Transformer with sliding attention and some recurrent layers.
 
   Tokens (b, l) int32, start_of_sequence (b,) bool -> logits (b, l, v) float32;
-  logits at position t predict token t from the tokens before it, those of
-  earlier calls included. `start_of_sequence` says which rows begin a sequence;
-  the others go on with that of the call before. In predict mode, and without
-  `carry`, tokens are the only input.
+  logits at position t predict token t from the tokens before it, including
+  those of earlier calls. `start_of_sequence` marks the rows that begin a
+  sequence; the other rows continue the sequence of the previous call. In
+  predict mode, and without `carry`, tokens are the only input.
 
-  Without recurrent layers this is the paper's Slide or, where segments are as
-  long as the window, its Transformer-XL.
+  Without recurrent layers this is the paper's Slide model, or its
+  Transformer-XL if segments are as long as the window.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
-    d_ff: Width inside the feed-forward parts.
-    n_layers: Number of blocks, recurrent ones included.
-    recurrent_layers: Which of them are recurrent, counted from 1.
+    d_ff: Width inside the feed-forward layers.
+    n_layers: Number of blocks, including the recurrent ones.
+    recurrent_layers: Numbers of the recurrent blocks, counted from 1.
     n_heads: Number of attention heads.
-    d_head: Width of a head; None is d_model / n_heads.
+    d_head: Width of a head; None means d_model / n_heads.
     dropout: Rate of all dropout.
-    block: Makes a block, from those of the model's dimensions and parts that it
-      names.
-    attention: Makes the attention of the other blocks, and
-    recurrent_attention: that of the recurrent ones; their windows are arguments
-      of theirs.
-    feed_forward: Makes the feed-forward parts.
-    norm: Makes a normalization.
-    positions: Makes the position scheme of all attention layers.
-    feedback: Makes a `FeedbackStack`, in which all layers read the states of
-      the one that is recurrent; its window and states are arguments of its, and
-      the two kinds of attention have no use. None is no feedback.
-    carry: Whether sequences go on from call to call in 'train' and 'eval'.
+    block: Factory of a block, called with those of the model's dimensions and
+      factories that it declares.
+    attention: Factory of the attention of the other blocks; takes its window as
+      an argument.
+    recurrent_attention: Factory of the attention of the recurrent blocks; takes
+      its window as an argument.
+    feed_forward: Factory of the feed-forward layers.
+    norm: Factory of the normalization layers.
+    positions: Factory of the position scheme of all attention layers.
+    feedback: Factory of a `FeedbackStack`, in which all layers read the states
+      of the one recurrent layer. It takes its window and number of states as
+      arguments and replaces `attention` and `recurrent_attention`. None means
+      no feedback.
+    carry: Whether calls in 'train' and 'eval' modes continue the sequences of
+      the previous call.
     remat: What the backward pass recomputes, as in `Repeat`.
-    max_len: Capacity in tokens of predict mode, for parts whose memory is not
-      bounded; those above have no use of it.
+    max_len: Capacity of predict mode, in tokens, of layers whose memory grows;
+      the default layers do not use it.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -114,66 +114,45 @@ def BlockRecurrentLM(
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_dropout(dropout)
-  if n_layers < 0:
-    raise ValueError(f'BlockRecurrentLM.n_layers = {n_layers} is negative')
-  layers = sorted(recurrent_layers)
-  if len(set(layers)) < len(layers) or not all(
-    1 <= i <= n_layers for i in layers
-  ):
-    raise ValueError(
-      f'BlockRecurrentLM.recurrent_layers = {recurrent_layers} must be '
-      f'different numbers from 1 to n_layers = {n_layers}'
-    )
+  dimensions = dict(d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode)
+  check_arguments(
+    'BlockRecurrentLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
+  )
+  recurrent = _recurrent_layers(recurrent_layers, n_layers, feedback)
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
-  # A vector of a token has about the length that the first norm gives it.
+  # Embeddings start with about the norm that the first RMSNorm gives them.
   embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
-
-  dimensions = dict(
-    d_model=d_model,
-    d_ff=d_ff,
+  make = functools.partial(
+    build,
+    **dimensions,
     n_heads=n_heads,
     d_head=d_head,
     feed_forward=feed_forward,
     norm=norm,
-    dropout=dropout,
-    mode=mode,
     max_len=max_len,
     stride=1,
     positions=scheme,
     carry=carry,
   )
 
-  def repeat(attention, n):
-    return Repeat(
-      lambda: build(block, attention=attention, **dimensions), n, remat
-    )
+  def blocks(attention, n):
+    return Repeat(lambda: make(block, attention=attention), n, remat)
 
   if feedback is not None:
-    if len(layers) != 1:
-      raise ValueError(
-        f'BlockRecurrentLM.recurrent_layers = {recurrent_layers} must be one '
-        'layer if there is feedback'
-      )
-    stack = build(
+    stack = make(
       feedback,
       n_layers=n_layers,
-      recurrent_layer=layers[0],
+      recurrent_layer=recurrent[0],
       block=block,
       remat=remat,
-      **dimensions,
     )
   else:
-    parts, above = [], 0
-    for i in layers:
-      parts += [
-        repeat(attention, i - above - 1),
-        repeat(recurrent_attention, 1),
-      ]
-      above = i
-    stack = tl.Serial(*parts, repeat(attention, n_layers - above))
+    layers, previous = [], 0
+    for i in recurrent:
+      layers += [blocks(attention, i - previous - 1)]
+      layers += [blocks(recurrent_attention, 1)]
+      previous = i
+    stack = tl.Serial(*layers, blocks(attention, n_layers - previous))
 
   return Lanes(
     tl.Serial(  # tokens
@@ -192,7 +171,20 @@ def BlockRecurrentLM(
   )
 
 
+def _recurrent_layers(layers, n_layers, feedback):
+  """The numbers of the recurrent layers in order, checked."""
+  binding = f'BlockRecurrentLM.recurrent_layers = {layers}'
+  distinct = len(set(layers)) == len(layers)
+  if not distinct or not all(1 <= i <= n_layers for i in layers):
+    raise ValueError(
+      f'{binding} must be distinct numbers from 1 to n_layers = {n_layers}'
+    )
+  if feedback is not None and len(layers) != 1:
+    raise ValueError(f'{binding} must name one layer if there is feedback')
+  return sorted(layers)
+
+
 def _logits(table, x):
-  """Products with the embeddings, of variance 1 at first: float32 (b, l, v)."""
+  """Products with the embeddings, at first of variance 1: float32 (b, l, v)."""
   logits = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
   return logits / math.sqrt(x.shape[-1])

@@ -1,5 +1,6 @@
 """Hourglass: a hierarchical Transformer language model."""
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -19,15 +20,10 @@ from trax_hier.layers import (
   ShortenedStack,
   Upsample,
 )
-from trax_hier.layers.base.build import (
-  build,
-  check_dropout,
-  check_heads,
-  check_mode,
-  check_sizes,
-)
-from trax_hier.layers.base.stacking import RematPolicy, remat_of_each
-from trax_hier.models.transformer import Logits, TokenEncoder
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.models.embedding import Logits, TokenEncoder
 
 
 @configurable(module='trax_hier.models')
@@ -55,28 +51,31 @@ def HourglassLM(
   token t from the tokens before it. Any length.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model at all levels.
-    d_ff: Width inside the feed-forward parts.
-    vanilla_layers: Number of blocks at full length before and after the
+    d_ff: Width inside the feed-forward layers.
+    vanilla_layers: Numbers of blocks at full length before and after the
       shortened ones.
-    hierarchy: Levels 'N@f', outermost first: N blocks at a sequence f times
+    hierarchy: Levels 'N@f', outermost first: N blocks on a sequence f times
       shorter than the tokens, as a palindrome such as '1@2 4@4 1@2'.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    vanilla_block: Makes a block at full length, from those of the model's
-      dimensions that it names.
-    shortened_block: Makes a block at the shortened lengths, likewise.
-    shorten: Makes `AttentionShorten`, `LinearShorten` or `AverageShorten`.
-    upsample: Makes `AttentionUpsample`, `LinearUpsample` or `RepeatUpsample`.
-    positions: Makes the position scheme of all attention layers.
-    shorten_factor_dropout: Shorten factors to train with, drawn anew at each
-      step; the one in `hierarchy` must be among them and is used in other
-      modes. For one level, and for parts whose weights do not depend on the
-      factor, as those of `AverageShorten` and `RepeatUpsample`.
-    remat: What the backward pass recomputes, as in `Repeat`: for all blocks,
-      or a pair, of the vanilla and of the shortened ones.
-    max_len: Capacity in tokens of predict mode.
+    vanilla_block: Factory of a block at full length, called with those of the
+      model's dimensions that it declares.
+    shortened_block: Factory of a block at the shortened lengths, called
+      likewise.
+    shorten: Factory of the shortening: `AttentionShorten`, `LinearShorten` or
+      `AverageShorten`.
+    upsample: Factory of the upsampling: `AttentionUpsample`, `LinearUpsample`
+      or `RepeatUpsample`.
+    positions: Factory of the position scheme of all attention layers.
+    shorten_factor_dropout: Shorten factors to train with, one sampled at each
+      step. They include the factor in `hierarchy`, which other modes use.
+      Requires one level, and shortening and upsampling layers whose weights do
+      not depend on the factor, such as `AverageShorten` and `RepeatUpsample`.
+    remat: What the backward pass recomputes, as in `Repeat`: one policy for all
+      blocks, or a pair for vanilla and shortened blocks.
+    max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -110,17 +109,68 @@ def HourglassLM(
 
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_heads(d_model, n_heads)
-  check_dropout(dropout)
-  n_before, n_after = vanilla_layers
-  if min(vanilla_layers) < 0:
-    raise ValueError(
-      f'HourglassLM.vanilla_layers = {vanilla_layers} must not be negative'
-    )
-  levels = parse_hierarchy(hierarchy)
+  dimensions = dict(
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
+  )
+  check_arguments(
+    'HourglassLM',
+    vocab_size=vocab_size,
+    vanilla_layers=vanilla_layers,
+    **dimensions,
+  )
+  levels = _levels(hierarchy, shorten_factor_dropout)
+  # The last group of every level must fit in whole.
   max_len += -max_len % math.prod(k for _, k in levels)
+  vanilla_remat, shortened_remat = remat_per_stack(
+    remat, 2, 'HourglassLM.remat'
+  )
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  embedding = tl.Embedding(vocab_size, d_model)
+  make = functools.partial(
+    build, max_len=max_len, positions=scheme, **dimensions
+  )
+
+  def blocks(block, n, stride):
+    remat = vanilla_remat if stride == 1 else shortened_remat
+    return tl.Serial(
+      Repeat(lambda: make(block, stride=stride), n, remat), LayerNorm()
+    )
+
+  def shortened(n, k, deeper, stride):
+    inner = [blocks(shortened_block, n, k * stride)]
+    if deeper:
+      inner += [hourglass(deeper, k * stride)]
+      inner += [blocks(shortened_block, n, k * stride)]
+    return ShortenedStack(
+      k,
+      shorten=make(shorten, shorten_factor=k, stride=stride),
+      inner=tl.Serial(*inner),
+      upsample=make(upsample, shorten_factor=k, stride=stride),
+      mode=mode,
+      max_len=max_len // stride,
+    )
+
+  def hourglass(levels, stride):
+    (n, k), *deeper = levels
+    factors = [k, *(f for f in shorten_factor_dropout if f != k)]
+    stacks = [shortened(n, f, deeper, stride) for f in factors]
+    stack = RandomChoice(stacks, mode) if shorten_factor_dropout else stacks[0]
+    return tl.Residual(stack, LayerNorm())
+
+  n_before, n_after = vanilla_layers
+  return tl.Serial(  # tokens
+    ShareWeights(*scheme.shared),
+    TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
+    blocks(vanilla_block, n_before, stride=1),
+    hourglass(levels, stride=1),
+    blocks(vanilla_block, n_after, stride=1),
+    Logits(vocab_size),  # (b, l, v)
+  )
+
+
+def _levels(hierarchy, shorten_factor_dropout):
+  """Parses the hierarchy, and checks the shorten factors to sample from."""
+  levels = parse_hierarchy(hierarchy)
   if shorten_factor_dropout and (
     len(levels) > 1 or levels[0][1] not in shorten_factor_dropout
   ):
@@ -128,74 +178,20 @@ def HourglassLM(
       f'HourglassLM.shorten_factor_dropout = {shorten_factor_dropout} must be '
       f'empty or, with one level, contain its factor; hierarchy = {hierarchy!r}'
     )
-  vanilla_remat, shortened_remat = remat_of_each(remat, 2, 'HourglassLM.remat')
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
-  dimensions = dict(
-    d_model=d_model,
-    d_ff=d_ff,
-    n_heads=n_heads,
-    dropout=dropout,
-    mode=mode,
-    max_len=max_len,
-    positions=scheme,
-  )
-
-  def stack(block, n_blocks, stride):
-    return tl.Serial(
-      Repeat(
-        lambda: build(block, stride=stride, **dimensions),
-        n_blocks,
-        vanilla_remat if stride == 1 else shortened_remat,
-      ),
-      LayerNorm(),
-    )
-
-  def shortened(n_blocks, k, deeper, stride):
-    blocks = [stack(shortened_block, n_blocks, k * stride)]
-    if deeper:
-      blocks += [valley(deeper, k * stride)]
-      blocks += [stack(shortened_block, n_blocks, k * stride)]
-    here = dict(dimensions, shorten_factor=k, stride=stride)
-    return ShortenedStack(
-      k,
-      shorten=build(shorten, **here),
-      inner=tl.Serial(*blocks),
-      upsample=build(upsample, **here),
-      mode=mode,
-      max_len=max_len // stride,
-    )
-
-  def valley(levels, stride):
-    (n_blocks, k), *deeper = levels
-    layer = shortened(n_blocks, k, deeper, stride)
-    if shorten_factor_dropout:
-      others = [f for f in shorten_factor_dropout if f != k]
-      others = [shortened(n_blocks, f, deeper, stride) for f in others]
-      layer = RandomChoice([layer, *others], mode)
-    return tl.Residual(layer, LayerNorm())
-
-  return tl.Serial(  # tokens
-    ShareWeights(*scheme.shared),
-    TokenEncoder(
-      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
-    ),  # (b, l, d)
-    stack(vanilla_block, n_before, stride=1),
-    valley(levels, stride=1),
-    stack(vanilla_block, n_after, stride=1),
-    Logits(vocab_size),  # (b, l, v)
-  )
+  return levels
 
 
 def parse_hierarchy(hierarchy: str) -> list[tuple[int, int]]:
   """Parses levels such as '1@2 4@4 1@2'.
 
   Returns:
-    For each level, outermost first, its number of blocks and its shorten
-    factor relative to the level above: [(1, 2), (4, 2)].
+    Number of blocks and shorten factor relative to the level above, for each
+    level, outermost first: [(1, 2), (4, 2)].
 
   Raises:
-    ValueError: not of the form 'N@f N@f ...', not a palindrome with one
-      innermost level, or a factor that the one above it does not divide.
+    ValueError: the text is not of the form 'N@f N@f ...', is not a palindrome
+      with one innermost level, or has a factor that the factor above it does
+      not divide.
 
   Example:
     >>> parse_hierarchy('1@2 4@4 1@2')

@@ -1,7 +1,7 @@
 """Scaling Transformers: language models of sparse layers.
 
-Feed-forward, attention projections and the last layer read few of their weights
-to decode a token, with as many parameters as dense ones.
+Feed-forward layers, attention projections and the last layer have as many
+parameters as dense ones, but read only a few of them to decode a token.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763) and its
 published code.
@@ -28,15 +28,18 @@ from trax_hier.layers import (
   SparseAttention,
   SparseFF,
 )
-from trax_hier.layers.base.build import (
-  build,
-  check_dropout,
-  check_heads,
-  check_mode,
-  check_sizes,
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.models.embedding import (
+  Embed,
+  EmbeddingTable,
+  Logits,
+  PaddingMask,
+  TokenEncoder,
+  embed,
 )
-from trax_hier.layers.base.stacking import RematPolicy, remat_of_each
-from trax_hier.models.transformer import Logits, TokenEncoder, TransformerLM
+from trax_hier.models.transformer import TransformerLM
 
 
 @configurable(module='trax_hier.models')
@@ -55,26 +58,26 @@ def ScalingTransformerLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """A decoder-only Transformer whose parts are sparse.
+  """A decoder-only Transformer of sparse layers.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
-  token t from the tokens before it. This is `TransformerLM` with other parts
+  token t from the tokens before it. This is `TransformerLM` with other layers
   and defaults.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
-    d_ff: Width inside the feed-forward parts.
+    d_ff: Width inside the feed-forward layers.
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    attention: Makes causal self-attention; @SelfAttention is dense.
-    feed_forward: Makes a feed-forward part; @FeedForward is dense.
-    logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
-      sparse loss layer.
-    positions: Makes the position scheme.
+    attention: Factory of causal self-attention; @SelfAttention is dense.
+    feed_forward: Factory of the feed-forward layers; @FeedForward is dense.
+    logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
+      the sparse loss layer.
+    positions: Factory of the position scheme.
     remat: What the backward pass recomputes, as in `Repeat`.
-    max_len: Capacity in tokens of predict mode.
+    max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -93,13 +96,18 @@ def ScalingTransformerLM(
       LayerNorm                  64   (1, 96, 32)   (1, 96, 32)
       Logits ...              8,448   (1, 96, 32)   (1, 96, 256)
   """
+  sizes = dict(
+    vocab_size=vocab_size,
+    d_model=d_model,
+    d_ff=d_ff,
+    n_layers=n_layers,
+    n_heads=n_heads,
+    dropout=dropout,
+    mode=mode,
+  )
+  check_arguments('ScalingTransformerLM', **sizes)
   return TransformerLM(
-    vocab_size,
-    d_model,
-    d_ff,
-    n_layers,
-    n_heads,
-    dropout,
+    **sizes,
     block=functools.partial(
       DecoderBlock, attention=attention, feed_forward=feed_forward
     ),
@@ -107,7 +115,6 @@ def ScalingTransformerLM(
     logits=logits,
     remat=remat,
     max_len=max_len,
-    mode=mode,
   )
 
 
@@ -130,35 +137,35 @@ def ScalingTransformer(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """An encoder-decoder Transformer whose parts are sparse.
+  """An encoder-decoder Transformer of sparse layers.
 
   Sources (b, m) int32 and tokens (b, l) int32 -> logits (b, l, v) float32;
   logits at position t predict token t from the sources and the tokens before
   it. Id 0 is padding in the sources. Encoder and decoder share the embedding.
-  In predict mode, the encoder runs in the first call, and later calls go on
-  with that call's sources.
+  In predict mode the encoder runs in the first call; later calls keep using its
+  output.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
-    d_ff: Width inside the feed-forward parts.
+    d_ff: Width inside the feed-forward layers.
     n_encoder_layers: Number of blocks of the encoder.
     n_decoder_layers: Number of blocks of the decoder.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    encoder_attention: Makes the encoder's attention: x, mask -> x.
-    attention: Makes causal self-attention; @SelfAttention is dense.
-    cross_attention: Makes attention to the encoder's output;
+    encoder_attention: Factory of the encoder's attention: x, mask -> x.
+    attention: Factory of causal self-attention; @SelfAttention is dense.
+    cross_attention: Factory of attention to the encoder's output;
       @SparseCrossAttention has sparse queries and no output projection.
-    feed_forward: Makes a feed-forward part, of the encoder too; @FeedForward is
-      dense.
-    logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
-      sparse loss layer.
-    positions: Makes the position scheme. Of one that acts in causal attention,
-      such as @RotaryPositions, the encoder sees nothing.
-    remat: What the backward pass recomputes, as in `Repeat`: for all blocks,
-      or a pair, of the encoder and of the decoder.
-    max_len: Capacity in tokens of predict mode.
+    feed_forward: Factory of the feed-forward layers of encoder and decoder;
+      @FeedForward is dense.
+    logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
+      the sparse loss layer.
+    positions: Factory of the position scheme. A scheme that acts in causal
+      attention, such as @RotaryPositions, gives the encoder no positions.
+    remat: What the backward pass recomputes, as in `Repeat`: one policy for all
+      blocks, or a pair for encoder and decoder.
+    max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -178,39 +185,38 @@ def ScalingTransformer(
     layer                    parameters   in                out
     ScalingTransformer ...      184,308   (1, 48) (1, 96)   (1, 96, 256)
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_heads(d_model, n_heads)
-  check_dropout(dropout)
-  for name, n in dict(
-    n_encoder_layers=n_encoder_layers, n_decoder_layers=n_decoder_layers
-  ).items():
-    if n < 0:
-      raise ValueError(f'ScalingTransformer.{name} = {n} is negative')
-  encoder_remat, decoder_remat = remat_of_each(
+  dimensions = dict(
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout
+  )
+  check_arguments(
+    'ScalingTransformer',
+    vocab_size=vocab_size,
+    n_encoder_layers=n_encoder_layers,
+    n_decoder_layers=n_decoder_layers,
+    mode=mode,
+    **dimensions,
+  )
+  encoder_remat, decoder_remat = remat_per_stack(
     remat, 2, 'ScalingTransformer.remat'
   )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
-  table = tl.Weights(
-    tl.RandomNormalInitializer(d_model**-0.5), (vocab_size, d_model)
-  )
-  dimensions = dict(
-    d_model=d_model,
-    d_ff=d_ff,
-    n_heads=n_heads,
-    dropout=dropout,
-    feed_forward=feed_forward,
-  )
-  # A call of the encoder is a whole sequence.
-  whole = 'train' if mode == 'train' else 'eval'
+  table = EmbeddingTable(vocab_size, d_model)
+  # The encoder sees whole sequences in predict mode, too.
+  encoder_mode = 'train' if mode == 'train' else 'eval'
 
   def encoder_block():
-    return EncoderBlock(attention=encoder_attention, mode=whole, **dimensions)
+    return EncoderBlock(
+      attention=encoder_attention,
+      feed_forward=feed_forward,
+      mode=encoder_mode,
+      **dimensions,
+    )
 
   def decoder_block():
     return EncoderDecoderBlock(
       attention=attention,
       cross_attention=cross_attention,
+      feed_forward=feed_forward,
       positions=scheme,
       max_len=max_len,
       mode=mode,
@@ -219,12 +225,7 @@ def ScalingTransformer(
 
   encoder = tl.Serial(  # sources
     tl.Branch(
-      [
-        Embed(table),
-        *scheme.embed(whole),
-        tl.Dropout(dropout, mode=whole),
-      ],
-      PaddingMask(),
+      embed(Embed(table), scheme, dropout, encoder_mode), PaddingMask()
     ),  # (b, m, d), mask
     Repeat(encoder_block, n_encoder_layers, encoder_remat),
     tl.Select([0], n_in=2),
@@ -244,21 +245,3 @@ def ScalingTransformer(
     LayerNorm(),
     Logits(vocab_size, logits, mode),  # (b, l, v)
   )
-
-
-def Embed(table: base.Layer) -> base.Layer:
-  """Rows of a table of weights (v, d): tokens (b, l) -> (b, l, d)."""
-  return tl.Serial(
-    table, tl.Fn('Embed', lambda table, tokens: table[tokens], n_out=1)
-  )
-
-
-def PaddingMask() -> base.Layer:
-  """Which tokens are not padding: (b, l) int32 -> (b, l) bool.
-
-  Example:
-    >>> import numpy as np
-    >>> print(PaddingMask()(np.array([[5, 7, 0]])))
-    [[ True  True False]]
-  """
-  return tl.Fn('PaddingMask', lambda tokens: tokens != 0)

@@ -1,8 +1,8 @@
 """Terraformer: a reversible, sparse encoder-decoder for long documents.
 
-The decoder has no cross-attention. It goes on with the encoder's output, whose
-rows stand before its own, by causal self-attention over both. Memory for the
-backward pass does not grow with the number of layers.
+The decoder has no cross-attention: it puts the encoder's output before its own
+rows and applies causal self-attention to both. Memory for the backward pass
+does not grow with the number of layers.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763), section 4
 and its published code.
@@ -28,17 +28,20 @@ from trax_hier.layers import (
   SparseFF,
   SRUBranch,
 )
-from trax_hier.layers.base.build import (
-  accepts,
-  build,
-  check_dropout,
-  check_heads,
-  check_inputs,
-  check_mode,
-  check_sizes,
+from trax_hier.layers.base.build import accepts, build
+from trax_hier.layers.base.checks import (
+  check_arguments,
+  check_layer,
+  check_positive,
 )
-from trax_hier.models.scaling_transformer import Embed, PaddingMask
-from trax_hier.models.transformer import Logits, TokenEncoder
+from trax_hier.models.embedding import (
+  Embed,
+  EmbeddingTable,
+  Logits,
+  PaddingMask,
+  TokenEncoder,
+  embed,
+)
 
 
 @configurable(module='trax_hier.models')
@@ -60,38 +63,37 @@ def Terraformer(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """A reversible encoder-decoder Transformer whose parts are sparse.
+  """A reversible encoder-decoder Transformer of sparse layers.
 
   Sources (b, m) int32 and tokens (b, l) int32 -> logits (b, l, v) float32;
   logits at position t predict token t from the sources and the tokens before
-  it. Id 0 is padding in the sources, wherever it stands: logits are those of
-  the sources without it (but with @LSHAttention, of which padding fills
-  buckets). `generate` takes it after the text alone. Encoder and decoder share
-  the embedding. In predict mode, the encoder runs in the first call, and later
-  calls go on with that call's sources.
+  it. Id 0 is padding anywhere in the sources and does not change the logits,
+  except with @LSHAttention, where it fills buckets; `generate` accepts padding
+  only after the text. Encoder and decoder share the embedding. In predict mode
+  the encoder runs in the first call; later calls keep using its output.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
-    d_ff: Width inside the feed-forward parts.
+    d_ff: Width inside the feed-forward layers.
     n_encoder_layers: Number of blocks of the encoder.
     n_decoder_layers: Number of blocks of the decoder.
     n_decoder_attentions: Number of attention layers in a block of the decoder.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    encoder_attention: Makes the encoder's attention: x, mask -> x.
-    attention: Makes the decoder's causal attention, x, mask -> x when it is
-      given `masked`: @SparseAttention, @SelfAttention (dense) or @LSHAttention.
-    feed_forward: Makes a feed-forward part, of the encoder too; @FeedForward is
-      dense.
-    recurrence: Makes what is added beside each feed-forward part; None is
-      nothing.
-    logits: Makes the last layer, of width `d_out`; @MultiplicativeDense is the
-      sparse loss layer.
-    positions: Makes the position scheme. One that acts in causal attention,
-      such as @RotaryPositions, leaves the encoder without any.
-    max_len: Capacity in tokens of predict mode, those of the sources, padding
-      included, and new ones.
+    encoder_attention: Factory of the encoder's attention: x, mask -> x.
+    attention: Factory of the decoder's causal attention, called with `masked`:
+      x, mask -> x. @SparseAttention, @SelfAttention (dense) or @LSHAttention.
+    feed_forward: Factory of the feed-forward layers of encoder and decoder;
+      @FeedForward is dense.
+    recurrence: Factory of a layer in parallel to each feed-forward layer, whose
+      output is added; None means no such layer.
+    logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
+      the sparse loss layer.
+    positions: Factory of the position scheme. A scheme that acts in causal
+      attention, such as @RotaryPositions, gives the encoder no positions.
+    max_len: Capacity of predict mode, in tokens: sources, including padding,
+      and new tokens.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -111,67 +113,49 @@ def Terraformer(
     layer             parameters   in                out
     Terraformer ...      198,568   (1, 48) (1, 96)   (1, 96, 256)
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_heads(d_model, n_heads)
-  check_dropout(dropout)
-  for name, n in dict(
+  dimensions = dict(
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
+  )
+  check_arguments('Terraformer', vocab_size=vocab_size, **dimensions)
+  check_positive(
+    'Terraformer',
     n_encoder_layers=n_encoder_layers,
     n_decoder_layers=n_decoder_layers,
     n_decoder_attentions=n_decoder_attentions,
-  ).items():
-    if n < 1:
-      raise ValueError(f'Terraformer.{name} = {n} must be positive')
+  )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
-  table = tl.Weights(
-    tl.RandomNormalInitializer(d_model**-0.5), (vocab_size, d_model)
-  )
-  dimensions = dict(
-    d_model=d_model,
-    d_ff=d_ff,
-    n_heads=n_heads,
-    dropout=dropout,
-    mode=mode,
-    max_len=max_len,
-    stride=1,
-    positions=scheme,
-    masked=True,
-    causal=True,
-  )
-  # A call of the encoder is a whole sequence.
-  whole = 'train' if mode == 'train' else 'eval'
+  table = EmbeddingTable(vocab_size, d_model)
+  dimensions |= dict(max_len=max_len, stride=1, positions=scheme, masked=True)
+  # The encoder sees whole sequences in predict mode, too.
+  encoder_mode = 'train' if mode == 'train' else 'eval'
 
-  def encoder_parts():
-    own = dimensions | dict(mode=whole, causal=False)
+  def encoder_block():
+    own = dimensions | dict(mode=encoder_mode, causal=False)
     return [
       _attention('encoder_attention', encoder_attention, own),
       _feed_forward(feed_forward, recurrence, own),
     ]
 
-  def decoder_parts():
-    return [
-      *[
-        _attention('attention', attention, dimensions)
-        for _ in range(n_decoder_attentions)
-      ],
-      _feed_forward(feed_forward, recurrence, dimensions),
+  def decoder_block():
+    own = dimensions | dict(causal=True)
+    attentions = [
+      _attention('attention', attention, own)
+      for _ in range(n_decoder_attentions)
     ]
+    return [*attentions, _feed_forward(feed_forward, recurrence, own)]
 
   encoder = tl.Serial(  # sources
     CloseGaps(),
     tl.Branch(
-      [
-        Embed(table),
-        *scheme.embed(whole),
-        tl.Dropout(dropout, mode=whole),
-      ],
-      PaddingMask(),
+      embed(Embed(table), scheme, dropout, encoder_mode), PaddingMask()
     ),  # (b, m, d), mask
     AlignRight(),
     tl.Dup(),
-    ReversibleRepeat(encoder_parts, n_encoder_layers, whole),  # y1, y2, mask
+    ReversibleRepeat(
+      encoder_block, n_encoder_layers, encoder_mode
+    ),  # y1, y2, mask
   )
-  decoder = ReversibleRepeat(decoder_parts, n_decoder_layers, mode)
+  decoder = ReversibleRepeat(decoder_block, n_decoder_layers, mode)
   return tl.Serial(  # sources, tokens
     ShareWeights(table),
     tl.Parallel(
@@ -204,8 +188,8 @@ def ReversibleLM(
   """A reversible decoder-only language model: Terraformer's decoder alone.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
-  token t from the tokens before it. Arguments are those of `Terraformer`;
-  attention takes x alone.
+  token t from the tokens before it. Arguments are those of `Terraformer`, but
+  `attention` takes x alone.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -225,34 +209,25 @@ def ReversibleLM(
 
   Source: Reformer (arXiv 2001.04451), section 3.
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_heads(d_model, n_heads)
-  check_dropout(dropout)
-  if n_layers < 1:
-    raise ValueError(f'ReversibleLM.n_layers = {n_layers} must be positive')
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
   dimensions = dict(
-    d_model=d_model,
-    d_ff=d_ff,
-    n_heads=n_heads,
-    dropout=dropout,
-    max_len=max_len,
-    stride=1,
-    positions=scheme,
-    mode=mode,
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
+  check_arguments('ReversibleLM', vocab_size=vocab_size, **dimensions)
+  check_positive('ReversibleLM', n_layers=n_layers)
+  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  embedding = tl.Embedding(vocab_size, d_model)
+  dimensions |= dict(max_len=max_len, stride=1, positions=scheme)
 
-  def parts():
+  def block():
     return [
-      _part(build(attention, **dimensions), dropout, mode),
+      _pre_norm(build(attention, **dimensions), dropout, mode),
       _feed_forward(feed_forward, recurrence, dimensions),
     ]
 
   return tl.Serial(  # tokens
-    TokenEncoder(tl.Embedding(vocab_size, d_model), scheme, dropout, mode),
+    TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     tl.Dup(),
-    ReversibleRepeat(parts, n_layers, mode),  # x1, x2
+    ReversibleRepeat(block, n_layers, mode),  # x1, x2
     Mean(),
     LayerNorm(),
     Logits(vocab_size, logits, mode),  # (b, l, v)
@@ -260,8 +235,9 @@ def ReversibleLM(
 
 
 def _attention(name, factory, dimensions):
-  """A part of attention: x, mask -> f."""
-  # Causal attention has a mask if it is told so; what takes `causal` is both.
+  """Normalization, attention and dropout: x, mask -> f."""
+  # Causal attention declares `masked`; attention that declares `causal` may be
+  # either.
   is_causal = accepts(factory, 'masked')
   if not accepts(factory, 'causal') and is_causal != dimensions['causal']:
     kind = (
@@ -271,22 +247,22 @@ def _attention(name, factory, dimensions):
     )
     raise ValueError(f'Terraformer.{name} must make {kind}')
   layer = build(factory, **dimensions)
-  check_inputs(f'Terraformer.{name}', layer, 2, 'x and mask')
-  return _part(layer, dimensions['dropout'], dimensions['mode'])
+  check_layer(f'Terraformer.{name}', layer, 2, 'x and mask')
+  return _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
 
 
 def _feed_forward(feed_forward, recurrence, dimensions):
-  """A feed-forward part, and the recurrence beside it: x[, mask] -> f."""
+  """Feed-forward layer, plus a recurrence in parallel: x[, mask] -> f."""
   layer = build(feed_forward, **dimensions)
-  feed = _part(layer, dimensions['dropout'], dimensions['mode'])
+  layer = _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
   if recurrence is None:
-    return feed
+    return layer
   return tl.Serial(  # x[, mask]
-    tl.Branch(feed, [LayerNorm(), build(recurrence, **dimensions)]), tl.Add()
+    tl.Branch(layer, [LayerNorm(), build(recurrence, **dimensions)]), tl.Add()
   )
 
 
-def _part(layer, dropout, mode):
+def _pre_norm(layer, dropout, mode):
   return tl.Serial(LayerNorm(), layer, tl.Dropout(dropout, mode=mode))
 
 

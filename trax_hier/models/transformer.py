@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers import (
@@ -15,14 +13,10 @@ from trax_hier.layers import (
   Repeat,
   ShareWeights,
 )
-from trax_hier.layers.base.build import (
-  build,
-  check_dropout,
-  check_heads,
-  check_mode,
-  check_sizes,
-)
-from trax_hier.layers.base.stacking import RematPolicy
+from trax_hier.layers.base.build import build
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.remat import RematPolicy
+from trax_hier.models.embedding import Logits, TokenEncoder
 
 
 @configurable(module='trax_hier.models')
@@ -46,17 +40,18 @@ def TransformerLM(
   token t from the tokens before it.
 
   Args:
-    vocab_size: Number of token ids; id 0 is also what precedes the first token.
+    vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
-    d_ff: Width inside the feed-forward parts.
+    d_ff: Width inside the feed-forward layers.
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    block: Makes a block, from those of the model's dimensions that it names.
-    positions: Makes the position scheme of all attention layers.
-    logits: Makes the last layer, of width `d_out`.
+    block: Factory of a block, called with those of the model's dimensions that
+      it declares.
+    positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`.
     remat: What the backward pass recomputes, as in `Repeat`.
-    max_len: Capacity in tokens of predict mode.
+    max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -76,70 +71,24 @@ def TransformerLM(
       LayerNorm                  64   (1, 96, 32)   (1, 96, 32)
       Logits ...              8,448   (1, 96, 32)   (1, 96, 256)
   """
-  check_mode(mode)
-  check_sizes(vocab_size=vocab_size, d_model=d_model, d_ff=d_ff)
-  check_heads(d_model, n_heads)
-  check_dropout(dropout)
-  if n_layers < 0:
-    raise ValueError(f'TransformerLM.n_layers = {n_layers} is negative')
+  dimensions = dict(
+    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
+  )
+  check_arguments(
+    'TransformerLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
+  )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  embedding = tl.Embedding(vocab_size, d_model)
 
   def make_block():
     return build(
-      block,
-      d_model=d_model,
-      d_ff=d_ff,
-      n_heads=n_heads,
-      dropout=dropout,
-      mode=mode,
-      max_len=max_len,
-      stride=1,
-      positions=scheme,
+      block, stride=1, max_len=max_len, positions=scheme, **dimensions
     )
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
-    TokenEncoder(
-      tl.Embedding(vocab_size, d_model), scheme, dropout, mode
-    ),  # (b, l, d)
+    TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     Repeat(make_block, n_layers, remat),
     LayerNorm(),
     Logits(vocab_size, logits, mode),  # (b, l, v)
-  )
-
-
-def TokenEncoder(
-  embedding: base.Layer, positions: NoPositions, dropout: float, mode: str
-) -> base.Layer:
-  """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d).
-
-  Example:
-    >>> from trax_hier.inspection.layer_tree import tree
-    >>> layer = TokenEncoder(tl.Embedding(256, 32), NoPositions(), 0.1, 'eval')
-    >>> tree(layer, (1, 96)).outputs
-    ((1, 96, 32),)
-  """
-  return tl.Serial(
-    tl.ShiftRight(mode=mode),
-    embedding,
-    *positions.embed(mode),
-    tl.Dropout(dropout, mode=mode),
-  )
-
-
-def Logits(
-  vocab_size: int,
-  dense: Callable[..., base.Layer] = Dense,
-  mode: str = 'train',
-) -> base.Layer:
-  """Projects to float32 logits: (b, l, d) -> (b, l, v).
-
-  Example:
-    >>> from trax_hier.inspection.layer_tree import tree
-    >>> tree(Logits(256), (1, 96, 32)).outputs
-    ((1, 96, 256),)
-  """
-  return tl.Serial(
-    build(dense, d_out=vocab_size, mode=mode),
-    tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
   )

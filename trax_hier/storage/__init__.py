@@ -1,1 +1,1 @@
-"""Storage: runs, exports and checkpoints of Trax, opened and converted."""
+"""Opens runs, saves and loads exported models, imports Trax checkpoints."""

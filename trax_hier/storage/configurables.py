@@ -1,4 +1,4 @@
-"""Importing this registers every configurable of the package with gin."""
+"""Importing this module registers all configurables of trax_hier with gin."""
 
 import trax_hier.data
 import trax_hier.layers

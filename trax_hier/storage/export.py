@@ -1,19 +1,19 @@
-"""Models as folders that need neither the run nor its data.
+"""Saves models as self-contained folders and loads them.
 
     save('my_model', source)              # or: trax-hier export
     exported = trax_hier.load('my_model')
     print(exported.sample('def main('))
 
-A folder holds
+An export needs neither the run nor its data. The folder holds
 
-    model.safetensors   the weights, named as `storage.tensor_names` says
-    config.gin          what makes the model, as the run used it
+    model.safetensors   the weights, named as in `storage.tensor_names`
+    config.gin          the configuration of the run
     config.json         step, lengths, vocabulary, version of this format
     vocab.model         the SentencePiece model, if there is one
-    README.md           a card
+    README.md           the model card
 
-What config.gin imports by `import x.y` is imported when it is loaded, from
-where Python finds modules; nothing else of a folder is executed.
+Loading imports the modules that config.gin imports by `import x.y`, from
+Python's module path. It executes no other code of the folder.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ import trax_hier.models
 from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.data import ByteVocab, SentencePieceVocab
-from trax_hier.data.batching.span_corruption import SentinelVocab
+from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 from trax_hier.storage.model_card import Facts, model_card
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
@@ -54,19 +54,19 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What is exported.
+  """A model to export.
 
   Attributes:
-    model: the model factory.
-    weights: of the model, as nested tuples.
-    vocab: of its ids: bytes or SentencePiece, perhaps with sentinels.
-    config_text: gin text that binds `train.model` and what it needs.
-    length: tokens in a row of the training batch.
-    source_length: those in a row of sources; None without an encoder.
-    step: how many steps it was trained for; None if that is not known.
-    unit: what a token is: 'byte', 'dim' or 'token'.
-    data: what it was trained on, in words.
-    metrics: held-out metrics at `step`; empty if there are none.
+    model: Factory of the model.
+    weights: Weights of the model, as nested tuples.
+    vocab: Vocabulary: bytes or SentencePiece, optionally with sentinels.
+    config_text: Gin text that binds `train.model` and all that it needs.
+    length: Tokens per row of a training batch.
+    source_length: Tokens per source; None without an encoder.
+    step: Number of training steps; None if unknown.
+    unit: What a token is: 'byte', 'dim' or 'token'.
+    data: Description of the training data.
+    metrics: Held-out metrics at `step`; may be empty.
   """
 
   model: Callable[..., base.Layer]
@@ -77,23 +77,23 @@ class Source:
   source_length: int | None = None
   step: int | None = None
   unit: str = 'token'
-  data: str = 'not known'
+  data: str = 'unknown'
   metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-  """A model that was exported, loaded.
+  """A loaded export.
 
   Attributes:
-    model: the factory, `model(mode='eval')`. It reads gin when it is called, so
-      only the export loaded last can be used.
-    weights: float32, as nested tuples.
-    vocab: encodes and decodes text.
-    step: how many steps it was trained for; None if that is not known.
-    unit: what a token is: 'byte', 'dim' or 'token'.
-    length: tokens in a row of the batches it was trained on.
-    source_length: most tokens of a source; None without an encoder.
+    model: Factory of the model, `model(mode='eval')`. It reads gin when it is
+      called, so only the export loaded last can be used.
+    weights: Weights in float32, as nested tuples.
+    vocab: Vocabulary that encodes and decodes text.
+    step: Number of training steps; None if unknown.
+    unit: What a token is: 'byte', 'dim' or 'token'.
+    length: Tokens per row of a training batch.
+    source_length: Maximum tokens per source; None without an encoder.
   """
 
   model: Callable[..., base.Layer]
@@ -105,7 +105,7 @@ class Exported:
   source_length: int | None
 
   def sample(self, prompt: str, n_tokens: int = 256, **settings: Any) -> str:
-    """Continues a text; `settings` are those of `generation.sample_text`."""
+    """Continues a text; `settings` go to `generation.sample_text`."""
     from trax_hier.generation import sample_text
 
     return sample_text(
@@ -114,17 +114,17 @@ class Exported:
 
 
 def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
-  r"""Writes an export; the folder appears when all of it is there.
+  r"""Writes an export; the folder appears only when it is complete.
 
   Args:
-    folder: a new or an empty one.
-    source: the model and what is known of it.
-    dtype: of the weights in the file: 'float32', as they are, or 'bfloat16',
-      in half the bytes, rounded.
+    folder: A new or empty folder.
+    source: The model and its description.
+    dtype: Type of the weights in the file: 'float32', unchanged, or 'bfloat16',
+      rounded to half the bytes.
 
   Raises:
-    ValueError: the folder is not empty, dtype is not one of these, weights do
-      not fit the model, or the vocabulary cannot be written.
+    ValueError: The folder is not empty, dtype is not one of these, the weights
+      do not fit the model, or the vocabulary cannot be exported.
 
   Example:
     >>> import tempfile
@@ -157,7 +157,7 @@ def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
   }
   layer, shapes = _abstract(source.model, facts)
   if _shapes(source.weights) != _shapes(shapes):
-    raise ValueError('the weights are not those of the model')
+    raise ValueError('the weights do not fit the model')
   card = model_card(
     Facts(
       config=source.config_text,
@@ -172,25 +172,22 @@ def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
     (new / CONFIG_FILE).write_text(source.config_text)
     (new / FACTS_FILE).write_text(json.dumps(facts, indent=2) + '\n')
     (new / CARD_FILE).write_text(card)
-    base_vocab = _below_sentinels(source.vocab)
+    base_vocab = _base_vocab(source.vocab)
     if isinstance(base_vocab, SentencePieceVocab):
-      content = base_vocab.content
-      (new / VOCAB_FILE).write_bytes(content)
+      (new / VOCAB_FILE).write_bytes(base_vocab.content)
     write_tensors(new / WEIGHTS_FILE, layer, source.weights, DTYPES[dtype])
 
 
 def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
-  """Loads what `save` wrote: `trax_hier.load`.
-
-  Whatever was bound in gin before is forgotten, as by `runs.open_run`.
+  """Loads an export, as `trax_hier.load`; this clears all gin bindings.
 
   Args:
-    folder: the export.
-    bindings: gin statements that win over its config.gin.
+    folder: The export.
+    bindings: Gin statements that override its config.gin.
 
   Raises:
-    ValueError: one message, for a folder that is no export, files that are
-      damaged or of a later format, or tensors that are not the model's.
+    ValueError: The folder is not an export, a file is damaged or has a later
+      format, or the tensors do not fit the model.
   """
   folder = Path(folder).expanduser()
   facts = _read_facts(folder)
@@ -213,7 +210,7 @@ def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
 def batch_like(
   length: int, source_length: int | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a batch of one row: tokens, and sources if there are any."""
+  """Returns the shapes of a batch (1, length) and its sources, if any."""
   batch = token_shapes((1, length))
   if source_length is not None:
     batch['sources'] = jax.ShapeDtypeStruct((1, source_length), np.int32)
@@ -221,7 +218,7 @@ def batch_like(
 
 
 def _abstract(model, facts):
-  """The layer in eval mode, and the shapes of its weights."""
+  """Builds the layer in eval mode; returns it and its weight shapes."""
   layer = model(mode='eval')
   batch = batch_like(facts['length'], facts['source_length'])
   weights, _ = abstract_init(layer, batch)
@@ -237,7 +234,7 @@ def _shapes(tree):
 
 @contextlib.contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
-  """A folder to be filled, which then gets its name; gone on an error."""
+  """Yields a temporary folder; renames it at the end, deletes it on errors."""
   folder = Path(folder).expanduser().absolute()
   check_free(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +242,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
   unfinished.mkdir()
   try:
     yield unfinished
-    # Takes the place of an empty folder, and of no other.
+    # Replaces an empty folder; raises OSError for any other.
     unfinished.rename(folder)
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -255,12 +252,12 @@ def check_free(folder: Path) -> None:
   """Checks that an export can be written to `folder`.
 
   Raises:
-    ValueError: there is a file, or a folder that is not empty.
+    ValueError: It is a file, or a folder that is not empty.
   """
   if folder.is_dir() and any(folder.iterdir()):
-    raise ValueError(f'{folder}: the folder is not empty; nothing is replaced')
+    raise ValueError(f'{folder}: the folder is not empty')
   if folder.exists() and not folder.is_dir():
-    raise ValueError(f'{folder}: there is a file of this name')
+    raise ValueError(f'{folder}: a file has this name')
 
 
 def _read_facts(folder):
@@ -272,16 +269,17 @@ def _read_facts(folder):
     if not (folder / name).is_file()
   ]
   if missing:
-    raise ValueError(f'{folder}: not an exported model: it has no {missing[0]}')
+    raise ValueError(f'{folder}: not an export: it has no {missing[0]}')
   file = folder / FACTS_FILE
   try:
     facts = json.loads(file.read_bytes())
     version = facts['format']
   except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(f'{file}: not of an exported model') from error
+    raise ValueError(f'{file}: not the config.json of an export') from error
   if version != _FORMAT:
     raise ValueError(
-      f'{file}: has format {version!r}, this trax_hier reads {_FORMAT}'
+      f'{file}: has format {version!r}; this version of trax_hier reads format '
+      f'{_FORMAT}'
     )
   for name in ('step', 'unit', 'length', 'source_length', 'vocab'):
     if name not in facts:
@@ -292,30 +290,31 @@ def _read_facts(folder):
 # Vocabularies -----------------------------------------------------------------
 
 
-def _below_sentinels(vocab):
+def _base_vocab(vocab):
+  """The vocabulary without sentinels."""
   return vocab.below if isinstance(vocab, SentinelVocab) else vocab
 
 
 def _describe_vocab(vocab):
-  below = _below_sentinels(vocab)
+  base_vocab = _base_vocab(vocab)
   kinds = {ByteVocab: 'bytes', SentencePieceVocab: 'sentencepiece'}
-  if type(below) not in kinds:
+  if type(base_vocab) not in kinds:
     raise ValueError(
-      f'the vocabulary of the data, {type(below).__name__}, cannot be '
-      'exported: it is neither of bytes nor a SentencePiece model'
+      f'the vocabulary of the data, {type(base_vocab).__name__}, cannot be '
+      'exported: it is neither bytes nor a SentencePiece model'
     )
-  sentinels = vocab.size if below is not vocab else None
-  return {'kind': kinds[type(below)], 'size_with_sentinels': sentinels}
+  size = vocab.size if base_vocab is not vocab else None
+  return {'kind': kinds[type(base_vocab)], 'size_with_sentinels': size}
 
 
-def _load_vocab(folder, described):
-  match described:
+def _load_vocab(folder, description):
+  match description:
     case {'kind': 'bytes', 'size_with_sentinels': size}:
       vocab = ByteVocab()
     case {'kind': 'sentencepiece', 'size_with_sentinels': size}:
       vocab = SentencePieceVocab(str(folder / VOCAB_FILE))
     case _:
       raise ValueError(
-        f'{folder / FACTS_FILE}: vocab = {described!r:.80} is not known'
+        f'{folder / FACTS_FILE}: unknown vocab = {description!r:.80}'
       )
   return vocab if size is None else SentinelVocab(vocab, size)

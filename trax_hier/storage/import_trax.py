@@ -1,8 +1,8 @@
-"""Weights of Trax's own models, rearranged for ours.
+"""Converts the weights of Trax's own Hourglass.
 
-Trax keeps one layer after another; we stack the equal blocks of a `Repeat`,
-keep the shared biases in front, and order the projections of an attention
-layer otherwise. The numbers are the same.
+Trax stores the layers one by one. Here the equal blocks of a `Repeat` are
+stacked, the shared biases come first, and the projections of an attention layer
+have another order. The numbers are the same.
 """
 
 import inspect
@@ -15,38 +15,38 @@ import numpy as np
 
 from trax_hier import config
 from trax_hier.data import ByteVocab
-from trax_hier.data.vocabularies.vocab import load_vocab
+from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
 from trax_hier.models.hourglass import HourglassLM, parse_hierarchy
 from trax_hier.storage import export
 from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.storage.trax_files import read_trax_weights
 from trax_hier.training.state import abstract_init, token_shapes
 
-# Any will do, as no weight of an Hourglass depends on it.
+# Arbitrary: no weight of an Hourglass depends on the length.
 _LENGTH = 1
 
 
 def hourglass_from_file(
   file: str | Path, vocab: str | None = None
 ) -> export.Source:
-  """Makes a file of Trax's Hourglass what `export.save` takes.
+  """Converts a file of Trax's Hourglass into a `Source` for `export.save`.
 
-  `train.model` must be bound in gin, to @HourglassLM with the arguments that
-  Trax's model had: vanilla_layers, hierarchy, widths, kinds of shortening and
+  `train.model` must be bound in gin, to @HourglassLM with the arguments of
+  Trax's model: vanilla_layers, hierarchy, widths, kinds of shortening and
   upsampling.
 
   Args:
-    file: see `read_trax_weights`.
-    vocab: a SentencePiece model file; None: the tokens are bytes.
+    file: See `read_trax_weights`.
+    vocab: Path of a SentencePiece model; None means that tokens are bytes.
 
   Raises:
-    ValueError: one message, if the file cannot be read, its weights do not fit
-      the model, or the model does not fit the vocabulary.
+    ValueError: The file cannot be read, its weights do not fit the model, or
+      the model does not fit the vocabulary.
   """
   model = config.value('train.model')
   if inspect.unwrap(model) is not inspect.unwrap(HourglassLM):
     raise ValueError(
-      'train.model must be @HourglassLM, the model whose weights are imported'
+      'train.model must be @HourglassLM, whose weights are imported'
     )
   layer = model(mode='eval')
   template, _ = abstract_init(layer, token_shapes((1, _LENGTH)))
@@ -56,8 +56,8 @@ def hourglass_from_file(
   if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
     raise ValueError(
       f'HourglassLM.vocab_size = {n_ids}, but the vocabulary has '
-      f'{vocabulary.size} ids: vocab must be what the model was trained with, '
-      'none if its tokens are bytes'
+      f'{vocabulary.size} ids: vocab must be the SentencePiece model of the '
+      'training, and is not given if tokens are bytes'
     )
 
   weights = hourglass_weights(
@@ -74,19 +74,19 @@ def hourglass_from_file(
     config_text=f'{config.operative_text()}\ntrain.model = @HourglassLM\n',
     length=_LENGTH,
     unit='byte' if vocab is None else 'token',
-    data=f'not known; the weights are those of {Path(file).name}, by Trax',
+    data=f'unknown; the weights are from {Path(file).name}, by Trax',
   )
 
 
 def _kinds(names):
-  """The kinds of shortening and upsampling, as `hourglass_weights` takes them.
+  """The arguments of `hourglass_weights` about shortening and upsampling.
 
   Args:
-    names: of the tensors of our model.
+    names: Names of the tensors of our model.
   """
 
-  def has(part):
-    return any(re.match(rf'(shortened\.)+{part}\.', name) for name in names)
+  def has(layer):
+    return any(re.match(rf'(shortened\.)+{layer}\.', name) for name in names)
 
   return {
     f'{kind}_{end}': has(rf'{end}\.{kind}')
@@ -100,7 +100,7 @@ def _shape_of(name, names, shapes):
 
 
 def _value(parameter):
-  """What HourglassLM gets for a parameter, from gin or its default."""
+  """The value of a parameter of HourglassLM, from gin or its default."""
   try:
     return config.value(f'HourglassLM.{parameter}')
   except config.ConfigError:
@@ -120,11 +120,12 @@ def hourglass_weights(
   """Converts the weights of `trax.models.research.hourglass.HourglassLM`.
 
   Args:
-    weights: The Trax model's weights, with relative attention throughout.
+    weights: Weights of the Trax model, which must use relative attention
+      throughout.
     template: Weights of our `HourglassLM` of the same configuration, or their
       shapes; the result has this structure.
-    vanilla_layers: As given to both models.
-    hierarchy: As given to both models.
+    vanilla_layers: Argument of both models.
+    hierarchy: Argument of both models.
     dense_shorten: Whether shortening has a dense layer: `LinearPooling`, alone
       or inside `AttentionResampling`.
     dense_upsample: Whether upsampling has one: `LinearUpsampling`, likewise.
@@ -132,7 +133,7 @@ def hourglass_weights(
     attention_upsample: Whether upsampling is `AttentionResampling`.
 
   Raises:
-    ValueError: the numbers or shapes of the weights differ.
+    ValueError: The number or the shapes of the weights differ.
   """
   source = jax.tree.leaves(weights)
   position = 0
@@ -157,9 +158,9 @@ def hourglass_weights(
     return take(4)
 
   def block():
-    before = norm()
+    first_norm = norm()
     q, k, v, r, out = attention()
-    return [*before, *q, *k, *v, *r, *out, *norm(), *feed_forward()]
+    return [*first_norm, *q, *k, *v, *r, *out, *norm(), *feed_forward()]
 
   def stack(n):
     blocks = [block() for _ in range(n)]
@@ -180,16 +181,16 @@ def hourglass_weights(
     after = [*norm(), *feed_forward()]
     return [*before, *k, *v, *q, *r, *out, *after]
 
-  def valley(levels):
+  def shortened(levels):
     (n, _), *deeper = levels
     inner = shorten() + stack(n)
     if deeper:
-      inner += valley(deeper) + stack(n)
+      inner += shortened(deeper) + stack(n)
     return inner + upsample() + norm()
 
   n_before, n_after = vanilla_layers
   result = take(1) + stack(n_before)
-  result += valley(parse_hierarchy(hierarchy)) + stack(n_after) + take(2)
+  result += shortened(parse_hierarchy(hierarchy)) + stack(n_after) + take(2)
   result = [*shared, *result]
 
   expected = jax.tree.leaves(template)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 _TEMPLATE = """\
 # {model}
 
-A sequence model of [trax_hier], exported. The licence of the weights is for
-you, who trained them, to state here.
+A sequence model, exported by [trax_hier]. You trained the weights: state their
+license here.
 
 | | |
 |---|---|
@@ -27,9 +27,9 @@ print(exported.sample('The ', n_tokens=100))
 layer = exported.model(mode='eval')  # a Trax layer, for exported.weights
 ```
 
-`model.safetensors` has one tensor for each array of each block, by the way
-through the layers; `config.gin` makes the model, `config.json` has what else
-loading needs. The data are not needed.
+`model.safetensors` has one tensor per array and block, named by its path
+through the layers. `config.gin` configures the model; `config.json` holds the
+step, the lengths and the vocabulary. The training data are not needed.
 
 ## Configuration
 
@@ -37,21 +37,21 @@ loading needs. The data are not needed.
 {config}
 ```
 
-[trax_hier]: the Python package that `import trax_hier` finds
+[trax_hier]: the Python package imported by `import trax_hier`
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What the card of a model says.
+  """The contents of a model card.
 
   Attributes:
-    config: gin text of the run.
-    n_parameters: how many numbers the weights are.
-    dtype: of the weights in the file.
-    step: how many steps it was trained for; None if that is not known.
-    data: what it was trained on, in words.
-    metrics: held-out metrics at this step; may be empty.
+    config: Gin text of the run.
+    n_parameters: Number of parameters.
+    dtype: Type of the weights in the file.
+    step: Number of training steps; None if unknown.
+    data: Description of the training data.
+    metrics: Held-out metrics at this step; may be empty.
   """
 
   config: str
@@ -63,13 +63,13 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-  """Returns the text of a model's card, Markdown."""
+  """Returns the model card as Markdown."""
   lines = facts.config.strip().splitlines()
   return _TEMPLATE.format(
     model=_model(lines),
     n_parameters=facts.n_parameters,
     dtype=facts.dtype,
-    steps='not known' if facts.step is None else f'{facts.step:,} steps',
+    steps='unknown' if facts.step is None else f'{facts.step:,} steps',
     data=facts.data.replace('|', '\\|').replace('\n', ' '),
     metrics=_metrics(facts),
     config='\n'.join(lines),
@@ -77,7 +77,7 @@ def model_card(facts: Facts) -> str:
 
 
 def _model(lines):
-  """What `train.model` is bound to; the last binding counts."""
+  """The value of `train.model`; the last binding wins."""
   values = [line for line in lines if line.startswith('train.model ')]
   return values[-1].partition('@')[2].strip() if values else 'model'
 

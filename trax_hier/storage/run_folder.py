@@ -1,18 +1,18 @@
-"""Where things lie in the folder of a run; quick to import."""
+"""The files of a run directory; this module imports neither JAX nor gin."""
 
 from pathlib import Path
 
 
 def config_file(folder: str | Path) -> Path:
-  """The configuration in the folder of a run, as an absolute path.
+  """Returns the absolute path of a run's config.gin.
 
   Raises:
-    ValueError: if it is not the folder of a run.
+    ValueError: The folder is not a run directory.
   """
   folder = Path(folder).expanduser().absolute()
   if not folder.is_dir():
     raise ValueError(f'{folder}: no such folder')
   file = folder / 'config.gin'
   if not file.is_file():
-    raise ValueError(f'{folder}: not the folder of a run: it has no config.gin')
+    raise ValueError(f'{folder}: not a run directory: it has no config.gin')
   return file

@@ -1,9 +1,9 @@
-"""Runs: the folders that `train` writes, opened to score or to sample.
+"""Opens run directories, to evaluate or to sample from their models.
 
     run = open_run('runs/quickstart')
     step, weights = run.load_weights()
 
-Nothing in the folder is changed, so the run may still be training.
+The run directory is only read, so the run may still be training.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import trax_hier.storage.configurables  # noqa: F401
 from trax_hier import config
 from trax_hier.storage import export
 from trax_hier.storage.run_folder import config_file
-from trax_hier.training.build import check_logits, check_parts
+from trax_hier.training.build import check_bindings, check_logits
 from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.state import abstract_init, shapes_of
 
@@ -27,14 +27,14 @@ PyTree = object
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run was configured with, and where its checkpoints are.
+  """The settings of a run, and access to its checkpoints.
 
   Attributes:
-    folder: the folder of the run.
-    model: the model factory,
-    data: the data set,
-    compute_dtype: the name of the type, and
-    mesh: the axes of the devices that `train` was bound to.
+    folder: The run directory.
+    model: Factory of the model.
+    data: The data set.
+    compute_dtype: Name of the type of activations.
+    mesh: Axes of the device mesh, as `train.mesh`; None if it is not bound.
   """
 
   folder: Path
@@ -49,17 +49,17 @@ class Run:
     """Loads the weights of a checkpoint onto the first local device.
 
     Args:
-      step: which checkpoint; None: the newest that is whole.
-      say: gets a line for each newer checkpoint that cannot be loaded.
+      step: Step of the checkpoint; None means the newest complete one.
+      say: Called with a line for each newer checkpoint that cannot be loaded.
 
     Returns:
-      The step, and the weights, float32, as nested tuples.
+      The step, and the weights in float32 as nested tuples.
 
     Raises:
-      ValueError: if the model does not fit the data, or if there are
-        checkpoints, but none of this step.
-      CheckpointError: if there are no checkpoints, none can be loaded, or they
-        are of another model.
+      ValueError: The model does not fit the data, or no checkpoint has this
+        step.
+      CheckpointError: No checkpoint exists or can be loaded, or the checkpoint
+        is from another model.
     """
     batch = shapes_of(self.data.train_batch(0))
     layer = self.model(mode='eval')
@@ -75,18 +75,18 @@ class Run:
 
 
 def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
-  """Reads `config.gin` of a run and makes the run's model factory and data set.
+  """Opens a run: builds its model factory and its data set from config.gin.
 
-  Whatever was bound in gin before is forgotten. A model factory reads gin when
-  it is called, so only the run opened last can be used.
+  This clears all gin bindings. A model factory reads gin when it is called, so
+  only the run opened last can be used.
 
   Args:
-    folder: the run's folder, `output_dir` of `train`, or an export.
-    bindings: gin statements that win over the file.
+    folder: The run directory (`output_dir` of `train`), or an export.
+    bindings: Gin statements that override config.gin.
 
   Raises:
-    ValueError: one message, for a folder that is not of a run, or a binding
-      (config.ConfigError) or data set that does not work.
+    ValueError: The folder is not a run directory, or a binding
+      (config.ConfigError) or the data set is invalid.
 
   Example:
     >>> import shutil
@@ -110,18 +110,18 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
     *(config.value(f'train.{name}') for name in names),
     mesh=_bound_mesh(),
   )
-  check_parts(run.model, run.data, run.compute_dtype)
+  check_bindings(run.model, run.data, run.compute_dtype)
   return run
 
 
 def _bound_mesh():
-  """The mesh that gin binds; None where a run or an export names none."""
+  """The value of `train.mesh`; None if it is not bound."""
   bound = any(b.name == 'train.mesh' for b in config.resolved())
   return config.value('train.mesh') if bound else None
 
 
 def _open_export(folder, bindings):
-  """An export as a run of one checkpoint."""
+  """Opens an export as a run with a single checkpoint."""
   exported = export.load(folder, bindings)
   data = _ExportedData(exported)
   return _ExportedRun(
@@ -137,13 +137,13 @@ class _ExportedRun(Run):
     del say
     if step not in (None, self.exported.step):
       raise ValueError(
-        f'step = {step}: {self.folder} has step {self.exported.step} alone'
+        f'step = {step}: {self.folder} has only step {self.exported.step}'
       )
     return self.exported.step, self.exported.weights
 
 
 class _ExportedData:
-  """What an export knows of the data; the rest is read where the data lie."""
+  """The vocabulary and shapes of an export; opens the data set on demand."""
 
   def __init__(self, exported):
     self.vocab, self.unit = exported.vocab, exported.unit
@@ -152,7 +152,7 @@ class _ExportedData:
       self.source_length = exported.source_length
 
   def train_batch(self, step):
-    """The shapes of a batch of one row."""
+    """Returns the shapes of a batch of one row."""
     del step
     return self._batch
 
@@ -161,13 +161,13 @@ class _ExportedData:
     return config.value('train.data')
 
   def __getattr__(self, name):
-    # Python asks for many names; only those of data sets are worth a reading.
-    if name not in _OF_DATA:
+    # Other names, which Python itself looks up, must not open the data set.
+    if name not in _DATA_ATTRIBUTES:
       raise AttributeError(name)
     return getattr(self._data, name)
 
 
-_OF_DATA = (
+_DATA_ATTRIBUTES = (
   'eval_batches',
   'count_bytes',
   'describe',

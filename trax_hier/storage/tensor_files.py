@@ -1,4 +1,4 @@
-"""The weights of a model in a file of safetensors, each array by its name."""
+"""Saves weights as safetensors and loads them, one named tensor per array."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from trax_hier.storage.tensor_names import Place, tensor_names
 def write_tensors(
   file: str | Path, layer: base.Layer, weights: Any, dtype: Any = jnp.float32
 ) -> None:
-  """Writes weights; the arrays of a stack are written block by block.
+  """Writes weights; a stacked array is written as one tensor per block.
 
   Args:
-    file: is replaced if it is there.
-    layer: the model, in 'train' or 'eval' mode.
-    weights: as nested tuples of arrays.
+    file: Path of the file, which is replaced if it exists.
+    layer: The model in 'train' or 'eval' mode.
+    weights: Arrays as nested tuples.
     dtype: float32 or bfloat16.
   """
   leaves = [np.asarray(x) for x in jax.tree.leaves(weights)]
@@ -32,24 +32,24 @@ def write_tensors(
   Path(file).touch()
   mode = Path(file).stat().st_mode
   safetensors.numpy.save_file(tensors, file)
-  # It makes a file that only its owner may read.
+  # save_file makes the file readable by its owner only.
   Path(file).chmod(mode)
 
 
 def read_tensors(file: str | Path, layer: base.Layer, shapes: Any) -> Any:
-  """Reads weights back, as float32.
+  """Reads weights as float32.
 
   Args:
-    file: as `write_tensors` makes it.
-    layer: the model, in 'train' or 'eval' mode.
-    shapes: those of its weights, as nested tuples.
+    file: File written by `write_tensors`.
+    layer: The model in 'train' or 'eval' mode.
+    shapes: Shapes of its weights, as nested tuples.
 
   Returns:
     A tree of arrays like `shapes`.
 
   Raises:
-    ValueError: naming a tensor that lacks, is too many, or has another shape or
-      a type other than float32 and bfloat16; or the file is none of its kind.
+    ValueError: A tensor is missing, unexpected, of another shape, or neither
+      float32 nor bfloat16, or the file is not valid safetensors.
   """
   names = tensor_names(layer, shapes)
   leaves = jax.tree.leaves(shapes)
@@ -66,28 +66,28 @@ def read_tensors(file: str | Path, layer: base.Layer, shapes: Any) -> Any:
   )
 
 
-def _check_names(file, there, wanted):
-  different = sorted(set(there) ^ wanted.keys())
+def _check_names(file, found, expected):
+  different = sorted(set(found) ^ expected.keys())
   if different:
     name = different[0]
-    what = 'lacks the tensor' if name in wanted else 'has a further tensor'
+    problem = 'lacks the' if name in expected else 'has an unexpected'
     raise ValueError(
-      f'{file}: {what} {name}, one of {len(different)} in which it differs '
-      'from the model of config.gin'
+      f'{file}: {problem} tensor {name}; {len(different)} names differ from '
+      'the model of config.gin'
     )
 
 
 def _fill(file, name, array, at: Place, tensor):
-  """Puts a tensor in its place in an array."""
+  """Copies a tensor into its place in an array."""
   shape, dtype = tensor.get_shape(), tensor.get_dtype()
-  wanted = list(array[at.index].shape)
-  if shape != wanted:
+  expected = list(array[at.index].shape)
+  if shape != expected:
     raise ValueError(
-      f'{file}: the tensor {name} has shape {shape}, in the model of '
-      f'config.gin {wanted}'
+      f'{file}: the tensor {name} has shape {shape}, but {expected} in the '
+      'model of config.gin'
     )
   if dtype not in ('F32', 'BF16'):
     raise ValueError(
-      f'{file}: the tensor {name} is of type {dtype}, not F32 or BF16'
+      f'{file}: the tensor {name} has type {dtype}, not F32 or BF16'
     )
   array[at.index] = tensor[...]

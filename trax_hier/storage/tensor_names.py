@@ -1,6 +1,6 @@
-"""Names for the weights of a model, made of its tree of layers.
+"""Names of the arrays of a model, derived from its layer tree.
 
-A name is the way from the model to the array, outermost first, joined by dots:
+A name is the path from the model to the array, joined by dots:
 
     embedding.weights
     blocks.0.attention.query.weights
@@ -8,22 +8,23 @@ A name is the way from the model to the array, outermost first, joined by dots:
     shortened.blocks.2.attention.output.weights
     logits.dense.weights
 
-1. A layer is called by its class in snake case (`LayerNorm`: `layer_norm`), or
-   by its place in the layer around it where that says more: `encoder`,
-   `shorten`, `logits`.
+1. The name of a layer is its class in snake case (`LayerNorm`: `layer_norm`),
+   or its role in the enclosing layer if that says more: `encoder`, `shorten`,
+   `logits`.
 2. Layers that only arrange others (`Serial`, `Branch`, `Remat`, `Lanes`, ...)
-   have no name: their parts stand in the layer around them.
-3. A residual part is `attention` if it attends, else `feed_forward`; one around
-   whole levels, as in Hourglass, has no name. `query`, `key` and `value` are
-   projections, and a dense layer that ends an attention is its `output`.
-4. Several residual parts in turn are a block, and so is what a `Repeat`
-   repeats; its stacked arrays are taken apart. The blocks of a layer are
-   `blocks.0`, `blocks.1`, ..., whether in one `Repeat`, in several, or in none.
-5. Of other neighbours that share a name, each has a number: `layer_norm_0`.
-6. `ShareWeights` is `shared`: an array stands there once, however often used.
-7. The arrays of one layer are `weights` and `bias`, or what `_ARRAYS` says.
+   have no name; their sublayers belong to the enclosing layer.
+3. A residual layer is `attention` if it attends, else `feed_forward`; one that
+   wraps whole levels, as in Hourglass, has no name. `query`, `key` and `value`
+   are projections; a dense layer at the end of an attention is its `output`.
+4. Several residual layers in sequence form a block, and so does the layer that
+   a `Repeat` repeats; stacked arrays are split into blocks. The blocks of a
+   layer are `blocks.0`, `blocks.1`, ..., whether they are in one `Repeat`, in
+   several or in none.
+5. Other sibling layers of the same name are numbered: `layer_norm_0`.
+6. `ShareWeights` is `shared`: each shared array appears once.
+7. The arrays of a layer are `weights` and `bias`, or as listed in `_ARRAYS`.
 
-So names depend neither on remat nor on how the blocks are run.
+So names depend neither on rematerialization nor on how the blocks are run.
 """
 
 import collections
@@ -38,25 +39,23 @@ from trax_hier.compat import base, tl
 from trax_hier.layers.attention.prefix import Prefixed
 from trax_hier.layers.base.dense import Projections
 from trax_hier.layers.base.memory import Lanes
-from trax_hier.layers.base.stacking import (
-  Once,
-  RandomChoice,
-  Remat,
-  ShareWeights,
-  Stack,
-)
+from trax_hier.layers.base.once import Once
+from trax_hier.layers.base.random_choice import RandomChoice
+from trax_hier.layers.base.remat import Remat
+from trax_hier.layers.base.repeat import Stack
+from trax_hier.layers.base.sharing import ShareWeights
 from trax_hier.layers.hierarchy.shortened_stack import ShortenedStack
 from trax_hier.layers.recurrent.recurrent_states import Recurrence
 
 _BLOCKS = 'blocks'
-_ARRANGE = tl.Serial, tl.Parallel, Lanes, Once, RandomChoice, Remat
+_UNNAMED = tl.Serial, tl.Parallel, Lanes, Once, RandomChoice, Remat
 
-# Names of sublayers by their place.
-_PARTS = {
+# Names of sublayers by their index.
+_SUBLAYERS = {
   Prefixed: {0: 'encoder', 1: 'decoder'},
   Recurrence: {1: 'project', 2: 'advance'},
 }
-# By class; otherwise one array is `weights`, several are `weights_0` and so on.
+# Names of arrays by class; others are `weights`, or `weights_0` and so on.
 _ARRAYS = {
   'Dense': ('weights', 'bias'),
   'FixedGate': ('bias',),
@@ -74,7 +73,7 @@ _ARRAYS = {
     'weights_1',
     'bias',
   ),
-  '_Convolution': ('weights', 'bias'),
+  'Convolution': ('weights', 'bias'),
 }
 _PROJECTIONS = {
   1: ('query',),
@@ -85,11 +84,11 @@ _PROJECTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where an array lies in a tree of weights.
+  """The place of a named array in a tree of weights.
 
   Attributes:
-    leaf: which leaf of the tree, in the order of `jax.tree.leaves`.
-    index: which block of it, a number for each `Repeat` around the layer.
+    leaf: Index of the leaf, in the order of `jax.tree.leaves`.
+    index: Index of the block in the leaf, one number per enclosing `Repeat`.
   """
 
   leaf: int
@@ -98,21 +97,21 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class _Node:
-  """A named layer, or an array of one."""
+  """A named layer, or one of its arrays."""
 
   name: str
   content: 'list[_Node] | Place'
 
 
 def tensor_names(layer: base.Layer, weights: Any) -> dict[str, Place]:
-  """Names each array of a model; see the module.
+  """Names each array of a model; the module docstring has the rules.
 
   Args:
-    layer: the model in 'train' or 'eval' mode, which have the same names.
-    weights: as nested tuples, or their shapes, as `init` gives them.
+    layer: The model in 'train' or 'eval' mode, which give the same names.
+    weights: Weights as nested tuples, or their shapes, as `init` returns them.
 
   Returns:
-    The place of each array by its name; the blocks of a `Repeat` have one each.
+    The place of each array by its name; each block of a `Repeat` has its own.
   """
   leaves, tree = jax.tree.flatten(weights)
   places = [Place(leaf) for leaf in range(len(leaves))]
@@ -120,7 +119,7 @@ def tensor_names(layer: base.Layer, weights: Any) -> dict[str, Place]:
 
 
 def _named(nodes: list[_Node]) -> Iterator[tuple[str, Place]]:
-  """The arrays in neighbouring nodes, by their names."""
+  """Yields the names and places of the arrays in sibling nodes."""
   counts = collections.Counter(node.name for node in nodes)
   seen = collections.Counter()
   for node in nodes:
@@ -138,7 +137,7 @@ def _named(nodes: list[_Node]) -> Iterator[tuple[str, Place]]:
 
 
 def _nodes(layer, weights) -> list[_Node]:
-  """A layer, its name or its parts'; nothing if it has no weights itself."""
+  """The nodes of a layer: itself, or its sublayers; none without weights."""
   if not jax.tree.leaves(weights):
     return []
   if isinstance(layer, Stack):
@@ -147,27 +146,28 @@ def _nodes(layer, weights) -> list[_Node]:
     return _projections(weights)
   if isinstance(weights, Place) or len(weights) != len(layer.sublayers):
     return [_Node(_snake_case(layer), _arrays(type(layer).__name__, weights))]
-  parts = list(zip(layer.sublayers, weights, strict=True))
+  pairs = list(zip(layer.sublayers, weights, strict=True))
   if isinstance(layer, ShortenedStack):
-    return [_shortened(*parts)]
+    return [_shortened(*pairs)]
   if isinstance(layer, ShareWeights):
-    return [_Node('shared', _all(parts))]
+    return [_Node('shared', _all_nodes(pairs))]
   if _is_residual(layer):
-    return _residual(layer, _all(parts))
-  if isinstance(layer, _ARRANGE):
-    return _arranged(layer, parts)
-  nodes = _in_places(layer, parts)
+    return _residual(layer, _all_nodes(pairs))
+  if isinstance(layer, _UNNAMED):
+    return _unnamed(layer, pairs)
+  nodes = _sublayers(layer, pairs)
   if isinstance(layer, Prefixed):
     return nodes
   return [_Node(_snake_case(layer), nodes)]
 
 
-def _all(parts):
-  return [node for part in parts for node in _nodes(*part)]
+def _all_nodes(pairs):
+  """The nodes of several layers, given as pairs (layer, weights)."""
+  return [node for pair in pairs for node in _nodes(*pair)]
 
 
 def _blocks(stack, weights):
-  """The blocks of a stack, each with its part of every array."""
+  """The blocks of a stack, each with its slice of every array."""
   (template,) = stack.sublayers
   if isinstance(template, Remat):
     (template,), (weights,) = template.sublayers, weights
@@ -178,20 +178,20 @@ def _blocks(stack, weights):
     )
     if not template.sublayers:
       return _nodes(template, own)
-    parts = list(zip(template.sublayers, own, strict=True))
-    if isinstance(template, _ARRANGE):
-      return _all(parts)
-    # The parts of a reversible block are residual without saying so.
-    return [n for p in parts for n in _residual(p[0], _nodes(*p))]
+    pairs = list(zip(template.sublayers, own, strict=True))
+    if isinstance(template, _UNNAMED):
+      return _all_nodes(pairs)
+    # A reversible block adds the outputs of its sublayers itself.
+    return [n for p in pairs for n in _residual(p[0], _nodes(*p))]
 
   return [_Node(_BLOCKS, block(i)) for i in range(stack.n)]
 
 
-def _arranged(layer, parts):
-  """The parts of a layer that has no name of its own, but for some."""
-  nodes = _all(parts)
-  weighty = [part for part, w in parts if jax.tree.leaves(w)]
-  if len(weighty) > 1 and all(_is_residual(p) and _role(p) for p in weighty):
+def _unnamed(layer, pairs):
+  """The nodes of a layer without a name; encoder and logits get one."""
+  nodes = _all_nodes(pairs)
+  weighted = [sub for sub, w in pairs if jax.tree.leaves(w)]
+  if len(weighted) > 1 and all(_is_residual(x) and _role(x) for x in weighted):
     return [_Node(_BLOCKS, nodes)]
   if isinstance(layer, Once) and any(n.name == _BLOCKS for n in nodes):
     return [_Node('encoder', nodes)]
@@ -201,12 +201,12 @@ def _arranged(layer, parts):
 
 
 def _is_residual(layer):
-  """Whether `layer` is what `tl.Residual` makes."""
-  return [part.name for part in layer.sublayers] == ['Branch', 'Add']
+  """Whether `tl.Residual` made the layer."""
+  return [sub.name for sub in layer.sublayers] == ['Branch', 'Add']
 
 
 def _residual(layer, nodes):
-  """The parts of a residual part, in one that says what it does."""
+  """Groups the nodes of a residual layer under its role."""
   role = _role(layer)
   if not role or [node.name for node in nodes] == [role]:
     return nodes
@@ -216,47 +216,49 @@ def _residual(layer, nodes):
 
 
 def _role(layer):
-  """What a residual part does; '' if it is around whole levels."""
-  classes = {type(part) for part in _layers(layer)}
+  """The role of a residual layer; '' if it wraps whole levels."""
+  classes = {type(sub) for sub in _walk(layer)}
   if any(issubclass(c, Stack | ShortenedStack) for c in classes):
     return ''
   attends = any('Atten' in c.__name__ for c in classes)
   return 'attention' if attends else 'feed_forward'
 
 
-def _layers(layer):
+def _walk(layer):
   yield layer
-  for part in layer.sublayers:
-    yield from _layers(part)
+  for sub in layer.sublayers:
+    yield from _walk(sub)
 
 
 def _shortened(coarse, *fine):
-  """A `ShortenedStack`: what it is around, then its two ends."""
+  """The node of a `ShortenedStack`: its inner layers, then its two ends."""
   layer, weights = coarse
   shorten, *inner, expand = zip(layer.sublayers, weights, strict=True)
   ends = {'shorten': [shorten], 'upsample': [expand, *fine]}
-  nodes = [_Node(name, _opened(_all(parts))) for name, parts in ends.items()]
-  return _Node('shortened', [*_all(inner), *(n for n in nodes if n.content)])
+  nodes = [_Node(name, _unwrap(_all_nodes(x))) for name, x in ends.items()]
+  return _Node(
+    'shortened', [*_all_nodes(inner), *(n for n in nodes if n.content)]
+  )
 
 
-def _opened(nodes):
-  """Nodes, of which what looks like a block gives its parts."""
-  opened = []
+def _unwrap(nodes):
+  """Replaces each block by its nodes."""
+  unwrapped = []
   for node in nodes:
-    opened += node.content if node.name == _BLOCKS else [node]
-  return opened
+    unwrapped += node.content if node.name == _BLOCKS else [node]
+  return unwrapped
 
 
-def _in_places(layer, parts):
-  """The parts of a layer, by their places if these have names."""
+def _sublayers(layer, pairs):
+  """The nodes of the sublayers, grouped under the names in `_SUBLAYERS`."""
   names = {}
-  for kind, known in _PARTS.items():
+  for kind, known in _SUBLAYERS.items():
     if isinstance(layer, kind):
       names = known
   nodes = []
-  for i, part in enumerate(parts):
-    inside = _nodes(*part)
-    nodes += [_Node(names[i], inside)] if i in names and inside else inside
+  for i, pair in enumerate(pairs):
+    inner = _nodes(*pair)
+    nodes += [_Node(names[i], inner)] if i in names and inner else inner
   return nodes
 
 
@@ -271,14 +273,14 @@ def _projections(weights):
 
 
 def _arrays(kind, weights):
-  """The arrays of a layer whose class is called `kind`."""
+  """The arrays of a layer of the class named `kind`."""
   places = jax.tree.leaves(weights)
   if kind == 'Weights':
     return places[0]
   names = _ARRAYS.get(kind, ())
   if len(places) > len(names):
     names = ('weights',) * len(places)
-  # Without bias there are fewer arrays than names.
+  # A layer without bias has fewer arrays than names.
   return [_Node(*pair) for pair in zip(names, places, strict=False)]
 
 

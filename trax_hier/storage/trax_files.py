@@ -1,8 +1,8 @@
-"""The weights in Trax's own files, read without running what a file says.
+"""Reads the weights in Trax's files without executing anything from them.
 
-A pickle may name any function of any module and have it called. Here the names
-that arrays and their surroundings need stand for objects of this module, which
-take bytes and shapes apart and call nothing; every other name ends the reading.
+A pickle may name any function of any module and have it called. This reader
+maps the few names that arrays and their metadata need to its own classes, which
+only unpack bytes and shapes; any other name aborts the read.
 """
 
 import gzip
@@ -19,23 +19,24 @@ _KINDS = re.compile(r'[<>|=]?[biuf][1248]')
 
 
 class RefusedError(ValueError):
-  """A file asks for what weights do not need."""
+  """A file names something that weights do not need."""
 
 
 def read_trax_weights(file: str | Path) -> list[np.ndarray]:
   """Reads the weights that Trax saved, in the order of its layers.
 
   Args:
-    file: `model.pkl.gz`, as `Layer.save_to_file` or a `Loop` writes it. Where
-      that keeps the weights in a second file, `model.weights.npy.gz` must lie
-      beside it; `file` may also be the second one itself.
+    file: `model.pkl.gz`, written by `Layer.save_to_file` or a `Loop`. If Trax
+      put the weights into a second file, `model.weights.npy.gz`, that file must
+      be in the same folder; `file` may also be the second file itself.
 
   Returns:
-    Arrays, those of bfloat16 as float32.
+    Arrays in the shapes of Trax, such as (d_in, d_out) and (d_out,) for a dense
+    layer; bfloat16 becomes float32.
 
   Raises:
-    ValueError: one message, if the file is damaged, of another kind, or names
-      anything that is not an array or a container (`RefusedError`).
+    RefusedError: The file names something other than arrays and containers.
+    ValueError: The file is damaged or of another kind.
   """
   file = Path(file).expanduser()
   if not file.is_file():
@@ -44,12 +45,12 @@ def read_trax_weights(file: str | Path) -> list[np.ndarray]:
     arrays = _read(file)
   except RefusedError:
     raise
-  # Damaged pickles raise whatever the damaged place happens to say.
+  # A damaged pickle may raise any exception.
   except Exception as error:
     raise ValueError(
-      f'{file}: not weights as Trax saves them, or damaged: {error}'
+      f'{file}: damaged, or not a weight file of Trax: {error}'
     ) from error
-  # Of NumPy's types, Trax takes this one for bfloat16.
+  # Trax stores bfloat16 as uint16.
   return [
     x.view(ml_dtypes.bfloat16).astype(np.float32) if x.dtype == 'u2' else x
     for x in arrays
@@ -66,21 +67,21 @@ def _read(file):
   weights = content[_KEY]
   if isinstance(weights, list | tuple):
     return [_array(x) for x in weights]
-  return _read_plain(_beside(file))
+  return _read_plain(_weights_file(file))
 
 
-def _beside(file):
-  """The file with the weights that belongs to a pickle without them."""
+def _weights_file(file):
+  """The second file, which holds the weights of a pickle."""
   stem = file.name.removesuffix(_PICKLED)
   names = stem + _PLAIN, file.name + '.npy'
   for name in names:
     if (file.parent / name).is_file():
       return file.parent / name
-  raise ValueError(f'its weights are in {names[0]}, which must lie beside it')
+  raise ValueError(f'its weights are in {names[0]}, missing from its folder')
 
 
 def _read_plain(file):
-  """Arrays of NumPy's own format, one after another, compressed."""
+  """Reads a compressed sequence of arrays in NumPy's format."""
   arrays = []
   with gzip.open(file) as f:
     while f.peek(1):
@@ -89,7 +90,7 @@ def _read_plain(file):
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows arrays and containers alone."""
+  """Unpickles arrays and containers only."""
 
   def __init__(self, name, file):
     super().__init__(file)
@@ -99,8 +100,8 @@ class _Unpickler(pickle.Unpickler):
     known = _KNOWN.get((module, name))
     if known is None:
       raise RefusedError(
-        f'{self._name}: asks for {module}.{name}, which weights do not need; '
-        'it is not loaded, nothing of it was run'
+        f'{self._name}: names {module}.{name}, which weights do not need; the '
+        'file was rejected and nothing in it was executed'
       )
     return known
 
@@ -112,7 +113,7 @@ def _array(x):
 
 
 class _Function:
-  """What a pickle calls, and cannot change."""
+  """A function that a pickle may call but cannot change."""
 
   __slots__ = ('_call',)
 
@@ -127,7 +128,7 @@ class _Function:
 
 
 class _Dtype:
-  """In place of a NumPy dtype, of which only plain numbers have a value."""
+  """Stub of a NumPy dtype; only plain numbers have a `value`."""
 
   __slots__ = ('kind', 'order')
 
@@ -145,7 +146,7 @@ class _Dtype:
 
 
 class _Array:
-  """In place of an array: what one is made of."""
+  """Stub of an array, which holds its content, dtype, shape and order."""
 
   __slots__ = ('_parts',)
 
@@ -158,22 +159,22 @@ class _Array:
 
   def value(self):
     content, dtype, shape, order = self._parts
-    # A copy, as the bytes of a pickle cannot be written to.
+    # frombuffer gives a read-only array.
     flat = np.frombuffer(content, dtype.value())
     return flat.reshape(shape, order=order).copy()
 
 
 def _from_jax(function, args, state, *_):
-  """An array of JAX, which is one of NumPy and what is known of its type."""
+  """Rebuilds an array of JAX, a pickled NumPy array with further state."""
   if not isinstance(function, _Function):
-    raise ValueError('an array of JAX of another kind')
+    raise ValueError('an unknown kind of JAX array')
   array = function(*args)
   array.__setstate__(state)
   return array
 
 
-class _Nothing:
-  """In place of what stands beside the weights."""
+class _Ignored:
+  """Stub of an object beside the weights; drops its arguments and state."""
 
   __slots__ = ()
 
@@ -188,15 +189,15 @@ _new_array = _Function(_Array)
 _KNOWN = {
   ('numpy', 'ndarray'): _new_array,
   ('numpy', 'dtype'): _Function(_Dtype),
-  ('trax.shapes', 'ShapeDtype'): _Nothing,
+  ('trax.shapes', 'ShapeDtype'): _Ignored,
   ('jax._src.array', '_reconstruct_array'): _Function(_from_jax),
   ('jax._src.device_array', 'reconstruct_device_array'): _Function(_from_jax),
 }
 for _numpy in ('numpy.core', 'numpy._core'):
   _KNOWN |= {
     (f'{_numpy}.multiarray', '_reconstruct'): _new_array,
-    (f'{_numpy}.multiarray', 'scalar'): _Function(_Nothing),
+    (f'{_numpy}.multiarray', 'scalar'): _Function(_Ignored),
     (f'{_numpy}.numeric', '_frombuffer'): _new_array,
   }
 for _kind in ('bool_', 'uint8', 'uint32', 'int32', 'int64', 'float32'):
-  _KNOWN['numpy', _kind] = _Function(_Nothing)
+  _KNOWN['numpy', _kind] = _Function(_Ignored)

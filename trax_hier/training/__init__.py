@@ -1,7 +1,7 @@
 """Training: schedules, optimizers, the jitted step, checkpoints, the loop."""
 
 from trax_hier.training.checkpoints import CheckpointError
-from trax_hier.training.logging.metrics_log import read_metrics
+from trax_hier.training.logging.jsonl import read_metrics
 from trax_hier.training.logging.report import NotFiniteError
 from trax_hier.training.loop import TrainResult, train
 from trax_hier.training.optimizers import SGD, Adafactor, Adam, Optimizer

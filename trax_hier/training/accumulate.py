@@ -1,4 +1,4 @@
-"""Gradient accumulation: one batch taken in parts, one after another."""
+"""Gradient accumulation: a batch is processed in sequential micro-batches."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,28 +14,29 @@ Gradients = Callable[
 
 
 def accumulate(gradients: Gradients, n: int, lanes: PyTree) -> Gradients:
-  """The same function, with its batch taken in n parts.
+  """Makes a gradient function process its batch in n micro-batches.
 
-  Gradients and metric sums are added up over the parts. Model state kept per
-  row (`lanes` says on which axis) goes with its rows; the other state is
-  handed from part to part.
+  Gradients and metric sums are added up. Model state kept per row (`lanes` has
+  the axis) is split with the rows; other state is carried from one micro-batch
+  to the next.
 
   Args:
-    gradients: a function of a batch; it must be a sum over the batch's rows.
-    n: the number of parts; it must divide the rows.
-    lanes: the layer's `state.lane_axes`.
+    gradients: Function of a batch, whose results are sums over rows.
+    n: Number of micro-batches; it must divide the rows.
+    lanes: Axes of rows in the model state, from `state.lane_axes`.
 
   Returns:
-    A function equal to `gradients` to rounding, with 1/n of its activations.
+    A function equal to `gradients` up to rounding, with 1/n of its activations
+    in memory.
   """
   if n == 1:
     return gradients
   axes = [axis for axis in jax.tree.leaves(lanes) if axis >= 0]
 
   def accumulated(weights, model_state, batch, rng):
-    batch_parts = {name: _split(x, 0, n) for name, x in batch.items()}
+    micro_batches = {name: _split(x, 0, n) for name, x in batch.items()}
     shared, per_row = _partition(model_state, lanes)
-    row_parts = [
+    row_states = [
       _split(x, axis, n) for x, axis in zip(per_row, axes, strict=True)
     ]
 
@@ -52,42 +53,42 @@ def accumulate(gradients: Gradients, n: int, lanes: PyTree) -> Gradients:
       shared, per_row = _partition(new_state, lanes)
       return (sums, shared), per_row
 
-    part = jax.tree.map(lambda x: x[0], (batch_parts, row_parts))
+    batch, per_row = jax.tree.map(lambda x: x[0], (micro_batches, row_states))
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
       jax.eval_shape(
         lambda: gradients(
-          weights, _combine(shared, part[1], lanes), part[0], rng
+          weights, _combine(shared, per_row, lanes), batch, rng
         )[:2]
       ),
     )
-    (sums, shared), row_parts = jax.lax.scan(
-      body, (zeros, shared), (jnp.arange(n), batch_parts, row_parts)
+    (sums, shared), row_states = jax.lax.scan(
+      body, (zeros, shared), (jnp.arange(n), micro_batches, row_states)
     )
-    per_row = [_join(x, axis) for x, axis in zip(row_parts, axes, strict=True)]
+    per_row = [_join(x, axis) for x, axis in zip(row_states, axes, strict=True)]
     return *sums, _combine(shared, per_row, lanes)
 
   return accumulated
 
 
 def _split(x, axis, n):
-  """Splits an axis in n parts of every n-th row; the parts lead the result.
+  """Splits an axis into n micro-batches, stacked on a new leading axis.
 
-  Every n-th row, and not n runs of rows: so each device, which holds a run of
-  rows, finds its share of every part in its own memory.
+  A micro-batch takes every n-th row: each device holds consecutive rows, and so
+  has its share of every micro-batch in its own memory.
   """
   shape = (*x.shape[:axis], x.shape[axis] // n, n, *x.shape[axis + 1 :])
   return jnp.moveaxis(x.reshape(shape), axis + 1, 0)
 
 
 def _join(x, axis):
-  """Undoes `_split`."""
+  """Inverse of `_split`."""
   x = jnp.moveaxis(x, 0, axis + 1)
   return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def _partition(model_state, lanes):
-  """Lists of the state arrays that rows share, and of those kept per row."""
+  """Separates state arrays that rows share from arrays kept per row."""
   leaves, axes = jax.tree.leaves(model_state), jax.tree.leaves(lanes)
   shared = [x for x, axis in zip(leaves, axes, strict=True) if axis < 0]
   per_row = [x for x, axis in zip(leaves, axes, strict=True) if axis >= 0]
@@ -95,7 +96,7 @@ def _partition(model_state, lanes):
 
 
 def _combine(shared, per_row, lanes):
-  """Undoes `_partition`."""
+  """Inverse of `_partition`."""
   axes, structure = jax.tree.flatten(lanes)
   shared, per_row = iter(shared), iter(per_row)
   leaves = [next(shared) if axis < 0 else next(per_row) for axis in axes]

@@ -1,4 +1,4 @@
-"""From factories to a run's functions: checked, abstract, nothing compiled."""
+"""Builds the jitted functions of a run from factories; compiles nothing."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from trax_hier.training.mesh import (
   lane_shardings,
   make_mesh,
   replicated,
-  split_rows,
+  row_sharding,
   weight_shardings,
 )
 from trax_hier.training.optimizers import Optimizer
@@ -36,19 +36,21 @@ COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-  """The parts of a run, ready to compile.
+  """The functions of a run, ready to compile.
 
   Attributes:
-    model: the model factory.
-    data: the data set.
-    mesh: the devices.
-    batch_shape: (b, l) of a global training batch.
-    abstract: the training state's shapes and shardings.
-    init: rng key -> training state; jitted.
-    step: (state, batch) -> (state, metrics); jitted, the state is donated.
-    evaluator: weights -> held-out metrics.
-    compute_dtype: what weights are cast to for compute.
-    count_flops: -> FLOPs of the model in a training step; traces it.
+    model: Model factory.
+    data: Data set.
+    mesh: Device mesh.
+    batch_shape: Shape of a global training batch, (b, l).
+    abstract: Shapes and shardings of the training state.
+    init: Jitted function, rng key -> training state.
+    step: Jitted function, (state, batch) -> (state, metrics); donates the
+      state.
+    evaluator: Function, weights -> held-out metrics.
+    compute_dtype: Type of weights in compute.
+    count_flops: Function that traces the model and returns its FLOPs in a
+      training step.
   """
 
   model: Callable[..., base.Layer]
@@ -71,16 +73,16 @@ def build(
   compute_dtype: str = 'float32',
   mesh: Mapping[str, int] | None = None,
 ) -> Build:
-  """Builds model, optimizer and data, and checks that they fit.
+  """Builds model and optimizer and checks that they fit data and devices.
 
   Arguments are those of `loop.train`.
 
   Raises:
     ValueError: for an argument of the wrong kind, a mesh that does not fit the
-      devices, a batch that does not split over devices and parts, or a
-      vocabulary larger than the model's.
+      devices, a batch that does not split evenly over devices and
+      micro-batches, or a vocabulary larger than the model's.
   """
-  check_parts(model, data, compute_dtype)
+  check_bindings(model, data, compute_dtype)
   dtype = COMPUTE_DTYPES[compute_dtype]
   if isinstance(optimizer, Optimizer) or not callable(optimizer):
     raise ValueError(
@@ -98,9 +100,9 @@ def build(
     return init_train_state(layer, optimizer, batch, rng)
 
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
-  initialised = layer, abstract.weights, abstract.model_state
-  store_shapes(*initialised)
-  check_logits(*initialised, batch, data.vocab.size)
+  initialized = layer, abstract.weights, abstract.model_state
+  store_shapes(*initialized)
+  check_logits(*initialized, batch, data.vocab.size)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
     step=replicated(mesh),
@@ -129,19 +131,24 @@ def build(
     step=jax.jit(
       all_gather_weights(mesh, shape[0] // accumulate_steps)(step),
       donate_argnums=0,
-      in_shardings=(shardings, split_rows(mesh)),
+      in_shardings=(shardings, row_sharding(mesh)),
       out_shardings=(shardings, replicated(mesh)),
     ),
     evaluator=Evaluator(
       model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
     ),
     compute_dtype=dtype,
-    count_flops=lambda: 3 * forward_flops(*initialised, batch),
+    count_flops=lambda: 3 * forward_flops(*initialized, batch),
   )
 
 
-def check_parts(model: Callable, data: object, compute_dtype: str) -> None:
-  """Checks the kinds of what `train.model` and so on are bound to.
+def check_bindings(model: Callable, data: object, compute_dtype: str) -> None:
+  """Checks the kinds of values bound to `train.model` and similar parameters.
+
+  Args:
+    model: Value of `train.model`, which must be a factory.
+    data: Value of `train.data`, which must be a data set.
+    compute_dtype: Value of `train.compute_dtype`.
 
   Raises:
     ValueError: naming the binding.
@@ -163,21 +170,21 @@ def check_parts(model: Callable, data: object, compute_dtype: str) -> None:
     )
 
 
-def _name(part):
-  """What was given in place of a part, in a few words."""
-  return f'{getattr(part, "__name__", part)!s:.80}'
+def _name(value):
+  return f'{getattr(value, "__name__", value)!s:.80}'
 
 
-def _check_rows(rows, devices, parts):
-  if parts < 1:
+def _check_rows(rows, devices, accumulate_steps):
+  n = accumulate_steps
+  if n < 1:
     raise ValueError(
-      f'train.accumulate_steps must be a whole number, at least 1, got {parts}'
+      f'train.accumulate_steps must be a whole number, at least 1, got {n}'
     )
-  if rows % (devices * parts):
+  if rows % (devices * n):
     raise ValueError(
       f'a training batch of {rows} rows does not split evenly over {devices} '
-      f'device{"s" * (devices > 1)} and train.accumulate_steps = {parts}: the '
-      f'rows must be a multiple of {devices * parts}'
+      f'device{"s" * (devices > 1)} and train.accumulate_steps = {n}: the '
+      f'rows must be a multiple of {devices * n}'
     )
 
 
@@ -188,14 +195,14 @@ def check_logits(
   batch: Batch,
   vocab_size: int,
 ) -> None:
-  """Runs the whole model on shapes alone, for the first time.
+  """Evaluates the model abstractly and checks the shape of its logits.
 
   Args:
-    layer: the model.
-    weights: shapes of its weights, and
-    model_state: of its state.
-    batch: the shapes of a batch.
-    vocab_size: how many ids the data has.
+    layer: Model.
+    weights: Shapes of the weights.
+    model_state: Shapes of the model state.
+    batch: Shapes of a batch.
+    vocab_size: Number of token ids in the data.
 
   Raises:
     ValueError: if the logits are not (b, l, v) with v at least `vocab_size`.
@@ -217,10 +224,10 @@ def check_logits(
 
 
 def _init_options():
-  """Compiler options for code that runs once.
+  """Compiler options for initialization.
 
-  XLA for CPU takes longer to optimise the drawing of initial weights than the
-  drawing takes.
+  On CPU, XLA takes longer to optimize the random initialization than to run it
+  unoptimized.
   """
   if jax.default_backend() == 'cpu':
     return {'xla_backend_optimization_level': 0}

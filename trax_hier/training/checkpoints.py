@@ -1,9 +1,9 @@
-"""Checkpoints: what is saved, when it may be trusted, what is kept.
+"""Checkpoints: saving, loading with fallback, and retention.
 
-Orbax writes them in the background, and a checkpoint appears under its name
-only when whole: a run killed at any moment leaves whole checkpoints behind.
-Arrays are stored under names made of their place in the state, such as
-`weights.2.0` (trax's nested tuples have no names of their own).
+Orbax writes in the background and gives a checkpoint its name only when it is
+complete, so a run killed at any moment leaves complete checkpoints behind.
+Arrays are stored by their path in the state, such as `weights.2.0`, as trax's
+nested tuples have no names.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ _WEIGHTS = 'weights'  # the field of TrainState
 
 
 class CheckpointError(RuntimeError):
-  """The checkpoints of a run are not there, or nothing can go on from them."""
+  """Checkpoints are missing, unusable, or cannot be written."""
 
 
 class _DamagedError(CheckpointError):
-  """One checkpoint cannot be read; an older one may."""
+  """One checkpoint cannot be loaded; an older one may load."""
 
 
 def named_leaves(tree: PyTree) -> dict[str, object]:
-  """The leaves of a tree by their path, joined by dots.
+  """The leaves of a tree by path, with the keys joined by dots.
 
   Example:
     >>> named_leaves({'weights': (1, (2, 3))})
@@ -46,21 +46,21 @@ def named_leaves(tree: PyTree) -> dict[str, object]:
 
 
 def saved_steps(directory: str | Path) -> list[int]:
-  """The steps that have a whole checkpoint in a folder, oldest first."""
+  """Steps that have a complete checkpoint in a folder, in ascending order."""
   if not Path(directory).is_dir():
     return []
   return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute()))
 
 
 def _from_named(leaves, names, like):
-  """The tree like `like` of the leaves with these names."""
+  """Builds a tree with the structure of `like` from leaves by name."""
   return jax.tree.unflatten(
     jax.tree.structure(like), [leaves[name] for name in names]
   )
 
 
 def _reason(error):
-  """What went wrong, in few words: of a long line its end, the innermost."""
+  """Short message of an error: the end of a long line, where the cause is."""
   line = str(error).strip().partition('\n')[0]
   line = line.partition(' See full TensorStore details')[0]
   return line if len(line) <= 200 else f'… {line[-200:]}'
@@ -69,8 +69,8 @@ def _reason(error):
 class Checkpoints:
   """The checkpoints of one run.
 
-  The newest `keep` are kept, and besides them the one with the lowest
-  evaluation loss among those saved with metrics.
+  Keeps the newest `keep`, and the one with the lowest evaluation loss among
+  those saved with metrics.
   """
 
   def __init__(
@@ -79,15 +79,15 @@ class Checkpoints:
     """Opens the folder.
 
     Args:
-      directory: the folder; created if it is not there.
-      keep: how many of the newest are kept when one is saved.
-      read_only: for the run of another process: the folder is not created, and
-        what looks like a save cut short is not cleared away.
+      directory: Folder; created if it does not exist.
+      keep: Number of newest checkpoints to keep when one is saved.
+      read_only: Whether another process may own the run: the folder is not
+        created, and checkpoints that look incomplete are not deleted.
     """
     self._directory = Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
       self._directory,
-      # Not orbax's own `read_only`: it logs a warning for each other option.
+      # Orbax's own `read_only` logs a warning for each of the other options.
       options=ocp.CheckpointManagerOptions(
         create=not read_only,
         preservation_policy=policies.AnyPreservationPolicy(
@@ -106,7 +106,7 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """The steps that have a checkpoint, oldest first."""
+    """Steps that have a checkpoint, in ascending order."""
     return sorted(self._manager.all_steps())
 
   def save(
@@ -119,21 +119,21 @@ class Checkpoints:
     """Saves the state after `step` steps; returns before it is written.
 
     Args:
-      step: the number of steps done.
-      state: a tree of arrays.
-      position: what else a resume needs, as JSON values.
-      metrics: of an evaluation at this step, with `loss` among them.
+      step: Number of steps done.
+      state: Tree of arrays.
+      position: JSON values that a resumed run needs besides the state.
+      metrics: Metrics of an evaluation at this step, `loss` among them.
 
     Raises:
-      CheckpointError: if this one, or the one before, cannot be written.
+      CheckpointError: if this checkpoint or the one before cannot be written.
     """
     with self._writing():
-      # Much is written at once: better not begun than cut short.
+      # A checkpoint that cannot be completed is not started.
       needed = sum(x.nbytes for x in jax.tree.leaves(state))
       free = shutil.disk_usage(self._directory).free
       if free < needed:
         raise OSError(
-          f'it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free'
+          f'it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
         )
       self._manager.save(
         step,
@@ -148,15 +148,14 @@ class Checkpoints:
   def restore(
     self, abstract: PyTree, say: Callable[[str], None]
   ) -> tuple[int, PyTree, dict[str, object]] | None:
-    """Loads the newest checkpoint that is whole.
+    """Loads the newest checkpoint that is intact.
 
-    Newer ones that cannot be loaded are set aside, in a folder whose name ends
-    in `_broken`, once an older one has been, so that the run can write these
-    steps again.
+    Newer, damaged ones are then moved to a folder whose name ends in `_broken`,
+    so that the run can save these steps again.
 
     Args:
-      abstract: the state as a tree of `jax.ShapeDtypeStruct` with shardings.
-      say: gets a line for each checkpoint that cannot be loaded.
+      abstract: State as a tree of `jax.ShapeDtypeStruct` with shardings.
+      say: Prints a line for each checkpoint that cannot be loaded.
 
     Returns:
       The step, the state with the structure and shardings of `abstract`, and
@@ -164,7 +163,7 @@ class Checkpoints:
 
     Raises:
       CheckpointError: if there are checkpoints and none can be loaded, or one
-        is of another model or optimizer.
+        belongs to another model or optimizer.
     """
     if not self.steps():
       return None
@@ -174,8 +173,8 @@ class Checkpoints:
       steps = multihost_utils.process_allgather(np.int32(step))
       if len(set(steps.tolist())) > 1:
         raise CheckpointError(
-          f'the hosts can load different checkpoints of {self._directory}, '
-          f'those of steps {steps.tolist()}: do all see the same folder?'
+          f'the hosts can load different checkpoints in {self._directory}: '
+          f'steps {steps.tolist()}. Do all hosts share this folder?'
         )
     if broken:
       self._set_aside(broken)
@@ -187,20 +186,20 @@ class Checkpoints:
     say: Callable[[str], None],
     step: int | None = None,
   ) -> tuple[int, PyTree]:
-    """Loads the weights alone of a `TrainState`; changes nothing on disk.
+    """Loads only the weights of a `TrainState`; changes nothing on disk.
 
     Args:
-      abstract: the weights as a tree of `jax.ShapeDtypeStruct` with shardings.
-      say: gets a line for each newer checkpoint that cannot be loaded.
-      step: which checkpoint; None: the newest that is whole.
+      abstract: Weights as a tree of `jax.ShapeDtypeStruct` with shardings.
+      say: Prints a line for each newer checkpoint that cannot be loaded.
+      step: Step of the checkpoint; None means the newest that is intact.
 
     Returns:
       The step and the weights.
 
     Raises:
       CheckpointError: if there are no checkpoints, none can be loaded, or one
-        is of another model.
-      ValueError: if there are checkpoints, but none of this step.
+        belongs to another model.
+      ValueError: if there are checkpoints, but none for this step.
     """
     steps = self.steps()
     if not steps:
@@ -217,17 +216,17 @@ class Checkpoints:
     return step, self._attempt(load, step)
 
   def wait(self) -> None:
-    """Returns when everything saved is on disk.
+    """Waits until everything saved is on disk.
 
     Raises:
-      CheckpointError: if something cannot be written.
+      CheckpointError: if a checkpoint cannot be written.
     """
     with self._writing():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Lets go of the folder, when everything that can be written is."""
-    # What cannot be was said by `wait`.
+    """Waits for pending saves and closes the folder."""
+    # `wait` reports errors of saves.
     with contextlib.suppress(Exception):
       self._manager.close()
 
@@ -236,19 +235,15 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # orbax and tensorstore raise many kinds
-      whole = saved_steps(self._directory)
-      kept = (
-        f'the last whole one is of step {whole[-1]}'
-        if whole
-        else 'none is whole'
-      )
+      complete = saved_steps(self._directory)
+      last = f'step {complete[-1]}' if complete else 'none'
       raise CheckpointError(
         f'a checkpoint cannot be written to {self._directory}: '
-        f'{_reason(error)}; {kept}'
+        f'{_reason(error)}; last complete checkpoint: {last}'
       ) from error
 
   def _newest(self, load, say):
-    """Step and content of the newest that loads, and the steps that do not."""
+    """Step and content of the newest that loads; newer steps that do not."""
     broken = []
     for step in reversed(self.steps()):
       try:
@@ -261,8 +256,8 @@ class Checkpoints:
         say(f'falling back to checkpoint {step}')
       return step, loaded, broken
     raise CheckpointError(
-      f'none of the checkpoints in {self._directory} can be loaded; mend them, '
-      'or start over in another folder'
+      f'none of the checkpoints in {self._directory} can be loaded: restore '
+      'them from a backup, or start over in another folder'
     )
 
   def _attempt(self, load, step):
@@ -304,31 +299,33 @@ class Checkpoints:
     return _from_named(restored.state, wanted, abstract)
 
   def _check_same(self, step, wanted, only=''):
-    """Tells a checkpoint of another model from one that is damaged.
+    """Raises if a checkpoint belongs to another model or optimizer.
 
-    Saved arrays whose name does not start with `only` are passed over.
+    Otherwise a checkpoint that does not load is damaged.
+
+    Args:
+      step: Step of the checkpoint.
+      wanted: Arrays or shapes to load, by name.
+      only: Prefix of the names of saved arrays to compare.
     """
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
       saved = handler.metadata(self._directory / str(step) / 'state').tree
-    there = {
-      name: f'{x.dtype}{[*x.shape]}'
-      for name, x in saved.items()
-      if name.startswith(only)
-    }
-    here = {name: f'{x.dtype}{[*x.shape]}' for name, x in wanted.items()}
+    old, new = (
+      {name: f'{x.dtype}{[*x.shape]}' for name, x in arrays.items()}
+      for arrays in (saved, wanted)
+    )
     different = sorted(
       name
-      for name in there.keys() | here.keys()
-      if there.get(name) != here.get(name)
+      for name in old.keys() | new.keys()
+      if name.startswith(only) and old.get(name) != new.get(name)
     )
     if different:
       name = different[0]
       raise CheckpointError(
-        f'checkpoint {step} in {self._directory} is of another model or '
-        f'optimizer: {len(different)} arrays differ, {name} among them (saved '
-        f'{there.get(name, "not at all")}, now '
-        f'{here.get(name, "not at all")}); use the settings of that run, or '
-        'another folder'
+        f'checkpoint {step} in {self._directory} belongs to another model or '
+        f'optimizer: {len(different)} arrays differ, such as {name} (saved: '
+        f'{old.get(name, "none")}, now: {new.get(name, "none")}); use the '
+        'settings of that run, or another folder'
       )
 
   def _set_aside(self, steps):

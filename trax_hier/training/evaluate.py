@@ -1,4 +1,4 @@
-"""Evaluation on a whole held-out set."""
+"""Evaluation on the whole held-out set."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from trax_hier.training.mesh import (
   pad_rows,
   put_batch,
   replicated,
-  split_rows,
+  row_sharding,
   weight_shardings,
 )
 from trax_hier.training.state import (
@@ -33,8 +33,8 @@ PyTree = object
 class Evaluator:
   """Scores weights on a fixed sequence of batches.
 
-  The model state starts fresh at each evaluation and is carried from batch to
-  batch; the state of training is not touched.
+  Each evaluation initializes the model state and carries it from batch to
+  batch; it does not touch the model state of training.
   """
 
   def __init__(
@@ -45,14 +45,14 @@ class Evaluator:
     mesh: Mesh,
     compute_dtype: jnp.dtype = jnp.float32,
   ):
-    """Prepares; nothing is compiled before the first call.
+    """Builds the jitted functions; the first call compiles them.
 
     Args:
-      layer: the model in eval mode.
-      batches: of one shape, each with inputs, targets and weights (b, l).
-      unit: what a scored token is, for the name `bits_per_<unit>`.
-      mesh: the devices; batches that do not split over them are padded.
-      compute_dtype: what the weights are cast to.
+      layer: Model in eval mode.
+      batches: Batches of one shape, with inputs, targets and weights (b, l).
+      unit: Unit of a scored token, for the name `bits_per_<unit>`.
+      mesh: Device mesh; batches are padded until they split over it.
+      compute_dtype: Type of weights in compute.
 
     Raises:
       ValueError: if there is no batch.
@@ -67,7 +67,7 @@ class Evaluator:
     rows = batch['inputs'].shape[0]
     weights, model_state = abstract_init(layer, batch)
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
-    self._fresh_state = jax.jit(
+    self._init_state = jax.jit(
       lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
     )
     self._step = jax.jit(
@@ -76,7 +76,7 @@ class Evaluator:
       in_shardings=(
         weight_shardings(mesh, weights),
         shardings,
-        split_rows(mesh),
+        row_sharding(mesh),
       ),
       out_shardings=(shardings, replicated(mesh)),
     )
@@ -84,19 +84,19 @@ class Evaluator:
   def __call__(self, weights: PyTree) -> dict[str, float]:
     """Mean loss (nats), bits per unit, accuracy and tokens scored."""
     old = self._layer.weights, self._layer.state
-    model_state = self._fresh_state(jax.random.PRNGKey(0))
+    model_state = self._init_state(jax.random.PRNGKey(0))
     store_shapes(self._layer, *old)
     totals = np.zeros(3, np.float64)
-    waiting = None
+    pending = None
     for i in range(len(self._batches)):
       batch = put_batch(self._mesh, pad_rows(self._mesh, self._batches[i]))
       model_state, sums = self._step(weights, model_state, batch)
-      if waiting is not None:
-        totals += np.asarray(waiting)
-      waiting = sums
-    nats, correct, tokens = (totals + np.asarray(waiting)).tolist()
+      if pending is not None:
+        totals += np.asarray(pending)
+      pending = sums
+    nats, correct, tokens = (totals + np.asarray(pending)).tolist()
     if tokens == 0:
-      raise ValueError('the held-out set has no token with weight')
+      raise ValueError('the held-out set has no token with a weight above 0')
     return {
       'loss': nats / tokens,
       f'bits_per_{self._unit}': nats / tokens / math.log(2),

@@ -1,14 +1,14 @@
-"""Model FLOPs, counted from what JAX traces; nothing is computed or compiled.
+"""Model FLOPs, counted in a JAX trace; nothing is compiled or computed.
 
     flops(jax.nn.softmax, x)                              # 0: no matmul
     3 * forward_flops(layer, weights, model_state, batch)  # a training step
 
-Counted are matrix multiplications and convolutions, two operations for each
-multiplication with its addition. A training step is taken as three forward
-passes, the second and third for the gradients of inputs and weights; what a
-backward pass computes again to save memory is not useful work and not counted.
-Divided by the time of a step and the peak of the devices that is the model
-FLOPs utilisation (MFU) of PaLM (arXiv 2204.02311), appendix B.
+Only matrix multiplications and convolutions count: two operations for each
+multiplication with its addition. A training step counts as three forward
+passes, of which two stand for the gradients of inputs and weights; forward
+passes that are recomputed to save memory (rematerialization) do not count.
+FLOPs per second divided by the peak of the devices are the model FLOPs
+utilization (MFU) of PaLM (arXiv 2204.02311), appendix B.
 """
 
 import math
@@ -29,14 +29,14 @@ PyTree = object
 def flops(fn: Callable, *args: PyTree) -> int:
   """FLOPs of the matrix multiplications and convolutions of a function.
 
-  The body of a scan counts once for each turn, of a conditional the dearest
-  branch. Not counted is all else: what is elementwise, reductions, sorting,
-  gathers. A `while` loop, whose number of turns is not known when it is traced,
-  counts as one turn.
+  A scan counts its body once per iteration, a conditional its most expensive
+  branch. A `while` loop counts one iteration, as its number of iterations is
+  unknown when it is traced. Elementwise operations, reductions, sorts and
+  gathers do not count.
 
   Args:
-    fn: what `jax.jit` takes.
-    *args: arrays, or shapes of them.
+    fn: Function that `jax.jit` can trace.
+    *args: Arrays or their shapes.
 
   Example:
     >>> x, w = jnp.zeros((12, 8)), jnp.zeros((8, 16))
@@ -52,10 +52,10 @@ def forward_flops(
   """FLOPs of one forward pass of a model on one batch; see `flops`.
 
   Args:
-    layer: a model, initialised.
-    weights: its weights, or their shapes, and
-    model_state: its state, likewise.
-    batch: a global batch, or the shapes of its arrays.
+    layer: Initialized model.
+    weights: Weights of the model, or their shapes.
+    model_state: State of the model, or its shapes.
+    batch: Global batch, or the shapes of its arrays.
   """
   return flops(
     lambda *args: apply_model(layer, *args, jnp.float32),
@@ -81,7 +81,7 @@ def _count_equation(equation: JaxprEqn) -> int:
     case 'conv_general_dilated':
       _, kernel = equation.invars
       _, *rest = parameters['dimension_numbers'].rhs_spec
-      # The kernel has the input features of one group alone.
+      # The kernel has the input features of one group only.
       per_output = math.prod(kernel.aval.shape[axis] for axis in rest)
     case 'scan':
       return parameters['length'] * sum(inside)
@@ -93,7 +93,7 @@ def _count_equation(equation: JaxprEqn) -> int:
 
 
 def _jaxprs(value: Any) -> Iterator[Jaxpr]:
-  """The programs in the parameters of an equation."""
+  """Yields the jaxprs in the parameters of an equation."""
   if isinstance(value, ClosedJaxpr):
     yield value.jaxpr
   elif isinstance(value, Jaxpr):

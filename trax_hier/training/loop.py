@@ -7,67 +7,46 @@ of step n + 1, and only then reads the metrics of step n - 1.
 import contextlib
 import dataclasses
 import math
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
-from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.config import configurable
 from trax_hier.training.build import Build, build
-from trax_hier.training.checkpoints import (
-  CheckpointError,
-  Checkpoints,
-  saved_steps,
-)
-from trax_hier.training.logging.console import Console
-from trax_hier.training.logging.metrics_log import MetricsLog, read_metrics
+from trax_hier.training.intervals import Intervals
+from trax_hier.training.logging.metrics_log import MetricsLog
 from trax_hier.training.logging.report import NotFiniteError, Reporter
 from trax_hier.training.logging.weights_and_biases import check_wandb
 from trax_hier.training.mesh import put_batch
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
-from trax_hier.training.state import n_parameters
+from trax_hier.training.run import (
+  Run,
+  find_init_checkpoints,
+  make_folder,
+  start_run,
+)
+from trax_hier.training.step import METRICS
 from trax_hier.training.stopping import Stopped, listen_for_sigterm
 from trax_hier.training.utilization import mesh_peak_flops
 
 PyTree = object
 
-# Takes the run, the step, the weights, the log, and what prints a line.
-Look = Callable[[Build, int, PyTree, MetricsLog, Callable[[str], None]], None]
-
-# What may change when a run resumes: the losses that follow do not depend on it
-# (on the mesh, but for rounding).
-_FREE = {
-  f'train.{name}'
-  for name in (
-    'steps',
-    'eval_every',
-    'checkpoint_every',
-    'log_every',
-    'keep_checkpoints',
-    'init_from',
-    'mesh',
-    'look_every',
-    'profile_steps',
-    'wandb',
-  )
-}
+# (built, step, weights, log, say); `say` prints a line.
+Probe = Callable[[Build, int, PyTree, MetricsLog, Callable[[str], None]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """What a finished run leaves in memory.
+  """Result of a finished run.
 
   Attributes:
-    step: the number of steps done.
-    weights: the trained weights, float32, as nested tuples.
-    evaluation: loss, bits per unit, accuracy and tokens on the held-out set.
-    model: the model factory, and
-    data: the data set the run was given.
+    step: Number of steps done.
+    weights: Trained weights, float32, as nested tuples.
+    evaluation: Loss, bits per unit, accuracy and tokens on the held-out set.
+    model: Model factory of the run.
+    data: Data set of the run.
   """
 
   step: int
@@ -79,7 +58,7 @@ class TrainResult:
 
 @configurable(
   module='trax_hier.training',
-  denylist=['accept_changes', 'before_compile', 'look'],
+  denylist=['accept_changes', 'before_compile', 'probe'],
 )
 def train(
   output_dir: str,
@@ -101,52 +80,54 @@ def train(
   wandb: str | None = None,
   accept_changes: bool = False,
   before_compile: Callable[[], None] | None = None,
-  look: Look | None = None,
+  probe: Probe | None = None,
 ) -> TrainResult:
-  """Trains a model, or carries on with a run that was stopped.
+  """Trains a model, or resumes a run that was stopped.
 
   `output_dir` gets `config.gin` (before the first step), `metrics.jsonl`,
   TensorBoard event files, and `checkpoints/`. If it has checkpoints, the run
-  resumes from the newest whole one: weights, optimizer, model state, rng and
-  data position are those of that step, metrics written after it are dropped,
-  and the losses that follow are those of a run never stopped.
+  resumes from the newest complete one: weights, optimizer, model state, rng
+  and data position are restored, metrics of later steps are dropped, and the
+  losses that follow equal those of an uninterrupted run.
+
+  Evaluations, checkpoints and probes happen at multiples of their intervals
+  and after the last step.
 
   Args:
-    output_dir: the folder of the run; created if need be.
-    model: a factory of layers, `model(mode=...)`, such as `@HourglassLM`.
-    data: a data set, such as `@TextFiles()`.
-    optimizer: a factory of optimizers, such as `@Adam`.
-    steps: the number of steps to reach, those of an earlier run included.
-    eval_every: steps between evaluations on the whole held-out set; there is
-      one at the end as well.
-    checkpoint_every: steps between checkpoints; None: at each evaluation.
-      There is one at the end as well.
-    log_every: steps between the lines of metrics.jsonl.
-    keep_checkpoints: how many of the newest checkpoints are kept, besides the
-      best one by held-out loss.
-    accumulate_steps: parts in which a batch is taken, to save memory.
-    compute_dtype: 'float32' or 'bfloat16': what weights are cast to for
-      compute. Weights, loss and optimizer stay float32.
-    seed: of the initial weights and of dropout.
-    init_from: the folder of another run, whose newest weights this one begins
-      with, to fine-tune them: model and vocabulary must be the same, of which
-      the shapes of the weights are checked. Optimizer and step begin anew.
-      None: weights are drawn.
-    mesh: how many devices lie along 'data' (copies of the weights) and along
-      'fsdp' (over which weights and optimizer state are split), such as
-      `{'data': -1, 'fsdp': 8}`; -1 is the rest. Rows of a batch split over
-      all. None: all along 'data'.
-    look_every: steps between looks at the model, such as a sample of text in
-      TensorBoard; None: at each evaluation; 0: never. There is one at the end
-      as well.
-    profile_steps: (first, n): `n` steps from step `first` on are profiled, to
-      `output_dir/profile`. None: none are.
-    wandb: a project at Weights & Biases that gets all metrics as well, if
-      `trax_hier[wandb]` is installed; the run is the same there when it
-      resumes. None: nothing leaves the machine.
-    accept_changes: whether a run may resume with another configuration.
-    before_compile: called when everything is built and nothing is compiled.
-    look: what a look is, such as `looks.Looks()`; None: there are none.
+    output_dir: Folder of the run; created if it does not exist.
+    model: Factory of layers, `model(mode=...)`, such as `@HourglassLM`.
+    data: Data set, such as `@TextFiles()`.
+    optimizer: Factory of optimizers, such as `@Adam`.
+    steps: Number of the last step; a resumed run counts earlier steps too.
+    eval_every: Steps between evaluations on the whole held-out set.
+    checkpoint_every: Steps between checkpoints; None means eval_every.
+    log_every: Steps between lines of metrics.jsonl.
+    keep_checkpoints: Number of newest checkpoints to keep; the one with the
+      lowest held-out loss is kept as well.
+    accumulate_steps: Number of micro-batches that a batch is split into, to
+      save memory (gradient accumulation).
+    compute_dtype: 'float32' or 'bfloat16', the type of weights in compute.
+      Stored weights, loss and optimizer stay float32.
+    seed: Seed of initial weights and dropout.
+    init_from: Folder of another run, whose newest weights this run starts
+      from, to fine-tune them; model and vocabulary must be the same, but only
+      the shapes of the weights are checked. Optimizer and step start afresh.
+      None initializes the weights randomly.
+    mesh: Number of devices along 'data' (replicas of the weights) and along
+      'fsdp' (weights and optimizer state are sharded), such as
+      `{'data': -1, 'fsdp': 8}`; -1 means all remaining devices. Rows of a
+      batch are split over both. None puts all devices along 'data'.
+    look_every: Steps between probes of the model, such as a sample of text in
+      TensorBoard; None means eval_every, 0 means never.
+    profile_steps: (first, n) profiles `n` steps from step `first` on, to
+      `output_dir/profile`. None profiles no steps.
+    wandb: Project at Weights & Biases that gets all metrics as well; needs
+      `trax_hier[wandb]`. A resumed run continues the same run there. None
+      sends nothing.
+    accept_changes: Whether to resume with another configuration.
+    before_compile: Called when everything is built and nothing is compiled.
+    probe: Function that logs samples and statistics of the model, such as
+      `probes.Probes()`; None logs none.
 
   Returns:
     A `TrainResult`.
@@ -155,245 +136,167 @@ def train(
     ValueError: for an argument that cannot work, before any compilation.
     report.NotFiniteError: when a metric is not finite; names the step, the
       metric and the last checkpoint.
-    checkpoints.CheckpointError: if there are checkpoints, of this run or of
-      `init_from`, and none loads; if one cannot be written; if there are some
-      and the configuration has changed.
-    stopping.Stopped: on SIGTERM, when a checkpoint has been saved: after the
-      step in progress, or after the evaluation and the step that follows it.
+    checkpoints.CheckpointError: if no checkpoint of this run or of `init_from`
+      loads, if one cannot be written, or if the configuration has changed
+      since the checkpoints.
+    stopping.Stopped: on SIGTERM, after a checkpoint is saved: after the step in
+      progress, or after the evaluation in progress and one more step.
   """
   if checkpoint_every is None:
     checkpoint_every = eval_every
-  counts = {
-    'steps': steps,
-    'eval_every': eval_every,
-    'checkpoint_every': checkpoint_every,
-    'log_every': log_every,
-    'keep_checkpoints': keep_checkpoints,
-    'accumulate_steps': accumulate_steps,
-  }
+  if look_every is None:
+    look_every = eval_every
+  _check_counts(
+    steps=steps,
+    eval_every=eval_every,
+    checkpoint_every=checkpoint_every,
+    log_every=log_every,
+    keep_checkpoints=keep_checkpoints,
+    accumulate_steps=accumulate_steps,
+  )
+  _check_look_every(look_every)
+  check_profile_steps(profile_steps)
+  check_wandb(wandb)
+  probe_every = 0 if probe is None else look_every
+  intervals = Intervals(steps, eval_every, checkpoint_every, probe_every)
+  folder = make_folder(output_dir)
+  init_checkpoints = find_init_checkpoints(init_from, folder)
+  built = build(model, data, optimizer, accumulate_steps, compute_dtype, mesh)
+  if before_compile is not None:
+    before_compile()
+
+  with contextlib.ExitStack() as stack:
+    run = stack.enter_context(
+      start_run(
+        folder,
+        built,
+        steps,
+        seed,
+        init_checkpoints,
+        keep_checkpoints,
+        accept_changes,
+        wandb,
+      )
+    )
+    should_stop = stack.enter_context(listen_for_sigterm())
+    profile = stack.enter_context(
+      profiling(folder / 'profile', profile_steps, run.console.say)
+    )
+    reporter = _make_reporter(run, log_every)
+    evaluation = _evaluate_first(run, reporter, intervals)
+    if run.start_step < steps:
+      with _name_last_checkpoint(run.checkpoints):
+        evaluation = _run_steps(
+          run, reporter, intervals, probe, profile, should_stop
+        )
+    run.checkpoints.wait()
+  return TrainResult(
+    max(run.start_step, steps), run.state.weights, evaluation, model, data
+  )
+
+
+def _run_steps(
+  run: Run,
+  reporter: Reporter,
+  intervals: Intervals,
+  probe: Probe | None,
+  profile: Callable[[int, jax.Array | None], None],
+  should_stop: Callable[[int], bool],
+) -> dict[str, float]:
+  """Runs the remaining steps; returns the evaluation after the last one.
+
+  Raises:
+    NotFiniteError: when a metric is not finite.
+    Stopped: on SIGTERM.
+  """
+  built, data = run.built, run.built.data
+  evaluation = None
+  batch = data.train_batch(run.start_step)
+  pending = None  # Metrics of the previous step, not read yet.
+  for step in range(run.start_step + 1, intervals.steps + 1):
+    profile(step, pending)
+    run.state, metrics = built.step(run.state, put_batch(built.mesh, batch))
+    if step < intervals.steps:
+      batch = data.train_batch(step)
+    if pending is not None:
+      reporter.step(step - 1, pending)
+    pending = metrics
+    stop = should_stop(step)
+    if not (stop or intervals.any(step)):
+      continue
+    # Before saving: a checkpoint needs metrics that are finite and logged.
+    reporter.step(step, pending)
+    pending = None
+    with reporter.pause():
+      evaluation = None
+      # SIGTERM may leave no time to evaluate; the resumed run does it first.
+      if intervals.evaluates(step) and not stop:
+        evaluation = built.evaluator(run.state.weights)
+        reporter.evaluation(step, evaluation)
+      if intervals.saves(step) or stop:
+        run.save(step, evaluation)
+      if intervals.probes(step) and not stop:
+        probe(built, step, run.state.weights, run.log, run.console.say)
+    if stop:
+      run.checkpoints.wait()
+      raise Stopped(f'received SIGTERM: checkpoint {step} is saved')
+  return evaluation
+
+
+def _evaluate_first(run, reporter, intervals):
+  """Evaluates a finished run, or a step whose evaluation SIGTERM skipped.
+
+  Returns the metrics, or None.
+  """
+  step, is_done = run.start_step, run.start_step >= intervals.steps
+  if is_done:
+    run.console.say(f'nothing to train: train.steps is {intervals.steps}')
+  is_missing = step > 0 and step not in run.evaluated
+  if not is_done and not (is_missing and intervals.evaluates(step)):
+    return None
+  evaluation = run.built.evaluator(run.state.weights)
+  if step in run.evaluated:
+    reporter.say_evaluation(step, evaluation)
+  else:
+    reporter.evaluation(step, evaluation)
+  return evaluation
+
+
+def _make_reporter(run, log_every):
+  built = run.built
+  tokens = math.prod(built.batch_shape)
+  peak = mesh_peak_flops(built.mesh)
+  peak_speed = peak and tokens * peak / built.count_flops()
+  unit = built.data.unit
+  return Reporter(
+    run.log, run.console, METRICS, unit, tokens, log_every, peak_speed
+  )
+
+
+@contextlib.contextmanager
+def _name_last_checkpoint(checkpoints):
+  """Adds the last checkpoint to the message of a NotFiniteError."""
+  try:
+    yield
+  except NotFiniteError as error:
+    checkpoints.wait()
+    kept = checkpoints.steps()
+    last = f'step {kept[-1]}' if kept else 'none'
+    message = f'{error}; training stopped; last checkpoint: {last}'
+    raise NotFiniteError(message) from None
+
+
+def _check_counts(**counts):
   for name, value in counts.items():
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       raise ValueError(
         f'train.{name} must be a whole number, at least 1, got {value!r}'
       )
-  if look_every is None:
-    look_every = eval_every
+
+
+def _check_look_every(look_every):
   if type(look_every) is not int or look_every < 0:
     raise ValueError(
-      'train.look_every must be None, for each evaluation, or a whole number '
-      f'of steps, 0 for never, got {look_every!r}'
+      'train.look_every must be None (at each evaluation) or a whole number of '
+      f'steps (0 for never), got {look_every!r}'
     )
-  check_profile_steps(profile_steps)
-  check_wandb(wandb)
-  folder = _make_folder(output_dir)
-  source = None
-  # A run that goes on has no use for the other, which may be gone.
-  if init_from is not None and not saved_steps(folder / 'checkpoints'):
-    source = _checkpoints_of(init_from)
-  built = build(model, data, optimizer, accumulate_steps, compute_dtype, mesh)
-  if before_compile is not None:
-    before_compile()
-  # With several hosts, one of them speaks and writes; checkpoints are of all.
-  speaks = jax.process_index() == 0
-
-  with contextlib.ExitStack() as stack:
-    console = stack.enter_context(contextlib.closing(Console(steps, speaks)))
-    checkpoints = stack.enter_context(
-      contextlib.closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
-    )
-    _introduce(built, compute_dtype, console.say)
-    if checkpoints.steps() and not accept_changes:
-      _check_unchanged(folder / 'config.gin')
-    done, state = _start(built, checkpoints, seed, source, console.say)
-    # Not before: a run that refuses to resume keeps its configuration.
-    if speaks:
-      _write_whole(folder / 'config.gin', config.operative_text())
-    lines = read_metrics(folder)
-    evaluated = {line['step'] for line in lines if line['kind'] == 'valid'}
-    log = stack.enter_context(
-      contextlib.closing(MetricsLog(folder, done, speaks, wandb))
-    )
-    stopping = stack.enter_context(listen_for_sigterm())
-    profile = stack.enter_context(
-      profiling(folder / 'profile', profile_steps, console.say)
-    )
-    tokens = math.prod(built.batch_shape)
-    peak = mesh_peak_flops(built.mesh)
-    full_speed = peak and tokens * peak / built.count_flops()
-    reporter = Reporter(log, console, data.unit, tokens, log_every, full_speed)
-
-    def evaluate(step):
-      return step % eval_every == 0 or step == steps
-
-    def save(step):
-      return step % checkpoint_every == 0 or step == steps
-
-    def looks(step):
-      wanted = look is not None and look_every > 0
-      return wanted and (step % look_every == 0 or step == steps)
-
-    if done >= steps:
-      console.say(f'nothing to train: train.steps is {steps}')
-    # Also what a run that was told to stop has left out.
-    if done >= steps or (done and evaluate(done) and done not in evaluated):
-      evaluation = built.evaluator(state.weights)
-      if done in evaluated:
-        reporter.say_evaluation(done, evaluation)
-      else:
-        reporter.evaluation(done, evaluation)
-    batch = data.train_batch(done)
-    waiting = None
-    try:
-      for step in range(done + 1, steps + 1):
-        profile(step, waiting)
-        state, metrics = built.step(state, put_batch(built.mesh, batch))
-        if step < steps:
-          batch = data.train_batch(step)
-        if waiting is not None:
-          reporter.step(step - 1, waiting)
-        waiting = metrics
-        stop = stopping(step)
-        if not (evaluate(step) or save(step) or looks(step) or stop):
-          continue
-        # A checkpoint holds nothing that is not finite, and its metrics are
-        # on disk before it is.
-        reporter.step(step, waiting)
-        waiting = None
-        with reporter.pause():
-          evaluation = None
-          # One that is told to stop may have no time for an evaluation, which
-          # is made up for when it resumes.
-          if evaluate(step) and not stop:
-            evaluation = built.evaluator(state.weights)
-            reporter.evaluation(step, evaluation)
-          if save(step) or stop:
-            log.flush()
-            position = {'step': step, 'seed': seed}
-            checkpoints.save(step, state, position, evaluation)
-          if looks(step) and not stop:
-            look(built, step, state.weights, log, console.say)
-        if stop:
-          checkpoints.wait()
-          raise Stopped(f'told to stop (SIGTERM): step {step} is saved')
-    except NotFiniteError as error:
-      checkpoints.wait()
-      kept = checkpoints.steps()
-      last = f'the last is of step {kept[-1]}' if kept else 'there is none'
-      message = f'{error}; training stopped. Of checkpoints, {last}'
-      raise NotFiniteError(message) from None
-    checkpoints.wait()
-  return TrainResult(max(done, steps), state.weights, evaluation, model, data)
-
-
-def _check_unchanged(file):
-  """Compares the configuration that was saved with the present one.
-
-  Raises:
-    CheckpointError: if they differ in more than may change, or the first
-      cannot be read.
-  """
-  try:
-    saved = file.read_text()
-    changes = config.differences(saved, _FREE)
-  except (OSError, ValueError):
-    saved = ''
-  if not saved.strip():
-    raise CheckpointError(
-      f'{file} is missing or damaged, so what has changed since its '
-      'checkpoints cannot be told. Go on all the same by --accept_changes'
-    )
-  if changes:
-    lines = [
-      f'\n  {name}: {then or "not there"} then, {now or "not there"} now'
-      for name, (then, now) in changes.items()
-    ]
-    raise CheckpointError(
-      f'the configuration is not that of the checkpoints of {file.parent}:'
-      f'{"".join(lines)}\nGo on with it all the same by --accept_changes, or '
-      'use another output_dir'
-    )
-
-
-def _write_whole(file, text):
-  """Replaces a file in one moment: it is never there half written."""
-  temporary = file.with_suffix('.tmp')
-  with temporary.open('w') as opened:
-    opened.write(text)
-    opened.flush()
-    os.fsync(opened.fileno())
-  temporary.replace(file)
-
-
-def _introduce(built, compute_dtype, say):
-  devices = built.mesh.devices.flat
-  say(
-    f'{n_parameters(built.abstract.weights):,} parameters, {compute_dtype} '
-    f'compute on {len(devices)} x {devices[0].device_kind}'
-  )
-  say(built.data.describe())
-
-
-def _start(built, checkpoints, seed, source, say):
-  """The newest checkpoint, or a fresh state where there is none."""
-  restored = checkpoints.restore(built.abstract, say)
-  if restored is None:
-    say(f'starting from seed {seed}')
-    state = built.init(jax.random.PRNGKey(seed))
-    if source is not None:
-      weights = _load_weights(source, built.abstract.weights, say)
-      state = dataclasses.replace(state, weights=weights)
-    return 0, state
-  step, state, position = restored
-  if position['seed'] != seed:
-    raise CheckpointError(
-      f'train.seed is {seed}, but the checkpoints of this run are of seed '
-      f'{position["seed"]}: use that, or another output_dir'
-    )
-  say(f'resuming after step {step}')
-  return step, state
-
-
-def _checkpoints_of(init_from):
-  """Where another run has its checkpoints.
-
-  Raises:
-    ValueError: if it has none.
-  """
-  directory = Path(init_from).expanduser().absolute() / 'checkpoints'
-  if not directory.is_dir():
-    raise ValueError(
-      f'train.init_from = {init_from!r}: not the folder of a run: it has no '
-      'checkpoints'
-    )
-  return directory
-
-
-def _load_weights(directory, abstract, say):
-  """The newest weights of another run.
-
-  Raises:
-    CheckpointError: if none load, or they are of another model.
-  """
-  with contextlib.closing(Checkpoints(directory, read_only=True)) as others:
-    try:
-      step, weights = others.load_weights(abstract, say)
-    except CheckpointError as error:
-      raise CheckpointError(f'train.init_from: {error}') from error
-  say(f'weights are those of {directory.parent}, step {step}')
-  return weights
-
-
-def _make_folder(output_dir):
-  """The folder, there and writable.
-
-  Raises:
-    ValueError: if it cannot be made or written to.
-  """
-  folder = Path(output_dir).expanduser().absolute()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    raise ValueError(f'output_dir {folder} is not writable: {error}') from None
-  return folder

@@ -1,9 +1,9 @@
-"""Where arrays live: the device mesh and the shardings of what training holds.
+"""Data and fully sharded data parallelism: device mesh and array shardings.
 
-Two axes. The rows of a batch, and state kept per row, are split over both;
-weights and optimizer state are split over `fsdp` alone (fully sharded data
-parallel) and stand as copies along `data`. Layers know nothing of it: within
-`all_gather_weights` each has its weights put together when it is called.
+The mesh has two axes, `data` and `fsdp`. Rows of a batch, and model state kept
+per row, are sharded over both; weights and optimizer state are sharded over
+`fsdp` and replicated along `data`. Layers are written for one device: inside
+`all_gather_weights`, the weights of each are all-gathered when it is called.
 """
 
 import contextlib
@@ -22,23 +22,22 @@ PyTree = object
 
 ROWS = ('data', 'fsdp')
 
-# Arrays of fewer numbers stay whole: to put one together costs more than it
-# saves.
+# Smaller arrays are replicated: all-gathering one costs more than it saves.
 _SMALL = 1024
 
-_WHOLE = 'whole weights'
+_GATHERED = 'all-gathered weights'
 
 
 def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
-  """A mesh of all devices of all hosts.
+  """Makes a mesh of all devices of all hosts.
 
   Args:
-    axes: how many devices lie along 'data' and along 'fsdp'; -1 for one of
-      them: as many as the other leaves. An axis not named has one device.
-      None: all along 'data'.
+    axes: Number of devices along 'data' and along 'fsdp'; -1 for one of them
+      means all remaining devices. A missing axis has one device. None puts all
+      devices along 'data'.
 
   Raises:
-    ValueError: if this does not come out at the number of devices.
+    ValueError: if the product is not the number of devices.
   """
   n_devices = jax.device_count()
   axes = {'data': -1} if axes is None else axes
@@ -65,33 +64,33 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of an array that is whole on every device."""
+  """The sharding of an array that every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def split_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+def row_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """The sharding of an array whose `axis` holds the rows of a batch."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, ROWS))
 
 
 def lane_shardings(mesh: Mesh, lanes: PyTree) -> PyTree:
-  """Shardings of a model state from the tree of its `state.lane_axes`."""
+  """The shardings of a model state, from the tree of `state.lane_axes`."""
   return jax.tree.map(
-    lambda axis: replicated(mesh) if axis < 0 else split_rows(mesh, axis),
+    lambda axis: replicated(mesh) if axis < 0 else row_sharding(mesh, axis),
     lanes,
   )
 
 
 def weight_shardings(mesh: Mesh, weights: PyTree) -> PyTree:
-  """Shardings of weights, or of what an optimizer keeps for each of them.
+  """The shardings of weights, or of optimizer state.
 
-  An array is split along its longest axis of those that `fsdp` divides. Blocks
-  stacked on a leading axis, which is hardly ever the longest, are so split each
-  within itself: a loop over blocks puts one together at a time.
+  An array is sharded along the longest axis that `fsdp` divides. The leading
+  axis of stacked blocks is hardly ever the longest, so each block is sharded
+  within itself and a loop over blocks all-gathers one block at a time.
 
   Args:
-    mesh: the devices.
-    weights: a tree of arrays, or of their shapes.
+    mesh: Device mesh.
+    weights: Tree of arrays, or of their shapes.
   """
   n = mesh.shape['fsdp']
 
@@ -107,62 +106,62 @@ def weight_shardings(mesh: Mesh, weights: PyTree) -> PyTree:
 
 @contextlib.contextmanager
 def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
-  """Has each layer put its weights together when it is called.
+  """All-gathers the weights of each layer when it is called (FSDP).
 
-  To be entered where a model, or its gradient, is traced; or as a decorator of
-  what is traced. Left to itself, XLA may rather put together the activations of
-  a whole batch. The backward pass puts the weights together again, so that
-  those of one layer at a time are whole, and splits their gradients.
+  Enter this context where a model or its gradient is traced, or decorate the
+  traced function. Otherwise XLA may all-gather activations of the whole batch
+  instead. The backward pass all-gathers the weights of a layer a second time,
+  so that one layer at a time is held in full, and shards the gradients.
 
   Args:
-    mesh: the devices; without effect if it has one along `fsdp`.
-    rows: the rows of what the model is called with; arrays of as many are kept
-      split.
+    mesh: Device mesh; one device along `fsdp` disables this.
+    rows: Rows of the model's inputs; arrays with this number of rows stay
+      sharded.
   """
   if mesh.shape['fsdp'] == 1:
     yield
     return
 
   @jax.custom_vjp
-  def whole(x):
+  def all_gather(x):
     x = jax.lax.with_sharding_constraint(x, replicated(mesh))
-    return checkpoint_name(x, _WHOLE)
+    return checkpoint_name(x, _GATHERED)
 
-  def split(_, grad):
+  def reduce_scatter(_, grad):
     sharding = weight_shardings(mesh, grad)
     return (jax.lax.with_sharding_constraint(grad, sharding),)
 
-  whole.defvjp(lambda x: (whole(x), ()), split)
-  # All but the weights is kept for the backward pass. In a loop over blocks
-  # nothing undoes that, and elsewhere it saves nothing.
-  again = functools.partial(
+  all_gather.defvjp(lambda x: (all_gather(x), ()), reduce_scatter)
+  # Saves everything but the weights for the backward pass. CSE cannot merge the
+  # two all-gathers in a loop over blocks; elsewhere the second saves nothing.
+  regather = functools.partial(
     jax.checkpoint,
-    policy=jax.checkpoint_policies.save_anything_except_these_names(_WHOLE),
+    policy=jax.checkpoint_policies.save_anything_except_these_names(_GATHERED),
     prevent_cse=False,
   )
 
-  def split_batch(x):
+  def shard_rows(x):
     if not x.shape or x.shape[0] != rows:
       return x
-    return jax.lax.with_sharding_constraint(x, split_rows(mesh))
+    return jax.lax.with_sharding_constraint(x, row_sharding(mesh))
 
   def call(pure_fn, layer, x, weights, state, rng, use_cache):
-    if layer.sublayers:  # They call in turn.
+    if layer.sublayers:  # The hook is called for each of them.
       return pure_fn(layer, x, weights, state, rng, use_cache)
 
     def forward(x, weights, state, rng):
       if not isinstance(weights, dict):
-        weights = jax.tree.map(whole, weights)
-      x = jax.tree.map(split_batch, x)
+        weights = jax.tree.map(all_gather, weights)
+      x = jax.tree.map(shard_rows, x)
       y, state = pure_fn(layer, x, weights, state, rng, use_cache)
-      return jax.tree.map(split_batch, y), state
+      return jax.tree.map(shard_rows, y), state
 
-    # A dictionary marks a layer that ran before and has its weights still.
+    # A dictionary marks a shared layer, whose first call cached its weights.
     if isinstance(weights, dict) or not jax.tree.leaves(weights):
       return forward(x, weights, state, rng)
-    y, state = again(forward)(x, weights, state, rng)
-    if use_cache:  # What is left in the layer must not be of that trace.
-      layer.weights, layer.state = jax.tree.map(whole, weights), state
+    y, state = regather(forward)(x, weights, state, rng)
+    if use_cache:  # Tracers of the inner trace must not stay in the layer.
+      layer.weights, layer.state = jax.tree.map(all_gather, weights), state
     return y, state
 
   with layer_hooks.intercept(call):
@@ -172,15 +171,13 @@ def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
 def put_batch(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray | jax.Array]:
-  """A batch that every host has whole, as an argument of a jitted step.
+  """Prepares a global batch, which every host has in full, for a jitted step.
 
-  Arrays are (b, ..), those of the global batch.
-
-  With one host the arrays are taken as they are: jit splits them.
+  Arrays are (b, ..). With one host they stay as they are: jit shards them.
   """
   if jax.process_count() == 1:
     return dict(batch)
-  rows = split_rows(mesh)
+  rows = row_sharding(mesh)
   return {
     name: jax.make_array_from_callback(x.shape, rows, lambda i, x=x: x[i])
     for name, x in batch.items()
@@ -190,9 +187,9 @@ def put_batch(
 def pad_rows(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Adds rows of zeros (weights too) until the rows split over the devices.
+  """Pads a batch with rows of zeros, of weight 0, to split over the devices.
 
-  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of their number.
+  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of the devices.
   """
 
   def pad(array):

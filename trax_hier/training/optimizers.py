@@ -1,7 +1,7 @@
 """Optimizers: gin names over optax.
 
-Each factory returns an `Optimizer`: the optax transformation and the
-learning-rate schedule it uses, which the training step also logs.
+Each factory returns an `Optimizer`: an optax transformation and its
+learning-rate schedule, which the training step also logs.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ class Optimizer:
   """An optax transformation and its learning rate as a function of the step.
 
   Attributes:
-    transform: turns gradients into updates, clipping and learning rate
-      included.
-    learning_rate: step number (1 for the first) -> learning rate.
+    transform: Transformation of gradients into updates, including clipping
+      and the learning rate.
+    learning_rate: Schedule, step number (1 for the first) -> learning rate.
 
   Example:
     >>> from trax_hier.training import multifactor
@@ -44,12 +44,12 @@ def Adam(
   """Adam; with `weight_decay`, AdamW.
 
   Args:
-    learning_rate: a number or a schedule such as `@multifactor()`.
-    b1: decay of the running mean of gradients.
-    b2: decay of the running mean of squared gradients.
-    eps: added to the root of the second moment.
-    weight_decay: decoupled decay of every weight, scaled by the learning rate.
-    clip_norm: largest global norm of the gradients; None leaves them.
+    learning_rate: Number, or schedule such as `@multifactor()`.
+    b1: Decay rate of the running mean of gradients.
+    b2: Decay rate of the running mean of squared gradients.
+    eps: Number added to the root of the second moment.
+    weight_decay: Decoupled decay of all weights, scaled by the learning rate.
+    clip_norm: Largest global norm of the gradients; None disables clipping.
 
   Raises:
     ValueError: for a number out of range.
@@ -69,10 +69,10 @@ def Adam(
   """
   _check_unit('Adam.b1', b1)
   _check_unit('Adam.b2', b2)
-  parts = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
+  transforms = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
   if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay))
-  return _build('Adam', parts, learning_rate, clip_norm)
+    transforms.append(optax.add_decayed_weights(weight_decay))
+  return _build('Adam', transforms, learning_rate, clip_norm)
 
 
 @configurable(module='trax_hier.training')
@@ -85,20 +85,21 @@ def Adafactor(
   factored: bool = True,
   clip_norm: float | None = None,
 ) -> Optimizer:
-  """Adafactor as optax has it: second moments kept as row and column sums.
+  """Adafactor from optax: second moments are kept as row and column sums.
 
-  What is said of one array holds for the stacked weights of equal blocks as a
-  whole: their updates are clipped and scaled by the size of all of them.
+  Stacked weights of equal blocks count as one array: their updates are clipped
+  and scaled together.
 
   Args:
-    learning_rate: a number or a schedule such as `@multifactor()`.
-    decay_rate: exponent of the second-moment decay, 1 - n ** -decay_rate.
-    clipping_threshold: largest root mean square of one array's update.
-    momentum: decay of the running mean of updates, which have been multiplied
-      by the learning rate; None keeps none.
-    multiply_by_parameter_scale: scale updates by the size of the weights.
-    factored: factor the second moments of matrices.
-    clip_norm: largest global norm of the gradients; None leaves them.
+    learning_rate: Number, or schedule such as `@multifactor()`.
+    decay_rate: Exponent of the second-moment decay, 1 - n ** -decay_rate.
+    clipping_threshold: Largest root mean square of an array's update.
+    momentum: Decay rate of the running mean of updates, taken after the
+      learning rate is applied; None disables momentum.
+    multiply_by_parameter_scale: Whether to scale updates by the root mean
+      square of the weights.
+    factored: Whether to factor the second moments of matrices.
+    clip_norm: Largest global norm of the gradients; None disables clipping.
 
   Raises:
     ValueError: for a number out of range.
@@ -111,7 +112,7 @@ def Adafactor(
     _check_unit('Adafactor.momentum', momentum)
   schedule = _schedule('Adafactor', learning_rate)
   transform = optax.adafactor(
-    _counted(schedule),
+    _from_count(schedule),
     decay_rate=decay_rate,
     clipping_threshold=clipping_threshold,
     momentum=momentum,
@@ -128,29 +129,30 @@ def SGD(
   momentum: float | None = None,
   clip_norm: float | None = None,
 ) -> Optimizer:
-  """Stochastic gradient descent, with momentum if given.
+  """Stochastic gradient descent, optionally with momentum.
 
   Args:
-    learning_rate: a number or a schedule such as `@multifactor()`.
-    momentum: decay of the running sum of gradients; None keeps none.
-    clip_norm: largest global norm of the gradients; None leaves them.
+    learning_rate: Number, or schedule such as `@multifactor()`.
+    momentum: Decay rate of the running sum of gradients; None disables
+      momentum.
+    clip_norm: Largest global norm of the gradients; None disables clipping.
 
   Raises:
     ValueError: for a number out of range.
   """
-  parts = []
+  transforms = []
   if momentum is not None:
     _check_unit('SGD.momentum', momentum)
-    parts.append(optax.trace(momentum))
-  return _build('SGD', parts, learning_rate, clip_norm)
+    transforms.append(optax.trace(momentum))
+  return _build('SGD', transforms, learning_rate, clip_norm)
 
 
-def _build(name, parts, learning_rate, clip_norm) -> Optimizer:
-  """Clipping first, then the optimizer's own parts, then the learning rate."""
+def _build(name, transforms, learning_rate, clip_norm) -> Optimizer:
+  """Chains clipping, the optimizer's own transforms and the learning rate."""
   clip = _clip(name, clip_norm)
   schedule = _schedule(name, learning_rate)
-  scale = optax.scale_by_learning_rate(_counted(schedule))
-  return Optimizer(optax.chain(*clip, *parts, scale), schedule)
+  scale = optax.scale_by_learning_rate(_from_count(schedule))
+  return Optimizer(optax.chain(*clip, *transforms, scale), schedule)
 
 
 def _clip(name, clip_norm):
@@ -168,8 +170,8 @@ def _schedule(name, learning_rate):
     raise ValueError(f'{name}.{error}') from None
 
 
-def _counted(schedule):
-  """optax counts updates from 0, schedules count steps from 1."""
+def _from_count(schedule):
+  """Adapts a schedule: optax counts updates from 0, schedules steps from 1."""
   return lambda count: schedule(count + 1)
 
 

@@ -1,4 +1,4 @@
-"""A profile of a few steps: what the devices and the host do, and when."""
+"""Profiles a few steps: a timeline of host and devices."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ def check_profile_steps(steps: object) -> None:
   """Checks `train.profile_steps`.
 
   Raises:
-    ValueError: if it is neither None nor two whole numbers, at least 1.
+    ValueError: if it is neither None nor two whole numbers of at least 1.
   """
   if steps is None:
     return
   fits = isinstance(steps, tuple | list) and len(steps) == 2
   if not fits or not all(type(n) is int and n >= 1 for n in steps):
     raise ValueError(
-      'train.profile_steps must be None or (first, n), the first step and how '
-      f'many, whole numbers, at least 1, such as (10, 5), got {steps!r}'
+      'train.profile_steps must be None or (first, n), the first step and the '
+      f'number of steps, both at least 1, such as (10, 5), got {steps!r}'
     )
 
 
@@ -27,44 +27,44 @@ def check_profile_steps(steps: object) -> None:
 def profiling(
   folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]
 ) -> Iterator[Callable[[int, jax.Array | None], None]]:
-  """Yields a function to call before each step, which profiles some of them.
+  """Yields a function to call before each step, which profiles some steps.
 
-  The function takes the number of the step, and the metrics (n_metrics,) of the
-  one before unless these have been read. It waits for the devices where the
-  profile ends and nowhere else.
+  The function takes the number of the step and, unless they were read already,
+  the metrics (n_metrics,) of the previous step. It waits for the devices only
+  where the profile ends.
 
   Args:
-    folder: gets the profile; made if need be.
-    steps: the first step and how many, or None for no profile. Steps that the
-      run does not come by are left out.
-    say: gets a line when there is a profile.
+    folder: Folder of the profile; created if it does not exist.
+    steps: First step and number of steps, or None. Steps that the run does not
+      reach are left out.
+    say: Prints a line when the profile is written.
   """
   if steps is None:
-    yield lambda step, waiting: None
+    yield lambda step, pending: None
     return
   first, n = steps
-  seen = []
+  profiled = []
 
   def stop():
     jax.profiler.stop_trace()
     say(
-      f'profile of steps {seen[0]} to {seen[-1]}: {folder} (look at it by '
-      '`xprof`, by TensorBoard with its profile plugin, or its *.trace.json.gz '
-      'by ui.perfetto.dev)'
+      f'profile of steps {profiled[0]} to {profiled[-1]}: {folder} (open it '
+      'with `xprof`, with the profile plugin of TensorBoard, or its '
+      '*.trace.json.gz with ui.perfetto.dev)'
     )
-    seen.clear()
+    profiled.clear()
 
-  def before(step, waiting):
+  def before(step, pending):
     if first <= step < first + n:
-      if not seen:
+      if not profiled:
         jax.profiler.start_trace(str(folder))
-      seen.append(step)
-    elif seen:
-      jax.block_until_ready(waiting)
+      profiled.append(step)
+    elif profiled:
+      jax.block_until_ready(pending)
       stop()
 
   try:
     yield before
   finally:
-    if seen:
+    if profiled:
       stop()

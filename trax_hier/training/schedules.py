@@ -1,7 +1,7 @@
-"""Learning-rate schedules, written as trax writes them: products of factors.
+"""Learning-rate schedules: products of named factors, as in trax.
 
-A schedule is a function of the step number n = 1, 2, ... (the first step is 1,
-as in trax) that works on Python integers and on traced arrays alike.
+A schedule is a function of the step number n, an integer or a traced array. The
+first step is 1, as in trax.
 """
 
 from collections.abc import Callable
@@ -40,35 +40,35 @@ def multifactor(
   cosine_steps: int = 100000,
   cosine_end: float = 0.0,
 ) -> Schedule:
-  """Product of named factors of the step n; names and values are trax's.
+  """Product of named factors of the step n, with the names of trax.
 
-  * `constant`: the number `constant`.
+  * `constant`: the argument `constant`.
   * `two_constants`: `constant` before `second_constant_step`, then
     `second_constant`.
   * `linear_warmup`: min(1, n / warmup_steps).
   * `rsqrt_decay`: 1 / sqrt(max(n, warmup_steps)).
-  * `rsqrt_normalized_decay`: the same times sqrt(warmup_steps), so that it
-    starts at 1.
+  * `rsqrt_normalized_decay`: `rsqrt_decay` * sqrt(warmup_steps), which starts
+    at 1.
   * `decay_every`: decay_factor ** (n // steps_per_decay).
-  * `cosine_decay`: half a cosine from 1 to 0 over each `steps_per_cycle` steps
-    after warmup. It is cyclic, as trax's is: after a cycle it is 1 again.
+  * `cosine_decay`: half a cosine from 1 to 0 over `steps_per_cycle` steps after
+    warmup. It is cyclic, as in trax: each cycle starts at 1 again.
   * `cosine_decay_once` (not in trax): 1 until `cosine_start`, half a cosine
-    from 1 to `cosine_end` over the `cosine_steps` after it, and `cosine_end`
-    from then on.
+    from 1 to `cosine_end` over the next `cosine_steps`, `cosine_end` after
+    that.
 
   Args:
-    factors: factor names joined by `*`.
-    constant: see above.
-    warmup_steps: see above; at least 1 where a factor uses it.
-    decay_factor: see above.
-    steps_per_decay: see above.
-    steps_per_cycle: see above.
-    second_constant: see above.
-    second_constant_step: see above.
-    minimum: the product is never below this.
-    cosine_start: see above.
-    cosine_steps: see above.
-    cosine_end: see above.
+    factors: Names of factors, joined by `*`.
+    constant: See above.
+    warmup_steps: See above; at least 1 where a factor uses it.
+    decay_factor: See above.
+    steps_per_decay: See above.
+    steps_per_cycle: See above.
+    second_constant: See above.
+    second_constant_step: See above.
+    minimum: Lower bound of the product.
+    cosine_start: See above.
+    cosine_steps: See above.
+    cosine_end: See above.
 
   Returns:
     A function from the step number to the learning rate, a float32 scalar.
@@ -140,10 +140,10 @@ def half_cosine(progress: jax.typing.ArrayLike) -> jax.Array:
 
 
 def as_schedule(learning_rate: float | Schedule) -> Schedule:
-  """A schedule as it is; a number as the schedule that is always that number.
+  """Turns a number into a constant schedule; returns a schedule unchanged.
 
   Raises:
-    ValueError: if it is neither, or a negative number.
+    ValueError: if it is neither, or the number is negative.
   """
   if callable(learning_rate):
     return learning_rate

@@ -1,8 +1,8 @@
-"""What training holds between steps, and how a trax layer is initialised.
+"""Training state, and functional initialization of trax layers.
 
 Trax layers keep weights in the layer object. Here they never do: a layer is
-initialised under `jax.jit` or `jax.eval_shape`, its weights and state live in
-a `TrainState`, and the object is left holding shapes only.
+initialized under `jax.jit` or `jax.eval_shape`, its weights and state live in
+a `TrainState`, and the object holds shapes only.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ Batch = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything a step reads and writes; all of it is in a checkpoint.
+  """Everything a step reads and writes, and a checkpoint stores.
 
   Attributes:
-    step: int32 scalar, the number of steps done.
-    weights: the layer's weights, float32, as nested tuples.
-    model_state: the layer's state (caches, recurrent states), nested tuples.
-    opt_state: optax state.
-    rng: uint32 (2,) key of the run; a step folds its number into it.
+    step: Number of steps done, int32 scalar.
+    weights: Weights of the layer, float32, as nested tuples.
+    model_state: State of the layer (caches, recurrent states), nested tuples.
+    opt_state: State of the optax optimizer.
+    rng: Key of the run, uint32 (2,); a step folds its number into it.
   """
 
   step: jax.Array
@@ -45,7 +45,7 @@ def shapes_of(batch: Batch) -> Batch:
 
 
 def token_shapes(shape: tuple[int, int]) -> Batch:
-  """What is needed of a batch of tokens (b, l) alone, as shapes.
+  """The shapes of a batch of tokens (b, l) without sources or targets.
 
   Example:
     >>> token_shapes((2, 12))['inputs']
@@ -58,15 +58,16 @@ def token_shapes(shape: tuple[int, int]) -> Batch:
 
 
 def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
-  """What a layer takes of a batch, arrays or shapes.
+  """Selects the inputs of a layer from a batch of arrays or shapes.
 
-  The tokens (b, l) and, by an encoder-decoder model, before them `sources`
-  (b, m); by a layer with a memory across steps, which says so by a property
-  `takes_start_of_sequence`, after them `start_of_sequence` (b,) bool: which
-  rows begin a sequence, so that the state of those lanes is to be reset.
+  Every model takes tokens (b, l). An encoder-decoder model takes `sources`
+  (b, m) before them. A layer with a memory across steps, marked by a property
+  `takes_start_of_sequence`, takes `start_of_sequence` (b,) bool after them: the
+  rows that start a sequence, whose memory it resets.
 
   Raises:
-    ValueError: sources are there and not wanted, or the other way round.
+    ValueError: if the model takes sources and the batch has none, or the other
+      way round.
   """
   has_memory = getattr(layer, 'takes_start_of_sequence', False)
   wants_sources = layer.n_in == 2 and not has_memory
@@ -74,14 +75,14 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
     return batch['sources'], batch['inputs']
   if wants_sources:
     raise ValueError(
-      'train.model is an encoder-decoder model, but train.data gives no '
-      'sources: use @TextPairs(), @SpanCorruption(), whose data may be any '
-      'text, or a model of tokens alone'
+      'train.model is an encoder-decoder model, but train.data has no '
+      'sources: use @TextPairs(), @SpanCorruption(), which takes any text, or '
+      'a decoder-only model'
     )
   if 'sources' in batch:
     raise ValueError(
-      'train.data gives sources and targets, but train.model takes tokens '
-      'alone: use an encoder-decoder model, such as @ScalingTransformer, or '
+      'train.data has sources and targets, but train.model is a decoder-only '
+      'model: use an encoder-decoder model, such as @ScalingTransformer, or '
       'data without sources'
     )
   if has_memory:
@@ -92,10 +93,10 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
 def init_layer(
   layer: base.Layer, batch: Batch, rng: jax.Array
 ) -> tuple[PyTree, PyTree]:
-  """Weights and state of a layer for batches like `batch`, of tokens (b, l).
+  """Initializes the weights and state of a layer for tokens (b, l).
 
-  Meant to be traced (`jax.jit`, `jax.eval_shape`): eager init is slow. Call
-  `store_shapes` on the layer afterwards.
+  Trace this function (`jax.jit`, `jax.eval_shape`): eager initialization is
+  slow. Call `store_shapes` on the layer afterwards.
   """
   signature = jax.tree.map(
     lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
@@ -106,18 +107,18 @@ def init_layer(
 def store_shapes(
   layer: base.Layer, weights: PyTree, model_state: PyTree
 ) -> None:
-  """Puts shapes in the layer object in place of tracers or arrays."""
+  """Replaces tracers or arrays in the layer object by their shapes."""
   layer.rng = jax.random.PRNGKey(0)
   layer.weights = jax.tree.map(_shape_of, weights)
   layer.state = jax.tree.map(_shape_of, model_state)
 
 
 def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
-  """Shapes of the layer's weights and state, without computing any.
+  """Shapes of the weights and state of a layer; computes no arrays.
 
   Args:
-    layer: a model.
-    batch: a batch, or the shapes of its arrays.
+    layer: Model.
+    batch: Batch, or the shapes of its arrays.
 
   Returns:
     Two trees of `jax.ShapeDtypeStruct`: weights and state.
@@ -135,7 +136,7 @@ def abstract_init(layer: base.Layer, batch: Batch) -> tuple[PyTree, PyTree]:
 
 
 def n_parameters(weights: PyTree) -> int:
-  """How many numbers a tree of weights (or of their shapes) holds.
+  """Number of parameters in a tree of weights, or of their shapes.
 
   Example:
     >>> n_parameters((jnp.zeros((8, 16)), jnp.zeros(16)))
@@ -145,18 +146,18 @@ def n_parameters(weights: PyTree) -> int:
 
 
 def lane_axes(layer: base.Layer, batch: Batch, model_state: PyTree) -> PyTree:
-  """For each array of the model state, the axis of the batch rows, else -1.
+  """Axis of the batch rows in each array of the model state; -1 if none.
 
-  A state array is per row ("lane") where its shape depends on the batch size,
-  so the layer is asked for its shapes at another batch size.
+  A state array is kept per row ("lane") if its shape depends on the batch size,
+  so this compares shapes for two batch sizes.
 
   Args:
-    layer: a model.
-    batch: a batch, or the shapes of its arrays.
-    model_state: the layer's state, or its shapes, for that batch.
+    layer: Model.
+    batch: Batch, or the shapes of its arrays.
+    model_state: State of the layer for that batch, or its shapes.
 
   Returns:
-    A tree of integers like the layer's state.
+    A tree of integers with the structure of the model state.
   """
   rows = batch['inputs'].shape[0]
   if not any(rows in x.shape for x in jax.tree.leaves(model_state)):
@@ -169,8 +170,8 @@ def lane_axes(layer: base.Layer, batch: Batch, model_state: PyTree) -> PyTree:
   store_shapes(layer, weights, model_state)
 
   def axis(a, b):
-    moved = [i for i, n in enumerate(a.shape) if n != b.shape[i]]
-    return moved[0] if moved else -1
+    changed = [i for i, n in enumerate(a.shape) if n != b.shape[i]]
+    return changed[0] if changed else -1
 
   return jax.tree.map(axis, model_state, other)
 
@@ -181,14 +182,13 @@ def init_train_state(
   batch: Batch,
   rng: jax.Array,
 ) -> TrainState:
-  """The state before the first step; to be jitted.
+  """Initializes the state before the first step; jit this function.
 
   Args:
-    layer: the model in train mode.
-    optimizer: its `transform` initialises the optimizer state.
-    batch: a global training batch of tokens (b, l), or the shapes of its
-      arrays.
-    rng: uint32 (2,) key; the same key gives the same state.
+    layer: Model in train mode.
+    optimizer: Optimizer, whose `transform` initializes the optimizer state.
+    batch: Global training batch of tokens (b, l), or the shapes of its arrays.
+    rng: Key, uint32 (2,); equal keys give equal states.
   """
   init_rng, run_rng = jax.random.split(rng)
   weights, model_state = init_layer(layer, batch, init_rng)
@@ -202,7 +202,7 @@ def init_train_state(
 
 
 def _strong_types(tree: PyTree) -> PyTree:
-  """Arrays without weak types, which would compile the step a second time."""
+  """Removes weak types, which would make the step compile twice."""
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
 
 

@@ -1,7 +1,6 @@
-"""The pure training and evaluation steps, and the loss they share.
+"""The training step, the evaluation step and their loss, as pure functions.
 
-The functions made here are pure and not yet compiled; `loop` and `evaluate`
-jit them with shardings.
+`build` and `evaluate` jit them with shardings.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from trax_hier.compat import base
+from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.state import TrainState, model_inputs
@@ -18,33 +18,27 @@ from trax_hier.training.state import TrainState, model_inputs
 PyTree = object
 Batch = Mapping[str, jax.Array]
 
-# What a training step reports, in the order of its metrics array.
+# Names of the metrics of a training step, in the order of its metrics array.
 METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
 
 
-def sums(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Weighted sums over tokens, in float32 whatever the logits are.
+def weighted_sums(
+  logits: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """Weighted sums over tokens of cross entropy and accuracy, in float32.
 
   Args:
-    logits: (b, l, v).
+    logits: Logits of any floating type, (b, l, v).
     batch: `targets` int32 (b, l) and `weights` float32 (b, l).
 
   Returns:
-    The cross entropy in nats and the number of right guesses, both weighted.
+    Cross entropy in nats and number of correct predictions, both weighted.
   """
   logits = logits.astype(jnp.float32)
   targets, weights = batch['targets'], batch['weights']
   nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = jnp.argmax(logits, axis=-1) == targets
   return jnp.sum(nats * weights), jnp.sum(correct * weights)
-
-
-def cast_floats(tree: PyTree, dtype: jnp.dtype) -> PyTree:
-  """The tree with its floating arrays in `dtype`; the others as they are."""
-  return jax.tree.map(
-    lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-    tree,
-  )
 
 
 def apply_model(
@@ -55,9 +49,9 @@ def apply_model(
   rng: jax.Array,
   compute_dtype: jnp.dtype,
 ) -> tuple[jax.Array, PyTree]:
-  """Logits (b, l, v) and new state, computed with weights in `compute_dtype`.
+  """Logits (b, l, v) and new state, with weights cast to `compute_dtype`.
 
-  The new state has the types of the old one, whatever the layers computed in.
+  The new state is cast to the types of the old one.
   """
   weights = cast_floats(weights, compute_dtype)
   inputs = model_inputs(layer, batch)
@@ -74,22 +68,22 @@ def make_train_step(
   accumulate_steps: int = 1,
   compute_dtype: jnp.dtype = jnp.float32,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-  """The function (state, batch) -> (new state, metrics).
+  """Makes the training step, (state, batch) -> (new state, metrics).
 
-  The loss is the mean cross entropy per unit of weight over the whole batch.
-  With `accumulate_steps` = n the batch is taken in n equal parts one after
-  another, for 1/n of the activations in memory and the same gradient.
+  The loss is the mean cross entropy of the batch, weighted by token. With
+  `accumulate_steps` = n the batch is processed in n sequential micro-batches:
+  the gradient is the same, with 1/n of the activations in memory.
 
   Args:
-    layer: the model in train mode.
-    optimizer: updates the float32 weights.
-    lanes: the layer's `state.lane_axes`.
-    accumulate_steps: n above; it must divide the rows of a batch.
-    compute_dtype: what the weights are cast to for the forward pass.
+    layer: Model in train mode.
+    optimizer: Optimizer of the float32 weights.
+    lanes: Axes of rows in the model state, from `state.lane_axes`.
+    accumulate_steps: Number of micro-batches; it must divide the rows.
+    compute_dtype: Type of weights in the forward pass.
 
   Returns:
     A function of a batch of tokens (b, l). Its metrics are float32
-    (n_metrics,), in the order of `METRICS`; the gradient norm is before
+    (n_metrics,), in the order of `METRICS`; the gradient norm is taken before
     clipping.
   """
 
@@ -98,7 +92,7 @@ def make_train_step(
       logits, new_state = apply_model(
         layer, weights, model_state, batch, rng, compute_dtype
       )
-      nats, correct = sums(logits, batch)
+      nats, correct = weighted_sums(logits, batch)
       return nats, (jnp.stack([nats, correct]), new_state)
 
     grads, (values, new_state) = jax.grad(loss_fn, has_aux=True)(weights)
@@ -134,19 +128,19 @@ def make_train_step(
 def make_eval_step(
   layer: base.Layer, compute_dtype: jnp.dtype = jnp.float32
 ) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, jax.Array]]:
-  """The function (weights, model_state, batch) -> (new model_state, sums).
+  """Makes the evaluation step, (weights, model_state, batch) -> (state, sums).
 
-  The sums over the tokens (b, l) of the batch are float32 (3,): nats, right
-  guesses, and the weight of both.
+  The sums over the tokens (b, l) of the batch are float32 (3,): cross entropy
+  in nats, correct predictions, and the weight of both.
   """
-  # A layer in eval mode draws nothing, but pure_fn wants a key.
+  # `pure_fn` requires a key, which layers in eval mode do not use.
   rng = jax.random.PRNGKey(0)
 
   def eval_step(weights, model_state, batch):
     logits, model_state = apply_model(
       layer, weights, model_state, batch, rng, compute_dtype
     )
-    nats, correct = sums(logits, batch)
+    nats, correct = weighted_sums(logits, batch)
     return model_state, jnp.stack([nats, correct, jnp.sum(batch['weights'])])
 
   return eval_step

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a scheduler takes a machine back: save, then leave."""
+"""Preemption: on SIGTERM, a run saves a checkpoint and exits."""
 
 import contextlib
 import signal
@@ -10,26 +10,26 @@ from jax.experimental import multihost_utils
 
 
 class Stopped(Exception):
-  """The run was told to stop; what it had done is saved."""
+  """The run received SIGTERM and has saved a checkpoint."""
 
 
 @contextlib.contextmanager
 def listen_for_sigterm() -> Iterator[Callable[[int], bool]]:
-  """Yields a function of the step: whether the run is to stop after it.
+  """Yields a function, step -> whether to stop after it, that notes SIGTERM.
 
-  With several hosts, which are told at different moments, all get the same
-  answer: JAX's coordinator chooses the step. Outside the main thread, where
-  Python allows no handler, one host never stops.
+  Several hosts receive the signal at different times; JAX's coordinator chooses
+  one step for all. A single host outside the main thread, where Python allows
+  no signal handler, never stops.
   """
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
     return
-  told = threading.Event()
+  received = threading.Event()
   if threading.current_thread() is not threading.main_thread():
     yield lambda step: False
     return
-  before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+  before = signal.signal(signal.SIGTERM, lambda *_: received.set())
   try:
-    yield lambda step: told.is_set()
+    yield lambda step: received.is_set()
   finally:
     signal.signal(signal.SIGTERM, before)

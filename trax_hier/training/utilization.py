@@ -1,20 +1,20 @@
-"""How much a device can compute, for the model FLOPs utilisation (MFU).
+"""Peak FLOP/s of devices, for the model FLOPs utilization (MFU).
 
-MFU is the share of the devices' peak that the FLOPs of the model come to (see
-`flops`): PaLM (arXiv 2204.02311), appendix B.
+MFU is the model's FLOP/s (see `flops`) divided by the peak of the devices: PaLM
+(arXiv 2204.02311), appendix B.
 """
 
 import re
 
 from jax.sharding import Mesh
 
-# FLOP/s of dense products of bfloat16 matrices, for one device as JAX counts
-# them, by a pattern of its `device_kind`; the first that fits holds. NVIDIA's
-# figures with sparsity are twice those here.
+# FLOP/s of dense bfloat16 matrix multiplication, for one device as JAX counts
+# them, by a pattern of its `device_kind`; the first match counts. NVIDIA also
+# states figures with sparsity, which are twice as high.
 _PEAKS = (
-  # Parts of a GPU.
+  # Slices of a GPU.
   (r'.*\b(MIG|GRID)\b.*', None),
-  # Of float16: these have no products of bfloat16.
+  # float16: these have no bfloat16 matrix multiplication.
   (r'.*\bV100-PCIE\b.*', 112e12),  # NVIDIA V100 datasheet
   (r'.*\bV100-SXM2\b.*', 125e12),  # NVIDIA V100 datasheet
   (r'.*\bT4\b.*', 65e12),  # NVIDIA T4 datasheet
@@ -33,16 +33,16 @@ _PEAKS = (
   (r'TPU v5( lite|e)', 197e12),  # cloud.google.com/tpu/docs/v5e
   (r'TPU v5p?', 459e12),  # cloud.google.com/tpu/docs/v5p
   (r'TPU v6( lite|e)', 918e12),  # cloud.google.com/tpu/docs/v6e
-  # Each of the two cores of a chip is a device again.
+  # As for v2 and v3, each of the two cores of a chip is a device.
   (r'TPU7x', 2307e12 / 2),  # cloud.google.com/tpu/docs/tpu7x
 )
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """FLOP/s of a device at its best; None if not known.
+  """Peak FLOP/s of a device; None if unknown.
 
   Args:
-    device_kind: what a `jax.Device` says that it is, such as 'NVIDIA L4'.
+    device_kind: `jax.Device.device_kind`, such as 'NVIDIA L4'.
 
   Example:
     >>> peak_flops('NVIDIA H200') / 1e12
@@ -57,6 +57,6 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def mesh_peak_flops(mesh: Mesh) -> float | None:
-  """FLOP/s of all devices of a mesh, which are alike; None if not known."""
+  """Peak FLOP/s of a mesh of equal devices; None if unknown."""
   peak = peak_flops(mesh.devices.flat[0].device_kind)
   return None if peak is None else peak * mesh.size

@@ -1,4 +1,4 @@
-"""SpanCorruption: windows come back whole, and noise is where it should be."""
+"""SpanCorruption: lossless windows, and the distribution of the noise."""
 
 from math import comb
 
@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from trax_hier.data import (
-  ByteVocab,
   DataSet,
   SpanCorruption,
-  StandardLibrary,
   Synthetic,
   TextFiles,
 )
@@ -21,7 +19,7 @@ _TOP = 5999  # the first sentinel
 
 
 class _Numbers:
-  """A vocabulary of numbers, for texts in which no token comes twice."""
+  """A vocabulary of numbers, for texts of distinct tokens."""
 
   size = 5000
 
@@ -33,7 +31,7 @@ class _Numbers:
 
 
 def _splits():
-  """Tokens 1, 2, 3, …: none is 0 and none comes twice."""
+  """Tokens 1, 2, 3, …, all distinct and none 0."""
   ends = np.cumsum(list(_SIZES.values()))
   return {
     split: np.arange(end - size, end) + 1
@@ -67,7 +65,7 @@ def _corrupted(data, source_length=700, target_length=700, **kwargs):
 
 
 def _unpad(row):
-  """A row without its padding; checks that the padding is at the end alone."""
+  """Removes the padding of a row, and checks that only its end is padded."""
   row = row.tolist()
   text = [i for i in row if i]
   assert row == text + [0] * (len(row) - len(text))
@@ -75,10 +73,10 @@ def _unpad(row):
 
 
 def _rows(batch):
-  """Yields (window, spans) of each row: what the model can know of it.
+  """Yields (window, spans) of each row, from its sources and targets.
 
-  A window is a list of tokens, a span a list of places in it. Checks the order
-  of the sentinels, the padding and the weights on the way.
+  A window is a list of tokens, a span a range of positions in it. Checks the
+  order of the sentinels, the padding and the weights.
   """
   np.testing.assert_array_equal(batch['inputs'], batch['targets'])
   np.testing.assert_array_equal(batch['weights'], batch['targets'] != 0)
@@ -122,7 +120,7 @@ _COUNTS = [
   (64, 0.15, 3.0, 10, 3),
   (64, 0.5, 3.0, 32, 11),
   (64, 0.5, 1.0, 32, 32),
-  (64, 0.9, 1.0, 58, 6),  # of 58 spans there is room for 6
+  (64, 0.9, 1.0, 58, 6),  # 6 kept tokens allow 6 of 58 spans
   (64, 0.15, 64.0, 10, 1),
   (64, 0.99, 3.0, 63, 1),  # noise clipped to 63
   (10, 0.01, 3.0, 1, 1),
@@ -136,7 +134,7 @@ counts = pytest.mark.parametrize(
 
 
 @counts
-def test_windows_come_back(length, density, mean_span, n_noise, n_spans):
+def test_windows_are_recovered(length, density, mean_span, n_noise, n_spans):
   data = _windows(length, batch_size=32)
   corrupted = _corrupted(data, density=density, mean_span=mean_span)
   for step in range(4):
@@ -147,14 +145,14 @@ def test_windows_come_back(length, density, mean_span, n_noise, n_spans):
       assert len(row) == n_spans
       assert sum(map(len, row)) == n_noise
       assert min(map(len, row)) > 0
-      # Each span comes after a kept one.
+      # A kept span precedes each noise span.
       ends = [0, *(span.stop for span in row)]
       assert all(span.start > end for span, end in zip(row, ends, strict=False))
       assert ends[-1] == length
 
 
 @counts
-def test_the_least_lengths_do(length, density, mean_span, n_noise, n_spans):
+def test_least_lengths_fit(length, density, mean_span, n_noise, n_spans):
   data = _windows(length)
   least = {
     'source_length': length - n_noise + n_spans,
@@ -201,7 +199,7 @@ def test_rows_are_pinned():
   ]
 
 
-def test_batches_have_no_history():
+def test_batches_are_pure():
   corrupted = _corrupted(_windows())
   later = corrupted.train_batch(7)
   for step in (3, 0, 7):
@@ -233,13 +231,13 @@ def test_noise_differs_by_row_and_seed():
   assert len(masks) == 3 * 20 * 8
 
 
-def _chance(place, n_noise, n_kept, n_spans):
-  """The probability that a place is noise, by counting partitions."""
+def _probability(position, n_noise, n_kept, n_spans):
+  """Returns how probable noise is at a position, by counting partitions."""
   ways = 0
   # It is in noise span j, after `kept` kept tokens and `noise` noise tokens.
   for j in range(1, n_spans + 1):
-    for noise in range(min(n_noise, place)):
-      kept = place - noise
+    for noise in range(min(n_noise, position)):
+      kept = position - noise
       if j < n_spans and kept < n_kept:
         before = comb(kept - 1, j - 1)
         after = comb(n_kept - kept - 1, n_spans - j - 1)
@@ -251,19 +249,19 @@ def _chance(place, n_noise, n_kept, n_spans):
   return ways / comb(n_kept - 1, n_spans - 1) / comb(n_noise - 1, n_spans - 1)
 
 
-def test_noise_is_where_it_should_be():
+def test_noise_has_its_probability_at_each_position():
   n_rows = 4096
   corrupted = _corrupted(_windows(64, batch_size=n_rows))
   share = _is_noise(corrupted.train_batch(0), 64).mean(axis=0)
-  chance = np.array([_chance(place, 10, 54, 3) for place in range(64)])
-  assert abs(chance.sum() - 10) < 1e-9
-  assert (share[0], share[-1]) == (chance[0], chance[-1]) == (0, 1)
-  deviation = np.sqrt(chance * (1 - chance) / n_rows)
-  assert (abs(share - chance) <= 4 * deviation).all()
+  expected = np.array([_probability(i, 10, 54, 3) for i in range(64)])
+  assert abs(expected.sum() - 10) < 1e-9
+  assert (share[0], share[-1]) == (expected[0], expected[-1]) == (0, 1)
+  deviation = np.sqrt(expected * (1 - expected) / n_rows)
+  assert (abs(share - expected) <= 4 * deviation).all()
 
 
-def test_noise_is_even_over_places():
-  """But for the ends: a kept span is always first, a noise span last."""
+def test_noise_is_uniform_over_positions():
+  """Except at the ends: a kept span is first, a noise span last."""
   corrupted = _corrupted(_windows(512, batch_size=1024))
   share = _is_noise(corrupted.train_batch(0), 512).mean(axis=0)
   eighths = share[32:-32].reshape(8, 56).mean(axis=1)
@@ -281,7 +279,7 @@ def test_all_partitions_are_equally_probable():
 
 
 def _check_whole(batches, tokens):
-  """Whether the batches hold each token once."""
+  """Checks that the batches hold each token once."""
   rows = [window for batch in batches for window, _ in _rows(batch)]
   assert np.concatenate(rows).tolist() == tokens.tolist()
 
@@ -306,7 +304,7 @@ def test_padded_windows_are_corrupted_before_the_padding():
   assert batch['start_of_sequence'].shape == (8,)
 
 
-def test_a_single_token_is_left_as_it_is():
+def test_a_single_token_is_not_corrupted():
   batch = _corrupted(_windows()).eval_batches('test', 50)[0]  # 101 = 2*50 + 1
   assert _unpad(batch['sources'][2]) == [3331]
   assert not batch['targets'][2].any()
@@ -316,7 +314,7 @@ def test_a_single_token_is_left_as_it_is():
 @pytest.mark.parametrize(
   ('density', 'mean_span'), [(0.15, 3.0), (0.5, 1.0), (0.9, 1.0), (0.7, 1.5)]
 )
-def test_padded_rows_fit_where_full_ones_do(density, mean_span):
+def test_padded_rows_fit_if_full_ones_do(density, mean_span):
   length = 40
   data = _padded(length, batch_size=length + 1)
   kwargs = dict(density=density, mean_span=mean_span)
@@ -346,16 +344,16 @@ def test_a_batch_of_padding():
 
 
 def test_only_the_end_of_the_weights_counts():
-  """The task scores the second half; the first is corrupted as well."""
+  """The task scores the second half; corruption includes the first."""
   batch = _corrupted(Synthetic('copy', 64, 32)).train_batch(0)
   is_noise = _is_noise(batch, 32)
   assert is_noise.sum(axis=1).tolist() == [5] * 64
   assert is_noise[:, :16].any(axis=1).mean() > 0.5
 
 
-def test_evaluation_noise_is_fixed_and_of_its_own():
+def test_evaluation_noise_ignores_the_seed_and_differs_by_split():
   splits = _splits()
-  # The same text in all splits shows whether noise is the same too.
+  # With the same text in all splits, only the noise can differ.
   same = dict.fromkeys(splits, splits['test'][:64])
   data = windowed('Text', 'here', same, _Numbers(), 1, 64, 0)
   a, b = (_corrupted(data, seed=seed) for seed in (0, 1))
@@ -399,7 +397,7 @@ def test_context_is_not_corrupted(stride):
   assert own == text.tolist()
 
 
-def test_the_least_lengths_do_with_context():
+def test_least_lengths_fit_with_context():
   """The first window has the most noise, the others the longest sources."""
   data = _windows(8)
   least = {'source_length': 63, 'target_length': 14, 'vocab_size': 5004}
@@ -416,7 +414,7 @@ def test_the_least_lengths_do_with_context():
       corrupted.eval_batches('valid', 64, 16)
 
 
-def test_start_of_sequence_is_the_datas():
+def test_start_of_sequence_of_the_data_is_kept():
   def rows(index):
     tokens = np.ones((len(index), 8), np.int32)
     return tokens, tokens.astype(np.float32), index % 3 == 0
@@ -429,31 +427,13 @@ def test_start_of_sequence_is_the_datas():
     assert batch['start_of_sequence'].tolist() == [True, False, False, True]
 
 
-def test_vocab():
-  vocab = SpanCorruption(StandardLibrary(2, 32), 32, 32, 300).vocab
-  assert vocab.size == 300
-  ids = [104, 105, 299, 195, 175, 298, 297, 10, 256]
-  assert vocab.decode(ids) == 'hi<0>ï<1><2>\n<43>'
-  assert vocab.decode(np.array(ids, np.int32)) == vocab.decode(ids)
-  assert vocab.decode([]) == ''
-  assert vocab.decode([299]) == '<0>'
-  np.testing.assert_array_equal(vocab.encode(vocab.decode(ids)), ids)
-  assert vocab.encode('').dtype == np.int32 and not len(vocab.encode(''))
-  # There are 44 sentinels.
-  for text in ('<44>', '<a>', '<>', '<-1>'):
-    np.testing.assert_array_equal(vocab.encode(text), ByteVocab().encode(text))
-  for outside in (300, -1):
-    with pytest.raises(ValueError, match=rf'id {outside}: .*\[0, 300\)'):
-      vocab.decode([104, outside])
-
-
 def test_description():
   corrupted = _corrupted(_windows())
   assert corrupted.describe() == (
     'SpanCorruption: 10 of 64 tokens are noise, in 3 spans, of Text: here: '
     'train 3,000, valid 230, test 101 bytes in windows of 64; batches of 8 rows'
   )
-  assert corrupted.unit == 'token'
+  assert (corrupted.unit, corrupted.vocab.size) == ('token', _TOP + 1)
   assert corrupted.count_bytes('test') is None
 
 

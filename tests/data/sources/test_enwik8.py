@@ -1,4 +1,4 @@
-"""Enwik8 and its download command, on a small stand-in for the file."""
+"""Enwik8 and its download program, on a small stub of the file."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ _CONTENT = np.arange(2000).astype(np.uint8).tobytes()
 
 @pytest.fixture
 def small(monkeypatch):
-  """Makes `_CONTENT` pass for the benchmark's file."""
+  """Makes `_CONTENT` pass as the file of the benchmark."""
   monkeypatch.setattr(enwik8, 'SIZE', len(_CONTENT))
   monkeypatch.setattr(enwik8, 'SHA256', hashlib.sha256(_CONTENT).hexdigest())
   monkeypatch.setattr(enwik8, '_HELD_OUT', 100)
@@ -44,7 +44,7 @@ def test_the_published_file_is_pinned():
 
 @pytest.mark.parametrize('suffix', ['', '.zip', '.gz', '.xz'])
 @pytest.mark.usefixtures('small')
-def test_split_from_any_packing(tmp_path, suffix):
+def test_split_from_any_archive(tmp_path, suffix):
   data = Enwik8(str(_pack(tmp_path, suffix)), 2, 32, verify=True)
   scored = {
     split: b''.join(
@@ -96,7 +96,7 @@ def test_a_broken_archive_is_named(tmp_path, suffix):
 
 
 @pytest.mark.usefixtures('small')
-def test_a_cut_archive_is_named(tmp_path):
+def test_a_truncated_archive_is_named(tmp_path):
   for suffix in ('.gz', '.xz'):
     path = _pack(tmp_path, suffix)
     path.write_bytes(path.read_bytes()[:-20])
@@ -117,7 +117,7 @@ def test_the_command_downloads_and_verifies(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures('small')
-def test_the_command_refuses_what_is_not_enwik8(tmp_path, capsys):
+def test_the_command_rejects_another_file(tmp_path, capsys):
   url = _pack(tmp_path, '.zip', _CONTENT[::-1]).as_uri()
   out = tmp_path / 'out'
   assert command.main([f'--output_dir={out}', f'--url={url}']) == 1
@@ -125,7 +125,7 @@ def test_the_command_refuses_what_is_not_enwik8(tmp_path, capsys):
   assert list(out.iterdir()) == []
 
 
-def test_the_command_says_that_it_is_offline(tmp_path, capsys):
+def test_a_failed_download_names_the_url(tmp_path, capsys):
   url = 'http://127.0.0.1:9/enwik8.zip'
   assert command.main([f'--output_dir={tmp_path}', f'--url={url}']) == 1
   assert url in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""ImageBytes: arrays and CIFAR-10's binary files."""
+"""ImageBytes: arrays and the binary files of CIFAR-10."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_rows_are_whole_images(tmp_path):
   assert 'windows of 48; batches of 2 rows' in data.describe()
 
 
-def test_evaluation_keeps_to_whole_images(tmp_path):
+def test_evaluation_scores_whole_images(tmp_path):
   path = _save(tmp_path, train=_images(4), test=_images(2, seed=1))
   data = ImageBytes(path, 2)
   assert data.eval_batches('test').context is None
@@ -97,8 +97,8 @@ def test_a_missing_folder_names_the_command(tmp_path):
 @pytest.mark.parametrize(
   ('splits', 'message'),
   [
-    ({}, r'ImageBytes\.path.*no train\.npy'),
-    ({'train': _images(2)}, r'ImageBytes\.path.*no test\.npy'),
+    ({}, r'ImageBytes\.path.*neither train\.npy'),
+    ({'train': _images(2)}, r'ImageBytes\.path.*neither test\.npy'),
     (
       {'train': _images(2), 'test': _images(2, size=5)},
       r'ImageBytes\.path.*test\.npy has images of another size',
@@ -113,7 +113,7 @@ def test_bad_arrays_are_named(tmp_path, splits, message):
     ImageBytes(_save(tmp_path, **splits), 1)
 
 
-def test_a_file_that_is_no_array_is_named(tmp_path):
+def test_a_file_that_is_not_an_array_is_named(tmp_path):
   (tmp_path / 'train.npy').write_bytes(b'not an array')
   with pytest.raises(ValueError, match=r'ImageBytes\.path.*train\.npy'):
     ImageBytes(str(tmp_path), 1)

@@ -1,4 +1,4 @@
-"""StandardLibrary: the corpus that needs no download."""
+"""StandardLibrary: a corpus without a download."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trax_hier.data import StandardLibrary
-from trax_hier.data.files import split_of
 from trax_hier.data.sources import standard_library
+from trax_hier.data.splits import split_of
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def test_batches_are_python_source(data):
   )
 
 
-def test_splits_are_large_enough_and_apart(data):
+def test_held_out_splits_are_large_enough(data):
   sizes = {
     split: sum(batch['weights'].sum() for batch in data.eval_batches(split))
     for split in ('valid', 'test')
@@ -48,7 +48,7 @@ def test_well_known_files_keep_their_split():
   ]
 
 
-def test_only_the_librarys_own_source(tmp_path, monkeypatch):
+def test_only_source_of_the_library_is_read(tmp_path, monkeypatch):
   for name in (
     'a.py',
     'json/b.py',

@@ -1,4 +1,4 @@
-"""Synthetic: the tasks, their weights, exactness."""
+"""Synthetic: tasks, weights, and reproducibility."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_rows_are_pinned():
   ]
 
 
-def test_draws_are_even():
+def test_samples_are_uniform():
   batch = Synthetic('copy', 256, 512).train_batch(0)
   letters = batch['inputs'][:, 1:256].ravel()
   counts = np.bincount(letters - ord('a'), minlength=26)
@@ -90,7 +90,7 @@ def test_evaluation_is_fixed_and_disjoint(task):
   assert not rows['valid'] & rows['test']
 
 
-def test_rows_are_not_cut_anew():
+def test_window_does_not_apply():
   with pytest.raises(ValueError, match=r'window and stride.*Synthetic'):
     Synthetic('copy', 8, 32).eval_batches('test', window=16)
 

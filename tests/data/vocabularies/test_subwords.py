@@ -1,4 +1,4 @@
-"""Subword vocabularies: the command that trains them, and TextFiles on them."""
+"""Subword vocabularies: the program that trains them, and their use."""
 
 import io
 import sys
@@ -15,7 +15,8 @@ from trax_hier.data import (
   TextStream,
   subwords,
 )
-from trax_hier.data.sources.text import blocks, encode_split
+from trax_hier.data.vocabularies import train_subwords
+from trax_hier.data.vocabularies.text_blocks import blocks, encode_split
 
 sentencepiece = pytest.importorskip('sentencepiece')
 
@@ -71,7 +72,7 @@ def vocab(model):
 
 
 def _other_model(tmp_path, **settings):
-  """A model of another kind than the command's."""
+  """Trains a model with settings other than the program's."""
   written = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(_text().split('\n')),
@@ -86,13 +87,13 @@ def _other_model(tmp_path, **settings):
 
 
 def _scored(data, split, **context):
-  """The ids of a split, as evaluation scores them."""
+  """Returns the scored ids of a split."""
   batches = data.eval_batches(split, **context)
   return np.concatenate([b['targets'][b['weights'] == 1] for b in batches])
 
 
 @pytest.mark.parametrize('text', NASTY)
-def test_any_text_comes_back(vocab, text):
+def test_any_text_is_recovered(vocab, text):
   for ids in (vocab.encode(text), vocab.encode_bytes(text.encode())):
     assert ids.dtype == np.int32
     assert not len(ids) or 2 <= ids.min() <= ids.max() < vocab.size
@@ -101,7 +102,7 @@ def test_any_text_comes_back(vocab, text):
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_any_characters_come_back(vocab, seed):
+def test_any_characters_are_recovered(vocab, seed):
   rng = np.random.default_rng(seed)
   codes = rng.integers(1, np.resize([128, 0x3000, 0x110000], 2000))
   text = ''.join(chr(c) for c in codes if not 0xD800 <= c < 0xE000)
@@ -120,27 +121,27 @@ def test_any_bytes_become_ids(vocab):
   assert ids.tolist() == [first, *the, 0, 0, *text, other, 0, last]
 
 
-def test_the_vocabulary_is_as_the_package_uses_ids(vocab):
+def test_special_ids_fit_the_package(vocab):
   assert vocab.size == SIZE
   assert vocab.keeps_zero_free()
   assert vocab.decode([0]) == ''
-  # So that stops and cuts at line ends do not depend on what is around them.
+  # So that a stop or a cut at a line end does not depend on its context.
   ids = [vocab.encode(part) for part in ('a line', '\n', '\t', 'and the text')]
   assert [ids[1].tolist(), ids[2].tolist()] == [[2], [3]]
   whole = vocab.encode('a line\n\tand the text')
   np.testing.assert_array_equal(whole, np.concatenate(ids))
 
 
-def test_what_is_held_out_shapes_no_piece(tmp_path):
+def test_held_out_text_does_not_shape_pieces(tmp_path):
   train, held_out = _text().encode(), b'zyqwkj zyqwkj\n' * 30
   fraction = len(held_out) / (len(train) + len(held_out)) + 1e-9
   flags = '--valid_fraction=0', f'--test_fraction={fraction}'
   _, _, path = _run(tmp_path, train + held_out, *flags, name='split.model')
   vocab = SentencePieceVocab(path)
-  # In bytes, as even its characters occur nowhere else.
+  # Byte pieces, because its characters do not occur elsewhere.
   assert len(vocab.encode('zyqj')) == 4
   assert all(4 <= i < 260 for i in vocab.encode('zyqj'))
-  # The test would pass in vain if such a word never became a piece.
+  # The word does become a piece when it is training text.
   flags = '--valid_fraction=0', '--test_fraction=0'
   _, _, path = _run(tmp_path, train + held_out, *flags, name='all.model')
   assert len(SentencePieceVocab(path).encode('zyqwkj')) == 1
@@ -167,7 +168,7 @@ def test_a_folder_and_a_long_line(tmp_path, capsys):
   root = tmp_path / 'texts'
   root.mkdir()
   for i in range(60):
-    # More than what the library reads of a line unless told otherwise.
+    # Longer than the library's default limit of a line.
     text = _text(100, seed=i).replace('\n', ' ') + '▅\r'
     (root / f'{i}.txt').write_text(text)
   model = tmp_path / 'new' / 'my.model'
@@ -185,7 +186,7 @@ def test_a_folder_and_a_long_line(tmp_path, capsys):
   assert all(data.vocab.decode(part) in texts for part in parts[:-1])
 
 
-def test_the_splits_are_those_of_bytes(tmp_path, model):
+def test_splits_equal_those_of_bytes(tmp_path, model):
   content = (_text(seed=1) * 4 + '世' * 2000).encode()
   path = tmp_path / 'my.txt'
   path.write_bytes(content)
@@ -206,7 +207,7 @@ def test_the_splits_are_those_of_bytes(tmp_path, model):
   assert TextFiles(str(path), 2, 32).count_bytes('test') is None
 
 
-def test_windows_are_of_ids(tmp_path, model, vocab):
+def test_windows_hold_ids(tmp_path, model, vocab):
   path = tmp_path / 'my.txt'
   path.write_bytes(_text(seed=2).encode())
   data = TextFiles(str(path), 3, 32, vocab=model)
@@ -224,7 +225,7 @@ def test_windows_are_of_ids(tmp_path, model, vocab):
 
 
 @pytest.mark.parametrize('size', [4, 7, 64, 1000, 10**6])
-def test_blocks_are_the_whole(vocab, size):
+def test_blocks_join_to_the_text(vocab, size):
   content = ''.join([*NASTY, _text(20), '世界 ' * 50]).encode() + b' \0\xff\x80'
   array = np.frombuffer(content, np.uint8)
   parts = list(blocks(array, size))
@@ -239,7 +240,7 @@ def test_blocks_are_the_whole(vocab, size):
 @pytest.mark.parametrize(
   'text', [_text(), ' '.join(_WORDS * 10)], ids=['lines', 'words']
 )
-def test_lines_and_words_are_encoded_alike_in_any_blocks(vocab, text):
+def test_blocks_do_not_change_the_encoding(vocab, text):
   content = text.encode()
   parts = list(blocks(np.frombuffer(content, np.uint8), 100))
   assert len(parts) > 100
@@ -253,7 +254,7 @@ def test_lines_and_words_are_encoded_alike_in_any_blocks(vocab, text):
     ({}, r'.*its id 0 stands for text.*data\.subwords'),
     (
       {'pad_id': 0, 'unk_id': 1, 'bos_id': -1, 'eos_id': -1},
-      r'.* of the text comes back as .*data\.subwords',
+      r'.* in the text decodes to .*data\.subwords',
     ),
     (
       {
@@ -261,7 +262,7 @@ def test_lines_and_words_are_encoded_alike_in_any_blocks(vocab, text):
         'vocab_size': 600,
         'remove_extra_whitespaces': True,
       },
-      r".*: '\\n    .*' of the text comes back as .*data\.subwords",
+      r".*: '\\n    .*' in the text decodes to .*data\.subwords",
     ),
   ],
 )
@@ -283,8 +284,8 @@ def test_bytes_without_a_piece_are_named(tmp_path):
     TextFiles(str(path), 2, 16, vocab=other)
 
 
-def test_other_vocabularies_that_lose_nothing_fit(tmp_path):
-  """Such as LLaMA's: id 0 is unknown, and a text gets a space before it."""
+def test_other_lossless_vocabularies_fit(tmp_path):
+  """For example LLaMA's: id 0 is unknown, and texts get a leading space."""
   path = tmp_path / 'my.txt'
   path.write_text('\0'.join([_text(), *NASTY]))
   other = _other_model(
@@ -304,7 +305,9 @@ def test_a_missing_or_broken_vocabulary_is_named(tmp_path, model, monkeypatch):
   for missing in ('', str(tmp_path), str(tmp_path / 'none.model')):
     with pytest.raises(ValueError, match=r'TextFiles\.vocab = .*no such file'):
       TextFiles(str(path), 2, 16, vocab=missing)
-  with pytest.raises(ValueError, match=r'TextFiles\.vocab = .*no SentencePie'):
+  with pytest.raises(
+    ValueError, match=r'TextFiles\.vocab = .*not a SentencePie'
+  ):
     TextFiles(str(path), 2, 16, vocab=str(path))
   with pytest.raises(ValueError, match=r'TextFiles\.length = .*only .* tokens'):
     TextFiles(str(path), 2, 10**5, vocab=model)
@@ -324,7 +327,7 @@ def test_a_missing_or_broken_vocabulary_is_named(tmp_path, model, monkeypatch):
     (['--output=/dev/null/my.model'], '--output=/dev/null/my.model: cannot be'),
   ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, flags, message):
+def test_errors_are_one_line(tmp_path, capsys, flags, message):
   code, _, path = _run(tmp_path, _text().encode(), *flags)
   out, err = capsys.readouterr()
   assert code == 2
@@ -333,27 +336,29 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, flags, message):
   assert [p.name for p in tmp_path.iterdir()] == ['my.txt'], path
 
 
-def test_the_most_and_the_least_pieces_are_told_truly(tmp_path, capsys):
+def test_reported_bounds_of_the_size_are_exact(tmp_path, capsys):
   for size, bound in ((50000, 'most '), (100, 'least ')):
     _run(tmp_path, _text().encode(), f'--size={size}')
-    told = capsys.readouterr().err.split(bound)[1].strip()
+    size = capsys.readouterr().err.split(bound)[1].strip()
     code, _, _ = _run(
-      tmp_path, _text().encode(), f'--size={told}', name=f'{told}.model'
+      tmp_path, _text().encode(), f'--size={size}', name=f'{size}.model'
     )
     assert code == 0
 
 
-def test_nothing_written_is_lost(tmp_path, capsys, monkeypatch):
+def test_output_is_neither_overwritten_nor_partial(
+  tmp_path, capsys, monkeypatch
+):
   output = tmp_path / 'my.model'
   output.write_bytes(b'mine')
   assert _run(tmp_path, _text().encode())[0] == 2
-  assert 'is there already' in capsys.readouterr().err
+  assert 'already exists' in capsys.readouterr().err
   assert output.read_bytes() == b'mine'
 
   def stop(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(subwords, 'SentencePieceVocab', stop)
+  monkeypatch.setattr(train_subwords, 'SentencePieceVocab', stop)
   with pytest.raises(KeyboardInterrupt):
     _run(tmp_path, _text().encode(), name='new.model')
   assert {p.name for p in tmp_path.iterdir()} == {'my.txt', 'my.model'}
@@ -374,7 +379,7 @@ def test_a_vocabulary_from_gin(tmp_path, model):
   ]
   config.parse([], [*bindings, f'Subwords.size = {SIZE}'])
   assert config.value('train.data').vocab.size == SIZE
-  # What the command makes, and made once.
+  # The model of the program, trained only once.
   with open(model, 'rb') as expected:
     assert output.read_bytes() == expected.read()
   text.unlink()
@@ -386,9 +391,11 @@ def test_a_vocabulary_from_gin(tmp_path, model):
   config.clear()
 
 
-def test_a_text_of_nothing_and_a_missing_package(tmp_path, capsys, monkeypatch):
+def test_empty_text_and_missing_package_are_named(
+  tmp_path, capsys, monkeypatch
+):
   assert _run(tmp_path, b'\n\0\n' * 9)[0] == 2
-  assert 'no text to learn from' in capsys.readouterr().err
+  assert 'holds no text' in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, 'sentencepiece', None)
   assert _run(tmp_path, _text().encode())[0] == 2
   assert 'pip install sentencepiece' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Hashed attention inside our blocks; trax's own tests cover the attention."""
+"""LSH attention inside our blocks; Trax's own tests cover the attention."""
 
 import functools
 
@@ -34,7 +34,7 @@ def model(**changes):
 
 
 @pytest.mark.slow
-def test_hourglass_of_hashed_attention_trains():
+def test_hourglass_with_lsh_attention_trains():
   layer = model()
   rng = jax.random.PRNGKey(0)
   signature = ShapeDtype((1, LENGTH), np.int32)
@@ -49,7 +49,7 @@ def test_hourglass_of_hashed_attention_trains():
     assert jnp.all(jnp.isfinite(gradient)) and jnp.any(gradient != 0)
 
 
-def test_no_value_flows_backwards():
+def test_causal():
   layer = hl.LSHAttention(16, n_heads=2, chunk_len=8)
   rng = jax.random.PRNGKey(0)
   x = jax.random.normal(rng, (1, LENGTH, 16))
@@ -74,7 +74,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize('causal', [True, False])
-def test_hidden_rows_are_not_attended_to(causal):
+def test_masked_rows_are_not_attended_to(causal):
   layer = hl.LSHAttention(
     16, n_heads=2, chunk_len=8, causal=causal, masked=True
   )
@@ -88,6 +88,6 @@ def test_hidden_rows_are_not_attended_to(causal):
     y, _ = layer.pure_fn((x, mask), weights, state, rng)
     return jnp.sum(jnp.where(mask[..., None], y, 0) ** 2)
 
-  # Gradients are of values, not of buckets, which hidden rows do fill.
+  # Masked rows fill buckets, but buckets have no gradient.
   seen = np.any(np.asarray(jax.jit(jax.grad(visible))(x)), axis=-1)
   np.testing.assert_array_equal(seen, mask)

@@ -1,4 +1,4 @@
-"""Position schemes against plain statements of their mathematics."""
+"""T5, relative and rotary positions against plain numpy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ import toy
 
 from trax_hier import layers as hl
 from trax_hier.compat import tl
-from trax_hier.layers.attention.positions import t5_buckets
+from trax_hier.layers.attention.t5_positions import t5_buckets
 
 
 def test_t5_buckets():
@@ -21,12 +21,12 @@ def test_t5_buckets():
 
 
 @pytest.mark.parametrize('n_buckets', [1, 256])
-def test_t5_refuses_impossible_buckets(n_buckets):
+def test_t5_rejects_impossible_buckets(n_buckets):
   with pytest.raises(ValueError, match=f'n_buckets = {n_buckets}'):
     hl.T5Positions(2, n_buckets, max_distance=128)
 
 
-def test_relative_refuses_odd_width():
+def test_relative_rejects_odd_width():
   with pytest.raises(ValueError, match='d_model = 15 must be even'):
     hl.RelativePositions(15, 3)
 

@@ -1,4 +1,4 @@
-"""A causal layer over one sequence and then another, and its masks."""
+"""A causal layer over a prefix and new rows, and its masks."""
 
 import functools
 
@@ -24,11 +24,11 @@ ATTENTIONS = {
     hl.SparseAttention, n_modules=2, v_concat=True, output=hl.SparseDense
   ),
 }
-# How many of 10 rows are hidden, in each row of the batch.
-HIDDEN = (0, 3, 9)
+# Number of the 10 rows that are masked, in each row of the batch.
+N_MASKED = (0, 3, 9)
 
 
-def test_gaps_are_closed():
+def test_close_gaps():
   tokens = np.array([[0, 3, 0, 0, 5], [1, 2, 3, 4, 5], [0] * 5])
   closed, _ = toy.run(hl.CloseGaps(), tokens, (), ())
   np.testing.assert_array_equal(
@@ -36,7 +36,7 @@ def test_gaps_are_closed():
   )
 
 
-def test_rows_are_aligned_to_the_right():
+def test_align_right():
   x = toy.normal(3, 4, D)
   mask = np.arange(4) < np.array([[4], [1], [0]])
   (y, seen), _ = toy.run(hl.AlignRight(), (x, mask), (), ())
@@ -46,9 +46,9 @@ def test_rows_are_aligned_to_the_right():
 
 
 @pytest.mark.parametrize('name', ATTENTIONS)
-def test_hidden_rows_are_as_if_they_were_not_there(name):
+def test_masked_rows_change_nothing(name):
   x = toy.normal(3, 10, D)
-  mask = np.arange(10) >= np.array(HIDDEN)[:, None]
+  mask = np.arange(10) >= np.array(N_MASKED)[:, None]
   make = P(ATTENTIONS[name], D, 2, masked=True, max_len=12)
   owner = hl.ShareWeights(
     *getattr(make.keywords.get('positions'), 'shared', ())
@@ -59,7 +59,7 @@ def test_hidden_rows_are_as_if_they_were_not_there(name):
 
   weights, state = toy.make(layer('eval'), (x, mask))
   whole, _ = toy.run(layer('eval'), (x, mask), weights, state)
-  for row, n in enumerate(HIDDEN):
+  for row, n in enumerate(N_MASKED):
     alone = x[row : row + 1, n:], np.ones((1, 10 - n), bool)
     y, _ = toy.run(layer('eval'), alone, weights, state)
     toy.close(whole[row : row + 1, n:], y)
@@ -75,12 +75,12 @@ def test_hidden_rows_are_as_if_they_were_not_there(name):
 
 
 def prefixed(mode, calls=None, max_len=20):
-  """Causal attention over an encoded sequence and then another."""
+  """Causal attention over an encoded prefix and new rows."""
 
   def encode(x):
     if calls is not None:
       jax.debug.callback(lambda: calls.append('first'))
-    return x, jnp.arange(10) >= jnp.array(HIDDEN)[:, None]
+    return x, jnp.arange(10) >= jnp.array(N_MASKED)[:, None]
 
   first = tl.Serial(hl.Dense(D), tl.Fn('Encode', encode, n_out=2))
   attend = hl.SelfAttention(D, 2, masked=True, max_len=max_len, mode=mode)
@@ -98,11 +98,11 @@ def decode(layer, weights, state, x, y, lengths):
     out, state = toy.run(layer, (x, y[:, begin : begin + n]), weights, state)
     outputs.append(out)
     begin += n
-    x = np.zeros_like(x)  # Later calls do not look at it.
+    x = np.zeros_like(x)  # Later calls ignore it.
   return np.concatenate(outputs, axis=1)
 
 
-def test_one_sequence_comes_after_the_other():
+def test_new_rows_follow_the_prefix():
   x, y = inputs()
   layer = prefixed('eval')
   weights, state = toy.make(layer, (x, y))
@@ -110,7 +110,7 @@ def test_one_sequence_comes_after_the_other():
   (kernel, bias), attend = weights[0][0], weights[1][1][0]
   p = x @ kernel + bias
   causal = hl.SelfAttention(D, 2, masked=True, mode='eval')
-  for row, n in enumerate(HIDDEN):
+  for row, n in enumerate(N_MASKED):
     joined = np.concatenate([p[row, n:], y[row]])[None]
     joined = joined, np.ones(joined.shape[:2], bool)
     _, state = toy.make(causal, joined)
@@ -118,9 +118,9 @@ def test_one_sequence_comes_after_the_other():
     toy.close(out[row], expected[0, 10 - n :])
 
 
-@pytest.mark.parametrize('piece', [4, 256])
-def test_decoding_reads_the_first_in_pieces_once(piece, monkeypatch):
-  monkeypatch.setattr(hl.Prefixed, '_PIECE', piece)
+@pytest.mark.parametrize('chunk', [4, 256])
+def test_decoding_reads_the_prefix_once_in_chunks(chunk, monkeypatch):
+  monkeypatch.setattr(hl.Prefixed, '_CHUNK', chunk)
   x, y = inputs()
   layer = prefixed('eval')
   weights, state = toy.make(layer, (x, y))
@@ -132,16 +132,16 @@ def test_decoding_reads_the_first_in_pieces_once(piece, monkeypatch):
   toy.close(decode(layer, weights, state, x, y, (1, 3, 2)), expected)
   jax.effects_barrier()
   assert calls == ['first']
-  # And before the first call, for programs that then need not contain it.
+  # A prefill before the first call keeps it out of decoding programs.
   prepared = hl.decoding_weights(layer, weights)
-  begun = hl.decoding_state(layer, prepared, state, inputs=(x, y[:, :1]))
-  assert begun[2] == Prefill(done=True)
+  prefilled = hl.decoding_state(layer, prepared, state, inputs=(x, y[:, :1]))
+  assert prefilled[2] == Prefill(done=True)
   calls.clear()
-  toy.close(decode(layer, prepared, begun, 0 * x, y, (3, 3)), expected)
+  toy.close(decode(layer, prepared, prefilled, 0 * x, y, (3, 3)), expected)
   jax.effects_barrier()
   assert not calls
 
 
-def test_no_room():
+def test_a_prefix_that_fills_the_capacity_raises():
   with pytest.raises(base.LayerError, match='of 10 tokens leave no room'):
     toy.make(prefixed('predict', max_len=10), inputs())

@@ -1,4 +1,4 @@
-"""Memory by lane: which state a start of a sequence resets, and the shift."""
+"""Memory in lanes: which state is reset, and carried shifts."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Recall(hl.Memory):
 
 
 class Count(base.Layer):
-  """The identity, whose state, as long as a batch, is no memory."""
+  """The identity, whose state has the size of the batch but is no memory."""
 
   def init_weights_and_state(self, input_signature):
     self.state = jnp.zeros((B, D), jnp.int32)
@@ -41,28 +41,28 @@ def block():
   return tl.Serial(Recall(), Count(), tl.Dropout(0.1, mode='eval'))
 
 
-def many_places():
+def nested_stacks():
   return tl.Serial(
     block(),
-    hl.Repeat(block, B),  # As many blocks as lanes: axes differ by value alone.
+    hl.Repeat(block, B),  # As many blocks as lanes: the axes have equal sizes.
     hl.Repeat(block, B, remat=True),
     hl.Repeat(lambda: tl.Residual(hl.Repeat(block, B)), B),
     hl.Remat(block()),
   )
 
 
-# The axis of the batch in each of the places.
+# The batch axis of the memory in each sublayer.
 AXES = [0, 1, 1, 2, 0]
 
 
 def dirty(state):
-  """The same tree, no element of which is zero."""
+  """The same tree without zeros."""
   return jax.tree.map(lambda a: jnp.full(a.shape, 7, a.dtype), state)
 
 
 @pytest.mark.parametrize('start', [[True, False, False], [False, True, True]])
 def test_only_memory_of_lanes_that_start_is_reset(start):
-  layer = hl.Lanes(many_places(), carry=True)
+  layer = hl.Lanes(nested_stacks(), carry=True)
   inputs = np.zeros_like(X), np.array(start)
   weights, state = toy.make(layer, inputs)
   _, new = toy.run(layer, inputs, weights, dirty(state))
@@ -70,7 +70,7 @@ def test_only_memory_of_lanes_that_start_is_reset(start):
   def check(a, axis):
     if a.dtype == jnp.int32:
       assert (a == 8).all(), 'a state that is no memory was reset'
-    elif a.ndim > axis + 1:  # What is not is the rate of a Dropout.
+    elif a.ndim > axis + 1:  # The rest are the rates of Dropout.
       lanes = np.moveaxis(np.asarray(a, np.float32), axis, 0)
       np.testing.assert_array_equal(lanes[np.array(start)], 0)
       assert (lanes[~np.array(start)] >= 7).all()
@@ -79,13 +79,13 @@ def test_only_memory_of_lanes_that_start_is_reset(start):
       assert (a == 7).all()
     return 0
 
-  (places,) = new
-  for place, axis in zip(places, AXES, strict=True):
-    assert sum(check(a, axis) for a in jax.tree.leaves(place)) == 2
+  (states,) = new
+  for state, axis in zip(states, AXES, strict=True):
+    assert sum(check(a, axis) for a in jax.tree.leaves(state)) == 2
 
 
-def test_a_lane_that_starts_is_as_new():
-  layer = hl.Lanes(many_places(), carry=True)
+def test_a_reset_lane_equals_a_fresh_one():
+  layer = hl.Lanes(nested_stacks(), carry=True)
   fresh = X, np.ones(B, bool)
   weights, state = toy.make(layer, fresh)
   run = jax.jit(layer.pure_fn)
@@ -97,7 +97,7 @@ def test_a_lane_that_starts_is_as_new():
   assert (again[1] != expected[1]).all()
 
 
-def test_without_memory_there_are_no_starts():
+def test_without_memory_there_is_no_second_input():
   layer = hl.Lanes(tl.Dense(5), carry=False)
   weights, state = toy.make(layer, X)
   y, _ = toy.run(layer, X, weights, state)
@@ -117,7 +117,7 @@ def shift(carry, mode, calls):
 
 
 @pytest.mark.parametrize('mode', ['train', 'eval'])
-def test_shift_goes_on_from_the_last_call(mode):
+def test_shift_continues_from_the_last_call(mode):
   x = toy.tokens(8)
   shifted = np.pad(x, [(0, 0), (1, 0)])[:, :-1]
   calls = [x[:, :3], x[:, 3:4], x[:, 4:]]
@@ -127,7 +127,7 @@ def test_shift_goes_on_from_the_last_call(mode):
   np.testing.assert_array_equal(shift(False, mode, calls), shifted)
 
 
-def test_shift_is_the_callers_in_predict_mode():
+def test_shift_is_the_identity_in_predict_mode():
   x = toy.tokens(8)
   for carry in (False, True):
     np.testing.assert_array_equal(shift(carry, 'predict', [x]), x)

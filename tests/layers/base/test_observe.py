@@ -1,4 +1,4 @@
-"""What layers show, and that they show nothing to programs of training."""
+"""Observations from layers, and their absence in training programs."""
 
 import functools
 
@@ -19,7 +19,7 @@ from trax_hier.layers import (
 )
 from trax_hier.layers.base.observe import (
   N_BINS,
-  Seen,
+  Counts,
   collecting,
   observe_choices,
   observe_gate,
@@ -30,22 +30,23 @@ STATES = tuple(toy.normal(2, 3, 8, seed=i) for i in range(3))
 
 
 def observed(layer, weights, state, x):
-  """The program that shows, and what it has shown."""
-  seen = Seen()
+  """The program with observations, and their counts."""
+  total = Counts()
 
   @jax.jit
   def run(weights, state, x):
-    with collecting(seen):
+    with collecting(total):
       return layer.pure_fn(x, weights, state, toy.KEY)
 
-  return functools.partial(run, weights, state, x), seen
+  return functools.partial(run, weights, state, x), total
 
 
-def shown(layer, x):
+def run_observed(layer, x):
+  """The weights of a layer, and the counts of its observations for x."""
   weights, state = toy.make(layer, x)
-  run, seen = observed(layer, weights, state, x)
+  run, total = observed(layer, weights, state, x)
   run()
-  return weights, seen.take()
+  return weights, total.take()
 
 
 def histogram(x):
@@ -56,16 +57,16 @@ def sigmoid(x):
   return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
 
 
-def test_of_a_fixed_gate():
-  (bias,), counts = shown(FixedGate(), STATES)
+def test_fixed_gate():
+  (bias,), counts = run_observed(FixedGate(), STATES)
   assert counts.keys() == {'FixedGate/keep'}
   np.testing.assert_array_equal(
     counts['FixedGate/keep'], histogram(sigmoid(bias))
   )
 
 
-def test_of_an_lstm_gate():
-  ((w_f, b_f), (w_i, b_i)), counts = shown(LSTMGate(bias=2.0), STATES)
+def test_lstm_gate():
+  ((w_f, b_f), (w_i, b_i)), counts = run_observed(LSTMGate(bias=2.0), STATES)
   h = STATES[2]
   expected = {
     'LSTMGate/forget': histogram(sigmoid(h @ w_f + b_f + 2)),
@@ -76,31 +77,31 @@ def test_of_an_lstm_gate():
     np.testing.assert_array_equal(counts[name], count)
 
 
-def test_of_a_recurrent_unit():
+def test_sru():
   x = toy.normal(2, 5, 8)
-  (kernel, bias), counts = shown(SRU(), x)
+  (kernel, bias), counts = run_observed(SRU(), x)
   reset, forget, _ = np.split(sigmoid(x @ kernel + bias), 3, axis=-1)
   assert counts.keys() == {'SRU/reset', 'SRU/forget'}
   np.testing.assert_array_equal(counts['SRU/reset'], histogram(reset))
   np.testing.assert_array_equal(counts['SRU/forget'], histogram(forget))
 
 
-def test_of_two_units_on_one_level():
+def test_equal_names_get_numbers():
   x = toy.normal(2, 5, 8)
-  _, counts = shown(SRUBranch(8, d_sru=4, n_layers=2), x)
+  _, counts = run_observed(SRUBranch(8, d_sru=4, n_layers=2), x)
   names = ['SRU/reset', 'SRU/forget', 'SRU_1/reset', 'SRU_1/forget']
   assert list(counts) == names
   assert [c.sum() for c in counts.values()] == [2 * 5 * 4] * 4
   assert (counts['SRU/reset'] != counts['SRU_1/reset']).any()
 
 
-@pytest.mark.parametrize('x, part', [(0.0, 0), (0.999, -1), (1.0, -1)])
-def test_the_ends_of_a_gate_are_counted(x, part):
-  seen = Seen()
-  with collecting(seen):
+@pytest.mark.parametrize('x, i', [(0.0, 0), (0.999, -1), (1.0, -1)])
+def test_gates_of_0_and_1_are_counted(x, i):
+  total = Counts()
+  with collecting(total):
     observe_gate('gate', jnp.full((2, 3), x, jnp.bfloat16))
-  ((name, counts),) = seen.take().items()
-  assert name == '/gate' and counts[part] == 6 == counts.sum()
+  ((name, counts),) = total.take().items()
+  assert name == '/gate' and counts[i] == 6 == counts.sum()
 
 
 @pytest.mark.parametrize('remat, chunk_size', [(False, None), (True, 4)])
@@ -111,11 +112,11 @@ def test_choices_in_each_block_of_a_stack(remat, chunk_size):
   stack = Repeat(feed_forward, 2, remat)
   x = toy.normal(2, 6, 8)
   weights, state = toy.make(stack, x)
-  run, seen = observed(stack, weights, state, x)
+  run, total = observed(stack, weights, state, x)
   y, new_state = run()
-  counts = seen.take()
+  counts = total.take()
   assert list(counts) == [f'blocks.{i}.SparseFF/chosen' for i in range(2)]
-  # The same, by hand: a program of one block after another.
+  # The expected counts, from running one block after another.
   inputs = x
   (stacked,) = jax.tree.map(np.asarray, weights)
   one = feed_forward()
@@ -126,26 +127,26 @@ def test_choices_in_each_block_of_a_stack(remat, chunk_size):
     expected = (logits.argmax(-1)[..., None] == np.arange(3)).sum(0)
     np.testing.assert_array_equal(count, expected)
     inputs, _ = toy.run(one, inputs, block[0] if remat else block, ())
-  # And it is computed as ever.
+  # Observing does not change outputs and state.
   expected, expected_state = toy.run(stack, x, weights, state)
   toy.close(y, expected)
   assert jax.tree.structure(new_state) == jax.tree.structure(expected_state)
-  # What is taken is taken; the same program shows it again.
-  assert not any(c.any() for c in seen.take().values())
+  # Taking resets the counts; the same program counts again.
+  assert not any(c.any() for c in total.take().values())
   run()
-  toy.close(seen.take(), counts, 0)
+  toy.close(total.take(), counts, 0)
 
 
-def test_layers_that_occur_twice_are_the_same_ones():
+def test_a_layer_that_occurs_twice_has_one_name():
   stack = Repeat(lambda: SparseFF(12, 3, mode='eval'), 2)
   other = Repeat(lambda: SparseFF(12, 3, mode='eval'), 1)
   model = tl.Serial(stack, other, stack)
   x = toy.normal(2, 6, 8)
   weights, state = toy.make(model, x)
-  run, seen = observed(model, weights, state, x)
+  run, total = observed(model, weights, state, x)
   y, _ = run()
   toy.close(y, toy.run(model, x, weights, state)[0])
-  counts = {name: c.sum() for name, c in seen.take().items()}
+  counts = {name: c.sum() for name, c in total.take().items()}
   once = 12 * 4
   assert counts == {
     'blocks.0.SparseFF/chosen': 2 * once,
@@ -154,8 +155,8 @@ def test_layers_that_occur_twice_are_the_same_ones():
   }
 
 
-def test_loops_add_up():
-  seen = Seen()
+def test_loop_iterations_are_summed():
+  total = Counts()
 
   @jax.jit
   def run(x):
@@ -163,24 +164,24 @@ def test_loops_add_up():
       observe_choices('chosen', x, 3)
       return jax.lax.cond(total > 1, lambda t: t + 1, lambda t: t, total), None
 
-    with collecting(seen):
+    with collecting(total):
       return jax.lax.scan(body, 0, x)
 
   x = np.array([[[0, 1], [2, 1]], [[0, 0], [0, 1]]])
   run(x)
-  np.testing.assert_array_equal(seen.take()['/chosen'], [[3, 0, 1], [1, 3, 0]])
+  np.testing.assert_array_equal(total.take()['/chosen'], [[3, 0, 1], [1, 3, 0]])
 
 
-def test_a_program_of_training_shows_nothing():
+def test_training_programs_have_no_observations():
   model = tl.Serial(
     Repeat(lambda: SparseFF(12, 3), 2), SRUBranch(8, d_sru=4), tl.Dense(5)
   )
   x = toy.normal(2, 6, 8)
   weights, state = toy.shapes(model, x)
-  seen = Seen()
-  with collecting(seen):
+  total = Counts()
+  with collecting(total):
     jax.eval_shape(model.pure_fn, x, weights, state, toy.KEY)
-  assert len(seen) == 4
+  assert len(total) == 4
   step = jax.grad(lambda w, s: model.pure_fn(x, w, s, toy.KEY)[0].sum())
   program = jax.make_jaxpr(step)(weights, state)
   assert not program.effects and 'callback' not in str(program)
@@ -216,7 +217,7 @@ def test_names_in_models(row, names):
   layer = contract.ROWS[row].model(mode='eval')
   tokens = toy.tokens(12)
   weights, state = toy.shapes(layer, tokens)
-  seen = Seen()
-  with collecting(seen):
+  total = Counts()
+  with collecting(total):
     jax.eval_shape(layer.pure_fn, tokens, weights, state, toy.KEY)
-  assert seen.take().keys() == names
+  assert total.take().keys() == names

@@ -1,21 +1,19 @@
-"""Attention to tokens and blocks: which keys a query has, and how many."""
+"""Retina attention: the keys of a query, their number and their caches."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.compat import tl
-from trax_hier.layers.attention.cache import KeyValueCache
-from trax_hier.layers.hierarchy.attend_to_scales import AttendToScales
 
 P = functools.partial
 
-# Window, scales and number of tokens, which none of the windows divides.
+# Window, scales and length; no window divides its length.
 RETINAS = [
   (4, (1,), 21),
   (4, (1, 2), 101),
@@ -31,10 +29,10 @@ each_retina = pytest.mark.parametrize('window, scales, length', RETINAS)
 # Exact cover
 # ------------------------------------------------------------------------------
 def reader(window, scales, length, mode, dropout=0.0):
-  """A retina layer that gives all its keys one weight, and its weights.
+  """A retina layer with uniform attention weights, its weights and its state.
 
-  Of tokens that are one-hot vectors, the output is the mean of the keys that a
-  token sees: a block of S tokens is S times 1 / S.
+  For one-hot tokens, the output is the mean of the keys of a token: a block of
+  S tokens is 1 / S at each of them.
   """
   layer = hl.RetinaAttention(
     length, 1, scales, window, dropout=dropout, mode=mode, max_len=length
@@ -55,9 +53,9 @@ def one_hot(length):
 
 
 def covers(means):
-  """How much of each token (columns) is in the keys of a token (rows).
+  """The share of each token (columns) in the keys of a token (rows).
 
-  The token itself is one of its own keys, and no key is of no token.
+  Each token is one of its own keys, with a share of 1, and no key is padding.
   """
   (means,) = np.asarray(means)
   toy.close(means.sum(axis=-1), np.ones(len(means)))
@@ -65,12 +63,12 @@ def covers(means):
 
 
 def in_keys(window, scales, length):
-  """The same by the rule: 1 / S of the tokens that are in a block of S."""
+  """The expected shares: 1 / S for tokens in a block of scale S."""
   ends, n = [], 1
   for scale in scales:
     n += scale
     ends.append(n)
-  ends[-1] = length  # Windows back, where the band of a scale has ended.
+  ends[-1] = length  # Windows back at which the band of each scale ends.
   cover = np.zeros((length, length))
   for t in range(length):
     for i in range(t + 1):
@@ -87,7 +85,7 @@ def test_keys_cover_every_token_once(window, scales, length):
   cover = covers(means)
   toy.close(cover, in_keys(window, scales, length))
 
-  # The same said in properties.
+  # The documented properties.
   past = np.tril(np.ones((length, length), bool))
   assert not cover[~past].any()
   assert np.isclose(cover[past][:, None], 1 / np.array(scales)).any(1).all()
@@ -101,7 +99,7 @@ def test_keys_cover_every_token_once(window, scales, length):
 
 
 def all_splits():
-  """Calls of all retinas; of most of them CI leaves out some."""
+  """Lengths of the calls for all retinas; CI skips the slow ones."""
   for window, scales, length in RETINAS:
     after_prompt = [1] * (length - 2 * window - 3)
     splits = [
@@ -128,16 +126,17 @@ def test_keys_cover_every_token_once_in_decoding(window, scales, length, split):
   toy.close(cover, in_keys(window, scales, length))
 
 
-def test_dropout_drops_keys_in_training_alone():
+def test_dropout_drops_keys_only_in_training():
   *_, length = retina = 4, (1, 2, 4), 45
   cover = in_keys(*retina)
   means = cover / cover.sum(axis=1, keepdims=True)
   layer, weights, state = reader(*retina, 'train', dropout=0.5)
   y, _ = toy.run(layer, one_hot(length), weights, state)
-  seen = cover > 0
-  dropped = np.asarray(y[0])[seen] == 0
+  attended = cover > 0
+  dropped = np.asarray(y[0])[attended] == 0
   assert 0.4 < dropped.mean() < 0.6
-  toy.close(np.asarray(y[0])[seen], np.where(dropped, 0, 2 * means[seen]))
+  kept = np.where(dropped, 0, 2 * means[attended])
+  toy.close(np.asarray(y[0])[attended], kept)
   layer, weights, state = reader(*retina, 'eval', dropout=0.5)
   y, _ = toy.run(layer, one_hot(length), weights, state)
   toy.close(y[0], means)
@@ -145,31 +144,23 @@ def test_dropout_drops_keys_in_training_alone():
 
 # Number of keys
 # ------------------------------------------------------------------------------
-def equations(jaxpr):
-  for equation in jaxpr.eqns:
-    yield equation
-    for inner in jax.tree.leaves(list(equation.params.values())):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        yield from equations(inner)
-
-
 def n_computed(layer, x):
-  """Queries (.., q) of a layer's only softmax, and its number of keys."""
+  """The shape of the queries (.., q) of the softmax, and its number of keys."""
   weights, state = toy.shapes(layer, x)
   x = jax.ShapeDtypeStruct(x.shape, x.dtype)
   jaxpr = jax.make_jaxpr(layer.pure_fn)(x, weights, state, toy.KEY)
   shapes = [
     e.outvars[0].aval.shape
-    for e in equations(jaxpr.jaxpr)
+    for e in jaxprs.equations(jaxpr.jaxpr)
     if e.primitive.name == 'exp'
   ]
   (queries,) = {shape[:-1] for shape in shapes}
   return queries, sum(shape[-1] for shape in shapes)
 
 
-# Of windows, scales and lengths, the keys of each scale. A band has the windows
-# of its scale and all those after it, of which the mask hides some.
+# Number of computed keys of each scale by window, scales and length. They are
+# those of the scale's band and of all windows after it, where the mask hides
+# them.
 COMPUTED = {
   (4, (1,), 21): [24],
   (4, (1, 2), 101): [8, 52],
@@ -179,18 +170,18 @@ COMPUTED = {
   (64, (1, 4, 16), 2048): [128, 6 * 16, 128],
   (64, (1, 4, 16), 4096): [128, 6 * 16, 256],
   (8, (1, 2, 4, 8), 256): [16, 4 * 4, 8 * 2, 32],
-  # Where no query sees a scale, or a band is all there is.
+  # No query sees the last scale, or one band covers the sequence.
   (64, (1, 4, 16), 128): [128],
   (64, (1, 4, 16), 129): [128, 48],
   (64, (1, 4, 16), 384): [128, 96],
   (64, (1, 4, 16), 385): [128, 96, 28],
-  # Less than a window.
+  # Shorter than a window.
   (64, (1, 4), 10): [12],
 }
 
 
 @pytest.mark.parametrize('retina', COMPUTED, ids=str)
-def test_number_of_keys_that_a_retina_computes(retina):
+def test_number_of_computed_keys(retina):
   window, scales, length = retina
   layer = hl.RetinaAttention(16, 2, scales, window, mode='train')
   queries, n_keys = n_computed(layer, toy.normal(1, length, 16))
@@ -202,143 +193,10 @@ def test_number_of_keys_that_a_retina_computes(retina):
     assert n_keys <= 2 * window + n * window / scales[1]
 
 
-# Without a window
-# ------------------------------------------------------------------------------
-def look(scales, mode, max_len):
-  """Attention to all complete blocks, with one weight for each."""
-  return tl.Serial(  # q, k, v, ..
-    tl.Parallel(None, KeyValueCache(max_len, None, mode)),
-    AttendToScales(scales, None, 1, hl.NoPositions(), 0.0, mode, max_len),
-  )
-
-
-def zeros(*shape):
-  return np.zeros(shape, np.float32)
-
-
-@pytest.mark.parametrize('scales', [(1, 4, 16), (1, 2, 6)], ids=str)
-def test_tokens_see_all_complete_blocks(scales):
-  length = 37
-  starts = np.concatenate([np.arange(0, length, s) for s in scales])
-  sizes = np.concatenate([np.full(-(-length // s), s) for s in scales])
-  tokens = np.arange(length)[:, None]
-  seen = starts + sizes - 1 <= tokens
-  expected = seen / seen.sum(axis=1, keepdims=True)
-
-  one_hot = np.eye(len(starts), dtype=np.float32)[None, None]
-  values = np.split(one_hot, np.flatnonzero(starts == 0)[1:], axis=2)
-  rows = [x for v in values for x in (0 * v[..., :4], v)]
-  layer = look(scales, 'eval', length)
-  inputs = (zeros(1, 1, length, 4), *rows)
-  weights, state = toy.make(layer, inputs)
-  y, _ = toy.run(layer, inputs, weights, state)
-  toy.close(y[0, 0], expected)
-
-  def step_inputs(t, n):
-    """Keys and values as of a `Coarse`: those without meaning are large."""
-    yield zeros(1, 1, n, 4)
-    for scale, v in zip(scales, values, strict=True):
-      first, end = t // scale, (t + n) // scale
-      new = np.full((1, 1, -(-n // scale), v.shape[-1]), 1e9, np.float32)
-      new[:, :, : end - first] = v[:, :, first:end]
-      yield 0 * new[..., :4]
-      yield new
-
-  decoder = look(scales, 'predict', length)
-  _, first_state = toy.make(decoder, tuple(step_inputs(0, 1)))
-  step = jax.jit(decoder.pure_fn)
-  for lengths in [[1] * length, [7] + [1] * 30, [18, 19]]:
-    state, t, outputs = first_state, 0, []
-    for n in lengths:
-      y, state = step(tuple(step_inputs(t, n)), weights, state, toy.KEY)
-      outputs.append(y)
-      t += n
-    y = np.concatenate(outputs, axis=2)
-    np.testing.assert_allclose(y[0, 0], expected, 1e-5, 1e-5, str(lengths))
-
-
-def test_each_scale_has_an_embedding_of_its_own():
-  """Keys are told apart by scale, even if all rows are the same."""
-  scales, d, length = (1, 2, 4), 8, 12
-  layer = hl.AttentionAggregation(scales, d, d_ff=16, n_heads=2, mode='eval')
-  rows = tuple(toy.normal(1, length // s, d, seed=s) for s in scales)
-  weights, state = toy.make(layer, rows)
-  leaves, tree = jax.tree.flatten(weights)
-  places = [i for i, leaf in enumerate(leaves) if leaf.shape == (2, 1, d // 2)]
-  assert len(places) == len(scales)
-  run = jax.jit(lambda w: layer.pure_fn(rows, w, state, toy.KEY)[0])
-  y = run(weights)
-  moved = []
-  for i in places:
-    changed = [x + (j == i) * x for j, x in enumerate(leaves)]
-    moved.append((run(jax.tree.unflatten(tree, changed)) != y).any((0, 2)))
-  for scale, by_token in zip(scales, moved, strict=True):
-    # The first token sees itself alone, and all weights sum to 1.
-    first = max(scale - 1, 1)
-    assert list(np.flatnonzero(by_token)) == list(range(first, length))
-
-
-# Positions
-# ------------------------------------------------------------------------------
-D, H = 16, 2
-SCHEMES = {
-  'rotary': hl.RotaryPositions,
-  't5': lambda: hl.T5Positions(H, n_buckets=8, max_distance=24),
-  'relative': lambda: hl.RelativePositions(D, H),
-}
-
-
-def positioned(kind, scheme, mode):
-  """Attention over scales to the rows that are pooled from x (b, l, d)."""
-  scales, positions = (1, 2, 4), SCHEMES[scheme]()
-  sizes = dict(n_heads=H, mode=mode, max_len=30, positions=positions)
-  if kind == 'retina':
-    attention = hl.RetinaAttention(D, scales=scales, window=4, **sizes)
-  else:
-    attention = tl.Serial(
-      hl.Pyramid(
-        scales, lambda _: hl.AverageShorten(2), lambda _: tl.Serial(), mode
-      ),
-      hl.AttentionAggregation(scales, D, d_ff=D, **sizes),
-    )
-  return tl.Serial(hl.ShareWeights(*positions.shared), attention)
-
-
-@pytest.mark.parametrize(
-  'kind, scheme',
-  [
-    # The others depend on distances alone.
-    *[('retina', 'rotary'), ('aggregation', 'rotary')],
-    *(
-      pytest.param(*parts, marks=pytest.mark.slow)
-      for parts in [
-        *[('retina', 't5'), ('retina', 'relative')],
-        *[('aggregation', 't5'), ('aggregation', 'relative')],
-      ]
-    ),
-  ],
-)
-def test_blocks_stand_at_the_same_places_in_decoding(kind, scheme):
-  x = toy.normal(2, 30, D)
-  layer = positioned(kind, scheme, 'eval')
-  weights, state = toy.make(layer, x)
-  expected, _ = toy.run(layer, x, weights, state)
-
-  decoder = positioned(kind, scheme, 'predict')
-  _, first_state = toy.make(decoder, x[:, :1])
-  step = jax.jit(decoder.pure_fn)
-  for lengths in [[11] + [1] * 19, [11, 11, 1, 1, 1, 1, 1, 1, 1, 1]]:
-    state, outputs = first_state, []
-    for part in np.split(x, np.cumsum(lengths)[:-1], axis=1):
-      y, state = step(part, weights, state, toy.KEY)
-      outputs.append(y)
-    toy.close(np.concatenate(outputs, axis=1), expected, 1e-5)
-
-
 # Memory
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize('scales', [(1, 4), (1, 2, 8)], ids=str)
-def test_caches_of_a_retina_are_bounded(scales):
+def test_caches_are_bounded(scales):
   window, batch, d = 16, 3, 8
 
   def sizes(max_len):
@@ -359,12 +217,12 @@ def test_caches_of_a_retina_are_bounded(scales):
   kept = [a[1] for a in short if len(a) == 3 and (a[0], a[2]) == row]
   assert kept[:2] == [2 * window] * 2
   if len(scales) == 3:
-    # The band of blocks of 2, and the two windows of tokens after it.
+    # The band of blocks of 2 and the two windows of tokens after it.
     assert kept[2:4] == [4 * window // 2] * 2
   assert len(kept) == 2 * len(scales)
 
 
-def test_a_retina_of_one_scale_keeps_everything():
+def test_retina_with_one_scale_caches_all_rows():
   layer = hl.RetinaAttention(8, 2, (1,), 16, mode='predict', max_len=100)
   _, state = toy.shapes(layer, toy.normal(1, 1, 8))
   shapes = [s.shape for s in jax.tree.leaves(state)]
@@ -385,7 +243,7 @@ def test_a_retina_of_one_scale_keeps_everything():
       for window in (0, -16, 4, 24)
     ),
     (dict(scales=(1, 3, 9), window=12), 'RetinaAttention.window = 12'),
-    (dict(mode='test'), "mode must be .* got 'test'"),
+    (dict(mode='test'), "RetinaAttention.mode = 'test' must be 'train'"),
     (dict(n_heads=3), 'n_heads = 3 must divide d_model = 16'),
   ],
 )
@@ -397,14 +255,14 @@ def test_bad_arguments(arguments, message):
 # Positions in tokens
 # ------------------------------------------------------------------------------
 class Stretched(hl.RotaryPositions):
-  """Rotary positions 4 times as far apart."""
+  """Rotary positions with distances multiplied by 4."""
 
   def encode(self, x, positions):
     return super().encode(x, 4 * positions)
 
 
 def attend(make, mode, **arguments):
-  """The outputs of an attention layer; equal shapes get equal weights."""
+  """The outputs of an attention layer; weights depend only on shapes."""
   x = toy.normal(2, 13, 16)
   layer = make(16, 2, mode=mode, max_len=64, **arguments)
   weights, state = toy.make(layer, x)
@@ -414,7 +272,7 @@ def attend(make, mode, **arguments):
 @pytest.mark.parametrize(
   'positions', [hl.RotaryPositions(), hl.T5Positions(2)], ids=['rotary', 't5']
 )
-def test_rows_that_are_four_tokens_apart(positions):
+def test_stride_of_tokens(positions):
   retina = P(hl.RetinaAttention, scales=(1,), window=4)
   y = attend(retina, 'eval', positions=positions, stride=4)
   toy.close(y, attend(hl.SelfAttention, 'eval', positions=positions, stride=4))
@@ -422,75 +280,9 @@ def test_rows_that_are_four_tokens_apart(positions):
 
 
 @pytest.mark.parametrize('mode', ['eval', 'predict'])
-def test_blocks_of_rows_that_are_four_tokens_apart(mode):
+def test_stride_of_blocks(mode):
   retina = P(hl.RetinaAttention, scales=(1, 2), window=2)
   near = attend(retina, mode, positions=hl.RotaryPositions())
   far = attend(retina, mode, positions=hl.RotaryPositions(), stride=4)
   toy.close(far, attend(retina, mode, positions=Stretched()))
   assert np.abs(far - near).max() > 0.01
-
-
-# Caches
-# ------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-  'positions',
-  [
-    pytest.param(hl.RotaryPositions(), marks=pytest.mark.slow, id='rotary'),
-    pytest.param(
-      hl.RelativePositions(8, 2), marks=pytest.mark.slow, id='relative'
-    ),
-  ],
-)
-def test_a_cache_is_read_as_far_as_it_is_filled(monkeypatch, positions):
-  length, max_len, scales = 23, 27, (1, 2, 6)
-
-  def layer(mode):
-    rows = hl.Pyramid(
-      scales,
-      lambda j: hl.AverageShorten(scales[j] // scales[j - 1]),
-      lambda j: tl.Serial(),
-      mode,
-    )
-    aggregation = hl.AttentionAggregation(
-      scales, 8, 16, 2, mode=mode, max_len=max_len, positions=positions
-    )
-    return tl.Serial(hl.ShareWeights(*positions.shared), rows, aggregation)
-
-  x = toy.normal(2, length, 8)
-  weights, state = toy.make(layer('eval'), x)
-  expected, _ = toy.run(layer('eval'), x, weights, state)
-  for least in 128, 2:
-    monkeypatch.setattr(AttendToScales, '_MIN_CACHE', least)
-    decoder = layer('predict')
-    _, state = toy.make(decoder, x[:, :1])
-    step = jax.jit(decoder.pure_fn)
-    outputs = []
-    for new in np.split(x, [3, 5, *range(6, length)], axis=1):
-      y, state = step(new, weights, state, toy.KEY)
-      outputs.append(y)
-    toy.close(np.concatenate(outputs, axis=1), expected)
-    program = str(jax.make_jaxpr(decoder.pure_fn)(new, weights, state, toy.KEY))
-    # Of 27 tokens, and of 14, 7, .. where fewer may be read.
-    assert 'f32[2,2,1,27]' in program
-    assert ('f32[2,2,1,7]' in program) == (least == 2)
-
-
-def test_a_retina_of_one_scale_reads_its_cache_as_far_as_it_is_filled(
-  monkeypatch,
-):
-  monkeypatch.setattr(AttendToScales, '_MIN_CACHE', 2)
-  make = P(hl.RetinaAttention, 8, 2, scales=(1,), window=4, max_len=27)
-  x = toy.normal(2, 23, 8)
-  layer = make(mode='eval')
-  weights, state = toy.make(layer, x)
-  expected, _ = toy.run(layer, x, weights, state)
-  decoder = make(mode='predict')
-  _, state = toy.make(decoder, x[:, :1])
-  step = jax.jit(decoder.pure_fn)
-  outputs = []
-  for new in np.split(x, [3, *range(5, 23)], axis=1):
-    y, state = step(new, weights, state, toy.KEY)
-    outputs.append(y)
-  toy.close(np.concatenate(outputs, axis=1), expected)
-  program = str(jax.make_jaxpr(decoder.pure_fn)(new, weights, state, toy.KEY))
-  assert 'f32[2,2,1,27]' in program and 'f32[2,2,1,7]' in program

@@ -1,4 +1,4 @@
-"""Blocks of tokens: which are complete, when they run, who sees them."""
+"""Blocks of tokens: which are complete, when they run, who may see them."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from trax_hier.layers.hierarchy.scales import check_scales, n_complete
 
 D = 16
 SCALES = [(1, 2, 6), (1, 4, 16), pytest.param((1, 3), marks=pytest.mark.slow)]
-# Calls of one token, prompts that end in a block, and calls longer than blocks.
+# Single tokens, prompts that end within a block, calls longer than blocks.
 SPLITS = [[1] * 34, [7] + [1] * 27, [3, 8, 1, 1, 7, 14], [2, 32]]
 
 
 @pytest.mark.parametrize('scale', [1, 2, 3, 4, 16])
-def test_complete_blocks_have_ended(scale):
+def test_n_complete_counts_blocks_that_have_ended(scale):
   for t in range(-1, 50):
     tokens = set(range(t + 1))
     blocks = [
@@ -47,7 +47,7 @@ def test_bad_scales(scales):
 # Coarse
 # ------------------------------------------------------------------------------
 class Running(base.Layer):
-  """x (b, l, d) -> sums of all rows up to each; logs how many rows it ran."""
+  """Cumulative sums of x (b, l, d); logs the number of rows of each call."""
 
   def __init__(self, mode, log):
     super().__init__()
@@ -68,22 +68,13 @@ class Running(base.Layer):
 
 
 def sums(scales, mode, logs):
-  """Running sums of sums at each scale: what no wrong order gives."""
+  """Cumulative sums at each scale: any change of order changes the result."""
   return hl.Pyramid(
     scales,
     lambda j: hl.AverageShorten(scales[j] // scales[j - 1]),
     lambda j: Running(mode, logs[j]),
     mode,
   )
-
-
-def states_of(layer, state, kind):
-  """The states of all layers of a kind within a layer, outermost first."""
-  if isinstance(layer, kind):
-    yield state
-  if layer.sublayers:
-    for parts in zip(layer.sublayers, state, strict=True):
-      yield from states_of(*parts, kind)
 
 
 @pytest.mark.parametrize('lengths', SPLITS, ids=lambda x: f'{x[0]}_{x[-1]}')
@@ -100,15 +91,15 @@ def test_decoding_runs_a_block_once_when_it_is_complete(scales, lengths):
   step = jax.jit(layer.pure_fn)
   t = 0
   for length in lengths:
-    before = list(states_of(layer, state, Running))
+    before = list(toy.states_of(layer, state, Running))
     outputs, state = step(x[:, t : t + length], weights, state, toy.KEY)
     jax.block_until_ready(state)
     jax.effects_barrier()
-    after = list(states_of(layer, state, Running))
+    after = list(toy.states_of(layer, state, Running))
     assert len(after) == len(scales)
     for j, scale in enumerate(scales):
       first, end = t // scale, (t + length) // scale
-      # All it ran in this call, and none that had run before.
+      # The call ran its new blocks, each once.
       assert sum(logs[j]) == end - first
       if first == end:
         np.testing.assert_array_equal(after[j], before[j])
@@ -120,8 +111,8 @@ def test_decoding_runs_a_block_once_when_it_is_complete(scales, lengths):
     t += length
 
 
-def test_rows_change_from_the_block_of_a_token_on():
-  scales, length = (1, 2, 6), 20  # The last block has two tokens.
+def test_a_token_changes_rows_from_its_block_on():
+  scales, length = (1, 2, 6), 20  # The last block has 2 tokens of 6.
   layer = hl.Pyramid(
     scales,
     lambda j: hl.AverageShorten(scales[j] // scales[j - 1]),
@@ -142,7 +133,7 @@ def test_rows_change_from_the_block_of_a_token_on():
       assert list(moved) == list(range(t // scale, old.shape[1]))
 
 
-def test_a_sequence_of_batch_one_has_rows_of_every_scale():
+def test_pyramid_with_batch_size_one():
   x = toy.normal(1, 5, D)
   layer = sums((1, 4, 16), 'eval', [[], [], []])
   _, state = layer.init(toy.signature(x))
@@ -154,18 +145,18 @@ def test_a_sequence_of_batch_one_has_rows_of_every_scale():
 # Latest
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize('scale', [1, 3, 4])
-def test_tokens_see_the_newest_complete_block(scale):
+def test_tokens_see_the_latest_complete_block(scale):
   length = 34
   x, null = toy.normal(2, length, D), toy.normal(D, seed=1)
   blocks = toy.normal(2, -(-length // scale), D, seed=2)
-  newest = [
+  latest = [
     max((m for m in range(length) if (m + 1) * scale - 1 <= t), default=None)
     for t in range(length)
   ]
   expected = np.stack(
     [
       np.broadcast_to(null, (2, D)) if m is None else blocks[:, m]
-      for m in newest
+      for m in latest
     ],
     axis=1,
   )
@@ -180,7 +171,7 @@ def test_tokens_see_the_newest_complete_block(scale):
     state, t = first_state, 0
     for n in lengths:
       first, end = t // scale, (t + n) // scale
-      # Behind the new rows, as those of a `Coarse`, come some without meaning.
+      # After the new rows come undefined ones, as in the outputs of a `Coarse`.
       rows = np.full((2, -(-n // scale), D), 1e9, np.float32)
       rows[:, : end - first] = blocks[:, first:end]
       y, state = step((x[:, t : t + n], rows), null, state, toy.KEY)
@@ -188,29 +179,13 @@ def test_tokens_see_the_newest_complete_block(scale):
       t += n
 
 
-def test_latest_begins_with_a_null_vector_of_zeros():
+def test_latest_starts_with_a_zero_vector():
   layer = hl.Latest(4, 'train')
   weights, _ = layer.init(toy.signature((toy.normal(2, 8, D),) * 2))
   np.testing.assert_array_equal(weights, np.zeros(D))
 
 
-def test_ways_to_join_scales():
-  # Their sizes differ as those of embeddings and outputs of a stack do.
-  parts = [3 + 10**i * toy.normal(2, 5, D, seed=i) for i in range(3)]
-  alike = [
-    (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) for x in parts
-  ]
-  for layer in hl.Sum(3), hl.ConcatDense(3, D):
-    weights, state = toy.make(layer, tuple(parts))
-    y, _ = layer.pure_fn(tuple(parts), weights, state, toy.KEY)
-    if leaves := jax.tree.leaves(weights):
-      kernel, bias = leaves
-      toy.close(y, np.concatenate(alike, axis=-1) @ kernel + bias)
-    else:
-      toy.close(y, sum(alike))
-
-
-def test_a_pyramid_of_one_scale_is_its_level():
+def test_a_pyramid_with_one_scale_is_its_level():
   layer = hl.Pyramid((1,), None, lambda j: tl.Fn('Double', lambda x: 2 * x), '')
   x = toy.normal(2, 5, D)
   weights, state = layer.init(toy.signature(x))

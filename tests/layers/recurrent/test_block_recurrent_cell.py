@@ -1,4 +1,4 @@
-"""Sliding attention, the recurrent cell and its gates, against numpy."""
+"""The block-recurrent cell: decoding, segments and updates of the states."""
 
 import functools
 
@@ -8,8 +8,6 @@ import pytest
 import toy
 
 from trax_hier import layers as hl
-from trax_hier.layers.attention.positions import t5_buckets
-from trax_hier.layers.recurrent.gates import CONFIGURATIONS
 
 P = functools.partial
 B, D, H, W = 2, 16, 2, 4
@@ -25,82 +23,6 @@ ATTENTIONS = {
 }
 
 
-def softmax(x):
-  x = np.exp(x - x.max(axis=-1, keepdims=True))
-  return x / x.sum(axis=-1, keepdims=True)
-
-
-def sigmoid(x):
-  return 1 / (1 + np.exp(-np.asarray(x)))
-
-
-# Sliding attention
-# ------------------------------------------------------------------------------
-def heads_of(x, kernel, normalised=True):
-  y = (x @ kernel).reshape(*x.shape[:2], H, -1).swapaxes(1, 2)
-  if normalised:
-    y = y / np.sqrt((y * y).sum(-1, keepdims=True) + 1e-6)
-  return y
-
-
-@pytest.mark.parametrize('length', [1, 4, 5, 11])
-@pytest.mark.parametrize('d_head', [None, 5])
-def test_sliding_attention_is_a_softmax_over_the_window(length, d_head):
-  x = toy.normal(B, length, D)
-  layer = ATTENTIONS['sliding'](
-    positions=POSITIONS['t5'](), d_head=d_head, mode='eval'
-  )
-  weights, state = toy.make(layer, x, scale=1.0)
-  y, _ = toy.run(layer, x, weights, state)
-  np.testing.assert_array_equal(y[:, 0], 0)
-
-  wq, wk, wv, table, scale, wo = map(np.asarray, jax.tree.leaves(weights))
-  assert wq.shape == (D, H * (d_head or D // H)) and wo.shape == wq.shape[::-1]
-  # Before a sequence there are zeros, which are not masked.
-  rows = np.pad(x, [(0, 0), (W, 0), (0, 0)])
-  q, k, v = heads_of(x, wq), heads_of(rows, wk), heads_of(rows, wv, False)
-  distances = np.arange(W, 0, -1)
-  bias = table[:, np.asarray(t5_buckets(distances, 6, 8))]
-  expected = []
-  for i in range(length):
-    logits = np.einsum('bhd,bhkd->bhk', q[:, :, i], k[:, :, i : i + W])
-    p = softmax((logits + bias) * np.abs(scale)[:, None])
-    o = np.einsum('bhk,bhkd->bhd', p, v[:, :, i : i + W])
-    expected.append(o.reshape(B, -1) @ wo)
-  np.testing.assert_allclose(y, np.stack(expected, 1), 1e-4, 1e-5)
-
-
-@pytest.mark.parametrize('length', [4, 11])
-def test_sliding_attention_sees_the_window_without_itself(length):
-  x = toy.normal(B, length, D)
-  layer = ATTENTIONS['sliding'](mode='eval')
-  weights, state = toy.make(layer, x)
-  run = jax.jit(lambda x: layer.pure_fn(x, weights, state, toy.KEY)[0])
-  y = run(x)
-  for p in range(length):
-    changed = x.copy()
-    # The query of row p moves y[p] unless all values that it weighs are zeros.
-    changed[:, p] = toy.normal(D, seed=1)
-    moved = np.asarray((run(changed) != y).any(axis=(0, 2)))
-    seen = np.arange(length) - p
-    expected = (seen >= (p == 0)) & (seen <= W)
-    np.testing.assert_array_equal(moved, expected, err_msg=str(p))
-
-
-def test_a_row_does_not_see_its_own_key_and_value():
-  # Without queries, weights are uniform: what is left are the values.
-  x = toy.normal(B, 11, D)
-  layer = ATTENTIONS['sliding'](mode='eval')
-  weights, state = toy.make(layer, x)
-  (wq, *others), treedef = jax.tree.flatten(weights)
-  weights = jax.tree.unflatten(treedef, [0 * wq, *others])
-  y, _ = toy.run(layer, x, weights, state)
-  _, wv, _, wo = map(np.asarray, others)
-  rows = np.pad(x, [(0, 0), (W, 0), (0, 0)])
-  means = np.stack([rows[:, i : i + W].mean(1) for i in range(11)], 1)
-  np.testing.assert_allclose(y, means @ wv @ wo, 1e-5, 1e-5)
-
-
 @pytest.mark.parametrize('kind', ATTENTIONS)
 @pytest.mark.parametrize(
   'positions',
@@ -109,7 +31,7 @@ def test_a_row_does_not_see_its_own_key_and_value():
     for name in POSITIONS
   ],
 )
-def test_decoding_is_evaluation(kind, positions):
+def test_decoding_equals_evaluation(kind, positions):
   x = toy.normal(B, 14, D)
 
   def make(mode):
@@ -132,7 +54,7 @@ def test_decoding_is_evaluation(kind, positions):
 
 
 @pytest.mark.parametrize('kind', ATTENTIONS)
-def test_segments_are_one_sequence(kind):
+def test_segments_equal_one_sequence(kind):
   x = toy.normal(B, 16, D)
   layer = ATTENTIONS[kind](carry=True, d_head=6, mode='eval')
   weights, state = toy.make(layer, x)
@@ -143,89 +65,10 @@ def test_segments_are_one_sequence(kind):
   toy.close(np.concatenate([first, second], 1), y)
 
 
-# Gates
-# ------------------------------------------------------------------------------
-def gate(layer, s, z, h):
-  weights, state = toy.make(layer, (s, z, h), scale=1.0)
-  y, _ = toy.run(layer, (s, z, h), weights, state)
-  return y, [np.asarray(w) for w in jax.tree.leaves(weights)]
-
-
-def gate_inputs():
-  s, z = (toy.normal(B, 3, D, seed=seed) for seed in (0, 1))
-  return s, z, toy.normal(B, 3, 5, seed=2)
-
-
-def test_fixed_gate():
-  s, z, h = gate_inputs()
-  y, (b_g,) = gate(hl.FixedGate(), s, z, h)
-  g = sigmoid(b_g)
-  np.testing.assert_allclose(y, g * s + (1 - g) * z, 1e-5, 1e-5)
-  y, (b_g, b_z) = gate(hl.FixedGate(paper_candidate=True), s, z, h)
-  g = sigmoid(b_g)
-  np.testing.assert_allclose(y, g * s + (1 - g) * (z + b_z), 1e-5, 1e-5)
-
-
-def test_lstm_gate():
-  s, z, h = gate_inputs()
-  y, (wf, bf, wi, bi) = gate(hl.LSTMGate(), s, z, h)
-  expected = sigmoid(h @ wf + bf + 1) * s + sigmoid(h @ wi + bi - 1) * z
-  np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
-  layer = hl.LSTMGate(bias=2.0, paper_candidate=True)
-  y, (wf, bf, wi, bi, bz) = gate(layer, s, z, h)
-  z = np.tanh(z + bz)
-  expected = sigmoid(h @ wf + bf + 2) * s + sigmoid(h @ wi + bi - 2) * z
-  np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
-
-
-@pytest.mark.parametrize('b_g, chosen', [(20.0, 0), (-20.0, 1)])
-def test_fixed_gate_at_its_ends(b_g, chosen):
-  inputs = gate_inputs()
-  weights = (np.full(D, b_g, np.float32),)
-  y, _ = toy.run(hl.FixedGate(), inputs, weights, ())
-  np.testing.assert_allclose(y, inputs[chosen], 1e-6, 1e-6)
-
-
-def first_weights(layer, *inputs):
-  weights, _ = jax.jit(lambda: layer.init(toy.signature(inputs), toy.KEY))()
-  return [np.asarray(w) for w in jax.tree.leaves(weights)]
-
-
-WIDE = np.zeros((1, 1, 1024), np.float32)
-
-
-@pytest.mark.parametrize('bias', [0.0, 1.0])
-def test_fixed_gate_at_first(bias):
-  b_g, b_z = first_weights(hl.FixedGate(bias, True), WIDE, WIDE, WIDE)
-  assert abs(sigmoid(b_g).mean() - sigmoid(bias)) < 0.01
-  slope = sigmoid(bias) * sigmoid(-bias)
-  assert abs(sigmoid(b_g).std() - 0.1 * slope) < 0.003
-  assert abs(b_z.mean()) < 0.01 and abs(b_z.std() - 0.1) < 0.01
-  assert len(first_weights(hl.FixedGate(bias), WIDE, WIDE, WIDE)) == 1
-  assert (b_g - bias != b_z).all()
-
-
-def test_lstm_gate_at_first():
-  layer, h = hl.LSTMGate(), WIDE[..., :64]
-  wf, bf, wi, bi = first_weights(layer, WIDE, WIDE, h)
-  for w in (wf, wi):
-    assert abs(w.mean()) < 1e-3 and abs(w.std() - (0.1 / 64) ** 0.5) < 1e-3
-  for b in (bf, bi):
-    assert abs(b.std() - 0.1) < 0.01
-  assert (wf != wi).mean() > 0.99 and (bf != bi).mean() > 0.99
-  weights = (0 * wf, bf), (0 * wi, bi)
-  one = np.ones_like(WIDE)
-  forget, _ = toy.run(layer, (one, WIDE, h), weights, ())
-  enter, _ = toy.run(layer, (WIDE, one, h), weights, ())
-  assert abs(forget.mean() - 0.7311) < 0.003
-  assert abs(enter.mean() - 0.2689) < 0.003
-  assert np.abs(forget - 0.7311).max() < 0.1
-
-
-# The cell
+# The states
 # ------------------------------------------------------------------------------
 class Cell:
-  """A carrying cell with named weights, run for one block."""
+  """A cell that carries states, with named weights; runs one block."""
 
   names = (
     *('wq', 'wk', 'wv', 'wq2', 'scale', 'initial', 'norm', 'ids', 'wk_s'),
@@ -250,7 +93,7 @@ class Cell:
     self.shape = B, n_states, D
 
   def after(self, **weights):
-    """The states after the block, for other weights."""
+    """The states after the block, with some weights replaced."""
     leaves = list({**self.weights, **weights}.values())
     weights = jax.tree.unflatten(self.treedef, leaves)
     _, state = toy.run(self.layer, self.x, weights, self.state)
@@ -258,14 +101,14 @@ class Cell:
     return np.asarray(s)
 
 
-def test_without_a_candidate_states_decay():
+def test_without_candidates_states_decay():
   cell = Cell()
   s = cell.after(wa=0 * cell.weights['wa'])
   kept = jax.nn.sigmoid(cell.weights['b_g']) * cell.weights['initial']
   np.testing.assert_array_equal(s, np.broadcast_to(kept, s.shape))
   moved = cell.after()
   assert np.abs(moved - s).max() > 0.01
-  # Lanes have had other tokens.
+  # The lanes differ in their tokens.
   assert np.abs(moved[0] - moved[1]).max() > 1e-3
 
 
@@ -282,17 +125,17 @@ def test_an_open_gate_keeps_the_states():
 
 
 @pytest.mark.parametrize('n_read_blocks', [1, 2])
-def test_blocks_that_an_update_reads(n_read_blocks):
+def test_number_of_blocks_that_an_update_reads(n_read_blocks):
   cell = Cell(n_read_blocks=n_read_blocks)
   s = cell.after()
   rows = B, H, W, D // H
   cell.state = jax.tree.map(
     lambda a: a + (a.shape == rows), cell.state
-  )  # Of the block before, the keys and values alone.
+  )  # Changes only the keys and values of the block before.
   assert (cell.after() != s).any() == (n_read_blocks == 2)
 
 
-def test_states_at_first():
+def test_initial_weights_of_states():
   d, n = 64, 128
   layer = hl.BlockRecurrentCell(d, n_heads=2, window=W, n_states=n, mode='eval')
   x = np.zeros((1, W, d), np.float32)
@@ -305,34 +148,7 @@ def test_states_at_first():
     np.testing.assert_array_equal(weights[name], 1)
 
 
-@pytest.mark.parametrize('paper', [False, True])
-@pytest.mark.parametrize('make', [hl.FixedGate, hl.LSTMGate])
-def test_candidate_of_a_single_gate(make, paper):
-  gate = P(make, paper_candidate=paper)
-  layer = CONFIGURATIONS['single'](D, 7, gate, hl.RMSNorm)
-  s, _, o = gate_inputs()
-  weights, state = toy.make(layer, (s, o), scale=1.0)
-  y, _ = toy.run(layer, (s, o), weights, state)
-  w1, w2, *rest = (np.asarray(w) for w in jax.tree.leaves(weights))
-  hidden = np.maximum(o @ w1, 0)
-  z = hidden @ w2
-  if not paper:
-    z = np.tanh(z)
-  elif make is hl.FixedGate:
-    z = z + rest[1]
-  else:
-    z = np.tanh(z + rest[4])
-  if make is hl.FixedGate:
-    g = sigmoid(rest[0])
-    expected = g * s + (1 - g) * z
-  else:
-    wf, bf, wi, bi = rest[:4]
-    forget, enter = sigmoid(hidden @ wf + bf + 1), sigmoid(hidden @ wi + bi - 1)
-    expected = forget * s + enter * z
-  np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
-
-
-def test_dropout_is_for_training_and_spares_states():
+def test_dropout_is_only_in_training_and_not_in_states():
   x = toy.normal(B, W, D)
   outputs, states = {}, {}
   for mode in ('train', 'eval'):
@@ -358,23 +174,9 @@ def test_dropout_is_for_training_and_spares_states():
       r'BlockRecurrentCell\.n_read_blocks = 3 must be 1 or 2',
     ),
     (dict(n_heads=3), 'n_heads = 3 must divide d_model = 16'),
-    (dict(mode='test'), "got 'test'"),
+    (dict(mode='test'), r"BlockRecurrentCell\.mode = 'test' must be"),
   ],
 )
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
     ATTENTIONS['recurrent'](**arguments)
-
-
-def test_bad_arguments_of_sliding_attention():
-  with pytest.raises(ValueError, match=r'SlidingAttention\.window = 0 must be'):
-    hl.SlidingAttention(D, window=0)
-  with pytest.raises(ValueError, match='n_heads = 3 must divide d_model = 16'):
-    hl.SlidingAttention(D, n_heads=3)
-  with pytest.raises(ValueError, match="got 'test'"):
-    hl.SlidingAttention(D, mode='test')
-
-
-# In a hierarchy
-# ------------------------------------------------------------------------------
-LENGTH = 40

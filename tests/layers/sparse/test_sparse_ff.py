@@ -11,8 +11,8 @@ from jax.extend.core import jaxprs_in_params
 
 from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype, tl
+from trax_hier.layers.base.choices import Choices, record_choices
 from trax_hier.layers.base.dense import Rows
-from trax_hier.layers.sparse.sparse_ff import Choices, remember_choices
 
 D = 8
 C1, C2, BIAS, W1, W2 = range(5)
@@ -25,7 +25,7 @@ def make(x, mode='eval', **arguments):
 
 
 def probabilities(x, weights, n):
-  """The controller's, (t, B, N)."""
+  """The controller's probabilities, (t, B, N)."""
   c1, c2, bias, *_ = weights
   logits = (x @ c1 @ c2 + bias).reshape(len(x), -1, n)
   y = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -37,13 +37,13 @@ def one_hot(units, n):
 
 
 def masked(x, weights, mask):
-  """A dense feed-forward part whose hidden units are masked."""
+  """A dense feed-forward layer whose hidden units are masked."""
   *_, w1, w2, b2 = weights
   return (np.maximum(x @ w1, 0) * mask) @ w2 + b2
 
 
 def sparse(x, weights, n, multiply=False):
-  """What evaluation and decoding are to compute."""
+  """The expected output of evaluation and decoding."""
   x = x.reshape(-1, x.shape[-1]).astype(np.float64)
   weights = [np.asarray(w, np.float64) for w in weights]
   p = probabilities(x, weights, n)
@@ -59,7 +59,7 @@ def check(y, x, weights, n, multiply=False):
 @pytest.mark.parametrize('multiply', [False, True])
 def test_evaluation_is_a_masked_feed_forward(multiply):
   x = toy.normal(2, 5, D)
-  # Values that would show if they acted on more than training.
+  # Values that would change the output if they acted outside of training.
   layer, weights = make(
     x,
     d_ff=24,
@@ -85,7 +85,7 @@ def test_blocks_of_one_are_a_dense_feed_forward():
     np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
 
 
-# With as many tokens as rows are gathered for, and with one too many.
+# Up to the largest number of tokens that gather rows, and one more.
 @pytest.mark.parametrize(
   'd_ff, n, n_tokens', [(24, 4, 1), (24, 4, 2), (24, 4, 3), (128, 64, 33)]
 )
@@ -110,7 +110,7 @@ def test_decoding_is_evaluation(d_ff, n, n_tokens, multiply):
 def test_blocks_of_more_units_than_a_byte_counts():
   n, x = 300, toy.normal(3, D)
   layer, weights = make(x, 'predict', d_ff=900, n_elements_in_block=n)
-  # The last unit of a block wins, whose number a byte would turn into 43.
+  # The last unit of a block wins; its index would overflow a byte to 43.
   weights = list(weights)
   weights[BIAS] = weights[BIAS].at[n - 1 :: n].add(100)
   y, _ = toy.run(layer, x, tuple(weights), ())
@@ -118,22 +118,22 @@ def test_blocks_of_more_units_than_a_byte_counts():
   train = hl.SparseFF(900, n, quant_prob=1.0, temperature=0.0)
   y, state = toy.run(train, x, tuple(weights), Choices(None))
   check(y, x, weights, n)
-  assert state.units.dtype == jnp.uint16 and (state.units == n - 1).all()
+  assert state.indices.dtype == jnp.uint16 and (state.indices == n - 1).all()
 
 
 def rounded_rows(matrix):
-  """Each row to the nearest of 255 levels of its own range."""
+  """Rounds each row to the nearest of 255 levels of its own range."""
   step = np.abs(matrix).max(axis=1, keepdims=True) / 127
   return np.round(matrix / step) * step
 
 
-# Few enough to gather rows for, and too many.
+# Few enough to gather rows, and too many.
 @pytest.mark.parametrize('n_tokens', [2, 9])
 def test_decoding_in_8_bits(n_tokens):
   n, x = 8, toy.normal(n_tokens, D)
   layer, weights = make(x, 'predict', d_ff=48, n_elements_in_block=n)
   weights = list(weights)
-  # Ranges so different that one for the matrix, or by column, would not do.
+  # Ranges too different for one scale per matrix or per column.
   sizes = np.logspace(-2, 1, 48, dtype=np.float32)
   weights[W1], weights[W2] = (
     weights[W1] * sizes,
@@ -156,8 +156,8 @@ def test_decoding_in_8_bits(n_tokens):
 def test_decoding_in_bfloat16(n_tokens):
   n, x = 8, np.round(2 * toy.normal(n_tokens, D))
   layer, weights = make(x, 'predict', d_ff=48, n_elements_in_block=n)
-  # Whole numbers, small enough for the controller to be exact: a choice that
-  # rounding turns would be no error of the layer's.
+  # Small whole numbers keep the controller exact: a choice flipped by rounding
+  # would not be an error of the layer.
   c1, c2, *others = weights
   weights = (jnp.round(2 * c1), jnp.round(2 * c2), *others)
   x = x.astype(jnp.bfloat16)
@@ -212,11 +212,11 @@ def test_training_has_the_gradient_of_the_softmax(hard, multiply):
   soft = p.reshape(t, f)
   chosen = one_hot(p.argmax(axis=-1), n)
   mask = chosen if hard else soft
-  # To the gradient, the probability that multiplies a choice is a constant.
+  # The gradient treats the probability that multiplies a choice as a constant.
   factor = soft if hard and multiply else np.ones((t, f))
   np.testing.assert_allclose(y, masked(x, weights, mask * factor), 1e-5, 1e-5)
 
-  # By hand, of y = (relu((x W1) * mask) * factor) W2 + b2.
+  # The derivatives of y = (relu((x W1) * mask) * factor) W2 + b2, by hand.
   inner = x @ w1
   by_product = g @ w2.T * factor * (inner * mask > 0)
   by_mask = (by_product * inner).reshape(p.shape)
@@ -243,7 +243,7 @@ def test_training_has_the_gradient_of_the_softmax(hard, multiply):
   assert not moved[idle].any() if hard else moved.all()
 
 
-def test_hard_steps_are_as_frequent_as_they_should_be():
+def test_quant_prob_is_the_frequency_of_hard_steps():
   x = toy.normal(3, 4)
   layer, weights = make(
     x, 'train', d_ff=16, n_elements_in_block=4, quant_prob=0.3, temperature=0.0
@@ -259,13 +259,13 @@ def test_hard_steps_are_as_frequent_as_they_should_be():
     np.isclose(y, value, 1e-4, 1e-4).all(axis=-1) for value in (hard, soft)
   )
   assert (is_hard != is_soft).all()
-  assert (is_hard == is_hard[:, :1]).all()  # Drawn once for a batch.
-  # Three standard deviations of what 2000 draws give.
+  assert (is_hard == is_hard[:, :1]).all()  # Sampled once for a batch.
+  # Three standard deviations of 2000 samples.
   assert abs(is_hard[:, 0].mean() - 0.3) < 0.031
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.5])
-def test_noise_draws_units_by_their_probabilities(temperature):
+def test_noise_samples_units_by_their_probabilities(temperature):
   n, t = 4, 4096
   x = np.repeat(toy.normal(1, D), t, axis=0)
   layer, weights = make(
@@ -277,20 +277,20 @@ def test_noise_draws_units_by_their_probabilities(temperature):
     quant_prob=1.0,
   )
   y, state = toy.run(layer, x, weights, Choices(None))
-  assert state.units.shape == (t, 3)
-  assert state.units.dtype == jnp.uint8
+  assert state.indices.shape == (t, 3)
+  assert state.indices.dtype == jnp.uint8
   weights = [np.asarray(w) for w in weights]
   expected = probabilities(x[:1], weights, n)[0] ** (1 / temperature)
   expected /= expected.sum(axis=-1, keepdims=True)
-  drawn = one_hot(state.units, n)
-  # Four standard deviations of 4096 draws, or more.
-  frequencies = drawn.mean(axis=0).reshape(3, n)
+  sampled = one_hot(state.indices, n)
+  # At least four standard deviations of 4096 samples.
+  frequencies = sampled.mean(axis=0).reshape(3, n)
   np.testing.assert_allclose(frequencies, expected, 0, 0.03)
-  np.testing.assert_allclose(y, masked(x, weights, drawn), 1e-4, 1e-4)
+  np.testing.assert_allclose(y, masked(x, weights, sampled), 1e-4, 1e-4)
 
 
 def near_ties(weights, n):
-  """Weights of a controller that can tell all but two units of a block."""
+  """Weights of a controller with two near-equal best units in each block."""
   c1, c2, bias, *others = map(np.array, weights)
   c2[:, 1::n] = c2[:, ::n] + 1e-3 * toy.normal(*c2[:, ::n].shape, seed=5)
   bias = bias.reshape(-1, n)
@@ -301,7 +301,7 @@ def near_ties(weights, n):
 
 @pytest.mark.parametrize('chunk_size', [None, 6])
 @pytest.mark.parametrize('temperature', [0.0, 0.1])
-def test_choices_are_made_once(temperature, chunk_size):
+def test_choices_are_recorded_and_replayed(temperature, chunk_size):
   n, x = 4, toy.normal(2, 8, D)
   arguments = dict(d_ff=32, n_elements_in_block=n, chunk_size=chunk_size)
   layer, weights = make(
@@ -310,17 +310,17 @@ def test_choices_are_made_once(temperature, chunk_size):
   weights = near_ties(weights, n)
   step = jax.jit(layer.pure_fn)
   _, first = step(x, weights, Choices(None), toy.KEY)
-  assert first.units.shape == (16, 8) and first.units.dtype == jnp.uint8
+  assert first.indices.shape == (16, 8) and first.indices.dtype == jnp.uint8
 
-  # Enough to turn choices even without noise.
+  # Enough to flip choices even without noise.
   x = x + toy.normal(*x.shape, seed=3, scale=0.1)
   key = jax.random.PRNGKey(1)
   _, other = step(x, weights, Choices(None), key)
-  assert 0 < (first.units != other.units).mean() < 0.7
+  assert 0 < (first.indices != other.indices).mean() < 0.7
   y, second = step(x, weights, first, key)
-  np.testing.assert_array_equal(second.units, first.units)
+  np.testing.assert_array_equal(second.indices, first.indices)
   expected = masked(
-    x.reshape(-1, D), list(map(np.asarray, weights)), one_hot(first.units, n)
+    x.reshape(-1, D), list(map(np.asarray, weights)), one_hot(first.indices, n)
   )
   np.testing.assert_allclose(y, expected.reshape(x.shape), 1e-4, 1e-4)
 
@@ -330,7 +330,7 @@ def choices(state):
   return [s for s in leaves if isinstance(s, Choices)]
 
 
-def test_all_layers_of_a_model_remember_their_choices():
+def test_all_layers_of_a_model_record_their_choices():
   def block():
     return hl.DecoderBlock(
       D,
@@ -348,20 +348,20 @@ def test_all_layers_of_a_model_remember_their_choices():
   x = toy.normal(2, 3, D)
   weights, state = toy.make(model, x)
   assert not choices(state)
-  remembering = remember_choices(model, state)
-  assert choices(remembering) == [Choices(None)] * 2
+  recording = record_choices(model, state)
+  assert choices(recording) == [Choices(None)] * 2
 
   def pass_(state, key):
     return jax.jit(model.pure_fn)(x, weights, state, key)
 
   _, usual = pass_(state, toy.KEY)
   toy.close(usual, state, 0)
-  _, first = pass_(remembering, toy.KEY)
-  assert [c.units.shape for c in choices(first)] == [(6, 6), (2, 6, 6)]
-  assert all(c.units.dtype == jnp.uint8 for c in choices(first))
+  _, first = pass_(recording, toy.KEY)
+  assert [c.indices.shape for c in choices(first)] == [(6, 6), (2, 6, 6)]
+  assert all(c.indices.dtype == jnp.uint8 for c in choices(first))
   _, second = pass_(first, jax.random.PRNGKey(1))
   toy.close(second, first, 0)
-  assert choices(remember_choices(model, first)) == [Choices(None)] * 2
+  assert choices(record_choices(model, first)) == [Choices(None)] * 2
 
 
 @pytest.mark.parametrize('length', [1, 4, 7])
@@ -389,7 +389,7 @@ def test_chunks_change_nothing_in_training():
   toy.close(*results, 1e-5)
 
 
-def test_chunks_draw_noise_of_their_own_and_one_kind_of_step():
+def test_chunks_have_their_own_noise_and_share_the_kind_of_step():
   x = np.repeat(toy.normal(1, D), 32, axis=0)
 
   def run(**arguments):
@@ -402,7 +402,7 @@ def test_chunks_draw_noise_of_their_own_and_one_kind_of_step():
     )(keys)
 
   _, state = run(temperature=1.0)
-  units = state.units.reshape(20, 2, 16, -1)
+  units = state.indices.reshape(20, 2, 16, -1)
   assert (units[:, 0] != units[:, 1]).any(axis=(1, 2)).all()
   y, _ = run(temperature=0.0, quant_prob=0.5)
   np.testing.assert_allclose(y - y[:, :1], 0, atol=1e-6)
@@ -431,7 +431,7 @@ def test_chunks_save_memory_in_training():
 
 
 def leaf_equations(jaxpr):
-  """The equations that are not made of others."""
+  """The equations without nested ones."""
   for equation in jaxpr.eqns:
     inner = list(jaxprs_in_params(equation.params))
     if not inner:
@@ -440,7 +440,7 @@ def leaf_equations(jaxpr):
       yield from leaf_equations(getattr(sub, 'jaxpr', sub))
 
 
-def test_a_prompt_takes_memory_for_all_units_once():
+def test_a_prompt_stores_the_hidden_units_only_once():
   d, f, n = 64, 1024, 32
   layer = hl.SparseFF(f, n, mode='predict')
   sizes = {}
@@ -450,7 +450,7 @@ def test_a_prompt_takes_memory_for_all_units_once():
     weights = jax.eval_shape(lambda w: hl.decoding_weights(layer, w), weights)
     arguments = x, weights, (), jax.eval_shape(lambda: toy.KEY)
     sizes[t] = temporary_bytes(layer.pure_fn, *arguments)
-    # Rows of the weights for each token would be t * d * f / n numbers, twice.
+    # Gathering rows for each token would take t * d * f / n numbers, twice.
     jaxpr = jax.make_jaxpr(layer.pure_fn)(*arguments).jaxpr
     largest = max(v.aval.size for e in leaf_equations(jaxpr) for v in e.outvars)
     assert largest <= max(t * f, d * f)
@@ -459,7 +459,7 @@ def test_a_prompt_takes_memory_for_all_units_once():
 
 
 @pytest.mark.parametrize('precision', ['float32', 'int8'])
-def test_a_token_reads_the_rows_that_it_chose(precision):
+def test_a_token_reads_only_the_chosen_rows(precision):
   d, f, n = 16, 256, 32
   layer = hl.SparseFF(f, n, mode='predict')
   x = ShapeDtype((1, 1, d), np.float32)
@@ -491,7 +491,7 @@ def test_number_of_parameters(d_ff, n, count):
   assert weights[C2].shape == (7, d_ff)
 
 
-def test_first_weights():
+def test_initial_weights():
   x = ShapeDtype((1, 1, 48), np.float32)
 
   def first(**arguments):
@@ -520,11 +520,11 @@ def test_first_weights():
     (dict(n_elements_in_block=0), r'SparseFF\.n_elements_in_block = 0 must'),
     (dict(quant_prob=-0.1), r'SparseFF\.quant_prob = -0\.1 must'),
     (dict(quant_prob=1.1), r'SparseFF\.quant_prob = 1\.1 must'),
-    (dict(temperature=-1.0), r'SparseFF\.temperature = -1\.0 must be'),
+    (dict(temperature=-1.0), r'SparseFF\.temperature = -1\.0 must not be'),
     (dict(d_lowrank=0), r'SparseFF\.d_lowrank = 0 must be positive'),
     (dict(chunk_size=0), r'SparseFF\.chunk_size = 0 must be positive'),
     (dict(chunk_size=-4), r'SparseFF\.chunk_size = -4 must be positive'),
-    (dict(mode='test'), "got 'test'"),
+    (dict(mode='test'), r"SparseFF\.mode = 'test' must be 'train', 'eval'"),
   ],
 )
 def test_bad_arguments(arguments, message):

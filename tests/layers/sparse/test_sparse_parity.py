@@ -1,4 +1,4 @@
-"""Sparse layers against those of trax 1.4.1, with the same weights."""
+"""Parity of the sparse layers with Trax 1.4.1, given the same weights."""
 
 import contextlib
 import functools
@@ -10,26 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from toy_programs import decode
 
 from trax_hier import layers as hl
 from trax_hier.compat import tl
-from trax_hier.layers.sparse.sparse_ff import Choices
+from trax_hier.layers.base.choices import Choices
 
-# After the door, which works around today's JAX.
+# Imported after trax_hier.compat, which patches trax for current JAX.
 from trax import fastmath  # isort: skip
 
 B, L, D, H = 2, 10, 16, 2
 F, N, R = 32, 8, 5  # d_ff, units in a block, d_lowrank
-S, D_OUT = 4, 24  # Modules, not as many as heads; a width unlike the input's.
+S, D_OUT = 4, 24  # n_modules unlike n_heads; a width unlike the input's.
 X = toy.normal(B, L, D)
-FEW = toy.normal(B, 1, D)  # Few enough tokens for `SparseFF` to gather rows.
+FEW = toy.normal(B, 1, D)  # Few enough tokens that `SparseFF` gathers rows.
 
 
 def in_our_layout(weights):
-  """Weights of trax's SparseFF, or what has their shapes, as ours are."""
+  """Weights or gradients of Trax's SparseFF in our shapes."""
   m1, m2, mb, w1, w2, b2 = jax.tree.leaves(weights)
   assert w2.shape == (N, F // N, D)
-  # Block by block, as all the others are.
+  # Order the units block by block, as in the other arrays.
   w2 = w2.swapaxes(0, 1)
   return (
     m1,
@@ -42,9 +43,9 @@ def in_our_layout(weights):
 
 
 def in_our_structure(layer, x, weights):
-  """Weights of trax's layer, in the tree of ours for inputs like x.
+  """Weights of Trax's layer in the tree of our layer, for inputs like x.
 
-  Both own the same arrays in the same order, that of their use.
+  Both layers have the same arrays, ordered by use.
   """
   shapes, structure = jax.tree.flatten(toy.shapes(layer, x)[0])
   arrays = jax.tree.leaves(weights)
@@ -53,33 +54,20 @@ def in_our_structure(layer, x, weights):
 
 
 def reference(layer, x):
-  """Random weights for trax's layer, and what it makes of x with them."""
+  """Random weights for Trax's layer, and its output for x."""
   weights, state = toy.make(layer, x)
   return weights, toy.run(layer, x, weights, state)[0]
 
 
 def evaluate(layer, x, weights):
-  """What a layer of ours that has no state makes of x."""
+  """Output of one of our layers, which must have no state, for x."""
   _, state = toy.shapes(layer, x)
   assert not jax.tree.leaves(state)
   return toy.run(layer, x, weights, state)[0]
 
 
-def in_calls(layer, x, weights, lengths):
-  """The outputs of a layer in predict mode, called with parts of x."""
-  _, state = toy.make(layer, x)
-  outputs, start = [], 0
-  for length in lengths:
-    part = x[:, start : start + length]
-    y, state = toy.run(layer, part, weights, state)
-    outputs.append(y)
-    start += length
-  assert start == x.shape[1]
-  return jnp.concatenate(outputs, axis=1)
-
-
 def with_gradients(layer, x, weights):
-  """A layer's output, and the gradients of a sum of it: of x, of weights."""
+  """A layer's output, and gradients of its weighted sum by x and weights."""
   _, state = toy.shapes(layer, x)
 
   def loss(x, weights):
@@ -97,7 +85,7 @@ MULTIPLY = pytest.mark.parametrize('multiply', [False, True])
 
 
 def sparse_ff_pair(mode, multiply, **options):
-  """trax's layer and ours."""
+  """Trax's layer and ours."""
   options.update(mode=mode, multiply_by_controller_output=multiply)
   return tl.SparseFF(F, N, R, **options), hl.SparseFF(F, N, R, **options)
 
@@ -121,15 +109,15 @@ def test_sparse_ff_decodes_as_in_trax(x, multiply):
 
 
 @contextlib.contextmanager
-def draws(noise, select):
-  """Gives trax's SparseFF and ours these numbers in [0, 1) for random ones.
+def fixed_uniforms(noise, select):
+  """Replaces the uniform samples of Trax's SparseFF and ours, in [0, 1).
 
-  Yields the shapes and bounds that they ask for.
+  Yields the shapes and bounds that they request.
   """
-  asked = set()
+  requests = set()
 
   def uniform(rng, shape=(), dtype=jnp.float32, minval=0.0, maxval=1.0):
-    asked.add((shape, minval, maxval))
+    requests.add((shape, minval, maxval))
     numbers = noise if shape else select
     return numbers.reshape(shape) * (maxval - minval) + minval
 
@@ -137,20 +125,20 @@ def draws(noise, select):
     mock.patch.object(fastmath.random, 'uniform', uniform),
     mock.patch.object(jax.random, 'uniform', uniform),
   ):
-    yield asked
+    yield requests
 
 
 def training_step(layer, state):
-  """A function that trains with given draws, and what it draws."""
-  asked = set()
+  """A training step with given uniform samples, and its sample requests."""
+  requests = set()
 
   def loss(x, weights, noise, select):
-    with draws(noise, select) as new:
+    with fixed_uniforms(noise, select) as new:
       y, new_state = layer.pure_fn(x, weights, state, toy.KEY)
-    asked.update(new)
+    requests.update(new)
     return (y * toy.normal(*y.shape, seed=3)).sum(), (y, new_state)
 
-  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True)), asked
+  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True)), requests
 
 
 @MULTIPLY
@@ -160,10 +148,10 @@ def test_sparse_ff_trains_as_in_trax(temperature, multiply):
     'train', multiply, temperature=temperature, quant_prob=0.3
   )
   weights, state = toy.make(official, X)
-  their_step, they_ask = training_step(official, state)
-  our_step, we_ask = training_step(layer, Choices(None))
+  their_step, their_requests = training_step(official, state)
+  our_step, our_requests = training_step(layer, Choices(None))
   noise = np.random.default_rng(4).uniform(size=(B * L * F,))
-  # A step that uses the choices and one that uses the probabilities.
+  # One step uses the choices, the other the probabilities.
   for select in 0.29, 0.31:
     numbers = np.float32(noise), np.float32(select)
     (_, (expected, kept)), their_grads = their_step(X, weights, *numbers)
@@ -171,12 +159,12 @@ def test_sparse_ff_trains_as_in_trax(temperature, multiply):
     toy.close(y, expected)
     toy.close(our_grads[0], their_grads[0])
     toy.close(our_grads[1], in_our_layout(their_grads[1]))
-    np.testing.assert_array_equal(choices.units, remembered_choices(kept))
-  assert we_ask == they_ask
+    np.testing.assert_array_equal(choices.indices, recorded_choices(kept))
+  assert our_requests == their_requests
 
 
-def remembered_choices(state):
-  """What trax keeps of the choices for a reversible backward pass."""
+def recorded_choices(state):
+  """The choices that Trax keeps for a reversible backward pass."""
   (units,) = (x for x in jax.tree.leaves(state) if x.dtype == jnp.int32)
   return units
 
@@ -212,8 +200,8 @@ def test_modular_conv_is_locally_conv_dense(kernel, length_kernel):
   our_weights = in_our_structure(ours('eval'), x, weights)
   toy.close(evaluate(ours('eval'), x, our_weights), expected)
   tokens = [1] * x.shape[1]
-  expected = in_calls(official('predict'), x, weights, tokens)
-  toy.close(in_calls(ours('predict'), x, our_weights, tokens), expected)
+  expected = decode(official('predict'), x, weights, tokens)
+  toy.close(decode(ours('predict'), x, our_weights, tokens), expected)
 
 
 # Attention.
@@ -224,7 +212,7 @@ OUTPUTS = {
   'conv': hl.ModularConv,
   'multconv': hl.SparseDense,
 }
-# Every option at least once: a case compiles five programs.
+# Each option at least once; each case compiles five programs.
 QUICK = [
   (False, 'none', 'none'),
   (False, 'conv', 'fixed'),
@@ -262,7 +250,7 @@ def test_sparse_attention_as_in_trax(share_qk, output, v_concat):
   layer = ours(mode='eval')
   weights = in_our_structure(layer, X, weights)
   toy.close(evaluate(layer, X, weights), expected)
-  y = in_calls(ours(mode='predict'), X, weights, [4, 1, 1, 3, 1])
+  y = decode(ours(mode='predict'), X, weights, [4, 1, 1, 3, 1])
   toy.close(y, expected)
 
 

@@ -1,47 +1,32 @@
-"""The data set object that the trainer uses."""
+"""DataSet: the object that serves batches to the trainer."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from trax_hier.data import checks
-from trax_hier.data.batching.windows import (
+from trax_hier.data.batching.batches import (
   Batch,
-  Context,
   EvalBatches,
-  EvalWindows,
   Rows,
-  TrainWindows,
   example_indices,
   make_batch,
 )
+from trax_hier.data.batching.windows import Context, EvalWindows, TrainWindows
+from trax_hier.data.splits import EVAL_SPLITS, SPLITS
+from trax_hier.data.vocabularies.vocab import Vocab
 
-_EVAL_SPLITS = ('valid', 'test')
-
-# Of 'valid' or 'test', cut as the context says: what gives the rows, and how
-# many there are. Past them it gives padding.
+# Maps 'valid' or 'test', and how to cut it, to its rows and their number. Rows
+# past that number are padding.
 EvalRows = Callable[[str, Context | None], tuple[Rows, int]]
 
 
-class Vocab(Protocol):
-  """What a vocabulary must have."""
-
-  size: int
-
-  def encode(self, text: str) -> np.ndarray:
-    """Returns (l,) int32 ids."""
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of the ids."""
-
-
 class DataSet:
-  """Rows addressed by number, served as batches.
+  """Random-access rows, served as batches.
 
   Attributes:
-    vocab: the vocabulary of the ids.
-    unit: what one scored token is: 'byte', 'dim' or 'token'.
+    vocab: Vocabulary of the ids.
+    unit: Unit of a scored token: 'byte', 'dim' or 'token'.
 
   Example:
     >>> from trax_hier.data import Synthetic
@@ -69,21 +54,21 @@ class DataSet:
     n_bytes: Callable[[str], int] | None = None,
     eval_batch_size: int | None = None,
   ):
-    """Checks the batch size and stores the rest.
+    """Checks the batch sizes.
 
     Args:
-      name: the configurable that makes this data set, for messages.
-      description: source and sizes, for `describe`.
-      train_rows: gives the rows at positions in an endless stream.
-      eval_rows: gives the held-out rows.
-      vocab: the vocabulary of the ids.
-      unit: what one scored token is.
-      batch_size: rows of the global batch.
-      context: how evaluation cuts a split unless asked otherwise; None if rows
-        are not windows of a text.
-      n_bytes: gives the bytes of text in 'valid' or 'test'; None where tokens
-        are bytes already, or no text.
-      eval_batch_size: rows of an evaluation batch; None: `batch_size`.
+      name: Name of the configurable, for messages.
+      description: Source and sizes, for `describe`.
+      train_rows: Function from positions in an endless stream to rows.
+      eval_rows: Function from a held-out split to its rows.
+      vocab: Vocabulary of the ids.
+      unit: Unit of a scored token.
+      batch_size: Rows of the global batch.
+      context: How evaluation cuts a split by default; None if rows are not
+        windows of a text.
+      n_bytes: Function from 'valid' or 'test' to its bytes of text; None if
+        tokens are bytes or not text.
+      eval_batch_size: Rows of an evaluation batch; None means `batch_size`.
 
     Raises:
       ValueError: if a batch size is not positive.
@@ -107,13 +92,14 @@ class DataSet:
     """Returns one shard of batch `step`: a pure function of its arguments.
 
     Args:
-      step: which batch, from 0 without end.
-      shard: which part of the global batch, in [0, n_shards).
-      n_shards: in how many parts; must divide the batch size.
+      step: Number of the batch, from 0 without end.
+      shard: Number of the shard, in [0, n_shards).
+      n_shards: Number of shards of the global batch; must divide its size.
 
     Returns:
-      'inputs' and 'targets', (b, l) int32, 'weights', (b, l) float32, and
-      'start_of_sequence', (b,) bool.
+      'inputs' and 'targets', (b, l) int32; 'weights', (b, l) float32;
+      'start_of_sequence', (b,) bool; for encoder-decoder models also 'sources',
+      (b, s) int32.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -124,20 +110,20 @@ class DataSet:
   def eval_batches(
     self, split: str, window: int | None = None, stride: int | None = None
   ) -> EvalBatches:
-    """Returns all of 'valid' or 'test', each token scored exactly once.
+    """Returns the batches of a split, in which each token is scored once.
 
     Args:
       split: 'valid' or 'test'.
-      window: tokens in a window; None: as the data set was made.
-      stride: tokens that a window scores, so that each has window - stride
-        tokens before it or more, but for the first window's; None: all of
-        `window` if that is given, else as the data set was made.
+      window: Tokens in a window; None means the default of the data set.
+      stride: Tokens that a window scores; except in the first window, they have
+        window - stride preceding tokens or more. None means `window` if that
+        is given, and otherwise the default of the data set.
 
     Raises:
-      ValueError: if there is no such split or it is empty, if stride and window
-        do not fit together, or if rows are not windows of a text.
+      ValueError: if the split does not exist or is empty, if the stride is
+        larger than the window, or if rows are not windows of a text.
     """
-    checks.check_choice('eval_batches: split', split, _EVAL_SPLITS)
+    checks.check_choice('eval_batches: split', split, EVAL_SPLITS)
     context = self._context
     if window is not None or stride is not None:
       context = self._choose_context(window, stride)
@@ -158,14 +144,17 @@ class DataSet:
     return _checked_context('window', window, 'stride', stride)
 
   def count_bytes(self, split: str) -> int | None:
-    """Returns the bytes of text that the tokens of 'valid' or 'test' stand for.
+    """Returns the bytes of text that the scored tokens of a split encode.
 
-    None where the unit says it already, or tokens stand for no text.
+    None if tokens are bytes or encode no text.
+
+    Args:
+      split: 'valid' or 'test'.
     """
     return self._n_bytes and self._n_bytes(split)
 
   def describe(self) -> str:
-    """Returns one line: the source, the sizes of the splits, the batch."""
+    """Returns one line: the source, split sizes and batch size."""
     return (
       f'{self._name}: {self._description}; batches of {self._batch_size} rows'
     )
@@ -185,30 +174,31 @@ def windowed(
   move_edges: bool = True,
   n_bytes: Callable[[str], int] | None = None,
 ) -> DataSet:
-  """A data set of windows of three token arrays.
+  """Returns a data set of windows of three token arrays.
 
   Args:
-    name: the configurable that has these arguments, for messages.
-    origin: where the data comes from, for `describe`.
+    name: Name of the configurable that has these arguments, for messages.
+    origin: Source of the data, for `describe`.
     splits: 'train', 'valid' and 'test', each (n,) integers.
-    vocab: the vocabulary of the ids.
-    batch_size: rows of the global batch.
-    length: tokens in a training window.
-    seed: which shuffle.
-    unit: what one token is.
-    eval_length: tokens in an evaluation window; None: `length`.
-    eval_stride: tokens that an evaluation window scores; None: all of them.
-    move_edges: whether training windows move from epoch to epoch; False for
-      rows with edges of their own, which evaluation cannot cut anew either.
-    n_bytes: as `DataSet` takes it.
+    vocab: Vocabulary of the ids.
+    batch_size: Rows of the global batch.
+    length: Tokens in a training window.
+    seed: Seed of the shuffle.
+    unit: Unit of a token.
+    eval_length: Tokens in an evaluation window; None means `length`.
+    eval_stride: Tokens that an evaluation window scores; None means all.
+    move_edges: Whether training windows shift from epoch to epoch. False keeps
+      natural rows, such as images, whole in training and evaluation.
+    n_bytes: Argument of `DataSet`.
 
   Raises:
-    ValueError: naming the binding at fault.
+    ValueError: naming the binding, if a number is not legal or a window is
+      longer than the training split.
   """
   eval_length = length if eval_length is None else eval_length
   eval_stride = eval_length if eval_stride is None else eval_stride
   checks.check_positive(f'{name}.length', length)
-  made_with = _checked_context(
+  default_context = _checked_context(
     f'{name}.eval_length', eval_length, f'{name}.eval_stride', eval_stride
   )
   checks.check_not_negative(f'{name}.seed', seed)
@@ -220,12 +210,10 @@ def windowed(
   train = TrainWindows(splits['train'], length, seed, move_edges)
 
   def eval_rows(split, context):
-    windows = EvalWindows(splits[split], *(context or made_with))
+    windows = EvalWindows(splits[split], *(context or default_context))
     return windows.rows, windows.n_windows
 
-  sizes = ', '.join(
-    f'{split} {len(splits[split]):,}' for split in ('train', *_EVAL_SPLITS)
-  )
+  sizes = ', '.join(f'{split} {len(splits[split]):,}' for split in SPLITS)
   return DataSet(
     name,
     f'{origin}: {sizes} {unit}s in windows of {length}',
@@ -234,7 +222,7 @@ def windowed(
     vocab,
     unit,
     batch_size,
-    made_with if move_edges else None,
+    default_context if move_edges else None,
     n_bytes,
   )
 

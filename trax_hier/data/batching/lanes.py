@@ -1,7 +1,7 @@
-"""Lanes: rows that read long documents on from batch to batch.
+"""Lanes: batch rows that each read long documents across batches.
 
-The plan of who reads what is computed, never iterated to from outside: a run
-that resumes at step s asks for batch s and gets what an uninterrupted run got.
+The schedule of the lanes is computed on demand: a run that resumes at step s
+asks for batch s and gets the batch of an uninterrupted run.
 """
 
 import bisect
@@ -14,25 +14,25 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from trax_hier.data.batching.documents import Documents
 from trax_hier.data.batching.permutation import shuffled
-from trax_hier.data.sources.documents import Documents
 
 
 def epochs(n: int, seed: int) -> Iterator[int]:
-  """Yields 0 .. n-1 without end, each epoch in an order of its own."""
+  """Yields 0 .. n-1 in endless epochs, each in a different order."""
   for start in itertools.count(step=n):
     yield from shuffled(np.arange(start, start + n), n, seed)[1].tolist()
 
 
 class LaneSchedule:
-  """Which document each lane reads at each step, and how far it is.
+  """Which segment of which document each lane reads at each step.
 
-  A lane reads one document to its end, a segment a step, and then takes the
-  next one of the order. Of lanes that are free at the same step, the first
-  takes first.
+  A lane reads a document to its end, one segment per step, and then takes the
+  next document of the order. If several lanes are free at the same step, the
+  first lane takes first.
 
-  The plan is made up to the step that is asked for and kept: 16 bytes for each
-  document that was ever taken. A look-up is a binary search.
+  The schedule is computed up to the requested step and kept, in 16 bytes per
+  document taken so far. A lookup is a binary search.
 
   Example:
     >>> plan = LaneSchedule([3, 1, 2], n_lanes=2, order=range(3))
@@ -50,9 +50,9 @@ class LaneSchedule:
     """Begins with all lanes free.
 
     Args:
-      n_segments: of each document, 1 or more.
-      n_lanes: how many documents are read side by side.
-      order: document numbers, in the order of being taken; may be endless.
+      n_segments: Number of segments of each document, 1 or more.
+      n_lanes: Number of documents that are read in parallel.
+      order: Document numbers in the order of reading; may be endless.
     """
     self._n_segments = n_segments
     self._order = iter(order)
@@ -63,9 +63,9 @@ class LaneSchedule:
     self._lock = threading.Lock()
 
   def locate(self, step: int, lane: int) -> tuple[int, int] | None:
-    """Returns `(document, segment)`; None where a lane has run out."""
+    """Returns `(document, segment)`; None after a lane's last document."""
     with self._lock:
-      self._plan(step)
+      self._schedule_until(step)
       i = bisect.bisect_right(self._begins[lane], step) - 1
       if i < 0:
         return None
@@ -74,13 +74,13 @@ class LaneSchedule:
     return (document, segment) if segment < self._n_segments[document] else None
 
   def n_steps(self) -> int:
-    """Steps until the last lane has run out; the order must have an end."""
+    """Returns the steps until all lanes are done; the order must be finite."""
     with self._lock:
-      self._plan(math.inf)
+      self._schedule_until(math.inf)
       return max(step for step, _ in self._free)
 
-  def _plan(self, step):
-    """Gives out documents until all lanes are taken at `step`."""
+  def _schedule_until(self, step):
+    """Assigns documents until all lanes are busy at `step`."""
     while self._free[0][0] <= step:
       document = next(self._order, None)
       if document is None:
@@ -93,10 +93,10 @@ class LaneSchedule:
 
 
 class LaneRows:
-  """Segments of documents; row r of batch s is what lane r reads at step s.
+  """Segments of documents: row r of batch s is the segment of lane r at step s.
 
-  The last segment of a document is padded with 0. Nothing else is: each
-  document begins a segment of its own.
+  A segment has tokens of one document only. The last segment of a document is
+  padded with 0.
   """
 
   def __init__(
@@ -107,14 +107,14 @@ class LaneRows:
     order: Iterable[int],
     predict_first: bool = False,
   ):
-    """Plans the lanes.
+    """Schedules the lanes.
 
     Args:
-      documents: none of them empty.
-      length: tokens in a segment.
-      n_lanes: rows of a batch.
-      order: document numbers, in the order of being read; may be endless.
-      predict_first: whether the first token of a segment is scored.
+      documents: Documents to read, none of them empty.
+      length: Tokens in a segment.
+      n_lanes: Rows of a batch.
+      order: Document numbers in the order of reading; may be endless.
+      predict_first: Whether the first token of a segment is scored.
     """
     self._documents = documents
     self._length = length
@@ -124,21 +124,21 @@ class LaneRows:
     self._schedule = LaneSchedule(n_segments.tolist(), n_lanes, order)
 
   def n_rows(self) -> int:
-    """Rows until the last lane has run out; the order must have an end."""
+    """Returns the rows until all lanes are done; the order must be finite."""
     return self._schedule.n_steps() * self._n_lanes
 
   def rows(
     self, index: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns rows by number, batches end to end.
+    """Returns rows by number, with the batches concatenated.
 
     Args:
-      index: (b,) step * n_lanes + lane, 0 or more.
+      index: step * n_lanes + lane, from 0, (b,).
 
     Returns:
-      (b, l) int32 tokens, padded with 0; (b, l) float32 weights, 1 where a
-      token is scored, never where it is 0; (b,) bool, whether the row begins a
-      document. A lane that has run out is all padding, and begins nothing.
+      Tokens, (b, l) int32, padded with 0; weights, (b, l) float32, 1 where a
+      token is scored, which excludes id 0; and whether the row begins a
+      document, (b,) bool. After its last document, a lane is all padding.
     """
     tokens = np.zeros((len(index), self._length), np.int32)
     starts = np.zeros(len(index), np.bool_)

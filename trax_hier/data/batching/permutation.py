@@ -1,28 +1,28 @@
-"""Shuffles that need no table and do not depend on numpy's version.
+"""Permutations computed per index, the same for every version of numpy.
 
 numpy does not promise that `Generator.permutation` stays the same across
-releases; a resumed run must not depend on that, so the shuffle is our own.
+releases, which would reorder the data of a resumed run.
 """
 
 import numpy as np
 
-from trax_hier.data.hashing import hash64, mix64
+from trax_hier.data.hashing import SHUFFLE, hash64, mix64
 
-_ROUNDS = 6  # even, so that the two halves end with the sizes they began with
-_SHUFFLE = 1  # names this use of the seed's hash; see windows._OFFSET
+_ROUNDS = 6  # even, so that the two halves end with their initial sizes
 
 
 def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
-  """Maps 0 .. n-1 one to one onto itself, one pseudo-random order per key.
+  """Permutes 0 .. n-1 pseudo-randomly, one permutation per key.
 
-  A Feistel network over the smallest power of two that holds n; an index that
-  lands outside is sent through again until it lands inside (cycle walking,
-  fewer than two passes on average), which keeps the map one to one.
+  A Feistel network permutes the range up to the smallest power of two that
+  holds n. A result of n or more passes through the network again until it is
+  less than n (cycle walking, fewer than two passes on average), so the map
+  stays one to one.
 
   Args:
-    index: (b,) integers in [0, n).
-    n: size of the permuted range.
-    key: (b,) or (1,) uint64, which permutation to use for each index.
+    index: Integers in [0, n), (b,).
+    n: Size of the permuted range.
+    key: Key of the permutation of each index, (b,) or (1,) uint64.
 
   Returns:
     (b,) int64 in [0, n).
@@ -37,7 +37,7 @@ def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
 
 
 def _feistel(x, n, key):
-  """One pass over the power of two that holds n (at least 4, two bits)."""
+  """Permutes the range up to the power of two that holds n, at least 4."""
   bits = max(2, (n - 1).bit_length())
   left_bits, right_bits = bits // 2, bits - bits // 2
   left = x >> np.uint64(right_bits)
@@ -53,12 +53,12 @@ def _feistel(x, n, key):
 def shuffled(
   index: np.ndarray, n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Item number `index` of an endless stream that reshuffles n items an epoch.
+  """Returns items of an endless stream that reshuffles n items every epoch.
 
   Args:
-    index: (b,) positions in the stream, from 0 without end.
-    n: items in an epoch.
-    seed: which stream.
+    index: Positions in the stream from 0, (b,).
+    n: Items in an epoch.
+    seed: Seed of the stream.
 
   Returns:
     `(epoch, item)`, both (b,) int64: each epoch holds each item exactly once.
@@ -69,4 +69,4 @@ def shuffled(
     [0 0 0 0 1 1 1 1] [3 0 2 1 2 1 0 3]
   """
   epoch, position = np.divmod(index, n)
-  return epoch, permute(position, n, hash64(seed, _SHUFFLE, epoch))
+  return epoch, permute(position, n, hash64(seed, SHUFFLE, epoch))

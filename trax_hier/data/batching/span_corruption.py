@@ -1,124 +1,54 @@
-"""SpanCorruption: windows with gaps, and what fills them."""
+"""SpanCorruption: the denoising objective of T5, on windows of another set."""
 
 import operator
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
-from trax_hier.data.batching.dataset import DataSet, Vocab
-from trax_hier.data.batching.windows import Batch, example_indices, make_batch
-from trax_hier.data.hashing import hash64
-
-_NOISE = 3  # names this use of the seed's hash; see windows._OFFSET
-_KEPT_PARTS, _NOISE_PARTS = 0, 1  # name the uses of a row's key
-
-# Training, valid and test rows never share noise.
-_STREAMS = {'train': 0, 'valid': 1, 'test': 2}
-
-
-class SentinelVocab:
-  """A vocabulary with sentinels above it.
-
-  Attributes:
-    below: the vocabulary of the ids below them.
-    size: of the ids, sentinels included.
-
-  Example:
-    >>> from trax_hier.data import ByteVocab
-    >>> vocab = SentinelVocab(ByteVocab(), size=300)
-    >>> print(vocab.encode('a<0>b<1>'))
-    [ 97 299  98 298]
-    >>> vocab.decode([97, 299, 98, 298])
-    'a<0>b<1>'
-  """
-
-  def __init__(self, vocab: Vocab, size: int):
-    """Adds ids to a vocabulary.
-
-    Args:
-      vocab: of the ids below.
-      size: of both together. The sentinels count down from size - 1; ids that
-        neither needs are shown as sentinels too.
-    """
-    self.below = vocab
-    self.size = size
-
-  def encode(self, text: str) -> np.ndarray:
-    """Returns (l,) int32 ids; '<0>' and so on, as decoded, are sentinels."""
-    ids = []
-    for i, part in enumerate(re.split(r'<(\d+)>', text)):
-      if i % 2 == 0:
-        ids.append(self.below.encode(part))
-      elif int(part) < self.size - self.below.size:
-        ids.append(np.array([self.size - 1 - int(part)]))
-      else:
-        ids.append(self.below.encode(f'<{part}>'))
-    return np.concatenate(ids).astype(np.int32)
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of `ids`, sentinels as '<0>', '<1>', ….
-
-    What stands between sentinels is decoded on its own.
-
-    Args:
-      ids: (l,) integers in [0, size).
-
-    Raises:
-      ValueError: if an id is out of range.
-    """
-    ids = np.asarray(ids)
-    outside = ids[(ids < 0) | (ids >= self.size)]
-    if len(outside):
-      raise ValueError(f'id {outside[0]}: must be in [0, {self.size})')
-    text, begin = [], 0
-    for at in [*np.flatnonzero(ids >= self.below.size), len(ids)]:
-      if at > begin:
-        text.append(self.below.decode(ids[begin:at]))
-      if at < len(ids):
-        text.append(f'<{self.size - 1 - int(ids[at])}>')
-      begin = at + 1
-    return ''.join(text)
+from trax_hier.data.batching.batches import Batch, example_indices, make_batch
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.noise_spans import first_columns, noise_mask
+from trax_hier.data.hashing import NOISE, SPLIT_TAGS, hash64
+from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 
 
 @configurable(module='trax_hier.data')
 class SpanCorruption:
-  """Windows of another data set for encoder-decoder models: fill the gaps.
+  """Windows of another data set, corrupted for encoder-decoder models.
 
-  Spans of a window are noise. 'sources' has the window with a sentinel for each
-  of them; 'targets' has, for each, its sentinel and then its tokens, and ends
+  'sources' is the window with each noise span replaced by a sentinel.
+  'targets' lists each sentinel followed by the tokens of its span, and ends
   with one more sentinel:
     window   the quick brown fox jumps over the lazy dog
     sources  the <0> fox jumps over <1>
     targets  <0> quick brown <1> the lazy dog <2>
-  Sentinels count down from vocab_size - 1. Of a window of n tokens,
-  round(n * density) are noise, at least 1 and at most n - 1, in
-  round(noise / mean_span) spans, at least 1 and at most as many as there are
-  tokens of either kind. Kept and noise spans take turns, a kept one first, so
-  a noise span is always last; the lengths of each kind are a random partition,
-  all equally probable.
+  Sentinels count down from vocab_size - 1. In a window of n tokens,
+  n_noise = round(n * density) are noise, clipped to [1, n - 1], in
+  round(n_noise / mean_span) spans, at least 1 and at most the number of noise
+  tokens and of kept tokens. Kept and noise spans alternate: a kept span is
+  first, a noise span last. The lengths of the spans of each kind are a
+  uniformly random partition.
 
   Noise is an integer hash of (seed, split, row): batches are bitwise equal on
-  every machine, and each epoch corrupts a window anew. Evaluation has noise
-  that does not depend on the seed.
+  every machine, and each epoch corrupts a window differently. Evaluation noise
+  does not depend on the seed.
 
-  Where rows are padded, only what comes before the padding is corrupted: a row
-  ends with its last token of weight 1. Otherwise the data's weights do not
-  count. A row of fewer than 2 tokens is left as it is, with no targets and all
-  weights 0. Where evaluation's windows overlap, what a window has only as
-  context stands uncorrupted in its sources.
+  Padding is not corrupted: a row ends with its last token of weight 1, and
+  other weights of the data are ignored. A row of fewer than 2 tokens stays
+  uncorrupted, with no targets and all weights 0. If evaluation windows overlap,
+  the tokens of a window that are only context stay uncorrupted in its sources.
 
   Batches have
     'sources', (b, source_length) int32, padded with 0 on the right;
     'inputs' and 'targets', (b, target_length) int32, likewise;
-    'weights', (b, target_length) float32, 1 but on padding;
-    'start_of_sequence', (b,) bool, as the data has it.
+    'weights', (b, target_length) float32, 1 except on padding;
+    'start_of_sequence', (b,) bool, of the data.
 
   Attributes:
-    vocab: the data's vocabulary and the sentinels.
-    unit: 'token': sentinels are scored too, which are no text.
+    vocab: Vocabulary of the data, with sentinels.
+    unit: 'token', because sentinels are scored too and are not text.
 
   Example:
     >>> from trax_hier.data import Synthetic
@@ -147,20 +77,20 @@ class SpanCorruption:
     mean_span: float = 3.0,
     seed: int = 0,
   ):
-    """Checks that training windows fit.
+    """Checks that corrupted training windows fit.
 
     Args:
-      data: gives the windows, such as @TextFiles().
-      source_length: tokens in a row of sources.
-      target_length: tokens in a row of targets.
-      vocab_size: ids, sentinels included.
-      density: share of a window's tokens that are noise.
-      mean_span: tokens in a noise span, on average.
-      seed: which noise in training.
+      data: Data set of the windows, such as @TextFiles().
+      source_length: Tokens in a row of sources.
+      target_length: Tokens in a row of targets.
+      vocab_size: Number of ids, including sentinels.
+      density: Fraction of the tokens of a window that are noise.
+      mean_span: Mean tokens of a noise span.
+      seed: Seed of the training noise.
 
     Raises:
-      ValueError: naming the binding, with the least value that would do where
-        windows do not fit; nothing is ever cut off.
+      ValueError: naming the binding; if windows do not fit, also the least
+        value that fits, because nothing is ever truncated.
     """
     if not hasattr(data, 'train_batch'):
       raise ValueError(
@@ -188,138 +118,126 @@ class SpanCorruption:
     self._seed = seed
     self.vocab = SentinelVocab(data.vocab, vocab_size)
     self._length = data.train_batch(0)['inputs'].shape[1]
-    self._check_room(self._length, self._length)
+    self._check_lengths(self._length, self._length)
 
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
-    """Returns one shard of batch `step`: a pure function of its arguments.
-
-    Args:
-      step: which batch, from 0 without end.
-      shard: which part of the global batch, in [0, n_shards).
-      n_shards: in how many parts; must divide the batch size.
-
-    Returns:
-      The batch, as the class says.
-
-    Raises:
-      ValueError: if an argument is out of range.
-    """
+    """Corrupts one shard of batch `step`; see `DataSet.train_batch`."""
     batch = self._data.train_batch(step, shard, n_shards)
     batch_size = len(batch['inputs']) * n_shards
     index = example_indices(
       'SpanCorruption.data', step, batch_size, shard, n_shards
     )
-    keys = hash64(self._seed, _NOISE, _STREAMS['train'], index)
+    keys = hash64(self._seed, NOISE, SPLIT_TAGS['train'], index)
     return self._corrupt(batch, keys, False)
 
   def eval_batches(
     self, split: str, window: int | None = None, stride: int | None = None
   ) -> Sequence[Batch]:
-    """Returns all of 'valid' or 'test', each token once.
+    """Returns the batches of a split, in which each token occurs once.
 
-    It is in the sources or in the targets, and where windows overlap also in
-    the sources of others, as context.
+    A token is in the sources or in the targets of one window; windows that
+    overlap may repeat it in their sources, as context.
 
     Args:
       split: 'valid' or 'test'.
-      window: tokens in a window, before it is corrupted.
-      stride: tokens of a window that may be corrupted: its last ones.
+      window: Tokens in a window before corruption.
+      stride: Tokens at the end of a window that may be corrupted.
 
     Raises:
-      ValueError: as the data's `eval_batches` does, or if windows do not fit,
-        with the binding and the least value that would do.
+      ValueError: as `eval_batches` of the data; if windows do not fit, naming
+        the binding and the least value that fits.
     """
     batches = self._data.eval_batches(split, window, stride)
     width = batches[0]['inputs'].shape[1]
-    apart = width if batches.context is None else batches.context.stride
-    self._check_room(width, apart)
+    stride = width if batches.context is None else batches.context.stride
+    self._check_lengths(width, stride)
 
     def corrupt(batch, index):
-      keys = hash64(0, _NOISE, _STREAMS[split], index)
-      return self._corrupt(batch, keys, apart < width)
+      keys = hash64(0, NOISE, SPLIT_TAGS[split], index)
+      return self._corrupt(batch, keys, stride < width)
 
     return _CorruptedBatches(batches, corrupt)
 
   def count_bytes(self, split: str) -> None:
-    """Returns None: the scored tokens stand for only a part of the text."""
+    """Returns None: the scored tokens encode only the noise of the text."""
 
   def describe(self) -> str:
-    """Returns one line: what is noise, and of which data."""
-    noise, spans = (int(n[0]) for n in self._plan(np.array([self._length])))
+    """Returns one line: the noise and the data."""
+    n_noise, n_spans = self._count_noise(np.array(self._length))
     return (
-      f'SpanCorruption: {noise:,} of {self._length:,} tokens are noise, in '
-      f'{spans:,} spans, of {self._data.describe()}'
+      f'SpanCorruption: {n_noise:,} of {self._length:,} tokens are noise, in '
+      f'{n_spans:,} spans, of {self._data.describe()}'
     )
 
-  def _plan(self, n):
-    """Returns the noise tokens and the noise spans of (b,) n tokens."""
-    # Half to even, as Python's round and the original's.
-    noise = np.rint(n * self._density).astype(np.int64)
-    noise = np.where(n > 1, np.clip(noise, 1, np.maximum(n - 1, 1)), 0)
-    spans = np.rint(noise / self._mean_span).astype(np.int64)
-    return noise, np.maximum(spans, 1).clip(max=np.minimum(noise, n - noise))
+  def _count_noise(self, n):
+    """Returns the numbers of noise tokens and of noise spans in n tokens."""
+    # Rounds half to even, like T5's code.
+    n_noise = np.rint(n * self._density).astype(np.int64)
+    n_noise = np.where(n > 1, np.clip(n_noise, 1, np.maximum(n - 1, 1)), 0)
+    n_spans = np.maximum(np.rint(n_noise / self._mean_span).astype(np.int64), 1)
+    return n_noise, n_spans.clip(max=np.minimum(n_noise, n - n_noise))
 
-  def _check_room(self, width, stride):
-    """Raises ValueError if windows `stride` apart do not fit when corrupted.
+  def _check_lengths(self, width, stride):
+    """Raises ValueError if corrupted windows `stride` apart do not fit.
 
-    Padded rows fit where full ones do: no number that is checked grows when a
-    row gets shorter.
+    Padded rows fit if full ones do: the lengths do not grow as a row gets
+    shorter.
     """
-    what = f'windows of {width:,} tokens'
+    windows = f'windows of {width:,} tokens'
     if stride < width:
-      what += f', {stride:,} apart'
+      windows += f', {stride:,} apart'
     if stride < 2:
       raise ValueError(
-        f'SpanCorruption.data: {what}: needs 2 or more to corrupt, one to keep '
-        'and one as noise'
+        f'SpanCorruption.data: {windows}: needs 2 or more to corrupt, one to '
+        'keep and one as noise'
       )
-    # The first window is corrupted as a whole, the others in their last tokens.
-    n = np.array((width, stride))
-    noise, spans = self._plan(n)
+    # The first window is corrupted as a whole, others in their last tokens.
+    noise, spans = self._count_noise(np.array((width, stride)))
     below, n_sentinels = self._data.vocab.size, int(spans.max()) + 1
     needs = (
-      ('source_length', self._source_length, width - noise + spans, what),
-      ('target_length', self._target_length, noise + spans + 1, what),
+      ('source_length', self._source_length, width - noise + spans, windows),
+      ('target_length', self._target_length, noise + spans + 1, windows),
       (
         'vocab_size',
         self.vocab.size,
         below + n_sentinels,
         f'the {below:,} ids of SpanCorruption.data and the {n_sentinels:,} '
-        f'sentinels of {what}',
+        f'sentinels of {windows}',
       ),
     )
-    for name, given, needed, of in needs:
+    for name, value, needed, content in needs:
       least = int(np.max(needed))
-      if given < least:
+      if value < least:
         raise ValueError(
-          f'SpanCorruption.{name} = {given}: must be at least {least} for {of}'
+          f'SpanCorruption.{name} = {value}: must be at least {least} for '
+          f'{content}'
         )
 
   def _corrupt(self, batch, keys, has_context):
-    """Returns the batch of windows `batch` as sources and targets."""
+    """Returns a batch of windows as sources and targets."""
     tokens, weights = batch['inputs'], batch['weights']
     width = tokens.shape[1]
     scored = weights > 0
     last = width - scored[:, ::-1].argmax(axis=1)
     end = np.where(scored.any(axis=1), last, 0)
-    # argmax of a row that scores nothing is 0, as is its end.
+    # In a row that scores no token, both argmax and end are 0.
     begin = scored.argmax(axis=1) if has_context else np.zeros_like(end)
-    noise, spans = self._plan(end - begin)
-    is_noise = _noise_mask(keys, begin, end, noise, spans, width)
+    noise, spans = self._count_noise(end - begin)
+    is_noise = noise_mask(keys, begin, end, noise, spans, width)
 
     is_first = is_noise.copy()
     is_first[:, 1:] &= ~is_noise[:, :-1]
     span = is_first.cumsum(axis=1, dtype=np.int32) - 1
     top = np.int32(self.vocab.size - 1)
 
-    stays = is_first | ~is_noise
-    stays &= np.arange(width) < end[:, None]
+    in_sources = is_first | ~is_noise
+    in_sources &= np.arange(width) < end[:, None]
     sources = np.zeros((len(tokens), self._source_length), np.int32)
-    filled = _first_columns(stays.sum(axis=1), self._source_length)
-    sources[filled] = np.where(is_first, top - span, tokens)[stays]
+    filled = first_columns(in_sources.sum(axis=1), self._source_length)
+    sources[filled] = np.where(is_first, top - span, tokens)[in_sources]
 
     targets = np.zeros((len(tokens), self._target_length), np.int32)
-    # A noise token comes after those before it and one sentinel each span.
+    # The noise tokens and sentinels of the spans so far precede a noise token.
     column = is_noise.cumsum(axis=1, dtype=np.int32) + span
     targets[is_noise.nonzero()[0], column[is_noise]] = tokens[is_noise]
     targets[is_first.nonzero()[0], column[is_first] - 1] = top - span[is_first]
@@ -327,20 +245,15 @@ class SpanCorruption:
     rows = spans.nonzero()[0]
     targets[rows, n_targets[rows] - 1] = top - spans[rows]
 
-    filled = _first_columns(n_targets, self._target_length)
-    return {
-      'sources': sources,
-      **make_batch(
-        targets, filled.astype(np.float32), batch['start_of_sequence']
-      ),
-    }
+    weights = first_columns(n_targets, self._target_length).astype(np.float32)
+    return make_batch(targets, weights, batch['start_of_sequence'], sources)
 
 
 class _CorruptedBatches(Sequence[Batch]):
-  """Batches of another sequence, corrupted.
+  """Corrupted batches of another sequence.
 
   Attributes:
-    context: None: rows are not windows of a text any more.
+    context: None, because rows are no longer windows of a text.
   """
 
   context = None
@@ -358,52 +271,3 @@ class _CorruptedBatches(Sequence[Batch]):
     batch = self._batches[i]
     n_rows = len(batch['inputs'])
     return self._corrupt(batch, np.arange(n_rows) + position * n_rows)
-
-
-def _first_columns(counts, width):
-  """Returns (b, width) bool: the first of each row, (b,) `counts` of them."""
-  return np.arange(width) < counts[:, None]
-
-
-def _noise_mask(keys, begin, end, noise, spans, width):
-  """Returns (b, width) bool: which tokens are noise.
-
-  Args:
-    keys: (b,) uint64, one for each row's randomness.
-    begin: (b,) where the part that may be corrupted begins,
-    end: (b,) and where it ends.
-    noise: (b,) how many tokens are noise,
-    spans: (b,) in how many spans; 0 where there is no noise.
-    width: tokens in a row.
-  """
-  parts = np.stack(
-    (
-      _partition(hash64(keys, _KEPT_PARTS), end - begin - noise, spans),
-      _partition(hash64(keys, _NOISE_PARTS), noise, spans),
-    ),
-    axis=-1,
-  ).reshape(len(keys), -1)
-  # Parts of length 0 all come at the end, which is not part of the mask.
-  edges = begin[:, None] + parts.cumsum(axis=1)
-  turns = np.zeros((len(keys), width + 1), np.bool_)
-  np.put_along_axis(turns, edges, True, axis=1)
-  is_noise = np.logical_xor.accumulate(turns[:, :width], axis=1)
-  return is_noise & (np.arange(width) < end[:, None])
-
-
-def _partition(keys, n, n_parts):
-  """Cuts (b,) n into (b,) n_parts positive parts, all ways equally probable.
-
-  Returns:
-    (b, most parts of a row, at least 1) int64; after a row's own parts, 0.
-    Where n_parts is 0, n in one.
-  """
-  n_cuts = np.maximum(n_parts - 1, 0)
-  draws = hash64(keys[:, None], np.arange(n.max()))
-  draws[np.arange(n.max()) >= n[:, None] - 1] = np.iinfo(np.uint64).max
-  # Stable, so that the order is the same on every machine even for a tie.
-  order = np.argsort(draws, axis=1, kind='stable')[:, : n_cuts.max()]
-  is_cut = _first_columns(n_cuts, n_cuts.max())
-  cuts = np.sort(np.where(is_cut, order + 1, n[:, None]), axis=1)
-  cuts = np.concatenate((cuts, n[:, None]), axis=1)
-  return np.diff(cuts, axis=1, prepend=0)

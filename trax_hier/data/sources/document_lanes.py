@@ -1,4 +1,4 @@
-"""DocumentLanes: long documents, read on from batch to batch."""
+"""DocumentLanes: long documents, read across batches."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.config import configurable
-from trax_hier.data import checks, files
+from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.documents import Documents
 from trax_hier.data.batching.lanes import LaneRows, epochs
-from trax_hier.data.sources.documents import (
-  Documents,
-  is_prepared,
-  read_prepared,
-)
-from trax_hier.data.sources.text import read_texts
-from trax_hier.data.vocabularies.vocab import ByteVocab
-
-_SPLITS = ('train', 'valid', 'test')
+from trax_hier.data.files import find_path, read_texts
+from trax_hier.data.sources.prepared_documents import is_prepared, read_prepared
+from trax_hier.data.splits import SPLITS, fill_splits
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 
 @configurable(module='trax_hier.data')
@@ -31,48 +27,49 @@ def DocumentLanes(
   valid_fraction: float = 0.05,
   test_fraction: float = 0.05,
 ) -> DataSet:
-  """Documents such as books, for models that carry a state between batches.
+  """Documents, such as books, for models that carry state between batches.
 
-  Each row of the batch is a lane: it reads one document to its end, `length`
-  tokens a batch, and then takes the next one of the epoch's order. Batches have
-  'start_of_sequence' too, (b,) bool: which rows begin a document. Within an
-  epoch no two lanes read the same document; where one epoch passes into the
-  next, as always with fewer documents than lanes, they may.
+  Each row of the batch is a lane. It reads a document to its end, one segment
+  of `length` tokens per batch, and then takes the next document in the order of
+  the epoch. 'start_of_sequence', (b,) bool, is True for rows that begin a
+  document. Within an epoch, no two lanes read the same document. At the
+  boundary of two epochs they may; with fewer documents than lanes, they always
+  do.
 
-  Evaluation reads each document of the split once, the longest first: one that
-  began last would be read alone, while the other lanes are padding.
+  Evaluation reads each document once, the longest first. If a long document
+  began last, the other lanes would be padding for most of it.
 
-  A token of id 0 is padding and never scored. The first token of a segment is
-  not scored either, as Block-Recurrent Transformers (arXiv 2203.07852) has it,
-  unless `predict_first` asks for it. In bytes, bits per byte are then over the
-  bytes that are scored. Subwords that are not scored have no bytes that could
-  be left out, so `count_bytes` is None there without `predict_first`.
+  Id 0 is padding and never scored. The first token of a segment is not scored
+  either, as in Block-Recurrent Transformers (arXiv 2203.07852), unless
+  `predict_first` is True. Bits per byte of a byte vocabulary are over the
+  scored bytes. The bytes of single subwords are not defined, so `count_bytes`
+  of a subword vocabulary is None unless `predict_first` is True.
 
   Args:
-    path: one of
-      a folder of text files, each a document; they are read into memory,
-        hidden and binary ones left out, and whole files are held out;
-      a file of documents end to end, with a table beside it, named like it
-        with .json at the end: a list, or an object with the list as 'docs', of
+    path: One of
+      a folder of text files, each a document; all but hidden and binary files
+        are read into memory, and whole files are held out;
+      a file of concatenated documents, with a table in a file of the same name
+        plus .json: a list, or an object with the list as 'docs', of
         [name, split, offset, length] in bytes;
-      a folder made by `python -m trax_hier.data.prepare`.
-      The last two are mapped. Where they have no validation split, or
-      `valid_fraction` is 0, valid is test.
-    batch_size: lanes.
-    length: tokens in a segment.
-    seed: which shuffle.
-    predict_first: whether to score the first token of each segment: of a
-      document, from the beginning-of-sequence mark, else from the state of the
-      segment before.
-    eval_batch_size: lanes in evaluation; None: `batch_size`.
-    valid_fraction: of a folder of text files, the share of the bytes held out
-      for validation.
-    test_fraction: the same, for the test.
+      a folder that `python -m trax_hier.data.prepare` wrote.
+      The last two are mapped. Without a validation split, or with a
+      `valid_fraction` of 0, valid is test.
+    batch_size: Number of lanes.
+    length: Tokens in a segment.
+    seed: Seed of the shuffle.
+    predict_first: Whether to score the first token of each segment. It is
+      predicted from the BOS token in the first segment of a document, and from
+      the state of the previous segment in others.
+    eval_batch_size: Number of lanes in evaluation; None means `batch_size`.
+    valid_fraction: Fraction of the bytes held out for validation; only for a
+      folder of text files.
+    test_fraction: Fraction of the bytes held out for the test, likewise.
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable or
-      malformed, if no document is left to train or test on, or if a number is
-      not legal.
+      malformed, if train or test has no document, or if a number is not
+      legal.
 
   Example:
     >>> from trax_hier import data
@@ -91,15 +88,11 @@ def DocumentLanes(
   checks.check_fractions('DocumentLanes', valid_fraction, test_fraction)
   if length == 1 and not predict_first:
     raise ValueError(
-      'DocumentLanes.length = 1: must be 2 or more, or no token is scored, as '
+      'DocumentLanes.length = 1: must be 2 or more, or no token is scored with '
       'DocumentLanes.predict_first = False'
     )
   binding = f'DocumentLanes.path = {path!r}'
-  found = Path(path).expanduser()
-  if not path or not found.exists():
-    raise ValueError(
-      f'{binding}: no such file or folder (looked for {found.absolute()})'
-    )
+  found = find_path(path, binding)
   vocab = ByteVocab()
   try:
     if is_prepared(found):
@@ -108,7 +101,7 @@ def DocumentLanes(
       splits = _read_folder(found, valid_fraction, test_fraction)
     else:
       splits = _map_file(found)
-    splits = _without_empty(splits)
+    splits = _drop_empty(splits)
   except (OSError, ValueError) as error:
     raise ValueError(f'{binding}: {error}') from error
   is_subwords = not isinstance(vocab, ByteVocab)
@@ -131,7 +124,7 @@ def DocumentLanes(
   sizes = ', '.join(
     f'{split} {len(splits[split].ends):,} documents of '
     f'{splits[split].n_tokens():,} {unit}s'
-    for split in _SPLITS
+    for split in SPLITS
   )
   return DataSet(
     'DocumentLanes',
@@ -152,18 +145,18 @@ def _read_folder(root, valid_fraction, test_fraction):
   if not contents:
     raise ValueError('the folder holds no UTF-8 text file')
   sizes = {name: len(content) for name, content in contents.items()}
-  split_of = files.fill_splits(sizes, valid_fraction, test_fraction)
+  split_of = fill_splits(sizes, valid_fraction, test_fraction)
   fractions = {'valid': valid_fraction, 'test': test_fraction}
   for split, fraction in fractions.items():
     if fraction and split not in split_of.values():
       smallest = min(sizes.values()) / sum(sizes.values())
       raise ValueError(
-        f'DocumentLanes.{split}_fraction = {fraction:g} of the bytes has no '
-        f'room for a file: there are {len(sizes)}, and the smallest has '
-        f'{smallest:.3g} of the bytes'
+        f'DocumentLanes.{split}_fraction = {fraction:g} of the bytes holds no '
+        f'file: there are {len(sizes)}, and the smallest has {smallest:.3g} of '
+        'the bytes'
       )
   splits = {}
-  for split in _SPLITS:
+  for split in SPLITS:
     texts = [contents[name] for name in contents if split_of[name] == split]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     tokens = np.frombuffer(b''.join(texts), np.uint8)
@@ -172,15 +165,15 @@ def _read_folder(root, valid_fraction, test_fraction):
 
 
 def _map_file(path):
-  """Maps the splits of a file with a table beside it."""
+  """Maps the splits of a file of documents, as its table lists them."""
   table = Path(f'{path}.json')
   if not table.is_file():
     raise ValueError(
-      f'a file needs a table of its documents beside it, {table.name}; or give '
-      'a folder of text files, each a document'
+      f'the file has no table of its documents, {table.name}; add it, or use a '
+      'folder of text files, each a document'
     )
   tokens = np.memmap(path, np.uint8, mode='r')
-  spans = {split: [] for split in _SPLITS}
+  spans = {split: [] for split in SPLITS}
   match json.loads(table.read_text(encoding='utf-8')):
     case {'docs': [*rows]} | [*rows]:
       for row in rows:
@@ -191,7 +184,7 @@ def _map_file(path):
         f"{table.name}: neither a list nor an object with 'docs'"
       )
   splits = {}
-  for split in _SPLITS:
+  for split in SPLITS:
     begins, ends = np.array(spans[split], np.int64).reshape(-1, 2).T
     splits[split] = Documents(tokens, begins, ends)
   return splits
@@ -200,21 +193,20 @@ def _map_file(path):
 def _checked_row(row, n_bytes, table):
   """Returns the split, begin and end of a row of the table."""
   match row:
-    case [_, str(split), int(offset), int(length)] if split in _SPLITS:
+    case [_, str(split), int(offset), int(length)] if split in SPLITS:
       if offset < 0 or length < 0 or offset + length > n_bytes:
         raise ValueError(
-          f'{table}: {row} reaches outside the file, which has {n_bytes:,} '
-          'bytes'
+          f'{table}: {row} is outside the file, which has {n_bytes:,} bytes'
         )
       return split, offset, offset + length
   raise ValueError(
     f'{table}: {row!r:.200} is not [name, split, offset, length] with a split '
-    f'of {", ".join(map(repr, _SPLITS))}'
+    f'of {", ".join(map(repr, SPLITS))}'
   )
 
 
-def _without_empty(splits):
-  """Drops documents without tokens; without a valid split, valid is test."""
+def _drop_empty(splits):
+  """Drops documents without tokens; if valid has none left, it is test."""
   kept = {}
   for split, (tokens, begins, ends) in splits.items():
     full = ends > begins

@@ -1,6 +1,6 @@
 """Enwik8: the first 100,000,000 bytes of English Wikipedia, 2006.
 
-`python -m trax_hier.data.enwik8 --output_dir=DIR` fetches the file; training
+`python -m trax_hier.data.enwik8 --output_dir=DIR` downloads the file; training
 never does.
 """
 
@@ -15,15 +15,16 @@ import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.vocabularies.vocab import ByteVocab
+from trax_hier.data.files import find_path
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 SIZE = 100_000_000
 SHA256 = '2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8'
-COMMAND = 'python -m trax_hier.data.enwik8 --output_dir=DIR'
+_COMMAND = 'python -m trax_hier.data.enwik8 --output_dir=DIR'
 
-_HELD_OUT = 5_000_000  # bytes of valid and of test, which end the file
+_HELD_OUT = 5_000_000  # bytes of valid and of test, at the end of the file
 
-# What the unpackers raise for a broken archive, or one without enwik8.
+# Errors of the unpackers for a broken archive, or one without enwik8.
 _BROKEN = (EOFError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
@@ -40,28 +41,23 @@ def Enwik8(
   """The enwik8 benchmark: raw bytes, the published split 90M / 5M / 5M.
 
   Args:
-    path: the file as it is (then mapped) or as .zip, .gz or .xz (unpacked in
-      memory).
-    batch_size: rows of the global batch.
-    length: bytes in a training window.
-    seed: which shuffle.
-    eval_length: bytes in an evaluation window; None: `length`. The Hourglass
-      paper's test results use 4096.
-    eval_stride: bytes that an evaluation window scores; None: all of them. The
+    path: The raw file, which is mapped, or a .zip, .gz or .xz archive of it,
+      which is unpacked in memory.
+    batch_size: Rows of the global batch.
+    length: Bytes in a training window.
+    seed: Seed of the shuffle.
+    eval_length: Bytes in an evaluation window; None means `length`. The
+      Hourglass paper's test results use 4096.
+    eval_stride: Bytes that an evaluation window scores; None means all. The
       Hourglass paper's test results use 128.
-    verify: whether to compare the checksum too, not only the size.
+    verify: Whether to check the checksum in addition to the size.
 
   Raises:
     ValueError: naming the binding, if the file is missing, unreadable or not
       enwik8, or if a number is not legal.
   """
   binding = f'Enwik8.path = {path!r}'
-  found = Path(path).expanduser()
-  if not path or not found.is_file():
-    raise ValueError(
-      f'{binding}: no such file (looked for {found.absolute()}). '
-      f'To download it: {COMMAND}'
-    )
+  found = find_path(path, binding, 'file', f'. To download it: {_COMMAND}')
   try:
     tokens = read(found)
     check(tokens, checksum=verify)
@@ -87,9 +83,10 @@ def Enwik8(
 
 
 def read(path: Path) -> np.ndarray:
-  """Returns a raw or packed file's bytes as (n,) uint8; raw ones are mapped.
+  """Returns the bytes of a raw or packed file as (n,) uint8; maps a raw file.
 
-  Stops one byte past `SIZE`, so a wrong archive cannot fill the memory.
+  Unpacks at most one byte more than `SIZE`, so a wrong archive cannot fill the
+  memory.
 
   Raises:
     OSError: if the file cannot be read.
@@ -113,11 +110,11 @@ def check(tokens: np.ndarray, checksum: bool) -> None:
   """Checks that the (n,) uint8 bytes are enwik8.
 
   Args:
-    tokens: the unpacked bytes.
-    checksum: whether to compute the sha256, a fraction of a second, too.
+    tokens: Unpacked bytes.
+    checksum: Whether to check the sha256 too, in a fraction of a second.
 
   Raises:
-    ValueError: naming what differs.
+    ValueError: naming the size or checksum that differs.
   """
   if len(tokens) != SIZE:
     size = f'more than {SIZE:,}' if len(tokens) > SIZE else f'{len(tokens):,}'

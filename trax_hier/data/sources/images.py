@@ -1,15 +1,15 @@
-"""ImageBytes: images as sequences of sub-pixels."""
-
-from pathlib import Path
+"""ImageBytes: images as sequences of color channel values."""
 
 import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.vocabularies.vocab import ByteVocab
+from trax_hier.data.files import find_path
+from trax_hier.data.splits import SPLITS
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
-COMMAND = 'python -m trax_hier.data.prepare --name=cifar10 --output_dir=DIR'
+_COMMAND = 'python -m trax_hier.data.prepare --name=cifar10 --output_dir=DIR'
 
 _CIFAR_SHAPE = (3, 32, 32)  # a record: a label byte, then the pixels in CHW
 _CIFAR_RECORD = 1 + 3 * 32 * 32
@@ -19,34 +19,30 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 def ImageBytes(
   path: str, batch_size: int, seed: int = 0, n_valid: int = 0
 ) -> DataSet:
-  """Whole images, flattened row by row as R G B R G B (HWC), 256 values.
+  """Whole images of 256 values per channel, flattened as R G B R G B (HWC).
 
-  A row of a batch is an image, so its length is height * width * 3. The unit
-  is the dimension: "bits per byte" is what papers call bits per dim. Reads a
+  A row of a batch is an image, so its length is height * width * 3. The unit is
+  the dimension, so "bits per byte" are the bits per dim of the papers. Reads a
   folder that holds either
-    train.npy and test.npy, and valid.npy if there is one: uint8 (n, h, w, 3),
-    mapped, as `python -m trax_hier.data.prepare` writes them; or
+    train.npy, test.npy and optionally valid.npy: uint8 (n, h, w, 3), mapped, as
+    `python -m trax_hier.data.prepare` writes them; or
     data_batch*.bin and test_batch.bin, CIFAR-10's official binary files, read
     into memory.
 
   Args:
-    path: the folder.
-    batch_size: images of the global batch.
-    seed: which shuffle.
-    n_valid: images at the end of train to hold out for validation. With 0,
-      and no valid.npy, valid is test: published numbers on these sets train
-      on the whole of train.
+    path: Folder of the images.
+    batch_size: Images of the global batch.
+    seed: Seed of the shuffle.
+    n_valid: Images at the end of train to hold out for validation. With 0 and
+      no valid.npy, valid is test, because published results on these sets train
+      on all of train.
 
   Raises:
     ValueError: naming the binding, if files are missing or not images.
   """
   binding = f'ImageBytes.path = {path!r}'
-  root = Path(path).expanduser()
-  if not path or not root.is_dir():
-    raise ValueError(
-      f'{binding}: no such folder (looked for {root.absolute()}). To make '
-      f'one from a tfds data set: {COMMAND}'
-    )
+  hint = f'. To make one from a tfds data set: {_COMMAND}'
+  root = find_path(path, binding, 'folder', hint)
   try:
     images = _read_folder(root, binding)
   except OSError as error:
@@ -80,21 +76,21 @@ def ImageBytes(
 
 
 def _read_folder(root, binding):
-  """Returns uint8 (n, h, w, 3) by split, 'valid' only if there is a file."""
+  """Returns uint8 (n, h, w, 3) by split; 'valid' only if it has a file."""
   if (root / 'test_batch.bin').exists():
     return {
       'train': _read_cifar(sorted(root.glob('data_batch*.bin')), binding),
       'test': _read_cifar([root / 'test_batch.bin'], binding),
     }
   images = {}
-  for split in ('train', 'test', 'valid'):
+  for split in SPLITS:
     file = root / f'{split}.npy'
     if file.exists():
       images[split] = _read_npy(file, binding)
     elif split != 'valid':
       raise ValueError(
-        f'{binding}: the folder has no {file.name}, and no test_batch.bin '
-        'of CIFAR-10'
+        f'{binding}: the folder has neither {file.name} nor the '
+        'test_batch.bin of CIFAR-10'
       )
   for split, array in images.items():
     if array.shape[1:] != images['train'].shape[1:]:

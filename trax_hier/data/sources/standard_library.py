@@ -1,18 +1,19 @@
-"""StandardLibrary: Python's own source, a corpus that every machine has."""
+"""StandardLibrary: Python's library source, a corpus on every machine."""
 
 import sysconfig
 from pathlib import Path
 
 from trax_hier.config import configurable
-from trax_hier.data import files
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.vocabularies.vocab import ByteVocab
+from trax_hier.data.files import is_text, list_files
+from trax_hier.data.splits import split_files, split_of
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _VALID_FRACTION = 0.03
 _TEST_FRACTION = 0.05
 
-# Tests, packages that pip put there, examples, and tables that a program wrote
-# (character maps, help topics, build settings): not the library's own source.
+# Not the source of the library: tests, installed packages, examples, and
+# generated tables (character maps, help topics, build settings).
 _SKIPPED = frozenset(
   (
     '__pycache__',
@@ -33,21 +34,21 @@ _SKIPPED_PREFIXES = ('.', '_sysconfigdata', 'config-')
 
 @configurable(module='trax_hier.data')
 def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
-  """Bytes of the standard library of the Python that runs, split by file.
+  """Bytes of the standard library of the running Python, split by file.
 
-  About 8 MB in 400 files, found at run time. About 3 % of the files are held
-  out for validation and 5 % for the test, by a hash of the relative path: a
-  file is in the same split in every Python release. The text itself differs
-  between releases, and so do bits per byte on it, a little.
+  About 8 MB in 400 files, found at run time. A hash of the relative path holds
+  out about 3 % of the files for validation and 5 % for the test, so a file is
+  in the same split in every Python release. The text and its bits per byte
+  differ slightly between releases.
 
   Args:
-    batch_size: rows of the global batch.
-    length: bytes in a window.
-    seed: which shuffle.
+    batch_size: Rows of the global batch.
+    length: Bytes in a window.
+    seed: Seed of the shuffle.
 
   Raises:
-    ValueError: if this Python has no library source on disk, or if a number
-      is not legal.
+    ValueError: if this Python has no library source on disk, or if a number is
+      not legal.
 
   Example:
     >>> data = StandardLibrary(batch_size=4, length=128)
@@ -58,17 +59,16 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
   contents = _read(root) if root.is_dir() else {}
   if not contents:
     raise ValueError(
-      f'StandardLibrary: no Python source in {root}; train on files of your '
-      'own with TextFiles'
+      f'StandardLibrary: no Python source in {root}; train on your own files '
+      'with TextFiles'
     )
   splits = {
-    name: files.split_of(name, _VALID_FRACTION, _TEST_FRACTION)
-    for name in contents
+    name: split_of(name, _VALID_FRACTION, _TEST_FRACTION) for name in contents
   }
   return windowed(
     'StandardLibrary',
     f'{root} ({len(contents):,} files)',
-    files.split_files(contents, splits),
+    split_files(contents, splits),
     ByteVocab(),
     batch_size,
     length,
@@ -81,11 +81,11 @@ def _skip(name):
 
 
 def _read(root):
-  """Returns the bytes of each source file by relative name."""
+  """Returns the bytes of the source files by relative name."""
   contents = {}
-  for path in files.list_files(root, _skip):
+  for path in list_files(root, _skip):
     if path.suffix == '.py':
       content = path.read_bytes()
-      if content and files.is_text(content):
+      if content and is_text(content):
         contents[path.relative_to(root).as_posix()] = content
   return contents

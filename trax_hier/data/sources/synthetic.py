@@ -1,19 +1,16 @@
-"""Synthetic: generated tasks, the same on every machine."""
+"""Synthetic: generated memory tasks, the same on every machine."""
 
 import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
-from trax_hier.data.hashing import hash64
-from trax_hier.data.vocabularies.vocab import ByteVocab
+from trax_hier.data.hashing import SPLIT_TAGS, hash64
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _N_PAIRS = 4  # pairs to remember in 'recall'
 _LETTERS, _DIGITS = 26, 10
 _LOWER, _UPPER, _ZERO, _NEWLINE = map(ord, 'aA0\n')
-
-# Names what a hash is for. Training, valid and test rows never share a stream.
-_STREAMS = {'train': 0, 'valid': 1, 'test': 2}
 
 
 @configurable(module='trax_hier.data')
@@ -24,29 +21,30 @@ def Synthetic(
   seed: int = 0,
   n_eval_rows: int = 256,
 ) -> DataSet:
-  """Endless generated text in which only what can be predicted is scored.
+  """Endless generated text; only the predictable characters are scored.
 
-  copy:   '\\n' w '\\n' w, with w random letters; scores the second w.
-  recall: 'c7k0a3x7' + noise + 'a3x7c7k0', pairs of a letter and a digit, then
-          capital letters at random, then the pairs in another order; scores
-          the last digits, which lie at least length - 14 tokens after their
-          first mention. Without memory that costs ln 10 = 2.303 nats each.
+  copy:   '\\n' w '\\n' w with random letters w; scores the second w.
+  recall: 'c7k0a3x7' + noise + 'a3x7c7k0': pairs of a letter and a digit, random
+          capital letters, and the pairs in another order; scores the last
+          digits, at least length - 14 tokens after their first occurrence. A
+          model without memory needs ln 10 = 2.303 nats for each.
 
   Every character is an integer hash of (split, row, position): batches are
   bitwise equal on every machine. Ids are bytes (`ByteVocab`), the unit is the
-  token. Valid and test rows are apart from training's and do not depend on the
+  token. Valid and test rows differ from training rows and do not depend on the
   seed.
 
   Args:
     task: 'copy' or 'recall'.
-    batch_size: rows of the global batch.
-    length: characters in a row: even and at least 4 for copy, at least 16 for
+    batch_size: Rows of the global batch.
+    length: Characters in a row: an even number from 4 for copy, 16 or more for
       recall.
-    seed: which training rows.
-    n_eval_rows: rows in valid and in test.
+    seed: Seed of the training rows.
+    n_eval_rows: Number of rows in valid and in test.
 
   Raises:
-    ValueError: naming the binding at fault.
+    ValueError: naming the binding, if the task does not exist or a number is
+      not legal.
 
   Example:
     >>> data = Synthetic('recall', batch_size=2, length=20)
@@ -71,11 +69,13 @@ def Synthetic(
     )
 
   def train_rows(index):
-    return _TASKS[task](hash64(seed, _STREAMS['train'], index), length)
+    return _TASKS[task](hash64(seed, SPLIT_TAGS['train'], index), length)
 
   def eval_rows(split, _):
     def rows(index):
-      tokens, weights = _TASKS[task](hash64(0, _STREAMS[split], index), length)
+      tokens, weights = _TASKS[task](
+        hash64(0, SPLIT_TAGS[split], index), length
+      )
       inside = (index < n_eval_rows)[:, None]
       return tokens * inside, weights * inside
 
@@ -93,15 +93,15 @@ def Synthetic(
   )
 
 
-def _draw(keys, n, choices):
-  """Returns (b, n) int32 draws from range(choices), by row keys (b,)."""
-  draws = hash64(keys[:, None], np.arange(n)) % np.uint64(choices)
-  return draws.astype(np.int32)
+def _sample(keys, n, choices):
+  """Samples (b, n) int32 from range(choices) with row keys (b,)."""
+  samples = hash64(keys[:, None], np.arange(n)) % np.uint64(choices)
+  return samples.astype(np.int32)
 
 
 def _shuffle(keys, n):
-  """Returns (b, n) int32: for each row, range(n) in a random order."""
-  # Stable, so that the order is the same on every machine even for a tie.
+  """Shuffles range(n) for each row, (b, n) int32."""
+  # Stable, so that ties have the same order on every machine.
   order = np.argsort(hash64(keys[:, None], np.arange(n)), axis=1, kind='stable')
   return order.astype(np.int32)
 
@@ -110,7 +110,7 @@ def _copy_rows(keys, length):
   """Returns tokens (b, l) int32 and weights (b, l) float32."""
   half = length // 2
   tokens = np.full((len(keys), length), _NEWLINE, np.int32)
-  tokens[:, 1:half] = _LOWER + _draw(keys, half - 1, _LETTERS)
+  tokens[:, 1:half] = _LOWER + _sample(keys, half - 1, _LETTERS)
   tokens[:, half + 1 :] = tokens[:, 1:half]
   weights = np.zeros(tokens.shape, np.float32)
   weights[:, half + 1 :] = 1
@@ -123,16 +123,16 @@ def _recall_rows(keys, length):
   pairs = np.stack(
     (
       _LOWER + _shuffle(letters, _LETTERS)[:, :_N_PAIRS],
-      _ZERO + _draw(digits, _N_PAIRS, _DIGITS),
+      _ZERO + _sample(digits, _N_PAIRS, _DIGITS),
     ),
     axis=-1,
   )  # (b, pairs, 2)
-  again = np.take_along_axis(
+  reordered = np.take_along_axis(
     pairs, _shuffle(order, _N_PAIRS)[:, :, None], axis=1
   )
-  tokens = _UPPER + _draw(noise, length, _LETTERS)
+  tokens = _UPPER + _sample(noise, length, _LETTERS)
   tokens[:, : 2 * _N_PAIRS] = pairs.reshape(len(keys), -1)
-  tokens[:, -2 * _N_PAIRS :] = again.reshape(len(keys), -1)
+  tokens[:, -2 * _N_PAIRS :] = reordered.reshape(len(keys), -1)
   weights = np.zeros(tokens.shape, np.float32)
   weights[:, 1 - 2 * _N_PAIRS :: 2] = 1
   return tokens, weights

@@ -1,4 +1,4 @@
-"""Keys and values kept from call to call."""
+"""Caches of keys and values, and of the last inputs, across calls."""
 
 import math
 
@@ -6,64 +6,64 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
-from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.memory import Memory
 
 
-def empty(rows, n):
+def empty_buffer(rows, n):
   """A buffer (s, n, d) for `n` rows like `rows` (.., l, d), s sequences.
 
-  Batch and heads are one axis, as products with a buffer take them: XLA updates
-  a buffer in place only if all that reads it takes it in one shape.
+  Batch and heads are merged into one axis, the shape that products with the
+  buffer take: XLA updates a buffer in place only if all readers use one shape.
   """
   *lead, _, d = rows.shape
   return jnp.zeros((math.prod(lead), n, d), rows.dtype)
 
 
-def append(buffer, rows, index):
-  """Writes `rows` (.., l, d) into `buffer` (s, n, d) from row `index` on."""
+def write_rows(buffer, rows, index):
+  """Writes `rows` (.., l, d) into `buffer` (s, n, d), beginning at `index`."""
   return jax.lax.dynamic_update_slice(
     buffer, _like(buffer, rows), (0, index, 0)
   )
 
 
-def join(buffer, rows):
-  """The rows of `buffer` (s, n, d), then `rows` (.., l, d): (s, n + l, d)."""
+def join_rows(buffer, rows):
+  """Concatenates `buffer` (s, n, d) and `rows` (.., l, d): (s, n + l, d)."""
   return jnp.concatenate([buffer, _like(buffer, rows)], axis=-2)
 
 
 def _like(buffer, rows):
-  """Rows (.., l, d) as those of a buffer (s, n, d)."""
+  """Rows (.., l, d) in the shape and dtype of a buffer (s, n, d)."""
   rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
   if rows.shape[0] != buffer.shape[0]:
     raise ValueError(
       f'{rows.shape[0]} sequences of rows (batch times heads), but the state '
-      f'was made for {buffer.shape[0]}: initialise it for this batch size'
+      f'was made for {buffer.shape[0]}: initialize it for this batch size'
     )
   return rows
 
 
 class KeyValueCache(base.Layer):
-  """Keeps keys and values over predict calls: (k, v, ..) -> (k, v, ..).
+  """Caches keys and values across predict calls: (k, v, ..) -> (k, v, ..).
 
-  In 'train' and 'eval' modes the identity. In 'predict' mode the new rows
-  (b, h, l, d_head) join those of earlier calls; outputs (b h, n, d_head):
+  The identity in 'train' and 'eval' modes. In 'predict' mode, new rows (b, h,
+  l, d_head) are added to the rows of earlier calls; outputs (b h, n, d_head):
 
-  * without a window, the output is the whole buffer of `max_len` rows;
-  * with a window and one new row, it is a ring of `window` rows in which
-    position p has row p mod window;
-  * with a window and more new rows, it is the last `window` rows before them
-    followed by the new ones.
+  * without a window, the whole buffer of `max_len` rows;
+  * with a window and one new row, a ring buffer of `window` rows, which holds
+    position p in row p mod window;
+  * with a window and several new rows, the `window` rows before them, then the
+    new rows.
 
   Args:
-    max_len: Capacity in rows, if there is no window.
-    window: Number of rows to keep, or None for all.
+    max_len: Capacity in rows if there is no window.
+    window: Number of rows to keep; None means all.
     mode: 'train', 'eval' or 'predict'.
-    n: Number of arrays: what else belongs to a key is kept with it.
+    n: Number of arrays: more than 2 to cache other arrays of the keys too.
 
   Raises:
-    ValueError: at a call, without a window, if it brings more than max_len
-      rows, or if it is of another batch than the state.
+    ValueError: a call without a window has more than max_len rows, or the batch
+      size differs from the state's.
 
   Example:
     >>> from trax_hier.compat import signature
@@ -86,7 +86,7 @@ class KeyValueCache(base.Layer):
   def init_weights_and_state(self, input_signature):
     if self._mode != 'predict':
       return
-    buffers = tuple(empty(s, self._n_rows) for s in input_signature)
+    buffers = tuple(empty_buffer(s, self._n_rows) for s in input_signature)
     self.state = jnp.zeros((), jnp.int32), buffers
 
   def forward(self, rows):
@@ -101,16 +101,16 @@ class KeyValueCache(base.Layer):
           'max_len'
         )
       outputs = buffers = tuple(
-        append(old, new, t) for old, new in zip(buffers, rows, strict=True)
+        write_rows(old, new, t) for old, new in zip(buffers, rows, strict=True)
       )
     elif n_new == 1:
       outputs = buffers = tuple(
-        append(old, new, t % self._window)
+        write_rows(old, new, t % self._window)
         for old, new in zip(buffers, rows, strict=True)
       )
     else:
       outputs = tuple(
-        join(jnp.roll(old, -t, axis=-2), new)
+        join_rows(jnp.roll(old, -t, axis=-2), new)
         for old, new in zip(buffers, rows, strict=True)
       )
       buffers = tuple(
@@ -118,7 +118,7 @@ class KeyValueCache(base.Layer):
         for x in outputs
       )
     self.state = t + n_new, buffers
-    # The state may be wider than the dtype of compute.
+    # The state's dtype may be wider than the compute dtype.
     return tuple(
       x.astype(new.dtype) for x, new in zip(outputs, rows, strict=True)
     )
@@ -127,20 +127,20 @@ class KeyValueCache(base.Layer):
 def PastRows(
   window: int, carry: bool, mode: str, n_kept: int | None = None
 ) -> base.Layer:
-  """Puts the keys and values of the past in front: (k, v) -> (k, v).
+  """Prepends the keys and values of earlier positions: (k, v) -> (k, v).
 
-  In 'train' and 'eval' modes new rows (b, h, l, d_head) get `window` rows in
-  front of them. They are zeros at the start of a sequence, so that every
-  position has as many keys before it. In predict mode this is a
+  In 'train' and 'eval' modes, `window` rows are prepended to the new rows (b,
+  h, l, d_head). At the start of a sequence they are zeros, so every position
+  has the same number of keys before it. In predict mode, `PastRows` is a
   `KeyValueCache`.
 
   Args:
-    window: Number of rows before a position that it has use of.
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence:
-      rows are then kept for the next call.
+    window: Number of rows that a position needs before its own.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the call before, whose last rows are then kept.
     mode: 'train', 'eval' or 'predict'.
-    n_kept: Number of rows to keep in predict mode, the newest included; None is
-      window + 1.
+    n_kept: Number of rows to keep in predict mode, including the newest; None
+      means window + 1.
 
   Example:
     >>> rows = jnp.ones((1, 1, 3, 4))
@@ -154,7 +154,7 @@ def PastRows(
 
 
 class _PastRows(Memory):
-  """Puts `window` rows of earlier calls, or zeros, before new ones."""
+  """Prepends `window` rows of earlier calls, or zeros, to the new rows."""
 
   def __init__(self, window, carry):
     super().__init__(n_in=2, n_out=2)
@@ -169,10 +169,10 @@ class _PastRows(Memory):
       )
 
   def forward(self, rows):
-    window = [(0, 0), (0, 0), (self._window, 0), (0, 0)]
+    padding = [(0, 0), (0, 0), (self._window, 0), (0, 0)]
     if not self._carry:
-      return tuple(jnp.pad(x, window) for x in rows)
-    # The state may be wider than the dtype of compute.
+      return tuple(jnp.pad(x, padding) for x in rows)
+    # The state's dtype may be wider than the compute dtype.
     rows = tuple(
       jnp.concatenate([old.astype(new.dtype), new], axis=-2)
       for old, new in zip(self.state, rows, strict=True)
@@ -182,13 +182,13 @@ class _PastRows(Memory):
 
 
 class PastInputs(base.Layer):
-  """Puts the inputs before the new ones in front: (b, l, d) -> (b, n + l, d).
+  """Prepends the last n inputs: (b, l, d) -> (b, n + l, d).
 
-  Before the start of a sequence, which in 'train' and 'eval' modes is that of
-  a call, they are zeros.
+  They are zeros before the start of the sequence. In 'train' and 'eval' modes,
+  every call starts a sequence.
 
   Args:
-    n: Number of inputs before the new ones.
+    n: Number of inputs to prepend.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -202,7 +202,7 @@ class PastInputs(base.Layer):
 
   def __init__(self, n: int, mode: str):
     super().__init__()
-    check_mode(mode)
+    check_arguments('', mode=mode)
     self._n = n
     self._mode = mode
 
@@ -214,7 +214,7 @@ class PastInputs(base.Layer):
   def forward(self, x):
     if self._mode != 'predict':
       return jnp.pad(x, [(0, 0), (self._n, 0), (0, 0)])
-    # The state may be wider than the dtype of compute.
+    # The state's dtype may be wider than the compute dtype.
     x = jnp.concatenate([self.state.astype(x.dtype), x], axis=1)
     self.state = x[:, x.shape[1] - self._n :].astype(self.state.dtype)
     return x

@@ -1,56 +1,52 @@
-"""Dot-product attention over heads: the core of every attention layer.
+"""Causal dot-product attention over heads: the core of the attention layers.
 
-Queries and keys may lie on grids of different stride: neighbours in a sequence
-shortened k times are k tokens apart. A query at index i of stride s covers the
-tokens before (i + 1) * s and sees the keys that start before that point.
+Queries and keys may have different strides: neighbors in a sequence shortened k
+times are k tokens apart. A query at index i of stride s covers the tokens
+before (i + 1) * s and attends to the keys that start before that point.
 
 Letters: b batch, h heads, l length, d d_model; n blocks, w window.
 """
 
-import functools
 import itertools
-import math
-import operator
 
 import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
 from trax_hier.layers.attention.positions import Bias
+from trax_hier.layers.attention.softmax import softmax_attention
 
-# The most queries whose attention weights are held at a time: see `in_parts`.
+# Maximum number of queries whose attention weights are in memory at a time.
 MAX_ROWS = 1024
 
 
 class DotProductAttention(base.Layer):
   """Causal attention over heads: arrays, t, q, k, v, .. -> (b, h, l, d / h).
 
-  `arrays` are those of the position scheme's bias, t the number of queries in
-  earlier predict calls. Keys are those of the same sequence or, in predict
-  mode, a `KeyValueCache`'s output.
+  `arrays` belong to the position scheme's `Bias`; t is the number of queries in
+  earlier predict calls. Keys and values come from the same sequence or, in
+  predict mode, from a `KeyValueCache`.
 
-  With a window, a position sees so many keys up to its own or, if `past_only`,
-  up to the one before its own. In the latter case all positions have as many:
-  the keys begin with rows for what would come before the first (see
-  `cache.PastRows`), which are not masked.
+  A window is the number of keys that a position attends to, up to its own key
+  or, if `past_only`, up to the key before. With `past_only`, keys begin with
+  `window` rows for the positions before the first (see `cache.PastRows`). These
+  rows are not masked, so every position has the same number of keys.
 
-  If `masked`, there is a last input, mask (b, 1, l, 1) bool, in predict mode
-  kept like keys: those where it is False are not seen.
+  If `masked`, the last input is a mask (b, 1, l, 1) bool, which predict mode
+  caches like keys; keys where it is False are not attended to.
 
-  Long sequences are cut, so that most of what causality or the window hides is
-  not computed: with a window into blocks that attend to themselves and the
-  block before, else into a few spans of queries that attend to the keys before
-  their end.
+  Long sequences are cut to skip most of the products that causality or the
+  window masks. With a window, each block of queries attends to its own block of
+  keys and the one before. Otherwise a few spans of queries attend to the keys
+  before their end, in chunks if a span is long (see `in_chunks`).
 
   Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program. Of long spans some queries
-  are taken at a time (see `in_parts`).
+  work, 8 would save 7 / 16 and double the program.
 
-  Of a cache, a call reads as many rows as are filled, rounded up to the
-  capacity or a half, a quarter, .. of it: time per token grows with the tokens
-  so far, not with the capacity.
+  A call reads only the filled rows of a cache, rounded up to capacity / 2^n, so
+  time per token grows with the tokens so far and not with the capacity.
 
-  Example: four queries of zero, and two keys that stand for two tokens each.
+  Example: four queries of zero, and two keys of stride 2.
     >>> from trax_hier.layers import NoPositions
     >>> bias = NoPositions().bias(1, 2, max_len=4, mode='eval')
     >>> attend = jax.jit(DotProductAttention(bias, 1, 2, None, 0.0, 'eval'))
@@ -101,7 +97,7 @@ class DotProductAttention(base.Layer):
     spans = self._spans(length, keys[0].shape[-2])
     rngs = jax.random.split(self.rng, len(spans))
     outputs = [
-      self._attend_in_parts(
+      self._attend_in_chunks(
         arrays, t, q[..., a:b, :], _first_rows(keys, c), rng
       )
       for (a, b, c), rng in zip(spans, rngs, strict=True)
@@ -109,7 +105,7 @@ class DotProductAttention(base.Layer):
     return jnp.concatenate(outputs, axis=-2)
 
   def _spans(self, n_queries, n_keys):
-    """First query, end of queries and end of keys of each span."""
+    """Returns (first query, end of queries, end of keys) of each span."""
     if n_queries * self._query_stride != n_keys * self._key_stride:
       raise ValueError(
         f'{n_queries} queries {self._query_stride} tokens apart and {n_keys} '
@@ -124,15 +120,15 @@ class DotProductAttention(base.Layer):
       for a, b in itertools.pairwise(ends)
     ]
 
-  def _attend_in_parts(self, arrays, t, q, keys, rng):
-    """Attends some queries at a time; queries and keys end together."""
+  def _attend_in_chunks(self, arrays, t, q, keys, rng):
+    """Attends a chunk of queries at a time; q and keys end at one position."""
     n_queries, n_keys = q.shape[-2], keys[0].shape[-2]
     if n_queries <= MAX_ROWS or self._query_stride != self._key_stride:
       return self._attend(arrays, t, q, keys, rng)
     if len(keys) == 2:
       keys = [*keys, jnp.ones((len(q), 1, n_keys, 1), bool)]
-    # So that each part too ends with the last of as many keys. What is padded
-    # is masked.
+    # Padding gives each chunk n_keys keys that end where its queries end. The
+    # padded keys are masked.
     before = (-(-n_queries // MAX_ROWS) - 1) * MAX_ROWS
     padded = [jnp.pad(x, [(0, 0), (0, 0), (before, 0), (0, 0)]) for x in keys]
 
@@ -142,11 +138,11 @@ class DotProductAttention(base.Layer):
       ]
       return self._attend(arrays, t, q, keys, rng)
 
-    return in_parts(attend, q, rng)
+    return in_chunks(attend, q, rng)
 
   def _attend_to_filled(self, arrays, t, q, keys):
-    """Attends to the rows of a cache up to those of the last query."""
-    sizes = filled_sizes(keys[0].shape[-2], self._MIN_CACHE)
+    """Attends to the rows of a cache up to the last query's position."""
+    sizes = read_sizes(keys[0].shape[-2], self._MIN_CACHE)
     end = (t + q.shape[-2]) * self._query_stride
     filled = -(-end // self._key_stride)
     branches = [
@@ -160,17 +156,17 @@ class DotProductAttention(base.Layer):
 
   def _attend(self, arrays, t, q, keys, rng):
     k, v, *mask = keys
-    offsets, seen = self._offsets(t, q, k)
+    offsets, visible = self._offsets(t, q, k)
     if mask:
-      seen &= mask[0].reshape(*q.shape[: q.ndim - 3], 1, 1, -1)
+      visible &= mask[0].reshape(*q.shape[: q.ndim - 3], 1, 1, -1)
     q, bias = self._bias.apply(arrays, offsets, q, k.shape[-2])
-    return softmax_attention(q, k, v, bias, seen, self._dropout, rng)
+    return softmax_attention(q, k, v, bias, visible, self._dropout, rng)
 
   def _offsets(self, t, q, k):
-    """Distances key minus query in tokens, and which keys a query may see.
+    """Distances key minus query in tokens, and the mask of visible keys.
 
-    Queries and keys end together, unless the keys are a cache, which begins at
-    position 0 or, with a window and one query, is a ring.
+    Queries and keys end at one position, unless the keys are a cache, which
+    begins at position 0 or, with a window and one query, is a ring buffer.
     """
     query_stride, key_stride = self._query_stride, self._key_stride
     window, predict = self._window, self._mode == 'predict'
@@ -191,157 +187,67 @@ class DotProductAttention(base.Layer):
     if q.ndim == 5:
       t = t + (jnp.arange(q.shape[1]) * window)[:, None, None, None]
     exists = t + queries + steps >= 0
-    seen = (steps <= 0) & (steps > -window) & exists
-    return steps * query_stride, seen
+    visible = (steps <= 0) & (steps > -window) & exists
+    return steps * query_stride, visible
 
 
-def in_parts(attend, q, rng):
+def in_chunks(attend, q, rng):
   """Attends `MAX_ROWS` queries at a time, so that memory is linear in length.
 
-  The backward pass computes the weights of each part anew.
+  The backward pass recomputes the attention weights of each chunk.
 
   Args:
-    attend: q (b, h, rows, d / h), number of the first, rng -> the same shape.
-      Queries are numbered with the zeros that are put before them, so that all
-      parts are as long.
+    attend: (q (b, h, MAX_ROWS, d / h), start, rng) -> the shape of q, where
+      start is the index of the first query. All queries are left-padded with
+      zeros to a multiple of MAX_ROWS; start counts the padding. If l <=
+      MAX_ROWS, one call gets all queries.
     q: All queries, (b, h, l, d / h).
-    rng: A key.
+    rng: PRNG key.
   """
   *lead, length, d = q.shape
   if length <= MAX_ROWS:
     return attend(q, 0, rng)
-  zeros = -length % MAX_ROWS
-  q = jnp.pad(q, [(0, 0), (0, 0), (zeros, 0), (0, 0)])
+  padding = -length % MAX_ROWS
+  q = jnp.pad(q, [(0, 0), (0, 0), (padding, 0), (0, 0)])
   n = q.shape[-2] // MAX_ROWS
-  parts = jnp.moveaxis(q.reshape(*lead, n, MAX_ROWS, d), 2, 0)
+  chunks = jnp.moveaxis(q.reshape(*lead, n, MAX_ROWS, d), 2, 0)
   y = jax.lax.map(
     jax.checkpoint(lambda x: attend(*x)),
-    (parts, jnp.arange(n) * MAX_ROWS, jax.random.split(rng, n)),
+    (chunks, jnp.arange(n) * MAX_ROWS, jax.random.split(rng, n)),
   )
-  return jnp.moveaxis(y, 0, 2).reshape(*lead, n * MAX_ROWS, -1)[..., zeros:, :]
+  y = jnp.moveaxis(y, 0, 2).reshape(*lead, n * MAX_ROWS, -1)
+  return y[..., padding:, :]
 
 
 def _first_rows(arrays, n):
   return [x[..., :n, :] for x in arrays]
 
 
-def filled_sizes(capacity, least):
-  """A capacity, a half, a quarter, .. of it, down to `least`; ascending."""
+def read_sizes(capacity, smallest):
+  """Numbers of rows to read of a cache: capacity / 2^n, ascending.
+
+  Only the first may be less than or equal to `smallest`.
+  """
   sizes = [capacity]
-  while sizes[0] > least:
+  while sizes[0] > smallest:
     sizes.insert(0, -(-sizes[0] // 2))
   return sizes
 
 
-def softmax_attention(q, k, v, bias, seen, dropout, rng):
-  """Weighted means of the values (.., h, q, d / h), in their dtype.
-
-  The weights are the softmax, in float32, of (q.k + bias) / sqrt(d / h) over
-  the keys where `seen`.
-  """
-  keys = scores(q, k, bias), seen, functools.partial(means, v=v)
-  return softmax_means([keys], v.dtype, dropout, rng)
-
-
-def scores(q, k, bias):
-  """(q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
-  # A buffer of keys has batch and heads as one axis: see `cache.empty`.
-  q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
-  products = jnp.einsum(
-    '...qd,...kd->...qk', q_like_k, k, preferred_element_type=jnp.float32
-  )
-  return (bias + products.reshape(*q.shape[:-1], -1)) / math.sqrt(q.shape[-1])
-
-
-def means(weights, v):
-  """(.., h, q, k) x (.., h, k, d / h) -> (.., h, q, d / h)."""
-  shape = *weights.shape[:-1], v.shape[-1]
-  if weights.ndim != v.ndim:
-    weights = weights.reshape(*v.shape[:-2], *weights.shape[-2:])
-  return jnp.einsum('...qk,...kd->...qd', weights, v).reshape(shape)
-
-
-def softmax_means(sets, dtype, dropout, rng):
-  """Means of values under one softmax over several sets of keys.
-
-  Args:
-    sets: For each its scores, float32 (.., h, q, k); which of them are seen;
-      and a function from weights (.., h, q, k) to the sum of so much of the
-      values, (.., h, q, d / h).
-    dtype: That of the weights.
-    dropout: Rate of dropout on the weights.
-    rng: Its key.
-  """
-  logits, seen, parts = zip(*sets, strict=True)
-  rngs = jax.random.split(rng, len(sets)) if len(sets) > 1 else [rng]
-  y = []
-  for weights, part, rng in zip(
-    _softmax(logits, seen), parts, rngs, strict=True
-  ):
-    weights = weights.astype(dtype)
-    if dropout:
-      weights = _drop(weights, dropout, rng)
-    y.append(part(weights))
-  return functools.reduce(operator.add, y)
-
-
-def _drop(x, rate, rng):
-  """Dropout by 16 bits for each number: half as many as uniform draws need."""
-  *lead, n = x.shape
-  words = jax.random.bits(rng, (*lead, -(-n // 2)))
-  bits = jax.lax.bitcast_convert_type(words, jnp.uint16)  # (.., n / 2, 2)
-  dropped = min(round(rate * 2**16), 2**16 - 1)
-  keep = bits.reshape(*lead, -1)[..., :n] >= dropped
-  return jnp.where(keep, x / (1 - dropped / 2**16), 0)
-
-
-def _seen_softmax(logits, seen):
-  """Softmax over all keys that are seen; uniform where none is.
-
-  Over the last axes of several arrays, which are not joined: the gradient would
-  keep them joined and apart.
-  """
-  logits = [jnp.where(s, x, -1e9) for x, s in zip(logits, seen, strict=True)]
-  tops = [jnp.max(x, axis=-1, keepdims=True) for x in logits]
-  top = functools.reduce(jnp.maximum, tops)
-  y = [jnp.exp(x - top) for x in logits]
-  total = _sum(y)
-  return tuple(x / total for x in y)
-
-
-def _sum(arrays):
-  """The sum over the last axes of all arrays."""
-  return functools.reduce(
-    operator.add, (jnp.sum(x, axis=-1, keepdims=True) for x in arrays)
-  )
-
-
-_softmax = jax.custom_jvp(_seen_softmax)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-  """Keeps the outputs alone for the gradient: autodiff keeps four arrays."""
-  ys = _seen_softmax(*primals)
-  ts, _ = tangents
-  mean = _sum([y * t for y, t in zip(ys, ts, strict=True)])
-  return ys, tuple(y * (t - mean) for y, t in zip(ys, ts, strict=True))
-
-
 def blocks(x, window):
-  """(b, h, l, d) -> (b, n, h, w, d), padded to n blocks of w rows."""
+  """Cuts rows into blocks, zero-padded: (b, h, l, d) -> (b, n, h, w, d)."""
   x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % window), (0, 0)])
   b, h, length, d = x.shape
   return x.reshape(b, h, length // window, window, d).swapaxes(1, 2)
 
 
 def block_pairs(x, window, length):
-  """Each block of keys and the one before it: (b, n, h, 2 w, d).
+  """Concatenates each block of keys to the block before: (b, n, h, 2 w, d).
 
-  Of the keys (b, h, .., d) the last `length` are to be cut into blocks. What
-  comes before them is the block before, or nothing, which stands for zeros.
+  The last `length` keys of x (b, h, .., d) are cut into blocks. The rows before
+  them precede the first block; without such rows, zeros do.
   """
   if x.shape[-2] == length:
     x = jnp.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
-  parts = blocks(x[..., -(length + window) :, :], window)
-  return jnp.concatenate([parts[:, :-1], parts[:, 1:]], axis=-2)
+  y = blocks(x[..., -(length + window) :, :], window)
+  return jnp.concatenate([y[:, :-1], y[:, 1:]], axis=-2)

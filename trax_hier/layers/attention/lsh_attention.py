@@ -1,9 +1,9 @@
-"""Trax's locality-sensitive-hashing attention as a part of our blocks."""
+"""Locality-sensitive-hashing (LSH) attention: Trax's layer, for our blocks."""
 
 from trax_hier.compat import tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.prefix import turn
-from trax_hier.layers.base.build import check_heads, check_mode
+from trax_hier.layers.attention.prefix import roll_rows
+from trax_hier.layers.base.checks import check_arguments
 
 
 @configurable(module='trax_hier.layers', denylist=['masked'])
@@ -19,28 +19,28 @@ def LSHAttention(
 ):
   """Self-attention within hash buckets: (b, l, d) -> (b, l, d).
 
-  Queries and keys share one projection and carry rotary positions. The length
-  must be a multiple of `chunk_len`. No value of a later position is attended
-  to, but later positions do fill the buckets, and so have a say in which of the
-  earlier ones a position sees. The buckets are drawn at random. Hence no
-  decoding equals evaluation, and there is no predict mode.
+  Queries and keys share one projection and have rotary positions. The length
+  must be a multiple of `chunk_len`. If causal, a position attends to no later
+  position, but later positions fill buckets too and so influence which earlier
+  positions it attends to. The hashes are random. For both reasons decoding
+  cannot equal evaluation, so there is no predict mode.
 
   Args:
     d_model: Width of inputs and outputs.
     n_heads: Number of heads; divides d_model.
     chunk_len: Length of the chunks of the sequence sorted by bucket; a position
-      attends to its own and the previous chunk.
-    n_hashes: Number of rounds of hashing.
-    dropout: Rate of dropout on attention weights and on the output.
-    causal: Whether a position sees no later one; False is for encoders.
-    masked: Whether there is a second input, mask (b, l) bool: rows where it is
-      False, which must be the first of a sequence, are not attended to. They do
-      fill buckets.
+      attends to its own chunk and the one before.
+    n_hashes: Number of hashing rounds.
+    dropout: Dropout rate of the attention weights and of the output.
+    causal: Whether positions attend to no later position; False for encoders.
+    masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
+      it is False are not attended to, but fill buckets; they must be the first
+      rows of a sequence.
     mode: 'train' or 'eval'.
 
   Raises:
     ValueError: `mode` is 'predict', n_heads does not divide d_model, chunk_len
-      or n_hashes is not positive; at a call, the length is no multiple of
+      or n_hashes is not positive; at a call, the length is not a multiple of
       chunk_len.
 
   Example:
@@ -52,13 +52,14 @@ def LSHAttention(
 
   Source: Reformer (arXiv 2001.04451); Hourglass (arXiv 2110.13711), ImageNet64.
   """
-  check_mode(mode)
-  check_heads(d_model, n_heads)
-  if chunk_len < 1 or n_hashes < 1:
-    raise ValueError(
-      f'LSHAttention.chunk_len = {chunk_len} and n_hashes = {n_hashes} must be '
-      'positive'
-    )
+  check_arguments(
+    'LSHAttention',
+    d_model=d_model,
+    n_heads=n_heads,
+    chunk_len=chunk_len,
+    n_hashes=n_hashes,
+    mode=mode,
+  )
   if mode == 'predict':
     raise ValueError('LSHAttention has no predict mode; use SelfAttention')
 
@@ -92,10 +93,12 @@ def LSHAttention(
   )
   if not masked:
     return attend
-  # Trax's masks hide nothing in the first places.
+  # Trax masks position i by negating i, which does not mask position 0.
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
-    tl.Fn('HiddenLast', lambda x, mask: (turn(x, mask, -1), mask[:, ::-1]), 2),
+    tl.Fn(
+      'HiddenLast', lambda x, mask: (roll_rows(x, mask, -1), mask[:, ::-1]), 2
+    ),
     attend,
-    tl.Fn('HiddenFirst', lambda x, mask: turn(x, mask, 1)),
+    tl.Fn('HiddenFirst', lambda x, mask: roll_rows(x, mask, 1)),
   )

@@ -1,9 +1,8 @@
-"""A causal layer over the rows of one sequence and then those of another.
+"""A causal layer over a prefix, such as an encoder's output, and new rows.
 
-The first sequence, such as an encoder's output, has rows that are not there:
-its mask says which. They come first (see `AlignRight`), so that there is no gap
-between the two sequences, and a row of the second stands at the same place in
-all rows of a batch.
+The prefix is padded, and its mask is False at padding. Padding comes first (see
+`AlignRight`), so there is no gap between the prefix and the new rows, and new
+rows have the same position in the whole batch.
 """
 
 import dataclasses
@@ -12,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
-from trax_hier.layers.base.build import check_mode
-from trax_hier.layers.base.stacking import apply_if
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.conditional import apply_if
 
 
 def CloseGaps() -> base.Layer:
@@ -33,9 +32,9 @@ def CloseGaps() -> base.Layer:
 
 
 def AlignRight() -> base.Layer:
-  """Moves the rows that are not there to the front: x, mask -> x, mask.
+  """Moves padding to the front: x, mask -> x, mask.
 
-  x (b, m, d); mask (b, m) bool is True up to the end of each row's sequence.
+  x (b, m, d); mask (b, m) bool is True up to the end of each sequence.
 
   Example:
     >>> x = jnp.array([[[5], [7], [0], [0]]])
@@ -45,53 +44,57 @@ def AlignRight() -> base.Layer:
   """
 
   return tl.Fn(
-    'AlignRight', lambda x, mask: (turn(x, mask, 1), mask[:, ::-1]), n_out=2
+    'AlignRight',
+    lambda x, mask: (roll_rows(x, mask, 1), mask[:, ::-1]),
+    n_out=2,
   )
 
 
-def turn(x: jax.Array, mask: jax.Array, direction: int) -> jax.Array:
-  """Turns the rows of x (b, m, d) by as many as the mask (b, m) hides.
+def roll_rows(x: jax.Array, mask: jax.Array, direction: int) -> jax.Array:
+  """Rolls the rows of x (b, m, d) by the number of rows masked by mask (b, m).
 
-  `direction` is 1 to the right, which puts hidden rows at the end in front,
-  and -1 to the left.
+  `direction` is 1 to the right, which moves masked rows from the end to the
+  front, and -1 to the left.
   """
-  n_hidden = jnp.sum(~mask, axis=1, keepdims=True)
-  source = (jnp.arange(mask.shape[1]) - direction * n_hidden) % mask.shape[1]
+  n_masked = jnp.sum(~mask, axis=1, keepdims=True)
+  source = (jnp.arange(mask.shape[1]) - direction * n_masked) % mask.shape[1]
   return jnp.take_along_axis(x, source[..., None], axis=1)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Prefill:
-  """In the state of a `Prefixed`: programs need not ask for the prefix.
+  """State of a `Prefixed` for programs that know whether the prefix was read.
+
+  Without it, the state is an array, and the program of every call contains a
+  conditional prefill.
 
   Attributes:
-    done: Whether it is read; if not, the next call does that alone.
+    done: Whether the prefix was read; if not, the next call only reads it.
   """
 
   done: bool
 
 
 class Prefixed(base.Layer):
-  """Runs `layer` on what `first` makes and then on new rows.
+  """Runs `layer` on the prefix that `first` computes, followed by new rows.
 
   inputs, x.. (b, l, d) -> y.. (b, l, d)
 
-  `first`: inputs -> p.. (b, m, d) and mask (b, m) bool. `layer`: rows.. and
-  mask -> the same; causal, without seeing rows where the mask is False. It gets
-  the rows p, x and returns y at the rows of x.
+  `first`: inputs -> p.. (b, m, d) and mask (b, m) bool. `layer`: rows.., mask
+  -> rows.., mask; causal, and ignores rows where the mask is False. It runs on
+  the rows of p and x concatenated; y are its outputs at the rows of x.
 
-  In predict mode the first call runs `first` and has `layer` read its rows, a
-  piece at a time; later calls bring new rows alone, and what they bring as
-  inputs is not looked at. A program for decoding does it before the first call:
-  see `decoding_state`.
+  In predict mode, the first call runs `first` and prefills `layer` with its
+  rows, a chunk at a time; later calls run only the new rows and ignore
+  `inputs`. Decoding programs prefill before the first call: see
+  `decoding_state`.
 
   Args:
-    first: In 'train' or 'eval' mode: a call is a whole sequence.
-    layer: Of as many outputs as inputs.
+    first: A layer in 'train' or 'eval' mode, where a call is a whole sequence.
+    layer: A layer with as many outputs as inputs.
     mode: 'train', 'eval' or 'predict'.
-    max_len: Capacity in rows of `layer` in predict mode, those of `first`
-      included.
+    max_len: Capacity of `layer` in predict mode: rows of `first` and new rows.
 
   Example:
     >>> from trax_hier.layers import SelfAttention
@@ -108,13 +111,13 @@ class Prefixed(base.Layer):
       SelfAttention ...          288   (2, 17, 8) (2, 17)   (2, 17, 8)
   """
 
-  _PIECE = 256  # As the longest that prompts are read in.
+  _CHUNK = 256  # Also the longest chunk in which `generate` reads prompts.
 
   def __init__(
     self, first: base.Layer, layer: base.Layer, mode: str, max_len: int
   ):
-    check_mode(mode)
-    n = layer.n_in - 1  # Without the mask.
+    check_arguments('', mode=mode)
+    n = layer.n_in - 1  # The mask is no input of ours.
     super().__init__(n_in=1 + n, n_out=n)
     self._mode = mode
     self._max_len = max_len
@@ -143,8 +146,8 @@ class Prefixed(base.Layer):
     )
     weights, state = layer.init(signature, rng, use_cache=True)
     self.weights = first_weights, weights, ()
-    begun = jnp.zeros((), bool) if self._mode == 'predict' else ()
-    self.state = first_state, state, begun
+    done = jnp.zeros((), bool) if self._mode == 'predict' else ()
+    self.state = first_state, state, done
 
   def forward(self, x):
     inputs, *rows = x
@@ -153,64 +156,64 @@ class Prefixed(base.Layer):
     first_rng, rng = jax.random.split(self.rng)
     mask = jnp.ones(rows[0].shape[:2], bool)
     if self._mode != 'predict':
-      *prefix, hidden = self._first(inputs, first_rng)
-      length = hidden.shape[1]
+      prefix = self._prefix(inputs, first_rng)  # p.., mask
+      length = prefix[-1].shape[1]
       joined = tuple(
         jnp.concatenate([p.astype(x.dtype), x], axis=1)
-        for p, x in zip([*prefix, hidden], [*rows, mask], strict=True)
+        for p, x in zip(prefix, [*rows, mask], strict=True)
       )
       y, state = layer.pure_fn(joined, weights, state, rng)
       self.state = self.state[0], state, ()
       return _outputs([x[:, length:] for x in y[:-1]])
-    begun = self.state[2]
-    if isinstance(begun, Prefill):
-      if not begun.done:
-        state = self._read(inputs, rows, state)
+    done = self.state[2]
+    if isinstance(done, Prefill):
+      if not done.done:
+        state = self._prefill(inputs, rows, state)
         self.state = self.state[0], state, Prefill(True)
         return _outputs(rows)
     else:
       state = apply_if(
-        ~begun, lambda state: self._read(inputs, rows, state), state
+        ~done, lambda state: self._prefill(inputs, rows, state), state
       )
-      begun = jnp.ones((), bool)
+      done = jnp.ones((), bool)
     y, state = layer.pure_fn((*rows, mask), weights, state, rng)
-    self.state = self.state[0], state, begun
+    self.state = self.state[0], state, done
     return _outputs(y[:-1])
 
-  def _first(self, inputs, rng):
+  def _prefix(self, inputs, rng):
     weights, state = self.weights[0], self.state[0]
     return self.sublayers[0].pure_fn(inputs, weights, state, rng)[0]
 
-  def _read(self, inputs, rows, state):
-    """The state of `layer` after the rows of `first`, of the dtype of rows."""
-    *prefix, mask = self._first(inputs, self.rng)
+  def _prefill(self, inputs, rows, state):
+    """Returns the state of `layer` after the prefix, in the dtype of `rows`."""
+    *prefix, mask = self._prefix(inputs, self.rng)
     prefix = *(p.astype(rows[0].dtype) for p in prefix), mask
     length = mask.shape[1]
-    piece = min(self._PIECE, length)
+    chunk = min(self._CHUNK, length)
 
     def read(state, start, n):
       x = tuple(
         jax.lax.dynamic_slice_in_dim(p, start, n, axis=1) for p in prefix
       )
       _, new = self.sublayers[1].pure_fn(x, self.weights[1], state, self.rng)
-      # The state may be wider than the dtype of compute.
+      # The state's dtype may be wider than the compute dtype.
       return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
 
-    rest = length % piece
+    rest = length % chunk
     state = read(state, 0, rest) if rest else state
-    starts = jnp.arange(rest, length, piece)
+    starts = jnp.arange(rest, length, chunk)
     return jax.lax.scan(
-      lambda state, start: (read(state, start, piece), None), state, starts
+      lambda state, start: (read(state, start, chunk), None), state, starts
     )[0]
 
 
 def _outputs(arrays):
-  """What a layer returns: a tuple, or the one array."""
+  """The outputs in the form that layers return: a tuple or a single array."""
   return tuple(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def has_prefix(layer: base.Layer) -> bool:
-  """Whether a model keeps the rows of its sources in its decoder's caches.
+  """Whether a model's decoder caches the rows of its sources.
 
   Example:
     >>> from trax_hier.models import ScalingTransformer, Terraformer

@@ -1,1 +1,1 @@
-"""Layers that all others are made of."""
+"""Building blocks of all other layers."""

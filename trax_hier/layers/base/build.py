@@ -1,8 +1,8 @@
-"""Calls a factory with those of the model's dimensions that it names.
+"""Calls a layer factory with the dimensions that its signature names.
 
-Models hand one set of dimensions (d_model, n_heads, mode, ...) to parts that
-gin injects. A part takes the ones in its signature: `LinearShorten` has no use
-for `n_heads`, so it neither declares nor receives it.
+Models offer one set of dimensions (d_model, n_heads, mode, ...) to the layer
+factories that gin injects. A factory receives only those that it declares:
+`LinearShorten` does not declare `n_heads`, so it does not receive it.
 """
 
 import inspect
@@ -14,13 +14,13 @@ def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
   """Returns `factory(...)`, called with the `dimensions` in its signature.
 
   Raises:
-    ValueError: `factory` cannot be called.
+    ValueError: `factory` is not callable.
 
   Example:
-    >>> def part(d_model, mode='train'):
-    ...   return f'of width {d_model}, to {mode}'
-    >>> build(part, d_model=8, n_heads=2, mode='eval')
-    'of width 8, to eval'
+    >>> def factory(d_model, mode='train'):
+    ...   return f'd_model = {d_model}, mode = {mode}'
+    >>> build(factory, d_model=8, n_heads=2, mode='eval')
+    'd_model = 8, mode = eval'
   """
   if not callable(factory):
     raise ValueError(
@@ -33,48 +33,11 @@ def build(factory: Callable[..., Any], **dimensions: Any) -> Any:
 
 
 def accepts(factory: Callable[..., Any], argument: str) -> bool:
-  """Whether a factory has an argument in its signature."""
+  """Whether the signature of a factory has this argument."""
   return argument in _parameters(factory)
 
 
 def _parameters(factory):
-  # A class that gin has put in a scope shows its arguments in __init__ alone.
+  # A class that gin has scoped has its arguments only in __init__.
   function = factory.__init__ if inspect.isclass(factory) else factory
   return inspect.signature(function).parameters
-
-
-def check_mode(mode: str) -> None:
-  """Raises ValueError unless `mode` is 'train', 'eval' or 'predict'."""
-  if mode not in ('train', 'eval', 'predict'):
-    raise ValueError(f"mode must be 'train', 'eval' or 'predict', got {mode!r}")
-
-
-def check_sizes(**sizes: int) -> None:
-  """Raises ValueError unless all `sizes` are positive; names the first."""
-  for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f'{name} = {size} must be positive')
-
-
-def check_heads(d_model: int, n_heads: int) -> None:
-  """Raises ValueError unless `n_heads` divides `d_model`."""
-  if n_heads < 1 or d_model % n_heads:
-    raise ValueError(f'n_heads = {n_heads} must divide d_model = {d_model}')
-
-
-def check_dropout(dropout: float) -> None:
-  """Raises ValueError unless `dropout` is a rate in [0, 1)."""
-  if not 0 <= dropout < 1:
-    raise ValueError(f'dropout = {dropout} must be at least 0 and below 1')
-
-
-def check_inputs(name: str, layer: Any, n_in: int, inputs: str) -> None:
-  """Raises ValueError unless `layer`, which `name` made, takes `n_in` inputs.
-
-  `inputs` says which, in words.
-  """
-  if layer.n_in != n_in:
-    raise ValueError(
-      f'{name} must make a layer of {inputs}, but what it made takes '
-      f'{layer.n_in} input{"s" * (layer.n_in > 1)}'
-    )

@@ -1,4 +1,4 @@
-"""Dense layers, whose kernels may be stored in 8 bits for decoding."""
+"""Dense layers, and int8 kernels for decoding."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,20 +9,21 @@ import jax.numpy as jnp
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 
-# Numbers widened at a time: 256 KB in float32, a fraction of a core's cache.
+# Weights converted to float32 at a time: 256 KB, a fraction of a core's cache.
 _CHUNK = 1 << 16
 _MIN_ROWS = 16
-_FEW = 16  # Rows of x for which widening costs more than multiplying.
+# With at most this many rows of x, conversion costs more than multiplication.
+_FEW = 16
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8Kernel:
-  """A matrix in 8 bits: values * scale.
+  """An int8 matrix: values * scale.
 
   Attributes:
     values: int8 (d_in, d_out).
-    scale: float32 (d_out,), one number for each output channel.
+    scale: float32 (d_out,), the scale of each output channel.
   """
 
   values: jax.Array
@@ -30,7 +31,7 @@ class Int8Kernel:
 
 
 def quantize(kernel: jax.Array) -> Int8Kernel:
-  """Rounds a kernel (d_in, d_out) to 255 levels in each output channel.
+  """Rounds a kernel (d_in, d_out) to 255 levels per output channel.
 
   Example:
     >>> print(quantize(jnp.array([[2.0, 0.1], [-1.3, 0.0]])).values)
@@ -45,11 +46,11 @@ def quantize(kernel: jax.Array) -> Int8Kernel:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """A matrix of which single rows are read: values * scale.
+  """A matrix whose rows are gathered one by one: values * scale.
 
   Attributes:
-    values: (n, d); each row lies in one piece of memory.
-    scale: float32 (n,), one number for each row of values in 8 bits, or None.
+    values: (n, d); each row is contiguous in memory.
+    scale: float32 (n,), the scale of each row if values are int8, else None.
   """
 
   values: jax.Array
@@ -64,8 +65,8 @@ class Rows:
     return cls(matrix.astype(precision))
 
   def take(self, indices: jax.Array) -> jax.Array:
-    """Rows (.., d) at indices (..), in float32 whatever they are stored in."""
-    # Without 'clip', XLA for CPU compares for every number that it takes.
+    """Rows (.., d) at indices (..), in float32 whatever their stored dtype."""
+    # Without 'clip', XLA for CPU checks bounds for every element.
     rows = jnp.take(self.values, indices, axis=0, mode='clip')
     rows = rows.astype(jnp.float32)
     if self.scale is None:
@@ -80,13 +81,13 @@ class Rows:
 
 @configurable(module='trax_hier.layers')
 class Dense(tl.Dense):
-  """A dense layer: x (.., d_in) -> x W + b (.., d_out); W may be in 8 bits.
+  """A dense layer: x (.., d_in) -> x W + b (.., d_out); W may be int8.
 
   Args:
     d_out: Width of the output.
-    kernel_initializer: Draws W: (shape, rng) -> array; None is Glorot's uniform
-      distribution.
-    use_bias: Whether there is b.
+    kernel_initializer: Initializer of W, (shape, rng) -> array; None means
+      Glorot uniform.
+    use_bias: Whether to add b.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -108,7 +109,7 @@ class Dense(tl.Dense):
     )
 
   def decoding_weights(self, weights: tuple | jax.Array, precision: str):
-    """Weights whose kernel is an `Int8Kernel` if precision is 'int8'."""
+    """The weights, with an `Int8Kernel` if precision is 'int8'."""
     return quantize_dense(weights) if precision == 'int8' else weights
 
   def forward(self, x):
@@ -117,13 +118,13 @@ class Dense(tl.Dense):
 
 @configurable(module='trax_hier.layers')
 def NoProjection():
-  """The identity, where a layer could project: (.., d) -> (.., d).
+  """The identity, for slots that take a projection: (.., d) -> (.., d).
 
   Example:
     >>> from trax_hier.layers import SelfAttention
     >>> from trax_hier.inspection.layer_tree import tree
     >>> attention = SelfAttention(d_model=8, n_heads=2, output=NoProjection)
-    >>> [part.name for part in tree(attention, (2, 6, 8)).children]
+    >>> [child.name for child in tree(attention, (2, 6, 8)).children]
     ['Heads']
   """
   return tl.Serial()
@@ -134,8 +135,8 @@ def Linear(d_out: int, variance: float = 1.0):
 
   Args:
     d_out: Width of the output.
-    variance: Of the output at first, for an input of variance 1; the kernel is
-      drawn from a truncated normal distribution.
+    variance: Variance of the output at initialization, for an input of variance
+      1. The kernel is initialized from a truncated normal distribution.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -143,18 +144,22 @@ def Linear(d_out: int, variance: float = 1.0):
     layer     parameters   in          out
     Dense_4           32   (2, 6, 8)   (2, 6, 4)
   """
-  draw = jax.nn.initializers.variance_scaling(
+  initialize = jax.nn.initializers.variance_scaling(
     variance, 'fan_in', 'truncated_normal'
   )
-  return Dense(d_out, lambda shape, rng: draw(rng, shape), use_bias=False)
+  return Dense(d_out, lambda shape, rng: initialize(rng, shape), use_bias=False)
 
 
 class Projections(base.Layer):
-  """Dense layers side by side: x (.., d_in) -> n tensors (.., d_out).
+  """n parallel dense layers: x (.., d_in) -> n tensors (.., d_out).
 
-  The weights are those of n layers that `dense` makes, or `merge_projections`
-  of them: with few rows of x, one large product reads its kernel faster than n
-  small ones.
+  The weights are those of the n layers, or `merge_projections` of them: with
+  few rows of x, one large product reads its kernel faster than n small ones.
+
+  Args:
+    d_out: Width of each output.
+    n: Number of layers.
+    dense: Factory of a layer, called with d_out.
   """
 
   def __init__(
@@ -171,7 +176,7 @@ class Projections(base.Layer):
     )
 
   def decoding_weights(self, weights: tuple, precision: str) -> tuple:
-    """The weights of one product, whose kernel may be in 8 bits."""
+    """The weights merged into one product, whose kernel may be int8."""
     (weights,) = merge_projections(weights)
     return (quantize_dense(weights) if precision == 'int8' else weights,)
 
@@ -183,15 +188,15 @@ class Projections(base.Layer):
 
 
 def merge_projections(weights: Sequence) -> tuple:
-  """The weights of `Projections` as those of one product."""
-  return (jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), *weights),)
+  """The weights of `Projections`, merged into those of one product."""
+  return (jax.tree.map(lambda *ws: jnp.concatenate(ws, -1), *weights),)
 
 
 def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
-  """The weights of a `Dense`, its kernel in 8 bits.
+  """Quantizes the kernel of a `Dense` to int8.
 
   Args:
-    weights: Kernel (d_in, d_out), or the pair of it and the bias (d_out,).
+    weights: Kernel (d_in, d_out), or kernel and bias (d_out,).
   """
   if isinstance(weights, tuple):
     kernel, bias = weights
@@ -221,9 +226,10 @@ def _dot(x, values):
 
 
 def _dot_by_rows(x, values):
-  """The product, widening a few rows at a time, which stay in the cache.
+  """The product, converting a few rows at a time, which stay in the cache.
 
-  XLA for CPU writes a widened matrix to memory and reads it again.
+  Otherwise, XLA for CPU writes the converted matrix to memory and reads it
+  back.
   """
   d_in, d_out = values.shape
   n_rows = min(d_in, max(_MIN_ROWS, _CHUNK // d_out))
@@ -232,8 +238,8 @@ def _dot_by_rows(x, values):
 
   def add(i, y):
     rows = jax.lax.dynamic_slice_in_dim(values, i * n_rows, n_rows, 0)
-    part = jax.lax.dynamic_slice_in_dim(x, i * n_rows, n_rows, x.ndim - 1)
-    return y + jnp.dot(part, rows.astype(x.dtype))
+    columns = jax.lax.dynamic_slice_in_dim(x, i * n_rows, n_rows, x.ndim - 1)
+    return y + jnp.dot(columns, rows.astype(x.dtype))
 
   y = jnp.zeros((*x.shape[:-1], d_out), x.dtype)
   return jax.lax.fori_loop(0, d_in // n_rows, add, y)

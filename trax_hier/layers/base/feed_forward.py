@@ -1,4 +1,4 @@
-"""The dense feed-forward part of a block."""
+"""Feed-forward layers of dense layers, and their activations."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from trax_hier.layers.base.dense import Dense, Linear
 
 @configurable(module='trax_hier.layers')
 def Gelu():
-  """GELU in its tanh approximation: (.., f) -> (.., f); Trax's FastGelu.
+  """GELU in the tanh approximation: (.., f) -> (.., f); Trax's FastGelu.
 
   x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, elementwise.
 
@@ -47,7 +47,7 @@ def _gelu(x):
 
 @_gelu.defjvp
 def _gelu_jvp(primals, tangents):
-  """Keeps one array for the gradient, the derivative; autodiff keeps nine."""
+  """Keeps one array for the backward pass, the derivative; autodiff keeps 9."""
   (x,), (t,) = primals, tangents
   tanh = jnp.tanh(_SLOPE * (x + _CUBIC * x**3))
   inner = _SLOPE * (1 + 3 * _CUBIC * x**2)
@@ -63,13 +63,13 @@ def FeedForward(
   dropout: float = 0.0,
   mode: str = 'train',
 ):
-  """Two dense layers with an activation between: (b, l, d) -> (b, l, d).
+  """Two dense layers with an activation in between: (b, l, d) -> (b, l, d).
 
   Args:
     d_model: Width of inputs and outputs.
-    d_ff: Width between the two layers.
-    activation: Makes the activation layer.
-    dropout: Rate of dropout after the activation.
+    d_ff: Width of the hidden layer.
+    activation: Factory of the activation.
+    dropout: Dropout rate after the activation.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -90,11 +90,11 @@ def FeedForward(
 
 @configurable(module='trax_hier.layers')
 def ReluFeedForward(d_model: int, d_ff: int = 2048):
-  """Two dense layers without bias, a ReLU between: (b, l, d) -> (b, l, d).
+  """Two dense layers without bias, ReLU in between: (b, l, d) -> (b, l, d).
 
   Args:
     d_model: Width of inputs and outputs.
-    d_ff: Width between the two layers.
+    d_ff: Width of the hidden layer.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree

@@ -1,27 +1,32 @@
-"""Layers that run once for a group of k inputs, when it is complete."""
+"""Layers that run once per group of k inputs, when the group is complete."""
 
 import jax
 import jax.numpy as jnp
 
-from trax_hier.layers.base.stacking import apply_if
+from trax_hier.layers.base.conditional import apply_if
 
 
 def run_groups(run, state, inputs, start, k, length, more):
-  """Runs a layer on those groups of k inputs that have become complete.
+  """Runs a layer on the groups of k inputs that this call completes.
+
+  `length` new inputs complete length // k groups, or one more, depending on how
+  many inputs of an incomplete group came before.
 
   Args:
-    run: (b, n k, d) inputs of n groups, state -> tuple of outputs, state.
-    state: The layer's.
+    run: The layer: inputs (b, n k, d) of n groups, state -> tuple of outputs,
+      state.
+    state: State of the layer.
     inputs: (b, k - 1 + length, d), the last k - 1 inputs of earlier calls, then
-      `length` new ones: these complete length // k groups for certain.
-    start: Where in `inputs` the first of these groups begins.
+      the new inputs.
+    start: Index in `inputs` of the first group.
     k: Number of inputs in a group.
     length: Number of new inputs.
-    more: Whether they complete one group more, a bool scalar.
+    more: Whether the call completes length // k + 1 groups, a bool scalar.
 
   Returns:
-    A list of one or two tuples of outputs, those of the groups that are certain
-    and those of the one that may come, zeros if it does not; and the state.
+    A list of up to two tuples of outputs, and the new state. The first tuple is
+    for the length // k groups, if any; the second is for the additional group,
+    zeros without one. The second is missing if k divides length.
   """
   n = length // k
 
@@ -40,12 +45,12 @@ def run_groups(run, state, inputs, start, k, length, more):
       return groups(state, start + n * k, 1)
 
     shapes, _ = jax.eval_shape(lambda s: groups(s, start, 1), state)
-    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    new, state = apply_if(more, one_more, (none, state))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    new, state = apply_if(more, one_more, (zeros, state))
     outputs.append(new)
   return outputs, state
 
 
 def as_tuple(x):
-  """The outputs of a layer, be they one or several."""
+  """The outputs of a layer as a tuple, even of one."""
   return tuple(x) if isinstance(x, (tuple, list)) else (x,)

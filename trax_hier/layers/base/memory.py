@@ -1,9 +1,9 @@
-"""Memory: what layers carry from one call to the next in training.
+"""Memory: state that layers carry between calls, in training too.
 
-A long sequence is given to a model segment by segment, one sequence in each row
-of the batch (a "lane"). Layers keep what they need of the segments before in
-their state, and gradients stop there. Zeros are a fresh memory: a lane is reset
-by putting zeros in its place, which `Lanes` does for a whole model.
+A model receives a long sequence segment by segment, one sequence in each row of
+the batch (a "lane"). Layers keep what they need of earlier segments in their
+state; gradients stop there. Fresh memory is all zeros, so `Lanes` resets a lane
+by zeroing its memory in all layers of a model.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
-from trax_hier.layers.base.stacking import Stack
+from trax_hier.layers.base.repeat import Stack
 
 
 class Memory(base.Layer):
-  """A layer, or a place in one, whose state is memory.
+  """A layer whose state is memory: a tree of arrays (b, ..).
 
-  The state is a tree of arrays (b, ..), whose first axis is the batch.
-
-  Example: sums of all that came so far, where the second lane begins anew.
+  Example: running sums; the second lane restarts at every call.
     >>> from trax_hier.compat import signature
     >>> class Total(Memory):
     ...   def init_weights_and_state(self, signature):
@@ -38,16 +36,16 @@ class Memory(base.Layer):
 
 
 class Lanes(base.Layer):
-  """Runs a layer whose memory is reset where a sequence starts.
+  """Runs a layer and resets its memory in lanes where a sequence starts.
 
-  x (b, ..), start_of_sequence (b,) bool -> layer(x). The `Memory` of lanes that
-  start is zeroed first.
+  x (b, ..), start_of_sequence (b,) bool -> layer(x). First zeroes the `Memory`
+  of lanes where start_of_sequence is True.
 
   Args:
-    layer: Takes x; its weights are this one's, in a 1-tuple.
-    carry: False for a layer without memory; there is then no second input.
+    layer: A layer of x. The weights of `Lanes` are a 1-tuple of its weights.
+    carry: Whether `layer` has memory; if not, x is the only input.
 
-  Example: the second lane begins a sequence in both calls.
+  Example: a sequence starts in the second lane at both calls.
     >>> from trax_hier.compat import signature
     >>> layer = Lanes(ShiftRight(carry=True, mode='train'), carry=True)
     >>> tokens = jnp.array([[1, 2, 3], [1, 2, 3]])
@@ -99,31 +97,32 @@ def map_memory(
   state: Any,
   axis: int = 0,
 ) -> Any:
-  """The state of a layer, with fn(array, axis of the batch) for all memory.
+  """Maps fn(array, batch axis) over the memory in the state of a layer.
 
   Args:
-    fn: Gets memory (b, ..) and 0, or that of n equal layers, (n, b, ..), and 1.
+    fn: Function of memory (b, ..) and 0, or of memory (n, b, ..) of n stacked
+      layers and 1, and so on for nested stacks.
     layer: The layer.
     state: Its state.
-    axis: The axis of the batch in arrays of this layer's own.
+    axis: Batch axis of the memory of the layer itself.
   """
   if isinstance(layer, Memory):
     return jax.tree.map(lambda x: fn(x, axis), state)
   if isinstance(state, dict) or not layer.sublayers:
-    return state  # A dictionary is Trax's mark of a layer that ran before.
+    return state  # Trax marks a layer that ran before by a dictionary.
   axis += isinstance(layer, Stack)
-  parts = zip(layer.sublayers, state, strict=True)
-  return tuple(map_memory(fn, sub, part, axis) for sub, part in parts)
+  pairs = zip(layer.sublayers, state, strict=True)
+  return tuple(map_memory(fn, *pair, axis) for pair in pairs)
 
 
 class ShiftRight(Memory):
   """Shifts tokens right by one position: (b, l) int32 -> (b, l).
 
-  What comes first is 0 or, if memory is carried, the last token of the call
-  before. In predict mode, where the caller shifts, this is the identity.
+  The first position gets 0 or, if memory is carried, the last token of the
+  previous call. In predict mode, where the caller shifts, this is the identity.
 
   Args:
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence.
+    carry: Whether calls in 'train' and 'eval' modes continue one sequence.
     mode: 'train', 'eval' or 'predict'.
 
   Example:

@@ -1,4 +1,4 @@
-"""Normalization, computed in float32 whatever the activations' dtype."""
+"""Normalization layers, which compute in float32 for any input dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from trax_hier.config import configurable
 class RMSNorm(base.Layer):
   """x / sqrt(mean(x^2) + epsilon) times a learned scale, over the last axis.
 
-  (.., d) -> (.., d), in the dtype of its input.
+  (.., d) -> (.., d), in the dtype of the input.
 
   Example:
     >>> from trax_hier.compat import signature
@@ -42,8 +42,8 @@ class RMSNorm(base.Layer):
 class LayerNorm(base.Layer):
   """Layer normalization over the last axis, with learned scale and bias.
 
-  (.., d) -> (.., d), in the dtype of its input; the mean and the variance are
-  taken in float32. Equals `trax.layers.LayerNorm` in float32.
+  (.., d) -> (.., d), in the dtype of the input; mean and variance are computed
+  in float32. Equals `trax.layers.LayerNorm` in float32.
 
   Example:
     >>> from trax_hier.compat import signature
@@ -64,20 +64,20 @@ class LayerNorm(base.Layer):
 
   def forward(self, x):
     scale, bias = (w.astype(jnp.float32) for w in self.weights)
-    y = _standardise(x.astype(jnp.float32), self._epsilon)
+    y = _standardize(x.astype(jnp.float32), self._epsilon)
     return (y * scale + bias).astype(x.dtype)
 
 
-def Standardise(epsilon: float = 1e-6):
+def Standardize(epsilon: float = 1e-6):
   """Layer normalization without weights: (.., d) -> (.., d), same dtype."""
 
-  def standardise(x):
-    return _standardise(x.astype(jnp.float32), epsilon).astype(x.dtype)
+  def standardize(x):
+    return _standardize(x.astype(jnp.float32), epsilon).astype(x.dtype)
 
-  return tl.Fn('Standardise', standardise)
+  return tl.Fn('Standardize', standardize)
 
 
-def _standardise(x, epsilon):
+def _standardize(x, epsilon):
   x = x - jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.mean(x * x, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(variance + epsilon)

@@ -1,20 +1,20 @@
-"""Looking into layers: what gates let through, which units are chosen.
+"""Observations from inside layers: gate values and chosen units.
 
-Layers say what there is to see, which is nothing to a program unless it is
-traced within `collecting`:
+Layers emit observations, which cost a program nothing unless it is traced
+inside `collecting`:
 
-    seen = Seen()
+    counts = Counts()
 
     @jax.jit
     def run(x):
-      with collecting(seen):
+      with collecting(counts):
         layer.pure_fn(x, weights, state, rng)
 
     run(x)
-    seen.take()  # {'blocks.0.FixedGate/keep': counts, ...}
+    counts.take()  # {'blocks.0.FixedGate/keep': array, ...}
 
-Counts leave the program by callbacks and are added up, so that it does not
-matter in which order, or how often, a loop comes by.
+Counts leave the program by callbacks and are summed, so the order and number of
+loop iterations do not matter.
 """
 
 import contextlib
@@ -29,35 +29,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier.compat import base, layer_hooks, tl
-from trax_hier.layers.base.stacking import Blocks, Stack
+from trax_hier.layers.base.repeat import Blocks, Stack, unstack
 
-# Counts of a gate are of so many equal parts of 0 to 1.
+# Number of equal bins from 0 to 1 in the histogram of a gate.
 N_BINS = 50
 
-_place = contextvars.ContextVar('place', default=None)
+_scope = contextvars.ContextVar('scope', default=None)
 
 
 def observe_gate(name: str, x: jax.Array) -> None:
-  """Shows numbers between 0 and 1, of any shape, as counts (N_PARTS,)."""
-  place = _place.get()
-  if place is not None:
-    parts = (x.astype(jnp.float32) * N_BINS).astype(jnp.int32)
-    parts = jnp.minimum(parts, N_BINS - 1).reshape(-1, 1)
-    place.emit(name, jnp.sum(parts == jnp.arange(N_BINS), axis=0))
+  """Emits the histogram (N_BINS,) of values in [0, 1], of any shape."""
+  scope = _scope.get()
+  if scope is not None:
+    bins = (x.astype(jnp.float32) * N_BINS).astype(jnp.int32)
+    bins = jnp.minimum(bins, N_BINS - 1).reshape(-1, 1)
+    scope.emit(name, jnp.sum(bins == jnp.arange(N_BINS), axis=0))
 
 
 def observe_choices(name: str, units: jax.Array, n: int) -> None:
-  """Shows which of n units are chosen in blocks, (t, B), as counts (B, n)."""
-  place = _place.get()
-  if place is not None:
-    place.emit(name, jnp.sum(units[..., None] == jnp.arange(n), axis=0))
+  """Emits counts (B, n) of the chosen units (t, B), each below n."""
+  scope = _scope.get()
+  if scope is not None:
+    scope.emit(name, jnp.sum(units[..., None] == jnp.arange(n), axis=0))
 
 
-class Seen:
-  """What was observed, by name: the way to the layer, then what it calls it."""
+class Counts:
+  """Sums of observations by name, '{path of the layer}/{name}'."""
 
   def __init__(self):
-    """Nothing is seen yet."""
     self._counts = {}
 
   def __len__(self) -> int:
@@ -65,17 +64,17 @@ class Seen:
     return len(self._counts)
 
   def add(self, name: str, counts: Any) -> None:
-    """Adds to what has this name."""
+    """Adds counts to those of this name."""
     self._counts[name] = self._counts[name] + np.asarray(counts, np.int64)
 
   def expect(self, name: str, shape: tuple[int, ...]) -> None:
-    """Begins a name."""
+    """Registers a name, with counts of zero."""
     self._counts.setdefault(name, np.zeros(shape, np.int64))
 
   def take(self) -> dict[str, np.ndarray]:
-    """The counts so far, when all programs have ended; then begins anew.
+    """Waits for all programs, returns the counts by name and resets them.
 
-    Those of a gate are (N_PARTS,), those of choices (B, n).
+    Counts are (N_BINS,) for gates and (B, n) for choices.
     """
     jax.effects_barrier()
     taken = self._counts
@@ -84,50 +83,51 @@ class Seen:
 
 
 @contextlib.contextmanager
-def collecting(seen: Seen) -> Iterator[None]:
-  """Has what is traced within it hand what layers show to `seen`.
+def collecting(counts: Counts) -> Iterator[None]:
+  """Collects into `counts` the observations of layers traced in this context.
 
-  The blocks of a `Repeat` are traced one by one, to be told apart. Not for
-  gradients.
+  The blocks of a `Repeat` are traced one by one, so that each has its own name.
+  Not differentiable.
   """
-  token = _place.set(_Place(seen))
+  token = _scope.set(_Scope(counts))
   try:
     with layer_hooks.intercept(_call):
       yield
   finally:
-    _place.reset(token)
+    _scope.reset(token)
 
 
 @dataclasses.dataclass
-class _Place:
-  """Where in the model calls are: inside of layers that have names.
+class _Scope:
+  """The path of named layers whose calls are being traced.
 
   Attributes:
-    seen: what gets the counts.
-    name: the way here.
-    turns: directly inside of a `Stack`, the names of its blocks to come.
-    labels: of the layers called here: what they are called.
+    total: Receives the counts.
+    path: Labels of the layers, outermost first, joined by dots.
+    block_labels: Directly inside a `Stack`, labels of its remaining blocks.
+    labels: Labels of the layers called so far in this scope. A `Stack` has the
+      index of its first block.
   """
 
-  seen: Seen
-  name: str = ''
-  turns: Iterator[str] | None = None
+  total: Counts
+  path: str = ''
+  block_labels: Iterator[str] | None = None
   labels: dict[base.Layer, Any] = dataclasses.field(default_factory=dict)
 
   def emit(self, name, counts):
-    name = f'{self.name}/{name}'
-    self.seen.expect(name, counts.shape)
-    jax.debug.callback(functools.partial(self.seen.add, name), counts)
+    name = f'{self.path}/{name}'
+    self.total.expect(name, counts.shape)
+    jax.debug.callback(functools.partial(self.total.add, name), counts)
 
   def inside(self, layer):
-    """The place inside of a layer that is called here."""
-    if self.turns:
-      return self._below(next(self.turns)).inside(layer)
+    """The scope inside a layer that is called in this scope."""
+    if self.block_labels:
+      return self._below(next(self.block_labels)).inside(layer)
     if isinstance(layer, Stack):
       first = sum(other.n for other in self.labels if isinstance(other, Stack))
       first = self.labels.setdefault(layer, first)
-      turns = (f'blocks.{first + i}' for i in range(layer.n))
-      return dataclasses.replace(self, turns=turns)
+      blocks = (f'blocks.{first + i}' for i in range(layer.n))
+      return dataclasses.replace(self, block_labels=blocks)
     if isinstance(layer, tl.Serial | tl.Parallel) or len(layer.sublayers) == 1:
       return self
     name = _name(layer)
@@ -136,23 +136,23 @@ class _Place:
     return self._below(label)
 
   def _below(self, label):
-    return _Place(self.seen, f'{self.name}.{label}' if self.name else label)
+    return _Scope(self.total, f'{self.path}.{label}' if self.path else label)
 
 
 def _call(pure_fn, layer, x, weights, state, rng, use_cache):
-  """Keeps account of the place, and has blocks traced one by one."""
+  """Enters the scope of the layer, and traces stacked blocks one by one."""
   stacked = isinstance(layer, Stack) and not isinstance(weights, dict)
   if stacked:
-    weights, state = (_taken_apart(tree, layer.n) for tree in (weights, state))
-  token = _place.set(_place.get().inside(layer))
+    weights, state = (_unstack(tree, layer.n) for tree in (weights, state))
+  token = _scope.set(_scope.get().inside(layer))
   try:
     y, state = pure_fn(layer, x, weights, state, rng, use_cache)
   finally:
-    _place.reset(token)
+    _scope.reset(token)
   if stacked:
-    # What is around it knows the states of blocks as they were.
+    # The layers around it expect the state as it was, stacked.
     (blocks,) = state
-    state = (jax.tree.map(lambda *parts: jnp.stack(parts), *blocks.trees),)
+    state = (jax.tree.map(lambda *xs: jnp.stack(xs), *blocks.trees),)
   return y, state
 
 
@@ -160,8 +160,7 @@ def _name(layer):
   return layer.name.partition('(')[0].lstrip('_')
 
 
-def _taken_apart(stacked, n):
-  """Stacked weights or states of a `Stack`, each block on its own."""
+def _unstack(stacked, n):
+  """Stacked weights or states of a `Stack` as `Blocks`."""
   (tree,) = stacked
-  parts = (jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n))
-  return (Blocks(tuple(parts)),)
+  return (Blocks(tuple(unstack(tree, n))),)

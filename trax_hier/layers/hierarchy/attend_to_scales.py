@@ -1,4 +1,4 @@
-"""Dot products with tokens and with blocks of tokens, under one softmax.
+"""Dot-product attention to tokens and blocks of tokens, with one softmax.
 
 Letters: b batch, h heads, l length; w window, n windows, m keys.
 """
@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
-from trax_hier.layers.attention.cache import append, empty, join
-from trax_hier.layers.attention.dot_product import (
-  blocks,
-  filled_sizes,
-  means,
-  scores,
-  softmax_means,
-)
+from trax_hier.layers.attention.cache import empty_buffer, join_rows, write_rows
+from trax_hier.layers.attention.dot_product import blocks, read_sizes
 from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.attention.softmax import (
+  joint_softmax_attention,
+  scores,
+  weighted_sum,
+)
 from trax_hier.layers.base.groups import as_tuple
 from trax_hier.layers.hierarchy.scales import n_complete
 
@@ -26,26 +25,26 @@ from trax_hier.layers.hierarchy.scales import n_complete
 class AttendToScales(base.Layer):
   """q, then k and v of each scale -> (b, h, l, d_head).
 
-  q (b, h, l, d_head) and, for each scale S, keys and values (b, h, l / S,
-  d_head), the last row of which may be that of an incomplete block. In predict
-  mode the keys and values of tokens are the output of a `KeyValueCache`; those
-  of the other scales are the new rows of a `Coarse`, and are kept here.
+  q is (b, h, l, d_head); for each scale S, keys and values are (b, h, l / S,
+  d_head), and their last row may be of an incomplete block. In predict mode,
+  the keys and values of tokens are the output of a `KeyValueCache`. For the
+  other scales they are the new rows of a `Coarse`, which this layer caches.
 
-  Without a window, a token sees all blocks that are complete. With one, tokens
-  lie in windows side by side, and blocks of each scale are seen in a band of
-  windows only, which begins where that of the scale before ends: the token's
-  own window and the one before for tokens, S windows for blocks of S, and all
-  the rest for the last scale. In training, each window gets the keys of its
-  band only.
+  Without a window, a token attends to all complete blocks. With a window, the
+  sequence is cut into windows, and a token attends to each scale within a band
+  of windows. The band of tokens is the token's own window and the window
+  before. Each further band begins where the band before ends: S windows for
+  blocks of S, and all that is left for the last scale. In training, each window
+  gets only the keys of its bands.
 
   Args:
     scales: (1, S_1, ..), in rows of the sequence.
-    window: A number of rows, multiple of every scale; or None.
-    stride: Distance in tokens of neighbouring rows; below, a row is called a
-      token.
-    positions: Position scheme. Queries and the keys of tokens come with their
-      positions encoded.
-    dropout: Rate of dropout on the attention weights.
+    window: Number of rows in a window, a multiple of every scale; or None.
+    stride: Distance in tokens between neighboring rows, which are called tokens
+      below.
+    positions: Position scheme. Queries and the keys of tokens already have
+      their positions encoded.
+    dropout: Dropout rate of the attention weights.
     mode: 'train', 'eval' or 'predict'.
     n_rows: Capacity in predict mode, in rows.
   """
@@ -66,7 +65,7 @@ class AttendToScales(base.Layer):
     self._scales = scales
     self._window = window
     self._stride = stride
-    # Windows back at which each band ends; None is the end of no band.
+    # Windows back at which each band ends; None if it has no end.
     self._ends = [
       sum(scales[: j + 1]) + 1 if window and j < len(scales) - 1 else None
       for j in range(len(scales))
@@ -74,13 +73,14 @@ class AttendToScales(base.Layer):
     self._positions = positions
     self._dropout = dropout if mode == 'train' else 0.0
     self._mode = mode
-    reach = [n_rows if end is None else end * window for end in self._ends]
+    # Tokens back at which each band ends.
+    extents = [n_rows if end is None else end * window for end in self._ends]
     self._biases = [
       positions.bias(stride, scale * stride, n * stride, mode)
-      for scale, n in zip(scales, reach, strict=True)
+      for scale, n in zip(scales, extents, strict=True)
     ]
     self._n_rows = [
-      -(-n // scale) for scale, n in zip(scales, reach, strict=True)
+      -(-n // scale) for scale, n in zip(scales, extents, strict=True)
     ]
     self._sublayers = (
       *(bias.layer for bias in self._biases),
@@ -99,7 +99,7 @@ class AttendToScales(base.Layer):
     memory = ()
     if self._mode == 'predict':
       kept = tuple(
-        tuple(empty(signature, n) for signature in pair)
+        tuple(empty_buffer(signature, n) for signature in pair)
         for pair, n in zip(_pairs(rows)[1:], self._n_rows[1:], strict=True)
       )
       memory = jnp.zeros((), jnp.int32), kept
@@ -109,7 +109,7 @@ class AttendToScales(base.Layer):
   def forward(self, inputs):
     q, *rows = inputs
     if self._mode == 'predict':
-      tokens, keys = self._remember(q.shape[-2], _pairs(rows))
+      tokens, keys = self._update_caches(q.shape[-2], _pairs(rows))
       arrays = [self._arrays(j, q, k) for j, (k, _, _) in enumerate(keys)]
       if self._ends[0] is None:
         return self._attend_to_filled(arrays, q, tokens, keys)
@@ -128,22 +128,22 @@ class AttendToScales(base.Layer):
         k = self._positions.encode(k, starts * self._stride)
       if self._window is None:
         arrays = self._arrays(j, q, k)
-        sets.append(self._look(j, arrays, q, tokens, k, v, starts))
+        sets.append(self._score(j, arrays, q, tokens, k, v, starts))
       elif end is not None and end * w < n_tokens:
-        sets.append(self._look_at_band(j, q, tokens, k, v))
+        sets.append(self._score_band(j, q, tokens, k, v))
       elif self._begin(j) * w < n_tokens:
         arrays, v = self._arrays(j, q, k), v[:, None]
-        logits, seen, part = self._look(j, arrays, q, tokens, k, v, starts)
-        seen = seen.reshape(-1, 1, w, seen.shape[-1])
-        sets.append((blocks(logits, w), seen, part))
-    y = softmax_means(sets, q.dtype, self._dropout, self.rng)
+        logits, mask, weighted = self._score(j, arrays, q, tokens, k, v, starts)
+        mask = mask.reshape(-1, 1, w, mask.shape[-1])
+        sets.append((blocks(logits, w), mask, weighted))
+    y = joint_softmax_attention(sets, q.dtype, self._dropout, self.rng)
     if y.ndim == 5:  # (b, n, h, w, d_head)
       y = y.swapaxes(1, 2).reshape(q.shape)
     return y[:, :, :length]
 
   def _attend_to_filled(self, arrays, q, tokens, keys):
-    """Attends to the rows of caches up to those of the last query."""
-    sizes = filled_sizes(self._n_rows[0], self._MIN_CACHE)
+    """Attends to the rows of the caches up to the last query."""
+    sizes = read_sizes(self._n_rows[0], self._MIN_CACHE)
 
     def attend_to(n):
       ends = [-(-n // scale) for scale in self._scales]
@@ -158,24 +158,27 @@ class AttendToScales(base.Layer):
     return jax.lax.switch(choice, branches)
 
   def _attend(self, arrays, q, tokens, keys):
-    sets = [self._look(j, arrays[j], q, tokens, *x) for j, x in enumerate(keys)]
-    return softmax_means(sets, q.dtype, 0.0, self.rng)
+    sets = [
+      self._score(j, arrays[j], q, tokens, *x) for j, x in enumerate(keys)
+    ]
+    return joint_softmax_attention(sets, q.dtype, 0.0, self.rng)
 
-  def _look(self, j, arrays, q, tokens, k, v, starts):
-    """Blocks, by their first tokens (m,), as a set for `softmax_means`.
+  def _score(self, j, arrays, q, tokens, k, v, starts):
+    """The set of keys of scale j for `joint_softmax_attention`.
 
-    q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head).
+    q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head); `starts` (m,) are
+    the first tokens of the blocks.
     """
     tokens = tokens[:, None]
     q, bias = self._bias(j, arrays, q, k, starts - tokens)
-    seen = self._seen(j, tokens, starts)
-    return scores(q, k, bias), seen, functools.partial(means, v=v)
+    mask = self._mask(j, tokens, starts)
+    return scores(q, k, bias), mask, functools.partial(weighted_sum, v=v)
 
-  def _look_at_band(self, j, q, tokens, k, v):
+  def _score_band(self, j, q, tokens, k, v):
     """The same for queries in windows (b, n, h, w, ..), each with its band.
 
-    A band is a copy of keys that several windows have: what the gradient needs
-    of it is made anew.
+    Bands of several windows are copies of the same keys, so the backward pass
+    recomputes them.
     """
     scale, end, w = self._scales[j], self._ends[j], self._window
     n_keys = end * w // scale
@@ -192,29 +195,29 @@ class AttendToScales(base.Layer):
       return scores(q, bands(k), bias)
 
     @jax.checkpoint
-    def part(weights, v):
-      return means(weights, bands(v))
+    def weighted(weights, v):
+      return weighted_sum(weights, bands(v))
 
-    seen = self._seen(j, tokens, starts)[:, None]
-    return logits(q, k, bias), seen, functools.partial(part, v=v)
+    mask = self._mask(j, tokens, starts)[:, None]
+    return logits(q, k, bias), mask, functools.partial(weighted, v=v)
 
   def _begin(self, j):
-    """How many windows back the band of scale j begins."""
+    """Number of windows back at which the band of scale j begins."""
     return self._ends[j - 1] if j else 0
 
-  def _seen(self, j, tokens, starts):
-    """Which of the blocks of scale j that start there the tokens see."""
+  def _mask(self, j, tokens, starts):
+    """True where a token attends to the block of scale j at a start."""
     scale = self._scales[j]
-    seen = (starts >= 0) & (starts // scale < n_complete(tokens, scale))
+    mask = (starts >= 0) & (starts // scale < n_complete(tokens, scale))
     if self._window is None:
-      return seen
+      return mask
     back = tokens // self._window - starts // self._window
     if self._ends[j] is not None:
-      seen &= back < self._ends[j]
-    return seen & (back >= self._begin(j))
+      mask &= back < self._ends[j]
+    return mask & (back >= self._begin(j))
 
   def _arrays(self, j, q, k):
-    """What the position scheme makes of its weights for scale j."""
+    """The arrays that the position scheme's layer returns for scale j."""
     arrays, state = self.sublayers[j].pure_fn(
       (q, k), self.weights[j], self.state[j], self.rng, use_cache=True
     )
@@ -222,19 +225,19 @@ class AttendToScales(base.Layer):
     return as_tuple(arrays)
 
   def _bias(self, j, arrays, q, k, offsets):
-    """What positions make of queries, and add to their products.
+    """The position scheme's queries and its bias of the scores.
 
-    `offsets` (l, m) are distances of blocks from queries, in rows.
+    `offsets` (l, m) are distances from queries to blocks, in rows.
     """
     offsets = offsets * self._stride
     return self._biases[j].apply(arrays, offsets, q, k.shape[-2])
 
-  def _remember(self, length, pairs):
-    """Adds new rows of all scales but the first to those of earlier calls.
+  def _update_caches(self, length, pairs):
+    """Adds the new rows of all scales but the first to the caches.
 
     Returns:
-      The queries' tokens (l,), and for each scale keys and values (b h, m,
-      d_head) and their blocks' first tokens (m,).
+      The tokens of the queries (l,). For each scale, keys and values (b h, m,
+      d_head) and the first tokens of their blocks (m,).
     """
     *states, (t, kept) = self.state
     (k, v), *pairs = pairs
@@ -247,29 +250,29 @@ class AttendToScales(base.Layer):
       starts = numbers * scale * self._stride
       new = self._positions.encode(k, starts), v
       if self._ends[j] is None:
-        # Rows that mean nothing lie behind all others, unseen, until the next
-        # call overwrites them.
-        rows = [append(*x, first) for x in zip(old, new, strict=True)]
+        # Undefined rows come last and are masked until the next call
+        # overwrites them.
+        rows = [write_rows(*x, first) for x in zip(old, new, strict=True)]
         kept_rows, numbers = rows, jnp.arange(n_rows)
       else:
-        rows = [join(*x) for x in zip(old, new, strict=True)]
+        rows = [join_rows(*x) for x in zip(old, new, strict=True)]
         kept_rows = [
           jax.lax.dynamic_slice_in_dim(x, end - first, n_rows, 1) for x in rows
         ]
         numbers = first - n_rows + jnp.arange(rows[0].shape[1])
-      # The state may be wider than the dtype of compute.
+      # The state's dtype may be wider than the compute dtype.
       keys.append((*(x.astype(v.dtype) for x in rows), numbers * scale))
       memory.append(tuple(kept_rows))
     self.state = (*states, (t + length, tuple(memory)))
     return t + jnp.arange(length), keys
 
   def _cached(self, t, length, n_keys):
-    """The tokens of a `KeyValueCache`'s rows."""
+    """The tokens of the rows of a `KeyValueCache`."""
     rows = jnp.arange(n_keys)
     if self._ends[0] is None:
       return rows
     if length == 1:
-      return t - (t - rows) % n_keys  # A ring.
+      return t - (t - rows) % n_keys  # A ring buffer.
     return t + length - n_keys + rows
 
 
@@ -284,7 +287,7 @@ def _pad(x, length):
 
 
 def _bands(x, n, size):
-  """For each window the run of n windows that ends with it, zeros in front.
+  """For each window, the n windows that end with it, padded with zeros.
 
   (b, h, l, d_head) -> (b, windows, h, n size, d_head), `size` rows a window.
   """
@@ -292,6 +295,6 @@ def _bands(x, n, size):
   n_windows = length // size
   x = jnp.pad(x, [(0, 0), (0, 0), ((n - 1) * size, 0), (0, 0)])
   windows = x.reshape(b, h, -1, size, d).swapaxes(1, 2)
-  # Slices, whose gradients are sums of slices; those of a gather are slow.
+  # Gradients of slices are sums of slices; the gradient of a gather is slow.
   runs = [windows[:, i : i + n_windows] for i in range(n)]
   return jnp.concatenate(runs, axis=-2)

@@ -1,15 +1,15 @@
-"""One sequence at several scales: a coarse vector stands for a block of tokens.
+"""A sequence at several scales: each coarse row represents a block of tokens.
 
 Block m of scale S covers tokens m S .. m S + S - 1. Scales are (1, S_1, ..,
-S_K), each a multiple of the one before; a layer that works at one of them
-counts in its own rows, of which `ratio` make one of the next.
+S_K), each a multiple of the scale before. A layer at one scale counts in its
+own rows; `ratio` of its rows make one row of the next scale.
 
-`Coarse` runs a layer on blocks; what uses its rows asks `n_complete` which of
-them a token may see, and nothing else decides about causality. Hourglass (see
-`ShortenedStack`) delays the inputs of its blocks by k - 1, so that its first
-block is token 0 alone, and block j ends at token j k. Here blocks lie on the
-tokens' own grid, and what is delayed are their outputs. Either way a token sees
-a block as soon as it is complete.
+`Coarse` runs a layer on blocks. Layers that read its rows call `n_complete` for
+the blocks that a token may see; this alone ensures causality. Hourglass (see
+`ShortenedStack`) delays the inputs of its blocks by k - 1 instead, so its first
+block is token 0 alone and block j ends at token j k. Here blocks are aligned
+with the tokens, and their outputs are delayed. In both cases a token sees a
+block as soon as it is complete.
 
 Letters: b batch, l length, d d_model, m blocks.
 """
@@ -20,15 +20,13 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
-from trax_hier.config import configurable
-from trax_hier.layers.attention.cache import append
-from trax_hier.layers.base.dense import Dense
-from trax_hier.layers.base.groups import as_tuple, run_groups
-from trax_hier.layers.base.normalization import Standardise
+from trax_hier.layers.attention.cache import write_rows
+from trax_hier.layers.base.groups import as_tuple
+from trax_hier.layers.hierarchy.groups import run_complete_groups
 
 
 def n_complete(t, scale):
-  """Number of blocks of `scale` tokens that have ended at token t.
+  """Number of blocks of `scale` tokens that end at or before token t.
 
   The causal rule of all multi-scale layers: token t may see block m if and only
   if m < n_complete(t, scale), that is, (m + 1) scale - 1 <= t.
@@ -50,8 +48,8 @@ def check_scales(name: str, scales: Sequence[int]) -> None:
   )
   if not legal:
     raise ValueError(
-      f'{name}.scales = {scales} must begin with 1, and each further scale be '
-      'a larger multiple of the one before, as in (1, 4, 16)'
+      f'{name}.scales = {scales} must begin with 1, and each further scale '
+      'must be a larger multiple of the scale before, as in (1, 4, 16)'
     )
 
 
@@ -61,20 +59,20 @@ class Coarse(base.Layer):
   In 'train' and 'eval' modes there are ceil(l / ratio) rows; if `ratio` does
   not divide l, the last block is padded, and no token may see it.
 
-  In predict mode `layer` runs once per block, when the block is complete. A
-  call returns the new rows, ceil(l / ratio) of them, but only those from
-  n_complete(t - 1) up to n_complete(t + l - 1) mean anything, t rows having
-  come in earlier calls.
+  In predict mode, `layer` runs once per block, when the block is complete. A
+  call with l rows, after t rows of earlier calls, returns ceil(l / ratio) rows.
+  They begin with blocks n_complete(t - 1) .. n_complete(t + l - 1) - 1; the
+  rest are undefined.
 
   Args:
     ratio: Number of rows in a block.
-    layer: (b, m ratio, d) -> (b, m, d), or several such outputs.
+    layer: (b, m ratio, d) -> one or several outputs (b, m, d).
     mode: 'train', 'eval' or 'predict'.
-    strides: For each output of `layer`, the number of blocks that one of its
-      rows covers. More than 1 where it has a `Coarse` inside.
+    strides: For each output of `layer`, the number of blocks per row; more than
+      1 for outputs of a nested `Coarse`.
 
   Raises:
-    ValueError: at `init`, if `layer` gives other numbers of rows.
+    ValueError: at `init`, if `layer` returns another number of rows.
 
   Example:
     >>> from trax_hier.layers import AverageShorten
@@ -112,9 +110,9 @@ class Coarse(base.Layer):
       n_rows = -(-l // (self._ratio * stride))
       if y.shape != (b, n_rows, d):
         raise ValueError(
-          f'a layer that makes one row of {self._ratio} must turn '
-          f'{tuple(x.shape)} into {(b, n_rows, d)}, not {tuple(y.shape)}: is '
-          f'there an @AverageShorten({self._ratio}) or the like in it?'
+          f'a layer that pools {self._ratio} rows into one must map '
+          f'{tuple(x.shape)} to {(b, n_rows, d)}, not to {tuple(y.shape)}: it '
+          f'needs a shortening, such as @AverageShorten({self._ratio})'
         )
     memory = ()
     if self._mode == 'predict':
@@ -139,51 +137,44 @@ class Coarse(base.Layer):
     layer, _ = self.sublayers
     state, (t, tail) = self.state
     ratio, length = self._ratio, x.shape[1]
-    inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     first, end = (n_complete(i - 1, ratio) for i in (t, t + length))
     n = length // ratio
-
-    def run(group, state):
-      outputs, state = layer.pure_fn(group, self.weights[0], state, self.rng)
-      return as_tuple(outputs), state
-
-    outputs, state = run_groups(
-      run,
+    outputs, state, tail = run_complete_groups(
+      layer,
+      self.weights[0],
       state,
-      inputs,
-      first * ratio - t + ratio - 1,
-      ratio,
-      length,
-      end > first + n,
+      self.rng,
+      tail,
+      x,
+      start=first * ratio - t + ratio - 1,
+      more=end > first + n,
     )
-    # The state may be wider than the dtype of compute.
-    tail = inputs[:, length:].astype(tail.dtype)
     self.state = state, (t + length, tail)
     rows = [
-      self._join(parts, first, n, stride)
-      for parts, stride in zip(
+      self._join(chunks, first, n, stride)
+      for chunks, stride in zip(
         zip(*outputs, strict=True), self._strides, strict=True
       )
     ]
     return tuple(rows) if len(rows) > 1 else rows[0]
 
-  def _join(self, parts, first, n, stride):
-    """The rows of n blocks, then those of one more where the first ones end."""
-    if len(parts) == 1:
-      return parts[0]
-    rows, more = parts
+  def _join(self, chunks, first, n, stride):
+    """Appends the row of the additional block, if any, to those of n blocks."""
+    if len(chunks) == 1:
+      return chunks[0]
+    rows, more = chunks
     n_rows = -(-(n + 1) // stride)
     rows = jnp.pad(rows, [(0, 0), (0, more.shape[1]), (0, 0)])
     n_valid = (first + n) // stride - first // stride
-    return append(rows, more, n_valid)[:, :n_rows]
+    return write_rows(rows, more, n_valid)[:, :n_rows]
 
 
 class Latest(base.Layer):
-  """The newest block that each token may see: x, rows -> (b, l, d).
+  """The latest block that each token may see: x, rows -> (b, l, d).
 
-  x (b, l, d) is the finer sequence, of which only the length counts, rows
-  (b, m, d) are those of a `Coarse` on it. Before the first block is complete,
-  tokens see a learned vector.
+  x (b, l, d) is the finer sequence, which gives only the length; rows (b, m, d)
+  are the output of a `Coarse` on it. Tokens before the end of the first block
+  see a learned vector.
 
   Args:
     scale: Number of rows of x in a block.
@@ -213,15 +204,15 @@ class Latest(base.Layer):
   def forward(self, inputs):
     x, rows = inputs
     length = x.shape[1]
-    newest = jnp.broadcast_to(
+    latest = jnp.broadcast_to(
       self.weights.astype(rows.dtype), (rows.shape[0], 1, rows.shape[2])
     )
     t, kept = self.state if self._mode == 'predict' else (0, None)
     before = n_complete(t - 1, self._scale)
     if kept is not None:
-      newest = jnp.where(before > 0, kept.astype(rows.dtype), newest)
-    # Row 0 is what was newest before this call.
-    rows = jnp.concatenate([newest, rows], axis=1)
+      latest = jnp.where(before > 0, kept.astype(rows.dtype), latest)
+    # Row 0 was the latest before this call.
+    rows = jnp.concatenate([latest, rows], axis=1)
     index = n_complete(t + jnp.arange(length), self._scale) - before
     y = jnp.take(rows, index, axis=1)
     if kept is not None:
@@ -235,7 +226,7 @@ def Pyramid(
   level: Callable[[int], base.Layer],
   mode: str,
 ) -> base.Layer:
-  """Work at each scale on the outputs of the one below: x -> rows of each.
+  """A stack of scales, each built on the scale below: x -> rows of each scale.
 
   rows_0 = level_0(x); rows_j = level_j(shorten_j(rows_{j-1}))
 
@@ -243,7 +234,7 @@ def Pyramid(
 
   Args:
     scales: (1, S_1, ..).
-    shorten: j -> the layer from scale j - 1 to scale j.
+    shorten: j -> the shortening from scale j - 1 to scale j.
     level: j -> the layer at scale j.
     mode: 'train', 'eval' or 'predict'.
 
@@ -272,48 +263,3 @@ def Pyramid(
     return tl.Serial(level(j), tl.Branch(None, coarser))
 
   return from_scale(0)
-
-
-# Rows of different scales come from stacks of different depth, or from none at
-# all: as they are, the larger ones drown the others, and models learn slowly. A
-# projection has no use for weights of a normalization before it.
-
-
-@configurable(module='trax_hier.layers')
-def ConcatDense(n_inputs: int, d_model: int):
-  """A projection of all inputs, concatenated: n times (b, l, d) -> (b, l, d).
-
-  Each is standardised first.
-
-  Args:
-    n_inputs: n.
-    d_model: Width of inputs and output.
-
-  Example:
-    >>> from trax_hier.inspection.layer_tree import tree
-    >>> print(tree(ConcatDense(2, d_model=8), (2, 12, 8), (2, 12, 8)))
-    layer           parameters   in                      out
-    ConcatDense            136   (2, 12, 8) (2, 12, 8)   (2, 12, 8)
-      Concatenate            -   (2, 12, 8) (2, 12, 8)   (2, 12, 16)
-      Dense_8              136   (2, 12, 16)             (2, 12, 8)
-  """
-  return tl.Serial(
-    tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
-    tl.Concatenate(n_items=n_inputs),
-    Dense(d_model),
-  )
-
-
-@configurable(module='trax_hier.layers')
-def Sum(n_inputs: int):
-  """The sum of all inputs, each standardised: n times (b, l, d) -> (b, l, d).
-
-  Example:
-    >>> x = jnp.array([[[1.0, 1.0, 5.0, 5.0]]])
-    >>> print(Sum(2)((x, 100 * x)).round())
-    [[[-2. -2.  2.  2.]]]
-  """
-  return tl.Serial(
-    tl.Parallel(*[Standardise() for _ in range(n_inputs)]),
-    *[tl.Add() for _ in range(n_inputs - 1)],
-  )

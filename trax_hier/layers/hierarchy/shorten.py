@@ -1,8 +1,11 @@
-"""Ways to make k neighbouring vectors one: (b, l, d) -> (b, l / k, d).
+"""Shortenings, which pool groups of k vectors: (b, l, d) -> (b, l / k, d).
 
-A pooled vector covers k inputs, so a causal model must delay the inputs by
-k - 1 positions first; `ShortenedStack` does. In predict mode a call takes a
-whole number of groups.
+A pooled vector covers k inputs, so a causal model must first delay the inputs
+by k - 1 positions, as `ShortenedStack` does. In predict mode, a call takes
+whole groups.
+
+To add a shortening, write a function here with `shorten_factor` and any of the
+other arguments of `AttentionShorten`, and export it from `trax_hier.layers`.
 
 Source: Hourglass (arXiv 2110.13711) section 2.2.
 """
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.attention import CausalAttention
+from trax_hier.layers.attention.causal_attention import CausalAttention
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
@@ -49,7 +52,7 @@ def LinearShorten(
   Args:
     shorten_factor: k.
     d_model: Width of inputs and outputs.
-    dropout: Rate of dropout on the output.
+    dropout: Dropout rate of the output.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -86,24 +89,26 @@ def AttentionShorten(
   stride: int = 1,
   positions: NoPositions | None = None,
 ):
-  """Pooled vectors attend to all inputs before their end, then feed forward.
+  """Attention of pooled vectors to the inputs, then a feed-forward layer.
 
-  (b, l, d) -> (b, l / k, d). Queries are a pooling S of the inputs, keys and
-  values the inputs themselves: x' = S(x) + Attention(S(x), x), with x
-  normalised first and S(x) again.
+  (b, l, d) -> (b, l / k, d). x' = S(x) + Attention(S(x), x): queries are a
+  pooling S of the inputs, keys and values are the inputs. x is normalized
+  first, and so is S(x). A pooled vector attends to the inputs up to its group's
+  end.
 
   Args:
     shorten_factor: k.
     d_model: Width of inputs and outputs.
-    d_ff: Width inside the feed-forward part.
+    d_ff: Hidden width of the feed-forward layer.
     n_heads: Number of attention heads.
-    pool: Makes S, `AverageShorten` or `LinearShorten`.
-    feed_forward: Makes the feed-forward part.
-    dropout: Rate of dropout after and inside attention and feed-forward.
+    pool: Factory of S: `AverageShorten` or `LinearShorten`.
+    feed_forward: Factory of the feed-forward layer.
+    dropout: Dropout rate of the attention and feed-forward layers, inside and
+      after them.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens of the key/value cache in predict mode.
-    stride: Distance in tokens of neighbouring inputs.
-    positions: Position scheme of the attention.
+    stride: Distance in tokens between neighboring inputs.
+    positions: Position scheme of the attention; None means `NoPositions()`.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree

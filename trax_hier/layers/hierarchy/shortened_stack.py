@@ -1,11 +1,13 @@
-"""Work on a shortened sequence: shorten, apply layers, upsample."""
+"""Shortens a sequence, applies layers to it, and upsamples the result."""
 
 import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
-from trax_hier.layers.attention.cache import append, empty
-from trax_hier.layers.base.groups import as_tuple, run_groups
+from trax_hier.layers.attention.cache import empty_buffer, write_rows
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.groups import as_tuple
+from trax_hier.layers.hierarchy.groups import run_complete_groups
 from trax_hier.layers.hierarchy.upsample import Upsample
 
 
@@ -15,11 +17,11 @@ class ShortenedStack(base.Layer):
   upsample(inner(shorten(ShiftRight(x, k - 1))), x)
 
   The shift by k - 1 is the smallest that is causal: group j ends at position
-  j k, the first that reads it. Lengths that k does not divide are padded inside
-  (with the same result as padding by hand, as long as `inner` is causal).
+  j k, which is the first to read it. The layer pads lengths that k does not
+  divide; the padding changes no output if `inner` is causal.
 
-  In predict mode `shorten`, `inner` and the coarse part of `upsample` run once
-  per k tokens, when a group is complete, in the same compiled program.
+  In predict mode, `shorten`, `inner` and the coarse stage of `upsample` run
+  once per k tokens, when a group is complete, within one compiled program.
 
   Args:
     shorten_factor: k; 1 keeps the length.
@@ -30,7 +32,8 @@ class ShortenedStack(base.Layer):
     max_len: Capacity of predict mode in positions of this layer's input.
 
   Raises:
-    ValueError: shorten_factor is not positive, or upsample no `Upsample`.
+    ValueError: shorten_factor is not positive, upsample is no `Upsample`, or
+      shorten has several inputs or outputs.
 
   Example:
     >>> from trax_hier.layers import FeedForward, LinearShorten, LinearUpsample
@@ -58,8 +61,7 @@ class ShortenedStack(base.Layer):
     max_len: int = 2048,
   ):
     super().__init__(name=f'ShortenedStack({shorten_factor})')
-    if shorten_factor < 1:
-      raise ValueError(f'shorten_factor = {shorten_factor} must be positive')
+    check_arguments('', shorten_factor=shorten_factor)
     if not isinstance(upsample, Upsample):
       raise ValueError(
         'upsample must make an upsampling, such as @AttentionUpsample, not '
@@ -90,8 +92,8 @@ class ShortenedStack(base.Layer):
     outputs = as_tuple(coarse.output_signature(x))
     u, buffers, memory = outputs[0], outputs[1:], ()
     if self._mode == 'predict':
-      # One row more than there are groups: see `_decode`.
-      buffers = tuple(empty(s, self._n_groups + 1) for s in buffers)
+      # One row more than there are groups: `_decode` says why.
+      buffers = tuple(empty_buffer(s, self._n_groups + 1) for s in buffers)
       memory = (
         jnp.zeros((), jnp.int32),
         jnp.zeros((b, self._k - 1, d), x.dtype),
@@ -125,38 +127,32 @@ class ShortenedStack(base.Layer):
     return y[:, :length]
 
   def _decode(self, x):
-    """Continues from the inputs of earlier calls with those in x (b, l, d).
+    """Continues the inputs of earlier calls with x (b, l, d).
 
-    Group j is complete at position j k. Of l positions from t on, every k-th
-    completes one: l // k groups for certain and at most one more.
+    Group j is complete at position j k, so l positions complete l // k groups
+    or one more.
     """
     coarse, fine, _ = self.sublayers
     coarse_state, fine_state, (t, tail, last_u, buffers) = self.state
     k, length = self._k, x.shape[1]
-    n = length // k
-    inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     first = -(-t // k)  # The first group that this call completes.
-
-    def run(group, state):
-      outputs, state = coarse.pure_fn(group, self.weights[0], state, self.rng)
-      return as_tuple(outputs), state
-
-    outputs, coarse_state = run_groups(
-      run,
+    outputs, coarse_state, tail = run_complete_groups(
+      coarse,
+      self.weights[0],
       coarse_state,
-      inputs,
-      first * k - t,
-      k,
-      length,
-      (first + n) * k < t + length,
+      self.rng,
+      tail,
+      x,
+      start=first * k - t,
+      more=(first + length // k) * k < t + length,
     )
     new_u, *new_rows = (
-      jnp.concatenate(parts, axis=-2) for parts in zip(*outputs, strict=True)
+      jnp.concatenate(chunks, axis=-2) for chunks in zip(*outputs, strict=True)
     )
-    # A row written for no group lies behind all others, unseen, until the next
-    # call overwrites it.
+    # The last row may belong to no group: it is masked until the next call
+    # overwrites it.
     buffers = tuple(
-      append(buffer, rows, first)
+      write_rows(buffer, rows, first)
       for buffer, rows in zip(buffers, new_rows, strict=True)
     )
     u = jnp.concatenate([last_u.astype(new_u.dtype), new_u], axis=1)
@@ -166,18 +162,14 @@ class ShortenedStack(base.Layer):
     next_u = jax.lax.dynamic_slice_in_dim(
       u, (end - 1) // k * k - begin, k, axis=1
     )
-    seen = (
+    kept_rows = (
       buffer.astype(rows.dtype)
       for buffer, rows in zip(buffers, new_rows, strict=True)
     )
     y, fine_state = fine.pure_fn(
-      (current, *seen, x), self.weights[1], fine_state, self.rng
+      (current, *kept_rows, x), self.weights[1], fine_state, self.rng
     )
-    # The state may be wider than the dtype of compute.
-    tail, last_u = (
-      inputs[:, length:].astype(tail.dtype),
-      next_u.astype(last_u.dtype),
-    )
-    memory = (end, tail, last_u, buffers)
+    # The state's dtype may be wider than the compute dtype.
+    memory = (end, tail, next_u.astype(last_u.dtype), buffers)
     self.state = coarse_state, fine_state, memory
     return y

@@ -1,8 +1,12 @@
-"""Ways back to full length: s (b, l / k, d), x (b, l, d) -> (b, l, d).
+"""Upsamplings, back to full length: s (b, l / k, d), x (b, l, d) -> (b, l, d).
 
-s is the shortened sequence, x the one it was made from. An upsampling works in
-two parts, because decoding runs them at different rates: `coarse` sees s alone,
-once per group of k tokens, and `fine` runs for every token.
+s is the shortened sequence, x the sequence before shortening. An upsampling has
+two stages, which decoding runs at different rates: `coarse` reads only s, once
+per group of k tokens; `fine` runs for every token.
+
+To add an upsampling, write a function here with `shorten_factor` and any of the
+other arguments of `AttentionUpsample` that returns an `Upsample`, and export it
+from `trax_hier.layers`.
 
 Source: Hourglass (arXiv 2110.13711) section 2.3.
 """
@@ -13,7 +17,8 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.attention import Attend, Heads
+from trax_hier.layers.attention.causal_attention import Attend
+from trax_hier.layers.attention.heads import Heads
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
@@ -23,12 +28,13 @@ from trax_hier.layers.blocks import PreNormResidual
 
 
 class Upsample(tl.Serial):
-  """An upsampling made of two parts.
+  """An upsampling in two stages.
 
   Args:
-    coarse: s (b, m, d) -> u (b, m k, d), and any number of tensors with one
-      row per group on the last axis but one, which decoding keeps in buffers.
-    fine: u, those tensors, x -> (b, l, d). If None, the output is u.
+    coarse: s (b, m, d) -> u (b, m k, d), and any number of further tensors with
+      one row per group on the second-to-last axis. Decoding keeps these in
+      buffers.
+    fine: u, the further tensors, x -> (b, l, d); None returns u.
     name: Name of the layer.
 
   Example:
@@ -49,12 +55,12 @@ class Upsample(tl.Serial):
 
   @property
   def coarse(self) -> base.Layer:
-    """The part that runs once per group."""
+    """The stage that runs once per group."""
     return self._coarse
 
   @property
   def fine(self) -> base.Layer:
-    """The part that runs for every token."""
+    """The stage that runs for every token."""
     return self._fine
 
 
@@ -75,7 +81,7 @@ def RepeatUpsample(shorten_factor: int):
 
 @configurable(module='trax_hier.layers')
 def ZeroUpsample(shorten_factor: int):
-  """Zeros: inside `AttentionUpsample`, queries that are x alone.
+  """Returns zeros: as `AttentionUpsample.expand`, it leaves x as the queries.
 
   s (b, m, d), x (b, m k, d) -> (b, m k, d)
 
@@ -96,14 +102,14 @@ def ZeroUpsample(shorten_factor: int):
 def LinearUpsample(
   shorten_factor: int, d_model: int, dropout: float = 0.0, mode: str = 'train'
 ):
-  """Projects each vector to k: the inverse in shape of `LinearShorten`.
+  """Projects each vector to k vectors; reverses the shapes of `LinearShorten`.
 
   s (b, m, d), x (b, m k, d) -> (b, m k, d)
 
   Args:
     shorten_factor: k.
     d_model: Width of inputs and outputs.
-    dropout: Rate of dropout on the projection.
+    dropout: Dropout rate of the projection.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -141,33 +147,34 @@ def AttentionUpsample(
   stride: int = 1,
   positions: NoPositions | None = None,
 ):
-  """Tokens attend to the shortened vectors, then feed forward.
+  """Attention of tokens to the shortened vectors, then a feed-forward layer.
 
   x' (b, l / k, d), x (b, l, d) -> (b, l, d)
 
   x = U(x, x') + Attention(U(x, x'), x'), with U(x, x') = x + an expansion of
-  x'; x' is normalised first, its expansion again. With relative positions the
-  cost is O(l ** 2 / k), not O(l ** 2).
+  x'. x' is normalized first, and so is its expansion. With relative positions,
+  the cost is O(l ** 2 / k), not O(l ** 2).
 
   Args:
     shorten_factor: k.
     d_model: Width of inputs and outputs.
-    d_ff: Width inside the feed-forward part.
+    d_ff: Hidden width of the feed-forward layer.
     n_heads: Number of attention heads.
-    expand: Makes the expansion of x': `LinearUpsample`, `RepeatUpsample` or
-      `ZeroUpsample`.
-    feed_forward: Makes the feed-forward part.
-    token_offsets: Whether positions are in tokens, as in all other layers. By
-      default they are in units of this level, as in the published models; it
-      matters at inner levels of a nested hierarchy only.
-    dropout: Rate of dropout after and inside attention and feed-forward.
+    expand: Factory of the expansion of x': `LinearUpsample`, `RepeatUpsample`
+      or `ZeroUpsample`.
+    feed_forward: Factory of the feed-forward layer.
+    token_offsets: Whether positions are in tokens, as in all other layers, and
+      not in units of this level, as in the published models. This only matters
+      at the inner levels of a nested hierarchy.
+    dropout: Dropout rate of the attention and feed-forward layers, inside and
+      after them.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens in predict mode.
-    stride: Distance in tokens of neighbouring outputs.
-    positions: Position scheme of the attention.
+    stride: Distance in tokens between neighboring outputs.
+    positions: Position scheme of the attention; None means `NoPositions()`.
 
   Raises:
-    ValueError: `expand` makes no `Upsample`, or n_heads does not divide
+    ValueError: `expand` returns no `Upsample`, or n_heads does not divide
       d_model.
 
   Example:

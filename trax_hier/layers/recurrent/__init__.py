@@ -1,1 +1,9 @@
-"""Recurrent layers: the block-recurrent cell, its gates, SRU."""
+"""Recurrent layers.
+
+* `block_recurrent_cell`, `feedback_stack`: the layers of Block-Recurrent
+  Transformers.
+* `vertical_attention`: tokens attend to tokens and states.
+* `recurrent_states`: states attend to states and tokens, block after block.
+* `gates`, `configurations`: the gates of the states, and where they stand.
+* `sru`: simple recurrent units.
+"""

@@ -1,11 +1,12 @@
 """A Transformer layer as a recurrent cell over blocks of tokens.
 
-The cell keeps `n_states` state vectors. In the vertical direction tokens attend
-to a window of tokens and to the states; in the horizontal direction the states
-attend to themselves and to the tokens of a block, and a gate makes the states
-for the next block of that. Both directions share their keys and values. The
-tokens of a block read the states that enter it: those that leave it know its
-last tokens.
+The cell keeps `n_states` state vectors. In the vertical direction, tokens
+attend to a window of tokens and to the states (see `vertical_attention`). In
+the horizontal direction, states attend to themselves and to the tokens of a
+block, and a gate computes the states of the next block (see
+`recurrent_states`). Both directions share keys and values. The tokens of a
+block read the states that enter it, because the states that leave it depend on
+its last tokens.
 
 Letters: b batch, h heads, l length, d d_model, f d_ff; w window, n blocks,
 s states.
@@ -18,17 +19,9 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.attention import Attend, Heads, MergeHeads
-from trax_hier.layers.attention.cache import PastRows
 from trax_hier.layers.attention.dot_product import block_pairs, blocks
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.attention.sliding_attention import (
-  Normalise,
-  NormalisedHeads,
-  ScaledAttention,
-  check_carry,
-)
-from trax_hier.layers.base.dense import Linear
+from trax_hier.layers.attention.qk_normalization import ScaledAttention
 from trax_hier.layers.base.normalization import RMSNorm
 from trax_hier.layers.recurrent.gates import FixedGate
 from trax_hier.layers.recurrent.recurrent_states import (
@@ -36,6 +29,7 @@ from trax_hier.layers.recurrent.recurrent_states import (
   in_order,
   state_layers,
 )
+from trax_hier.layers.recurrent.vertical_attention import vertical_attention
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
@@ -58,32 +52,32 @@ def BlockRecurrentCell(
 ):
   """The attention of a recurrent layer: (b, l, d) -> (b, l, d).
 
-  Takes the place of a block's self-attention: with the block's residuals and
-  feed-forward part it is the published recurrent layer. Cost is linear in
-  length; one scan over blocks updates the states, all else runs at once.
+  Replaces the self-attention of a block: with the block's residuals and
+  feed-forward layer, it is the published recurrent layer. Cost is linear in
+  length. A scan over blocks updates the states; all else runs in parallel.
 
   Args:
-    d_model: Width of inputs and outputs and of the states.
-    d_ff: Width inside the feed-forward part that states have in 'dual' and
-      'single'.
+    d_model: Width of inputs, outputs and states.
+    d_ff: Hidden width of the states' feed-forward layer in 'dual' and 'single'.
     n_heads: Number of heads, in both directions.
-    window: Number of positions that a position sees, and length of a block.
+    window: Number of positions that a position attends to, and length of a
+      block.
     n_states: Number of state vectors.
-    gate: Makes `FixedGate` or `LSTMGate`.
+    gate: Factory of `FixedGate` or `LSTMGate`.
     configuration: 'skip', 'dual' or 'single'.
     n_read_blocks: Number of blocks of tokens that an update of the states
-      attends to: 2, the block and the one before, as the published code has it,
-      or 1, as the paper writes.
-    norm: Makes a normalization.
-    dropout: Rate of dropout on the attention weights of tokens; states have
-      none.
+      attends to: 2, the block and the block before, as in the published code,
+      or 1, as in the paper.
+    norm: Factory of the states' normalization.
+    dropout: Dropout rate of the tokens' attention weights; the states' have no
+      dropout.
     mode: 'train', 'eval' or 'predict'.
-    stride: Distance in tokens of neighbouring positions.
-    positions: Position scheme of the attention to tokens; None is
+    stride: Distance in tokens between neighboring positions.
+    positions: Position scheme of the attention to tokens; None means
       `NoPositions()`.
-    d_head: Width of a head; None is d_model / n_heads.
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence;
-      the length of a call must then be a multiple of `window`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the call before. The length of a call must then be a multiple of `window`.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -112,46 +106,37 @@ def BlockRecurrentCell(
     norm=norm,
     mode=mode,
   )
-  positions = positions or NoPositions()
-  scheme = NormalisedHeads(positions)
-  check_carry('BlockRecurrentCell', positions, carry)
-  rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
-  return tl.Serial(  # x
-    Heads(
+  recurrent_states = _RecurrentStates(
+    states,
+    ScaledAttention(n_heads, dropout, mode),
+    n_in=3,
+    carry=carry,
+    mode=mode,
+  )
+  return tl.Serial(
+    *vertical_attention(
+      'BlockRecurrentCell',
       d_model,
       n_heads,
-      *(rotate_q, rotate_k, [], [Normalise()]),
-      d_head=d_head,
-      dense=Linear,
-    ),  # q, k, v, q2
-    tl.Parallel(None, PastRows(window, carry, mode, n_kept=2 * window)),
-    tl.Select([0, 1, 2, 3, 1, 2]),  # q, k, v, q2, k, v
-    tl.Parallel(
-      Attend(
-        scheme, stride, stride, window, dropout, mode, window, past_only=True
-      ),
-      tl.Serial(
-        _RecurrentStates(
-          states,
-          ScaledAttention(n_heads, dropout, mode),
-          n_in=3,
-          carry=carry,
-          mode=mode,
-        ),
-        MergeHeads(),
-      ),
-    ),  # (b, l, h d_head) twice
-    tl.Concatenate(),
-    Linear(d_model),
+      d_head,
+      window,
+      positions,
+      dropout,
+      mode,
+      read=recurrent_states,
+      copy_rows=True,
+      stride=stride,
+      carry=carry,
+    )
   )
 
 
 class _RecurrentStates(Recurrence):
-  """The states, and what tokens read of them: q2, k, v -> (b, h, l, d_head).
+  """Updates the states, which tokens read: q2, k, v -> (b, h, l, d_head).
 
-  q2 (b, h, l, d_head) are the queries of the tokens for the states; k and v
-  are those of the tokens, with the past in front (see `PastRows`). Block i
-  reads the states that blocks 0 .. i - 1 made.
+  q2 (b, h, l, d_head) are the tokens' queries for the states. k and v are the
+  tokens' keys and values, with earlier rows in front (see `PastRows`). The
+  tokens of block i read the states after blocks 0 .. i - 1.
   """
 
   def init_weights_and_state(self, input_signature):
@@ -188,17 +173,17 @@ class _RecurrentStates(Recurrence):
     return self._join(y, length)
 
   def _decode(self, q, k, v):
-    """Continues with the tokens of q; k and v hold 2 w rows before theirs.
+    """Continues with the tokens of q; k and v begin with 2 w earlier rows.
 
-    With one token, k and v are a ring of the newest 2 w rows, of which the
-    token sees half; an update needs all of them.
+    With one token, k and v are ring buffers of the newest 2 w rows. The token
+    attends to half of them; an update of the states needs them all.
     """
     length, w = q.shape[-2], self._window
-    t, kept = self._open(q.shape[0], q.dtype)
+    t, kept = self._resume(q.shape[0], q.dtype)
     _, *first = kept
 
-    def pass_edge(kept, i):
-      n_new = w - t % w + i * w  # New tokens up to the end of the block.
+    def end_block(kept, i):
+      n_new = w - t % w + i * w  # New tokens up to the end of block i.
 
       def rows():
         if length == 1:
@@ -207,24 +192,24 @@ class _RecurrentStates(Recurrence):
           jax.lax.dynamic_slice_in_dim(x, n_new, 2 * w, axis=-2) for x in (k, v)
         )
 
-      kept = self._cross(kept, n_new <= length, rows, q.dtype)
+      kept = self._advance_if(n_new <= length, kept, rows, q.dtype)
       return kept, kept[1:]
 
     n_edges = -(-length // w)
-    kept, later = jax.lax.scan(pass_edge, kept, jnp.arange(n_edges))
+    kept, later = jax.lax.scan(end_block, kept, jnp.arange(n_edges))
     if length == 1:
       y = self._read(q, *(x.astype(q.dtype) for x in first))
     else:
-      # An edge cuts each run of w tokens: all read the states before it and
-      # after it, and take the right ones.
+      # A block ends within each chunk of w tokens. All tokens of the chunk read
+      # the states before and after that edge, and `where` selects.
       n = min(length, w)
-      runs = blocks(q, n)  # (b, n_edges, h, n, d_head)
+      chunks = blocks(q, n)  # (b, n_edges, h, n, d_head)
       states = [
         jnp.concatenate([x[None], xs]).astype(q.dtype).swapaxes(0, 1)
         for x, xs in zip(first, later, strict=True)
       ]
-      before = self._read(runs, *(x[:, :-1] for x in states))
-      after = self._read(runs, *(x[:, 1:] for x in states))
+      before = self._read(chunks, *(x[:, :-1] for x in states))
+      after = self._read(chunks, *(x[:, 1:] for x in states))
       is_before = t % w + jnp.arange(n) < w
       y = self._join(jnp.where(is_before[:, None], before, after), length)
     self.state = (t + length, kept), *self.state[1:]

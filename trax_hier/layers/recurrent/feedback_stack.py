@@ -1,8 +1,7 @@
-"""A stack of blocks that all read the states of one recurrent layer.
+"""A stack of layers that all read the states of one recurrent layer.
 
-The stack runs one block of tokens after another: what all layers read are the
-states at the start of the block, which the recurrent layer made of the blocks
-before.
+The stack runs one block of tokens after another. All layers read the states at
+the start of the block, which the recurrent layer computed from earlier blocks.
 
 Letters: b batch, h heads, l length, d d_model; w window, n blocks of tokens.
 """
@@ -14,22 +13,15 @@ import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.attention import Attend, Heads, MergeHeads
-from trax_hier.layers.attention.cache import PastRows
 from trax_hier.layers.attention.dot_product import blocks
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.attention.sliding_attention import (
-  Normalise,
-  NormalisedHeads,
-  ScaledAttention,
-  check_carry,
-)
+from trax_hier.layers.attention.qk_normalization import ScaledAttention
 from trax_hier.layers.base.build import build
-from trax_hier.layers.base.dense import Linear
 from trax_hier.layers.base.feed_forward import ReluFeedForward
 from trax_hier.layers.base.memory import map_memory
 from trax_hier.layers.base.normalization import RMSNorm
-from trax_hier.layers.base.stacking import Remat, RematPolicy, Repeat
+from trax_hier.layers.base.remat import Remat, RematPolicy
+from trax_hier.layers.base.repeat import Repeat
 from trax_hier.layers.blocks import DecoderBlock
 from trax_hier.layers.recurrent.gates import FixedGate
 from trax_hier.layers.recurrent.recurrent_states import (
@@ -37,6 +29,7 @@ from trax_hier.layers.recurrent.recurrent_states import (
   in_order,
   state_layers,
 )
+from trax_hier.layers.recurrent.vertical_attention import vertical_attention
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
@@ -61,36 +54,38 @@ def FeedbackStack(
   d_head: int | None = None,
   carry: bool = False,
 ):
-  """Blocks with feedback from one of them: (b, l, d) -> (b, l, d).
+  """Layers with feedback from one of them: (b, l, d) -> (b, l, d).
 
-  Costs more than one `BlockRecurrentCell` among blocks with `SlidingAttention`,
-  as layers wait for the block before, and all of them read states.
+  Costs more than one `BlockRecurrentCell` among layers with `SlidingAttention`:
+  the lower layers wait for the block of tokens before, and all layers read the
+  states.
 
   Args:
-    d_model: Width of inputs and outputs and of the states.
-    n_layers: Number of blocks.
-    recurrent_layer: Which of them updates the states, counted from 1.
-    d_ff: Width inside the feed-forward parts.
+    d_model: Width of inputs, outputs and states.
+    n_layers: Number of layers.
+    recurrent_layer: Number of the layer that updates the states, from 1.
+    d_ff: Hidden width of the feed-forward layers.
     n_heads: Number of heads.
-    window: Number of positions that a position sees, and length of a block of
-      tokens.
+    window: Number of positions that a position attends to, and length of a
+      block of tokens.
     n_states: Number of state vectors.
-    gate: Makes `FixedGate` or `LSTMGate`.
+    gate: Factory of `FixedGate` or `LSTMGate`.
     configuration: 'skip', 'dual' or 'single'.
     n_read_blocks: Number of blocks of tokens that an update of the states
       attends to; see `BlockRecurrentCell`.
-    block: Makes a block, from those of these arguments that it names.
-    feed_forward: Makes the feed-forward parts.
-    norm: Makes a normalization.
+    block: Factory of a layer; it gets the arguments above and below that are in
+      its signature.
+    feed_forward: Factory of the feed-forward layers.
+    norm: Factory of the normalizations.
     dropout: Rate of all dropout.
-    remat: What the backward pass recomputes, as in `Repeat`.
-    mode: 'train', 'eval' or 'predict'; in predict mode the tokens of a call run
-      one after another.
-    positions: Position scheme of the attention to tokens; None is
+    remat: Rematerialization in the backward pass, as in `Repeat`.
+    mode: 'train', 'eval' or 'predict'. In predict mode, the tokens of a call
+      run one after another.
+    positions: Position scheme of the attention to tokens; None means
       `NoPositions()`.
-    d_head: Width of a head; None is d_model / n_heads.
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence;
-      the length of a call must then be a multiple of `window`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the call before. The length of a call must then be a multiple of `window`.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -128,12 +123,12 @@ def FeedbackStack(
       block,
       **dimensions,
       d_ff=d_ff,
-      attention=lambda: _ReadingAttention(
+      attention=lambda: _attention(
         **dimensions,
         window=window,
-        positions=positions or NoPositions(),
+        positions=positions,
         dropout=dropout,
-        gives_rows=is_recurrent,
+        copy_rows=is_recurrent,
       ),
       feed_forward=feed_forward,
       norm=norm,
@@ -158,34 +153,19 @@ def FeedbackStack(
   )
 
 
-def _ReadingAttention(
-  d_model, n_heads, d_head, window, positions, dropout, mode, gives_rows
-):
-  """Attention to a window and to states: x, k_s, v_s -> (b, l, d).
-
-  With `gives_rows` also the keys and values of the tokens, past ones in front.
-  Memory is carried from block to block of tokens.
-  """
-  scheme = NormalisedHeads(positions)
-  check_carry('FeedbackStack', positions, carry=True)
-  rotate_q, rotate_k = (scheme.rotate(1, mode) for _ in range(2))
-  n_kept = 2 * window if gives_rows else None
-  return tl.Serial(  # x, k_s, v_s
-    Heads(
-      d_model,
-      n_heads,
-      *(rotate_q, rotate_k, [], [Normalise()]),
-      d_head=d_head,
-      dense=Linear,
-    ),  # q, k, v, q2, k_s, v_s
-    tl.Parallel(None, PastRows(window, True, mode, n_kept)),
-    tl.Select([0, 1, 2, 3, 4, 5, 1, 2] if gives_rows else [0, 1, 2, 3, 4, 5]),
-    tl.Parallel(
-      Attend(scheme, 1, 1, window, dropout, mode, window, past_only=True),
-      tl.Serial(ScaledAttention(n_heads, dropout, mode), MergeHeads()),
-    ),  # a1, a2, perhaps k, v
-    tl.Concatenate(),
-    Linear(d_model),
+def _attention(n_heads, dropout, mode, **arguments):
+  """x, k_s, v_s -> (b, l, d), and with `copy_rows` also the tokens' k and v."""
+  return tl.Serial(
+    *vertical_attention(
+      'FeedbackStack',
+      n_heads=n_heads,
+      dropout=dropout,
+      mode=mode,
+      read=ScaledAttention(n_heads, dropout, mode),
+      n_inputs=3,
+      carry=True,  # From block to block of tokens.
+      **arguments,
+    )
   )
 
 
@@ -207,17 +187,17 @@ class _FeedbackStack(Recurrence):
       rows = recurrent.output_signature(inputs)[1:]
       if self._mode == 'predict' or self._carry:
         return inits, rows
-      # Nothing is kept, so the batch may be another one at every call.
-      parts = zip((below, recurrent, above), inits, strict=True)
+      # No memory outlasts a call, so its batch size may differ between calls.
+      stack = zip((below, recurrent, above), inits, strict=True)
       return [
         (weights, map_memory(_zeros(1), layer, state))
-        for layer, (weights, state) in parts
+        for layer, (weights, state) in stack
       ], rows
 
     self._init_states(b, x.dtype, init_stack)
 
   def _run(self, x, k_s, v_s, stack, rng):
-    """Gives outputs, k and v of the tokens, and the layers' new state."""
+    """Returns outputs, the tokens' k and v, and the layers' new state."""
     rngs = jax.random.split(rng, 3)
     layers, weights = self.sublayers[3:], self.weights[3:]
     (x, *_), below = layers[0].pure_fn(
@@ -229,7 +209,7 @@ class _FeedbackStack(Recurrence):
     (x, *_), above = layers[2].pure_fn(
       (x, k_s, v_s), weights[2], stack[2], rngs[2]
     )
-    # The state may be wider than the dtype of compute.
+    # The state's dtype may be wider than the compute dtype.
     new = jax.tree.map(
       lambda new, old: new.astype(old.dtype), (below, recurrent, above), stack
     )
@@ -240,36 +220,38 @@ class _FeedbackStack(Recurrence):
       return self._decode(x)
     b, length, d = x.shape
     s = self._begin(b, length, x.dtype)
-    parts = blocks(x[:, None], self._window)[:, :, 0].swapaxes(0, 1)
+    chunks = blocks(x[:, None], self._window)[:, :, 0].swapaxes(0, 1)
 
-    def step(carried, part):
+    def step(carried, chunk):
       s, stack = carried
-      x, rng = part
+      x, rng = chunk
       projected = self._project(s)
       x, rows, stack = self._run(x, *projected[:2], stack, rng)
       return (self._advance(s, projected, rows), stack), x
 
-    rngs = jax.random.split(self.rng, len(parts))
+    rngs = jax.random.split(self.rng, len(chunks))
     before = tuple(self.state[3:])
     if not self._carry:
       before = tuple(
         map_memory(_zeros(b), layer, state)
         for layer, state in zip(self.sublayers[3:], before, strict=True)
       )
-    (s, stack), y = jax.lax.scan(step, (s, before), (parts, rngs))
+    (s, stack), y = jax.lax.scan(step, (s, before), (chunks, rngs))
     if self._carry:
       self.state = self._end(s), *self.state[1:3], *stack
     return y.swapaxes(0, 1).reshape(b, -1, d)[:, :length]
 
   def _decode(self, x):
-    t, kept = self._open(x.shape[0], x.dtype)
+    t, kept = self._resume(x.shape[0], x.dtype)
 
     def step(carried, x):
       t, kept, stack = carried
       states = (s.astype(x.dtype) for s in kept[1:])
       x, rows, stack = self._run(x, *states, stack, self.rng)
       is_edge = (t + 1) % self._window == 0
-      kept = self._cross(kept, is_edge, lambda: in_order(t + 1, *rows), x.dtype)
+      kept = self._advance_if(
+        is_edge, kept, lambda: in_order(t + 1, *rows), x.dtype
+      )
       return (t + 1, kept, stack), x
 
     carried = t, kept, tuple(self.state[3:])
@@ -284,7 +266,7 @@ class _FeedbackStack(Recurrence):
 
 
 def _zeros(b):
-  """Makes fresh memory for a batch of b."""
+  """Returns a function for `map_memory` that makes zeros for batch size b."""
   return lambda x, axis: jnp.zeros(
     (*x.shape[:axis], b, *x.shape[axis + 1 :]), x.dtype
   )

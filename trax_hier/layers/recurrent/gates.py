@@ -1,31 +1,55 @@
-"""Gates of recurrent states, and the three places to put them.
+"""Gates of recurrent states: how old states and candidates become new states.
 
-Letters: b batch, s states, d d_model, f d_ff, h heads.
+To add a gate, subclass `Gate` here and export it from `trax_hier.layers`.
+`configurations` places gates in a recurrent layer.
+
+Letters: b batch, s states, d d_model, f d_ff.
 """
 
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import base, tl
+from trax_hier.compat import base
 from trax_hier.config import configurable
 from trax_hier.layers.base.dense import Linear
 from trax_hier.layers.base.observe import observe_gate
 
 
-@configurable(module='trax_hier.layers')
-class FixedGate(base.Layer):
-  """Mixes old and new states by constants: s, z, h -> (b, s, d).
+class Gate(base.Layer):
+  """A gate: s, z, h -> new states, all (b, s, d) except h.
 
-  Old states s and candidates z (b, s, d); h (b, s, f) has no effect.
-
-  s' = g s + (1 - g) (z + b_z) with g = sigmoid(b_g): an exponential moving
-  average in each channel.
+  s are the old states, z the candidates. h (b, s, f) is the input of the
+  projection whose output is z, for gates that depend on it.
 
   Args:
-    bias: Mean of b_g at first (its deviation is 0.1). 0, as published, halves a
-      state in every block. 1 or more learns sooner to recall what lies further
-      back, in the toy of benchmarks/block_recurrent.py, part recall.
-    paper_candidate: Whether there is a learned b_z, as the paper writes; the
+    bias: Initial bias towards the old states; each gate says how it enters.
+    paper_candidate: Whether z gets the learned bias b_z (and, in some gates, a
+      tanh) of the paper; the published code has neither.
+  """
+
+  def __init__(self, bias: float, paper_candidate: bool):
+    super().__init__(n_in=3, n_out=1)
+    self._bias = bias
+    self._paper_candidate = paper_candidate
+
+  @property
+  def paper_candidate(self) -> bool:
+    """Whether z is the paper's candidate."""
+    return self._paper_candidate
+
+
+@configurable(module='trax_hier.layers')
+class FixedGate(Gate):
+  """Mixes old and new states by learned constants: s, z, h -> (b, s, d).
+
+  s' = g s + (1 - g) (z + b_z) with g = sigmoid(b_g): an exponential moving
+  average in each channel. s and z are (b, s, d); h (b, s, f) has no effect.
+
+  Args:
+    bias: Initial mean of b_g; its initial deviation is 0.1. 0, as published,
+      halves a state in every block. 1 or more learns sooner to recall distant
+      tokens, in the toy of benchmarks/block_recurrent.py, part recall.
+    paper_candidate: Whether there is a learned b_z, as in the paper; the
       published code has none.
 
   Example: what is left of states of 1 when b_g is 0, and when it is 2.
@@ -38,21 +62,14 @@ class FixedGate(base.Layer):
   """
 
   def __init__(self, bias: float = 0.0, paper_candidate: bool = False):
-    super().__init__(n_in=3, n_out=1)
-    self._bias = bias
-    self._paper_candidate = paper_candidate
-
-  @property
-  def paper_candidate(self) -> bool:
-    """Whether z is the paper's."""
-    return self._paper_candidate
+    super().__init__(bias, paper_candidate)
 
   def init_weights_and_state(self, input_signature):
     d = input_signature[0].shape[-1]
     g, z = jax.random.split(self.rng)
-    self.weights = (self._bias + small(g, d),)
+    self.weights = (self._bias + small_normal(g, d),)
     if self._paper_candidate:
-      self.weights += (small(z, d),)
+      self.weights += (small_normal(z, d),)
 
   def forward(self, inputs):
     s, z, _ = inputs
@@ -63,18 +80,17 @@ class FixedGate(base.Layer):
 
 
 @configurable(module='trax_hier.layers')
-class LSTMGate(base.Layer):
-  """Mixes old and new states as an LSTM: s, z, h -> (b, s, d).
+class LSTMGate(Gate):
+  """Mixes old and new states as an LSTM does: s, z, h -> (b, s, d).
 
-  Old states s and candidates z (b, s, d); h (b, s, f) decides.
-
-  s' = sigmoid(h W_f + b_f + bias) s + sigmoid(h W_i + b_i - bias) z
+  s' = sigmoid(h W_f + b_f + bias) s + sigmoid(h W_i + b_i - bias) z, with s and
+  z (b, s, d) and h (b, s, f).
 
   Args:
-    bias: Of the forget gate and, negated, of the input gate: at first a state
-      keeps sigmoid(bias) of itself in every block.
-    paper_candidate: Whether z is tanh(z + b_z) with a learned b_z, as the paper
-      writes; the published code takes z as it is.
+    bias: Constant bias of the forget gate and, negated, of the input gate. At
+      first, a state keeps sigmoid(bias) of itself in every block.
+    paper_candidate: Whether z becomes tanh(z + b_z) with a learned b_z, as in
+      the paper; the published code uses z.
 
   Example: what is left of states of 1 when W and b are 0.
     >>> weights = jnp.zeros((4, 2)), jnp.zeros(2)
@@ -87,14 +103,7 @@ class LSTMGate(base.Layer):
   """
 
   def __init__(self, bias: float = 1.0, paper_candidate: bool = False):
-    super().__init__(n_in=3, n_out=1)
-    self._bias = bias
-    self._paper_candidate = paper_candidate
-
-  @property
-  def paper_candidate(self) -> bool:
-    """Whether z is the paper's."""
-    return self._paper_candidate
+    super().__init__(bias, paper_candidate)
 
   def init_weights_and_state(self, input_signature):
     s, _, h = input_signature
@@ -103,12 +112,12 @@ class LSTMGate(base.Layer):
     def affine(rng):
       kernel_rng, bias_rng = jax.random.split(rng)
       kernel, _ = Linear(d, variance=0.1).init(h, kernel_rng)
-      return kernel, small(bias_rng, d)
+      return kernel, small_normal(bias_rng, d)
 
     f, i, z = jax.random.split(self.rng, 3)
     self.weights = affine(f), affine(i)
     if self._paper_candidate:
-      self.weights += (small(z, d),)
+      self.weights += (small_normal(z, d),)
 
   def forward(self, inputs):
     s, z, h = inputs
@@ -122,45 +131,6 @@ class LSTMGate(base.Layer):
     return forget * s + enter * z
 
 
-def small(rng, *shape):
-  """Numbers with which gates and states begin: deviation 0.1."""
+def small_normal(rng, *shape):
+  """Initial values of gates and states: normal, with deviation 0.1."""
   return 0.1 * jax.random.normal(rng, shape, jnp.float32)
-
-
-# Configurations of the cell: s (b, s, d), o (b, s, 2 h d_head) -> (b, s, d)
-# ------------------------------------------------------------------------------
-def _skip(d_model, d_ff, gate, norm):
-  """The states skip the feed-forward part."""
-  del d_ff, norm
-  return _gated([], [Linear(d_model)], gate())
-
-
-def _dual(d_model, d_ff, gate, norm):
-  """A gate after the attention and a gate after the feed-forward part."""
-  return tl.Serial(
-    _skip(d_model, d_ff, gate, norm),
-    tl.Select([0, 0]),  # u, u
-    _gated([norm(), Linear(d_ff), tl.Relu()], [Linear(d_model)], gate()),
-  )
-
-
-def _single(d_model, d_ff, gate, norm):
-  """One gate, after attention and feed-forward part."""
-  del norm
-  gate = gate()
-  # Where the published code has a tanh, whatever the gate.
-  tanh = [] if gate.paper_candidate else [tl.Tanh()]
-  return _gated([Linear(d_ff), tl.Relu()], [Linear(d_model), *tanh], gate)
-
-
-def _gated(hidden, candidate, gate):
-  """s, x -> gate(s, candidate(h), h) with h = hidden(x)."""
-  return tl.Serial(  # s, x
-    tl.Parallel(None, tl.Serial(*hidden)),
-    tl.Select([0, 1, 1]),  # s, h, h
-    tl.Parallel(None, tl.Serial(*candidate), None),
-    gate,
-  )
-
-
-CONFIGURATIONS = {'skip': _skip, 'dual': _dual, 'single': _single}

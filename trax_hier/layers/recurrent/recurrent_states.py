@@ -1,9 +1,9 @@
-"""States that are handed from block to block of a sequence.
+"""Horizontal direction of a recurrent layer: states pass from block to block.
 
-The vertical direction, tokens that read states, is elsewhere; this is the
-horizontal one: states attend to themselves and to the tokens of a block, and a
-gate makes the next states of it. Without a sequence before it, a block gets
-learned first states.
+States attend to themselves and to the tokens of a block, and a gate computes
+the next states. A block at the start of a sequence gets learned initial states.
+The vertical direction, in which tokens read the states, is in
+`vertical_attention`.
 
 Letters: b batch, h heads, d d_model, s states, w window, the length of a block.
 """
@@ -15,17 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
-from trax_hier.layers.attention.attention import Heads, MergeHeads
-from trax_hier.layers.attention.sliding_attention import (
-  Normalise,
+from trax_hier.layers.attention.heads import Heads, MergeHeads
+from trax_hier.layers.attention.qk_normalization import (
+  Normalize,
   ScaledAttention,
-  check_window,
 )
-from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.conditional import apply_if
 from trax_hier.layers.base.dense import Linear
 from trax_hier.layers.base.memory import Memory
-from trax_hier.layers.base.stacking import apply_if
-from trax_hier.layers.recurrent.gates import CONFIGURATIONS, small
+from trax_hier.layers.recurrent.configurations import CONFIGURATIONS
+from trax_hier.layers.recurrent.gates import small_normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +33,17 @@ class StateLayers:
   """The layers of the horizontal direction.
 
   Attributes:
-    name: The configurable that has the arguments, for messages.
-    first: -> the first states (s, d).
+    name: Name of the configurable, for error messages.
+    initial: -> initial states (s, d).
     project: s (b, s, d) -> k_s, v_s, q_s, q2_s, each (b, h, s, d_head).
-    advance: s, k_s, v_s, q_s, q2_s, k, v -> the next s; k and v are those of
-      the newest tokens.
+    advance: s, k_s, v_s, q_s, q2_s, k, v -> the next s; k and v belong to the
+      last `n_read` tokens.
     window: w.
     n_read: Number of tokens whose keys and values `advance` takes.
   """
 
   name: str
-  first: base.Layer
+  initial: base.Layer
   project: base.Layer
   advance: base.Layer
   window: int
@@ -64,15 +64,12 @@ def state_layers(
   norm: Callable[[], base.Layer],
   mode: str,
 ) -> StateLayers:
-  """Makes the layers of the states; arguments as in `BlockRecurrentCell`.
+  """Returns the layers of the states; arguments as in `BlockRecurrentCell`.
 
   Raises:
-    ValueError: naming an argument of the configurable `name` out of its range.
+    ValueError: an argument of the configurable `name` is out of its range.
   """
-  check_mode(mode)
-  check_window(name, window)
-  if n_states < 1:
-    raise ValueError(f'{name}.n_states = {n_states} must be positive')
+  check_arguments(name, window=window, n_states=n_states, mode=mode)
   if configuration not in CONFIGURATIONS:
     raise ValueError(
       f'{name}.configuration = {configuration!r} must be one of '
@@ -82,14 +79,14 @@ def state_layers(
     raise ValueError(f'{name}.n_read_blocks = {n_read_blocks} must be 1 or 2')
   return StateLayers(
     name,
-    first=_FirstStates((n_states, d_model)),
+    initial=_FirstStates((n_states, d_model)),
     project=tl.Serial(  # s
       norm(),
       _Identities(),
       Heads(
         d_model,
         n_heads,
-        *([Normalise()], [], [Normalise()], [Normalise()]),
+        *([Normalize()], [], [Normalize()], [Normalize()]),
         d_head=d_head,
         dense=Linear,
       ),
@@ -111,7 +108,7 @@ def state_layers(
 
 
 class _Identities(base.Layer):
-  """Adds what tells the states apart: (b, s, d) -> (b, s, d)."""
+  """Adds a learned embedding to each state: (b, s, d) -> (b, s, d)."""
 
   def init_weights_and_state(self, input_signature):
     _, *shape = input_signature.shape
@@ -122,27 +119,31 @@ class _Identities(base.Layer):
 
 
 class _FirstStates(Memory):
-  """The first states, and the place where later ones are kept."""
+  """The learned initial states; the layer's state holds the current states."""
 
   def __init__(self, shape):
     super().__init__(n_in=0, n_out=1)
     self._shape = shape
 
   def init_weights_and_state(self, input_signature):
-    self.weights = small(self.rng, *self._shape)
+    self.weights = small_normal(self.rng, *self._shape)
 
   def forward(self, x):
     return self.weights
 
 
 class Recurrence(base.Layer):
-  """What layers with states share; their sublayers begin with the states' own.
+  """Base of layers with recurrent states.
+
+  The first three sublayers are `initial`, `project` and `advance` of the
+  `StateLayers`.
 
   Args:
-    layers: Of the horizontal direction.
+    layers: Layers of the horizontal direction.
     *others: Further sublayers.
     n_in: Number of inputs.
-    carry: Whether calls in 'train' and 'eval' modes go on with one sequence.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the call before.
     mode: 'train', 'eval' or 'predict'.
   """
 
@@ -155,7 +156,7 @@ class Recurrence(base.Layer):
     mode: str,
   ):
     super().__init__(n_in=n_in, n_out=1)
-    self._sublayers = (layers.first, layers.project, layers.advance, *others)
+    self._sublayers = (layers.initial, layers.project, layers.advance, *others)
     self._weights = (None,) * len(self._sublayers)
     self._state = (None,) * len(self._sublayers)
     self._configurable = layers.name
@@ -165,13 +166,13 @@ class Recurrence(base.Layer):
     self._mode = mode
 
   def _init_states(self, b, dtype, init_others):
-    """Initialises all sublayers.
+    """Initializes all sublayers.
 
-    `init_others` (k_s, v_s signatures) gives the weights and state of each of
-    the others, and the signatures of the k and v that `advance` takes.
+    `init_others` maps the signatures of k_s and v_s to a list of weights and
+    state of each further sublayer, and the signatures of k and v for `advance`.
     """
-    first, project, advance, *_ = self.sublayers
-    start, _ = first.init((), use_cache=True)
+    initial, project, advance, *_ = self.sublayers
+    start, _ = initial.init((), use_cache=True)
     s = ShapeDtype((b, *start.shape), dtype)
     project_init = project.init(s, use_cache=True)
     projected = project.output_signature(s)
@@ -192,7 +193,7 @@ class Recurrence(base.Layer):
     layer, weights, state = self.sublayers[i], self.weights[i], self.state[i]
     return layer.pure_fn(x, weights, state, self.rng)[0]
 
-  def _fresh(self, b, dtype):
+  def _initial(self, b, dtype):
     start = self.weights[0].astype(dtype)
     return jnp.broadcast_to(start, (b, *start.shape))
 
@@ -201,15 +202,15 @@ class Recurrence(base.Layer):
     return self._apply(1, s)
 
   def _advance(self, s, projected, rows):
-    """The next states; of the rows (k, v) the last ones are read."""
+    """The next states, from the last `n_read` of the rows (k, v)."""
     rows = (x[..., -self._n_read :, :] for x in rows)
     return self._apply(2, (s, *projected, *rows))
 
   # In 'train' and 'eval' modes.
 
   def _begin(self, b, length, dtype):
-    """The states that enter a call."""
-    s = self._fresh(b, dtype)
+    """The states at the start of a call."""
+    s = self._initial(b, dtype)
     if not self._carry:
       return s
     if length % self._window:
@@ -225,20 +226,20 @@ class Recurrence(base.Layer):
     """The memory for the next call."""
     return (s, jnp.ones(s.shape[0], bool)) if self._carry else ()
 
-  # In 'predict' mode. What is kept are s, k_s and v_s.
+  # In 'predict' mode. `kept` are s, k_s and v_s.
 
-  def _open(self, b, dtype):
-    """The number of tokens of earlier calls, and what is kept."""
+  def _resume(self, b, dtype):
+    """The number of tokens of earlier calls, and `kept`."""
     t, kept = self.state[0]
 
-    def first(kept):
-      s = self._fresh(b, dtype)
+    def start(kept):
+      s = self._initial(b, dtype)
       return _like(kept, (s, *self._project(s)[:2]))
 
-    return t, apply_if(t == 0, first, kept)
+    return t, apply_if(t == 0, start, kept)
 
-  def _cross(self, kept, condition, rows, dtype):
-    """Advances where a block ends; rows () gives its k and v."""
+  def _advance_if(self, condition, kept, rows, dtype):
+    """Advances `kept` if a block ends; rows () returns the k and v to read."""
 
     def advance(kept):
       s = kept[0].astype(dtype)
@@ -249,10 +250,10 @@ class Recurrence(base.Layer):
 
 
 def in_order(t, *rings):
-  """The rows (.., n, d) of rings after t tokens, from oldest to newest."""
+  """The rows (.., n, d) of ring buffers after t tokens, oldest first."""
   return tuple(jnp.roll(x, -t, axis=-2) for x in rings)
 
 
 def _like(kept, new):
-  """The state may be wider than the dtype of compute."""
+  # The state's dtype may be wider than the compute dtype.
   return tuple(x.astype(old.dtype) for x, old in zip(new, kept, strict=True))

@@ -1,7 +1,8 @@
-"""Simple recurrent units: a recurrence that a parallel scan can compute.
+"""Simple recurrent units (SRU), a recurrence that a parallel scan can compute.
 
 Source: SRU (arXiv 1709.02755), as in Terraformer (arXiv 2111.12763) and its
-published code: no weights read the state, and no activation follows it.
+published code: the gates do not depend on the state, and no activation follows
+it.
 """
 
 import jax
@@ -9,11 +10,11 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.checks import check_arguments, check_positive
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.observe import observe_gate
 
-# Keeps the variance of the input where the gates are a half at the start.
+# Preserves the variance of the input while the gates are 1 / 2, as initially.
 _SCALE = 3**0.5
 
 
@@ -24,14 +25,14 @@ class SRU(base.Layer):
   c_t = f c_(t-1) + (1 - f) y
   h = r c + (1 - r) sqrt(3) x
 
-  The cells c begin as zeros; they are computed in float32, by an associative
-  scan of log l steps. In predict mode they are kept from call to call.
+  The cells c start at zero. They are computed in float32, by an associative
+  scan of log l steps. In predict mode they are the layer's state.
 
   Weights: W (u, 3 u), b (3 u,).
 
   Args:
     masked: Whether there is a second input, mask (b, l) bool: rows where it is
-      False leave the cells as they are.
+      False do not change the cells.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -43,7 +44,7 @@ class SRU(base.Layer):
 
   def __init__(self, masked: bool = False, mode: str = 'train'):
     super().__init__(n_in=1 + masked)
-    check_mode(mode)
+    check_arguments('', mode=mode)
     self._mode = mode
 
   def init_weights_and_state(self, input_signature):
@@ -75,12 +76,12 @@ class SRU(base.Layer):
 
 
 def _scan(factor, term):
-  """c_t = factor_t c_(t-1) + term_t of all t at once: arrays (b, l, u).
+  """c_t = factor_t c_(t-1) + term_t for all t in parallel; arrays (b, l, u).
 
-  Returns what of the cell before the first each keeps, and the cells if that
-  one is 0. Each turn of a loop joins spans of rows that the last one has made:
-  `jax.lax.associative_scan` does less work, which is little here, but unrolls
-  its log l steps, which takes long to compile.
+  Returns the factor of the initial cell in each cell, and the cells for an
+  initial cell of 0. Each iteration joins the spans of rows of the iteration
+  before. `jax.lax.associative_scan` does less work, but unrolls its log l
+  steps, which takes long to compile.
   """
   length = factor.shape[1]
   rows = jnp.arange(length)[:, None]
@@ -105,12 +106,12 @@ def SRUBranch(
   masked: bool = False,
   mode: str = 'train',
 ):
-  """A few narrow SRUs beside a feed-forward part: (b, l, d) -> (b, l, d).
+  """Narrow SRUs in parallel to a feed-forward layer: (b, l, d) -> (b, l, d).
 
   Args:
     d_model: Width of inputs and outputs.
-    d_sru: Width of the units.
-    n_layers: Number of SRUs, one after another.
+    d_sru: Width of the SRUs.
+    n_layers: Number of SRUs in series.
     masked: As in `SRU`.
     mode: 'train', 'eval' or 'predict'.
 
@@ -127,9 +128,7 @@ def SRUBranch(
       SRU               60   (2, 12, 4)   (2, 12, 4)
       Dense_8           40   (2, 12, 4)   (2, 12, 8)
   """
-  for name, value in dict(d_sru=d_sru, n_layers=n_layers).items():
-    if value < 1:
-      raise ValueError(f'SRUBranch.{name} = {value} must be positive')
+  check_positive('SRUBranch', d_sru=d_sru, n_layers=n_layers)
   units = [
     tl.Serial(tl.Select([0, 1, 1]) if masked else [], SRU(masked, mode))
     for _ in range(n_layers)

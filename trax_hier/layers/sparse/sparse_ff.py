@@ -1,8 +1,8 @@
-"""SparseFF: a feed-forward part in which one unit of every block is active.
+"""SparseFF: a feed-forward layer in which one unit of every block is active.
 
-A small controller looks at the input and chooses a unit in each of the d_ff / N
+A small controller chooses, from the input, one unit in each of the d_ff / N
 blocks of N units. Training computes all units, so that the choice can be
-learned; decoding reads the chosen rows of the weights and no others.
+learned; decoding reads only the chosen rows of the weights.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763), section 3.1
 and its published code.
@@ -11,96 +11,54 @@ Letters: t tokens, d d_model, f d_ff, N units in a block, B = f / N blocks,
 r d_lowrank.
 """
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier.compat import base
 from trax_hier.config import configurable
-from trax_hier.layers.base.build import check_mode
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.choices import Choices, ReplaysChoices
 from trax_hier.layers.base.dense import Rows
 from trax_hier.layers.base.observe import observe_choices
 
 _TINY = 1e-6  # Keeps the noise finite, as the published code does.
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Choices:
-  """The state of a `SparseFF` that is to choose the same units again.
-
-  In 'train' mode a layer whose state is `Choices(None)` leaves its choices in
-  its new state; one whose state holds choices takes them in place of its own.
-  A reversible backward pass needs that: rounding in what it reconstructs would
-  otherwise turn a choice, and with it the gradient. The usual state is (), in
-  which nothing is kept.
-
-  Attributes:
-    units: Index of the active unit in its block, (t, B), in as few bytes as N
-      needs; or None.
-  """
-
-  units: jax.Array | None
-
-
-def remember_choices(layer: base.Layer, state: Any) -> Any:
-  """The state of a layer with `Choices(None)` for every `SparseFF` in it."""
-  if isinstance(layer, SparseFF):
-    return Choices(None)
-  if isinstance(state, dict) or not layer.sublayers:
-    return state  # A dictionary is Trax's mark of a layer that ran before.
-  parts = zip(layer.sublayers, state, strict=True)
-  return tuple(remember_choices(sub, part) for sub, part in parts)
-
-
-def with_choices(layer: base.Layer, state: Any, other: Any) -> Any:
-  """The state of a layer, but for every `SparseFF` in it that of `other`."""
-  if isinstance(layer, SparseFF):
-    return other
-  if isinstance(state, dict) or not layer.sublayers:
-    return state
-  parts = zip(layer.sublayers, state, other, strict=True)
-  return tuple(with_choices(*part) for part in parts)
-
-
 @configurable(module='trax_hier.layers')
-class SparseFF(base.Layer):
-  """Feed-forward part with one unit in N active: (.., d) -> (.., d).
+class SparseFF(ReplaysChoices):
+  """Feed-forward layer with one unit in N active: (.., d) -> (.., d).
 
   y = (relu(x W1) * mask) W2 + b2
 
-  The mask has a one for the best unit of each block by the controller's logits
-  x C1 C2 + b. In training, noise of the Gumbel distribution is added to choose,
-  the gradient is that of the softmax within blocks ("straight-through"), and
-  some calls use the softmax itself as the mask.
+  The mask is 1 for the unit of each block with the largest controller logit
+  x C1 C2 + b, and 0 for the others. In training, Gumbel noise is added to the
+  logits, the gradient is the gradient of the softmax over each block
+  ("straight-through"), and some calls use the softmax itself as the mask.
 
   Weights: C1 (d, r), C2 (r, f), b (f,), W1 (d, f), W2 (f, d), b2 (d,). Unit y
-  of block x has number x * N + y everywhere. There is no bias in the hidden
-  layer, unlike in the paper's formula and like in its published code.
+  of block x has index x * N + y in all of them. The hidden layer has no bias,
+  as in the published code and unlike the paper's formula.
 
-  In predict mode, a call of N / 2 tokens at most reads only the rows of the
-  chosen units: W1 and W2 are then best given as `Rows` (see
-  `decoding_weights`). A call with more tokens, such as a prompt, computes all
-  units with a mask; its memory is linear in t * f.
+  In predict mode, a call with at most (N + 1) / 2 tokens reads only the rows of
+  the chosen units; `decoding_weights` stores W1 and W2 as `Rows` for it. A call
+  with more tokens, such as a prompt, computes all units with a mask; its memory
+  is linear in t * f.
 
   Args:
     d_ff: Number of hidden units.
-    n_elements_in_block: N, of which one is active; divides d_ff.
-    d_lowrank: Width of the controller; None is d_ff / N, as in the published
+    n_elements_in_block: Number of units in a block, N; divides d_ff.
+    d_lowrank: Width of the controller; None means d_ff / N, as in the published
       code and its checkpoints (the paper's text says d_model / N).
-    temperature: What the noise is multiplied by.
-    quant_prob: Probability that a training call, the whole batch of it, uses
-      the choices; else it uses the softmax.
-    multiply_by_controller_output: Whether a chosen unit is multiplied by its
+    temperature: Factor of the noise.
+    quant_prob: Probability that a training call, with its whole batch, uses the
+      choices; otherwise it uses the softmax.
+    multiply_by_controller_output: Whether to multiply a chosen unit by its
       probability.
-    kernel_scaling: Whether W2 is drawn larger by sqrt(N), which keeps the
-      variance of the output.
-    chunk_size: Number of tokens of each row of the batch to compute at a time
-      in 'train' and 'eval' modes, and again in the backward pass: memory is
-      then linear in b * chunk_size * f. None is all.
+    kernel_scaling: Whether to initialize W2 larger by sqrt(N), which preserves
+      the variance of the output.
+    chunk_size: Number of tokens of each sequence computed at a time in 'train'
+      and 'eval' modes, and recomputed in the backward pass, with memory linear
+      in b * chunk_size * f; None means all.
     mode: 'train', 'eval' or 'predict'.
 
   Raises:
@@ -126,25 +84,16 @@ class SparseFF(base.Layer):
     mode: str = 'train',
   ):
     super().__init__()
-    check_mode(mode)
-    if d_ff < 1:
-      raise ValueError(f'SparseFF.d_ff = {d_ff} must be positive')
-    if n_elements_in_block < 1 or d_ff % n_elements_in_block:
-      raise ValueError(
-        f'SparseFF.n_elements_in_block = {n_elements_in_block} must divide '
-        f'd_ff = {d_ff}'
-      )
-    if not 0 <= quant_prob <= 1:
-      raise ValueError(
-        f'SparseFF.quant_prob = {quant_prob} must be at least 0 and at most 1'
-      )
-    if not temperature >= 0:
-      raise ValueError(
-        f'SparseFF.temperature = {temperature} must be at least 0'
-      )
-    for name, value in dict(d_lowrank=d_lowrank, chunk_size=chunk_size).items():
-      if value is not None and value < 1:
-        raise ValueError(f'SparseFF.{name} = {value} must be positive, or None')
+    check_arguments(
+      'SparseFF',
+      d_ff=d_ff,
+      n_elements_in_block=n_elements_in_block,
+      d_lowrank=d_lowrank,
+      temperature=temperature,
+      quant_prob=quant_prob,
+      chunk_size=chunk_size,
+      mode=mode,
+    )
     self._n_units = n_elements_in_block
     self._n_blocks = d_ff // n_elements_in_block
     self._d_lowrank = d_lowrank or self._n_blocks
@@ -172,34 +121,34 @@ class SparseFF(base.Layer):
     )
 
   def decoding_weights(self, weights: tuple, precision: str) -> tuple:
-    """Weights whose W1 and W2 are `Rows`; those of the controller stay."""
+    """Returns the weights with W1 and W2 as `Rows`, the others unchanged."""
     *controller, w1, w2, b2 = weights
     return *controller, Rows.of(w1.T, precision), Rows.of(w2, precision), b2
 
   def forward(self, x):
     tokens = x.reshape(-1, x.shape[-1])
-    # With more tokens, gathers would read more than half of all rows: that is
-    # no faster than products with all of them.
+    # With more tokens, gathers would read more than half of all rows, which is
+    # no faster than products with all rows.
     if self._mode == 'predict' and 2 * len(tokens) <= self._n_units + 1:
       return self._gathered(tokens).reshape(x.shape)
     choice_rng, select_rng = jax.random.split(self.rng)
     select = jax.random.uniform(select_rng) < self._quant_prob
-    known = self.state.units if isinstance(self.state, Choices) else None
+    recorded = self.state.indices if isinstance(self.state, Choices) else None
     if self._chunk_size is None or x.shape[-2] <= self._chunk_size:
-      y, units = self._masked(tokens, known, choice_rng, select)
+      y, units = self._masked(tokens, recorded, choice_rng, select)
     else:
-      y, units = self._in_chunks(x, known, choice_rng, select)
+      y, units = self._in_chunks(x, recorded, choice_rng, select)
     observe_choices('chosen', units, self._n_units)
     if isinstance(self.state, Choices):
       self.state = Choices(units)
     return y.reshape(x.shape)
 
-  def _in_chunks(self, x, known, rng, select):
-    """As `_masked` for all tokens of x, some of each row at a time."""
+  def _in_chunks(self, x, recorded, rng, select):
+    """`_masked` for all tokens of x, a chunk of each sequence at a time."""
     length, size = x.shape[-2], self._chunk_size
 
-    # Rows stay whole, as devices may have some of them each.
-    def cut(tokens):
+    # A chunk has tokens of every row, as the batch may be split over devices.
+    def split(tokens):
       rows = tokens.reshape(-1, length, tokens.shape[-1])
       rows = jnp.pad(rows, [(0, 0), (0, -length % size), (0, 0)])
       chunks = rows.reshape(len(rows), -1, size, rows.shape[-1])
@@ -213,21 +162,22 @@ class SparseFF(base.Layer):
 
     @jax.checkpoint
     def compute(chunk):
-      tokens, known, i = chunk
-      return self._masked(tokens, known, jax.random.fold_in(rng, i), select)
+      tokens, recorded, i = chunk
+      rng_i = jax.random.fold_in(rng, i)
+      return self._masked(tokens, recorded, rng_i, select)
 
-    tokens, known = jax.tree.map(cut, (x, known))
-    outputs = jax.lax.map(compute, (tokens, known, jnp.arange(len(tokens))))
+    tokens, recorded = jax.tree.map(split, (x, recorded))
+    outputs = jax.lax.map(compute, (tokens, recorded, jnp.arange(len(tokens))))
     return jax.tree.map(join, outputs)
 
-  def _masked(self, tokens, known, rng, select):
-    """All units and a mask: (t, d) -> (t, d) and the choices (t, B)."""
+  def _masked(self, tokens, recorded, rng, select):
+    """Computes all units: (t, d) -> outputs (t, d) and choices (t, B)."""
     *_, w1, w2, b2 = self.weights
     logits = self._logits(tokens)
     if self._mode == 'train':
       log_probabilities = jax.nn.log_softmax(logits)
       noisy = log_probabilities + self._temperature * _gumbel(rng, logits.shape)
-      units = self._index(noisy) if known is None else known
+      units = self._index(noisy) if recorded is None else recorded
       mask = jnp.exp(log_probabilities)
       hard = jax.nn.one_hot(units, self._n_units)
       hard += mask - jax.lax.stop_gradient(mask)
@@ -243,14 +193,14 @@ class SparseFF(base.Layer):
     def by_unit(mask):
       return mask.reshape(len(tokens), -1).astype(tokens.dtype)
 
-    # Before the ReLU, so that a unit that is masked out has no gradient.
+    # Masking before the ReLU leaves masked units without a gradient.
     hidden = jax.nn.relu((tokens @ w1) * by_unit(factor))
     if self._multiply:
       hidden *= by_unit(after)
     return hidden @ w2 + b2, units
 
   def _gathered(self, tokens):
-    """The chosen units alone: (t, d) -> (t, d)."""
+    """Computes only the chosen units: (t, d) -> (t, d)."""
     *_, w1, w2, b2 = self.weights
     logits = self._logits(tokens)
     units = jnp.argmax(logits, axis=-1)
@@ -266,13 +216,14 @@ class SparseFF(base.Layer):
     return y.astype(tokens.dtype) + b2
 
   def _logits(self, tokens):
-    """The controller's, (t, B, N) in float32."""
+    """The controller's logits, float32 (t, B, N)."""
     c1, c2, b, *_ = self.weights
     low = tokens @ c1
     logits = jnp.dot(low, c2, preferred_element_type=jnp.float32) + b
     return logits.reshape(-1, self._n_blocks, self._n_units)
 
   def _index(self, logits):
+    """The best unit of each block, (t, B), in the smallest dtype for N."""
     dtype = np.min_scalar_type(self._n_units - 1)
     return jnp.argmax(logits, axis=-1).astype(dtype)
 

@@ -1,1 +1,1 @@
-"""Logging: metrics to files and services, progress to the console."""
+"""Logs metrics to files and services (sinks), progress to the console."""

@@ -1,7 +1,7 @@
-"""What a run says: lines, and a progress line that stays at the bottom.
+"""Console output of a run: messages above a progress line.
 
 On a terminal the progress line is redrawn in place; elsewhere (a file, a pipe,
-a notebook) it is printed as a plain line now and then.
+a notebook) it is printed as a plain line every 15 seconds.
 """
 
 import time
@@ -16,36 +16,36 @@ _PLAIN_SECONDS = 15.0
 class Console:
   """Prints messages and the progress of a run of a known number of steps."""
 
-  def __init__(self, steps: int, speaks: bool = True):
+  def __init__(self, steps: int, enabled: bool = True):
     """Nothing is printed before the first call.
 
     Args:
-      steps: what to reach.
-      speaks: whether anything is printed at all.
+      steps: Number of the last step.
+      enabled: Whether anything is printed at all.
     """
     self._steps = steps
     self._console = rich.console.Console(
-      highlight=False, markup=False, soft_wrap=True, quiet=not speaks
+      highlight=False, markup=False, soft_wrap=True, quiet=not enabled
     )
     self._live = self._console.is_terminal
     self._first = self._start = None
-    self._drawn = float('-inf')
+    self._last_update = float('-inf')
     self._bar = None
 
   def say(self, text: str) -> None:
-    """Prints a line (above the progress line)."""
+    """Prints a line, above the progress line."""
     self._console.print(text)
 
   def due(self, step: int) -> bool:
-    """Whether it is time to show progress again."""
+    """Whether it is time to show progress."""
     every = _REDRAW_SECONDS if self._live else _PLAIN_SECONDS
-    return step == self._steps or time.monotonic() - self._drawn >= every
+    return step == self._steps or time.monotonic() - self._last_update >= every
 
   def update(self, step: int, text: str) -> None:
-    """Shows that `step` is done, with `text` and the time left beside it."""
-    self._drawn = now = time.monotonic()
+    """Shows the number of the step, `text` and the estimated time left."""
+    self._last_update = now = time.monotonic()
     if self._start is None:
-      # The first step holds the compilation: no measure of those to come.
+      # The first step includes compilation, so it does not count.
       self._start, self._first = now, step
     elif step < self._steps:
       per_step = (now - self._start) / (step - self._first)
@@ -56,7 +56,7 @@ class Console:
       self.say(f'step {step}/{self._steps}: {text}')
 
   def close(self) -> None:
-    """Leaves the progress line as it is."""
+    """Stops redrawing; the progress line stays visible."""
     if self._bar is not None:
       self._bar.stop()
 
@@ -77,18 +77,18 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a person writes them: 42s, 3m 20s, 5h 07m, 2d 03h.
+  """Seconds for people to read: 42s, 3m 20s, 5h 07m, 2d 03h.
 
   Example:
     >>> [duration(seconds) for seconds in (42, 200, 18420, 183600)]
     ['42s', '3m 20s', '5h 07m', '2d 03h']
   """
   seconds = round(seconds)
-  for big, small, unit, part in (
+  for big, small, unit, subunit in (
     (86400, 3600, 'd', 'h'),
     (3600, 60, 'h', 'm'),
     (60, 1, 'm', 's'),
   ):
     if seconds >= big:
-      return f'{seconds // big}{unit} {seconds % big // small:02d}{part}'
+      return f'{seconds // big}{unit} {seconds % big // small:02d}{subunit}'
   return f'{seconds}s'

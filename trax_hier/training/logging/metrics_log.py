@@ -1,24 +1,22 @@
-"""A run's numbers: metrics.jsonl, TensorBoard, and W&B if wanted."""
+"""The log of a run, which passes each entry to all sinks."""
 
 import contextlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from trax_hier.training.logging.jsonl import JsonLines
+from trax_hier.training.logging.sink import Sink
 from trax_hier.training.logging.tensorboard import TensorBoard
 from trax_hier.training.logging.weights_and_biases import WeightsAndBiases
 
 
 class MetricsLog:
-  """Hands metrics to `metrics.jsonl`, to an event file, and to W&B.
+  """Logs to `metrics.jsonl`, to TensorBoard, and to W&B if wanted.
 
-  A line of `metrics.jsonl` is `{"kind": "train" | "valid" | "look", "step": n,
-  name: value, ...}`, which elsewhere are values called `kind/name`. Each line
-  is handed to the operating system as it is written, so that a killed process
-  loses none of it.
+  An entry has a kind ('train', 'valid' or 'probe'), a step and a name;
+  TensorBoard and W&B show it as `kind/name`.
 
   Methods raise OSError as soon as something cannot be written.
   """
@@ -27,26 +25,26 @@ class MetricsLog:
     self,
     directory: str | Path,
     last_step: int,
-    speaks: bool = True,
+    enabled: bool = True,
     wandb: str | None = None,
   ):
-    """Opens the log, dropping what a killed run wrote past `last_step`.
+    """Opens the log and drops what a killed run logged after `last_step`.
 
     Args:
-      directory: the folder of the run.
-      last_step: the last step whose metrics are kept.
-      speaks: whether anything is written at all.
-      wandb: the project at W&B; None: nothing goes there.
+      directory: Folder of the run.
+      last_step: Last step whose entries are kept.
+      enabled: Whether anything is written at all.
+      wandb: Project at W&B; None sends nothing.
     """
     self._stack = contextlib.ExitStack()
-    self._sinks = []
+    self._sinks: list[Sink] = []
     self._directory = directory
-    if not speaks:
+    if not enabled:
       return
     directory = Path(directory)
     with contextlib.ExitStack() as stack:
       for make, *arguments in (
-        (_JsonLines, directory / 'metrics.jsonl', last_step),
+        (JsonLines, directory, last_step),
         (TensorBoard, directory, last_step),
         *([(WeightsAndBiases, directory, wandb)] if wandb else []),
       ):
@@ -55,7 +53,7 @@ class MetricsLog:
       self._stack = stack.pop_all()
 
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-    """Adds values of one step."""
+    """Logs numbers of one step by name."""
     values = {name: float(value) for name, value in values.items()}
     with self._writing():
       for sink in self._sinks:
@@ -69,87 +67,33 @@ class MetricsLog:
     counts: np.ndarray,
     edges: np.ndarray,
   ) -> None:
-    """Adds counts (n,) of what lies between edges (n + 1,); not in the lines.
-
-    Args:
-      kind: as in `write`.
-      step: the number of the step.
-      name: of what is counted.
-      counts: how many, (n,).
-      edges: ascending, (n + 1,).
-    """
+    """Logs a histogram of counts (n,) between ascending edges (n + 1,)."""
     with self._writing():
       for sink in self._sinks:
-        sink.histogram(kind, step, name, counts, edges)
+        sink.histogram(f'{kind}/{name}', step, counts, edges)
 
   def text(self, kind: str, step: int, name: str, text: str) -> None:
-    """Adds a text; not in the lines."""
+    """Logs a text, shown verbatim."""
     with self._writing():
       for sink in self._sinks:
-        sink.text(kind, step, name, text)
+        sink.text(f'{kind}/{name}', step, text)
 
   def flush(self) -> None:
-    """Puts on the disk what was written: no crash can take it back."""
+    """Writes everything to disk, where a crash cannot lose it."""
     with self._writing():
       for sink in self._sinks:
         sink.flush()
 
   def close(self) -> None:
-    """Flushes and closes everything."""
+    """Flushes and closes all sinks."""
     with self._writing():
       self._stack.close()
 
   @contextlib.contextmanager
   def _writing(self):
-    """Says where something cannot be written."""
+    """Adds the folder to an error."""
     try:
       yield
     except OSError as error:
-      what = f'cannot write to {self._directory}: {error.strerror or error}'
-      raise OSError(error.errno, what) from error
-
-
-class _JsonLines:
-  """The sink `metrics.jsonl`, of numbers alone."""
-
-  def __init__(self, path, last_step):
-    _truncate(path, last_step)
-    self._file = path.open('a', buffering=1)
-
-  def scalars(self, kind, step, values):
-    line = json.dumps({'kind': kind, 'step': step, **values})
-    self._file.write(line + '\n')
-
-  def histogram(self, kind, step, name, counts, edges):
-    pass
-
-  def text(self, kind, step, name, text):
-    pass
-
-  def flush(self):
-    os.fsync(self._file.fileno())
-
-  def close(self):
-    self._file.close()
-
-
-def read_metrics(directory: str | Path) -> list[dict[str, object]]:
-  """The lines of a run's `metrics.jsonl`; a last line cut short is left out."""
-  path = Path(directory) / 'metrics.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  metrics = []
-  for line in lines:
-    try:
-      metrics.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
-  return metrics
-
-
-def _truncate(path, last_step):
-  if not path.exists():
-    return
-  kept = [m for m in read_metrics(path.parent) if m['step'] <= last_step]
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(json.dumps(m) + '\n' for m in kept))
-  os.replace(temporary, path)
+      message = f'cannot write to {self._directory}: {error.strerror or error}'
+      raise OSError(error.errno, message) from error

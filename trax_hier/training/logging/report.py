@@ -1,16 +1,15 @@
-"""Tells what a run does: metrics to the log, progress to the console."""
+"""Reports the progress of a run to its log and to the console."""
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from trax_hier.training.logging.console import Console
 from trax_hier.training.logging.metrics_log import MetricsLog
-from trax_hier.training.step import METRICS
 
 
 class NotFiniteError(FloatingPointError):
@@ -18,46 +17,50 @@ class NotFiniteError(FloatingPointError):
 
 
 class Reporter:
-  """Takes the metrics of each step, in order, and passes them on."""
+  """Reports training steps, in order, and evaluations."""
 
   def __init__(
     self,
     log: MetricsLog,
     console: Console,
+    metrics: Sequence[str],
     unit: str,
     tokens_per_step: int,
     log_every: int,
-    full_speed: float | None = None,
+    peak_speed: float | None = None,
   ):
-    """Nothing is timed before the first step is reported.
+    """Timing starts with the first step that is reported.
 
     Args:
-      log: gets every `log_every`-th step and every evaluation.
-      console: gets every step.
-      unit: what a scored token is, for the name `bits_per_<unit>`.
-      tokens_per_step: for the speed.
-      log_every: see above.
-      full_speed: tokens per second at which the devices would do nothing but
-        the model's FLOPs, for the model FLOPs utilisation; None: not known.
+      log: Log of every `log_every`-th step and every evaluation.
+      console: Console of progress and evaluations.
+      metrics: Names of a step's metrics, 'loss' among them.
+      unit: Unit of a scored token, for the name `bits_per_<unit>`.
+      tokens_per_step: Tokens of a global batch.
+      log_every: Steps between entries of the log.
+      peak_speed: Tokens per second at a model FLOPs utilization of 1; None
+        reports no utilization.
     """
     self._log, self._console = log, console
+    self._metrics = metrics
     self._bits = f'bits_per_{unit}'
     self._tokens_per_step = tokens_per_step
     self._log_every = log_every
-    self._full_speed = full_speed
-    self._speeds = {'log': _Speed(), 'console': _Speed()}
+    self._peak_speed = peak_speed
+    self._timers = {'log': _Timer(), 'console': _Timer()}
 
   def step(self, step: int, metrics: jax.Array) -> None:
-    """Reports a training step; waits until it is done.
+    """Reports a training step; waits until it is computed.
 
     Args:
-      step: its number.
-      metrics: (n_metrics,), in the order of `METRICS`.
+      step: Number of the step.
+      metrics: Values in the order of the names, (n_metrics,).
 
     Raises:
       NotFiniteError: naming step and metric.
     """
-    values = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
+    metrics = np.asarray(metrics).tolist()
+    values = dict(zip(self._metrics, metrics, strict=True))
     for name, value in values.items():
       if not math.isfinite(value):
         raise NotFiniteError(f'step {step}: {name} is {value}')
@@ -65,24 +68,24 @@ class Reporter:
     if step % self._log_every == 0:
       values[self._bits] = bits
       values['tokens_per_second'] = speed = self._speed('log', step)
-      if self._full_speed:
-        values['mfu'] = speed / self._full_speed
+      if self._peak_speed:
+        values['mfu'] = speed / self._peak_speed
       self._log.write('train', step, values)
     if self._console.due(step):
       speed = self._speed('console', step)
       text = f'loss {values["loss"]:.4f}, {bits:.4f} {_spoken(self._bits)}, '
       text += f'{speed:,.0f} tokens/s'
-      if self._full_speed:
-        text += f', MFU {speed / self._full_speed:.1%}'
+      if self._peak_speed:
+        text += f', MFU {speed / self._peak_speed:.1%}'
       self._console.update(step, text)
 
   def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-    """Reports an evaluation on the held-out set."""
+    """Logs and prints an evaluation on the held-out set."""
     self._log.write('valid', step, values)
     self.say_evaluation(step, values)
 
   def say_evaluation(self, step: int, values: Mapping[str, float]) -> None:
-    """Only prints an evaluation."""
+    """Prints an evaluation without logging it."""
     self._console.say(
       f'held-out at step {step}: {values[self._bits]:.4f} '
       f'{_spoken(self._bits)}, loss {values["loss"]:.4f}, '
@@ -91,23 +94,23 @@ class Reporter:
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Leaves what is done inside out of the speeds."""
+    """Excludes the time spent in this context from the speeds."""
     start = time.perf_counter()
     yield
-    for speed in self._speeds.values():
-      speed.start += time.perf_counter() - start
+    for timer in self._timers.values():
+      timer.start += time.perf_counter() - start
 
   def _speed(self, name, step):
-    return self._tokens_per_step * self._speeds[name].since_last(step)
+    return self._tokens_per_step * self._timers[name].steps_per_second(step)
 
 
-class _Speed:
-  """Steps per second between two calls; 0 at the first call."""
+class _Timer:
+  """Steps per second since the previous call; 0 at the first call."""
 
   def __init__(self):
     self.start, self._step = math.inf, 0
 
-  def since_last(self, step):
+  def steps_per_second(self, step):
     now = time.perf_counter()
     elapsed, steps = now - self.start, step - self._step
     self.start, self._step = now, step

@@ -1,6 +1,6 @@
-"""TensorBoard event files, written by whoever calls, at once.
+"""TensorBoard event files, written in the thread of the caller.
 
-No thread stands between, so what fails, such as a full disk, is raised here.
+Errors such as a full disk are thus raised where they occur.
 """
 
 import textwrap
@@ -14,23 +14,25 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from trax_hier.training.logging.sink import Sink
+
 _FLUSH_SECONDS = 10.0
 
 
-class TensorBoard:
-  """A sink of `MetricsLog`: one event file."""
+class TensorBoard(Sink):
+  """Writes an event file; a resumed run adds another one."""
 
   def __init__(self, directory: Path, last_step: int):
-    """Makes the file.
+    """Creates the file.
 
     Args:
-      directory: the folder of the run.
-      last_step: what earlier files hold of later steps is no longer shown.
+      directory: Folder of the run.
+      last_step: Last step that stays visible of those in earlier files.
 
     Raises:
-      OSError: as by all methods, if it cannot be written.
+      OSError: if the file cannot be written.
     """
-    # The name has whole seconds, within which a run may be resumed.
+    # tensorboardX names files by the second; a run may resume sooner.
     self._file = EventsWriter(
       str(directory / 'events'), f'.{time.time_ns() % 10**9:09}'
     )
@@ -40,28 +42,23 @@ class TensorBoard:
 
   def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds `kind/name` for each value."""
-    # As one event, which costs least.
-    together = Summary()
+    # One event for all values is the cheapest.
+    merged = Summary()
     for name, value in values.items():
-      together.MergeFrom(summary.scalar(f'{kind}/{name}', value))
-    self._write(step, summary=together)
+      merged.MergeFrom(summary.scalar(f'{kind}/{name}', value))
+    self._write(step, summary=merged)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
 
   def histogram(
-    self,
-    kind: str,
-    step: int,
-    name: str,
-    counts: np.ndarray,
-    edges: np.ndarray,
+    self, tag: str, step: int, counts: np.ndarray, edges: np.ndarray
   ) -> None:
-    """Adds counts (n,) of what lies between edges (n + 1,)."""
+    """Adds counts (n,) between ascending edges (n + 1,)."""
     middles = (edges[:-1] + edges[1:]) / 2
     self._write(
       step,
       summary=summary.histogram_raw(
-        f'{kind}/{name}',
+        tag,
         min=edges[0],
         max=edges[-1],
         num=counts.sum(),
@@ -72,14 +69,14 @@ class TensorBoard:
       ),
     )
 
-  def text(self, kind: str, step: int, name: str, text: str) -> None:
-    """Adds a text, shown as it is."""
-    # What is indented, Markdown leaves alone.
-    shown = textwrap.indent(text, '    ', lambda line: True)
-    self._write(step, summary=summary.text(f'{kind}/{name}', shown))
+  def text(self, tag: str, step: int, text: str) -> None:
+    """Adds a text, shown verbatim."""
+    # TensorBoard renders Markdown, where an indented block is verbatim.
+    verbatim = textwrap.indent(text, '    ', lambda line: True)
+    self._write(step, summary=summary.text(tag, verbatim))
 
   def flush(self) -> None:
-    """Puts on the disk what was added."""
+    """Writes everything to disk."""
     self._file.flush()
     self._flushed = time.monotonic()
 
@@ -87,5 +84,6 @@ class TensorBoard:
     """Flushes and closes the file."""
     self._file.close()
 
-  def _write(self, step, **what):
-    self._file.write_event(Event(wall_time=time.time(), step=step, **what))
+  def _write(self, step, **content):
+    event = Event(wall_time=time.time(), step=step, **content)
+    self._file.write_event(event)

@@ -1,4 +1,4 @@
-"""A run's numbers at Weights & Biases; an extra: `trax_hier[wandb]`."""
+"""Weights & Biases; needs the extra `trax_hier[wandb]`."""
 
 import html
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier import config
+from trax_hier.training.logging.sink import Sink
 
 _ID_FILE = 'wandb_id.txt'
 
@@ -15,7 +16,7 @@ def check_wandb(project: str | None) -> None:
   """Checks `train.wandb`.
 
   Raises:
-    ValueError: if it is no name, or if wandb is not installed.
+    ValueError: if it is not a name, or wandb is not installed.
   """
   if project is None:
     return
@@ -32,19 +33,18 @@ def check_wandb(project: str | None) -> None:
     ) from error
 
 
-class WeightsAndBiases:
-  """A sink of `MetricsLog`: one run there, the same when it is resumed."""
+class WeightsAndBiases(Sink):
+  """Logs to one W&B run, which a resumed run continues."""
 
   def __init__(self, directory: Path, project: str):
-    """Begins the run, or goes on with it.
+    """Starts or continues the W&B run.
 
     Args:
-      directory: the folder of the run, which gives it its name and keeps its
-        id.
-      project: the project that it belongs to.
+      directory: Folder of the run; names the W&B run and stores its id.
+      project: Project of the W&B run.
 
     Raises:
-      OSError: if W&B cannot be reached or does not know the user.
+      OSError: if W&B cannot be reached or rejects the user.
     """
     import wandb
 
@@ -69,24 +69,18 @@ class WeightsAndBiases:
     self._log(step, {f'{kind}/{name}': x for name, x in values.items()})
 
   def histogram(
-    self,
-    kind: str,
-    step: int,
-    name: str,
-    counts: np.ndarray,
-    edges: np.ndarray,
+    self, tag: str, step: int, counts: np.ndarray, edges: np.ndarray
   ) -> None:
-    """Adds counts (n,) of what lies between edges (n + 1,)."""
+    """Adds counts (n,) between ascending edges (n + 1,)."""
     histogram = self._wandb.Histogram(np_histogram=(counts, edges))
-    self._log(step, {f'{kind}/{name}': histogram})
+    self._log(step, {tag: histogram})
 
-  def text(self, kind: str, step: int, name: str, text: str) -> None:
-    """Adds a text, shown as it is."""
-    shown = self._wandb.Html(f'<pre>{html.escape(text)}</pre>')
-    self._log(step, {f'{kind}/{name}': shown})
+  def text(self, tag: str, step: int, text: str) -> None:
+    """Adds a text, shown verbatim."""
+    verbatim = self._wandb.Html(f'<pre>{html.escape(text)}</pre>')
+    self._log(step, {tag: verbatim})
 
-  def flush(self) -> None:
-    """Does nothing: a process of its own sends what was added."""
+  # `flush` is inherited: W&B sends from a separate process.
 
   def close(self) -> None:
     """Waits until everything is sent."""

@@ -1,0 +1,198 @@
+"""PaddedDocuments, and the program that prepares tfds data sets."""
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trax_hier.data import ImageBytes, PaddedDocuments, prepare
+
+_TEXTS = {
+  'train': ['a long first article', 'short', '', 'exactly8', 'naïve'],
+  'validation': ['valid text'],
+  'test': ['one', 'the test text'],
+}
+
+
+class _Builder:
+  """Stub of a tfds builder."""
+
+  data_dir = '/data/toy'
+
+  def __init__(self, feature, splits, prepared=True):
+    self.name = 'toy'
+    self._feature = feature
+    self._splits = splits
+    self._prepared = prepared
+    self.info = types.SimpleNamespace(
+      features={feature: None},
+      splits={
+        split: types.SimpleNamespace(num_examples=len(examples))
+        for split, examples in splits.items()
+      },
+    )
+
+  def is_prepared(self):
+    return self._prepared
+
+  def download_and_prepare(self):
+    self._prepared = True
+
+  def as_dataset(self, split, shuffle_files):
+    assert self._prepared
+    assert not shuffle_files
+    return [{self._feature: example} for example in self._splits[split]]
+
+
+@pytest.fixture
+def tfds(monkeypatch):
+  """Stubs tensorflow_datasets; set its `toy` to a builder."""
+  module = types.ModuleType('tensorflow_datasets')
+  module.as_numpy = lambda data: data
+  module.builder = lambda name, data_dir: module.toy
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', module)
+  return module
+
+
+def _encoded(splits):
+  return {
+    split: [text.encode() for text in texts] for split, texts in splits.items()
+  }
+
+
+def _rows(batches):
+  for batch in batches:
+    for tokens, weights in zip(batch['inputs'], batch['weights'], strict=True):
+      yield bytes(tokens[weights == 1].tolist()).decode()
+      assert (tokens[weights == 0] == 0).all()
+
+
+def test_text_from_tfds(tmp_path, tfds, capsys):
+  tfds.toy = _Builder('text', _encoded(_TEXTS))
+  arguments = ['--name=toy', f'--output_dir={tmp_path / "out"}']
+  assert prepare.main(arguments) == 0
+  assert 'out' in capsys.readouterr().out
+
+  data = PaddedDocuments(str(tmp_path / 'out'), 2, 8)
+  assert data.unit == 'byte'
+  assert list(_rows(data.eval_batches('valid'))) == ['valid te', 'xt']
+  assert list(_rows(data.eval_batches('test'))) == [
+    'one',
+    'the test',
+    ' text',
+    '',
+  ]
+  epoch = list(_rows(data.train_batch(step) for step in range(3)))
+  assert sorted(epoch) == sorted(
+    ['a long f', 'irst art', 'icle', 'short', 'exactly8', 'naïve']
+  )
+  assert 'train 6, valid 2, test 3 rows of 8' in data.describe()
+
+
+def test_images_from_tfds_without_a_test_split(tmp_path, tfds):
+  images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+  tfds.toy = _Builder('image', {'train': images[:3], 'validation': images[3:]})
+  assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 0
+  data = ImageBytes(str(tmp_path), 2)
+  np.testing.assert_array_equal(
+    data.eval_batches('test')[0]['inputs'], images[3:].reshape(2, -1)
+  )
+  assert {path.name for path in tmp_path.iterdir()} == {
+    'train.npy',
+    'test.npy',
+  }
+
+
+def test_download_needs_its_flag(tmp_path, tfds, capsys):
+  tfds.toy = _Builder('text', _encoded(_TEXTS), prepared=False)
+  arguments = ['--name=toy', f'--output_dir={tmp_path}']
+  assert prepare.main(arguments) == 1
+  assert 'toy: not prepared in /data/toy; add --download' in (
+    capsys.readouterr().err
+  )
+  assert prepare.main([*arguments, '--download']) == 0
+
+
+def test_a_set_without_images_or_text_is_named(tmp_path, tfds, capsys):
+  tfds.toy = _Builder('audio', {'train': [], 'test': []})
+  assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 1
+  assert 'only audio' in capsys.readouterr().err
+
+
+def test_a_set_without_training_data_is_named(tmp_path, tfds, capsys):
+  tfds.toy = _Builder('text', {'test': []})
+  assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 1
+  assert 'toy has no split train' in capsys.readouterr().err
+
+
+def test_missing_tfds_is_named(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 1
+  assert 'pip install tensorflow tensorflow-datasets' in capsys.readouterr().err
+
+
+def test_subwords(tmp_path, tfds, monkeypatch):
+  """With a stub of a SentencePiece model: id = 300 + character."""
+
+  class Processor:
+    def __init__(self, model_file):
+      if Path(model_file).read_text() != 'model':
+        raise RuntimeError('not a model')
+
+    def get_piece_size(self):
+      return 32_000
+
+    def encode(self, text):
+      return [300 + ord(c) for c in text]
+
+    def decode(self, ids):
+      return ''.join(chr(i - 300) for i in ids).removeprefix(' ')
+
+  module = types.ModuleType('sentencepiece')
+  module.SentencePieceProcessor = Processor
+  monkeypatch.setitem(sys.modules, 'sentencepiece', module)
+  model = tmp_path / 'm.model'
+  model.write_text('model')
+  tfds.toy = _Builder('text', _encoded(_TEXTS))
+  out = tmp_path / 'out'
+  arguments = ['--name=toy', f'--output_dir={out}', f'--sentencepiece={model}']
+  assert prepare.main(arguments) == 0
+  data = PaddedDocuments(str(out), 1, 8)
+  assert data.unit == 'token'
+  assert data.vocab.size == 32_000
+  batch = data.eval_batches('valid')[0]
+  assert data.vocab.decode(batch['inputs'][0]) == 'valid te'
+  assert data.vocab.encode('a').tolist() == [397]
+
+  # Whole documents are decoded: the row ' text' alone would lose its space.
+  assert data.count_bytes('test') == len('one' + 'the test text')
+  assert data.eval_batches('test').context is None
+  with pytest.raises(ValueError, match=r'window and stride.*PaddedDocuments'):
+    data.eval_batches('test', stride=4)
+
+  (out / 'sentencepiece.model').write_text('broken')
+  with pytest.raises(ValueError, match='not a SentencePiece model'):
+    PaddedDocuments(str(out), 1, 8)
+  monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+  with pytest.raises(ValueError, match='pip install sentencepiece'):
+    PaddedDocuments(str(out), 1, 8)
+
+
+def test_bad_folders_are_named(tmp_path):
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*data\.prepare'):
+    PaddedDocuments(str(tmp_path / 'none'), 1, 8)
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*train\.ends'):
+    PaddedDocuments(str(tmp_path), 1, 8)
+  (tmp_path / 'train.tokens').write_bytes(b'abc')
+  np.save(tmp_path / 'train.ends.npy', np.array([2]))
+  with pytest.raises(ValueError, match=r'train\.ends\.npy does not fit'):
+    PaddedDocuments(str(tmp_path), 1, 8)
+
+
+def test_bad_numbers_are_named(tmp_path):
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.length = 0'):
+    PaddedDocuments(str(tmp_path), 1, 0)
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.seed = -1'):
+    PaddedDocuments(str(tmp_path), 1, 8, -1)

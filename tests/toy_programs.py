@@ -1,0 +1,32 @@
+"""Calls in predict mode, and the equations of traced programs."""
+
+import jax
+import numpy as np
+import toy
+from jax.extend.core import jaxprs_in_params
+
+
+def decode(layer, x, weights, lengths, *others):
+  """Outputs of successive predict calls that get `lengths` positions of x."""
+  first = (x[:, : lengths[0]], *others) if others else x[:, : lengths[0]]
+  state = toy.make(layer, first)[1]
+  step = jax.jit(layer.pure_fn)
+  outputs = []
+  assert sum(lengths) == x.shape[1]
+  for new in np.split(x, np.cumsum(lengths)[:-1], axis=1):
+    inputs = (new, *others) if others else new
+    y, state = step(inputs, weights, state, toy.KEY)
+    outputs.append(y)
+  return np.concatenate(outputs, axis=1)
+
+
+def equations(jaxpr):
+  """All equations of a program, including nested ones."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for sub in jaxprs_in_params(equation.params):
+      yield from equations(getattr(sub, 'jaxpr', sub))
+
+
+def program(layer, *arguments):
+  return jax.make_jaxpr(layer.pure_fn)(*arguments).jaxpr

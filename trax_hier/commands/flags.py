@@ -1,0 +1,97 @@
+"""Command-line flags that several programs share."""
+
+import argparse
+
+from trax_hier.commands.failures import Failure
+
+
+def add_config_file(
+  parser: argparse._ActionsContainer, required: bool = False
+) -> None:
+  """Adds --config_file.
+
+  Args:
+    parser: The parser, or a group of it.
+    required: Whether the flag must be given.
+  """
+  parser.add_argument(
+    '--config_file',
+    action='append',
+    default=[],
+    required=required,
+    metavar='FILE',
+    help='a gin file: a path, or the name of a packaged file; repeatable, '
+    'later files override earlier ones',
+  )
+
+
+def add_config(parser: argparse.ArgumentParser, overrides: str) -> None:
+  """Adds --config.
+
+  Args:
+    parser: The parser.
+    overrides: The files that the bindings override, for the help text.
+  """
+  parser.add_argument(
+    '--config',
+    action='append',
+    default=[],
+    metavar="'NAME = VALUE'",
+    help=f'a gin binding that overrides {overrides}; repeatable',
+  )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that choose the weights: --run, --step, --config."""
+  parser.add_argument(
+    '--run',
+    required=True,
+    metavar='DIR',
+    help='the run directory of a finished or a running training, or an '
+    'export; it is only read. The data of a run must be available, because '
+    'they define the vocabulary; if they have moved: '
+    """--config="DATA = 'path'\"""",
+  )
+  parser.add_argument(
+    '--step',
+    type=int,
+    metavar='N',
+    help='the step of the checkpoint; default: the newest',
+  )
+  add_config(parser, "the run's config.gin")
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+  """Adds --output, the folder of an export."""
+  parser.add_argument(
+    '--output',
+    required=True,
+    metavar='DIR',
+    help='the folder to write; it must be new or empty',
+  )
+
+
+def check_files(arguments: argparse.Namespace) -> None:
+  """Checks runs, gin files and bindings before the slow import of JAX.
+
+  Args:
+    arguments: Parsed flags; `run`, `runs`, `config_file` and `config` are
+      checked if they exist.
+
+  Raises:
+    Failure: A folder is not a run directory, a gin file is missing, or a file
+      or a binding is not valid gin.
+  """
+  from trax_hier.config import files
+  from trax_hier.storage.run_folder import config_file
+
+  run = getattr(arguments, 'run', None)
+  try:
+    for folder in [run] if run else getattr(arguments, 'runs', ()):
+      config_file(folder)
+    for name in getattr(arguments, 'config_file', ()):
+      list(files.read_file(name))
+    for binding in getattr(arguments, 'config', ()):
+      list(files.read_bindings(binding))
+  except ValueError as error:
+    raise Failure(error, 2) from error

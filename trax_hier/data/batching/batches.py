@@ -1,0 +1,129 @@
+"""Random-access batches: batch i is computed from i, never iterated to.
+
+Nothing here has state to save: a run that resumes at step s asks for batch s
+and gets the batch of an uninterrupted run.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trax_hier.data.batching.windows import Context
+
+Batch = dict[str, np.ndarray]
+
+# Maps row numbers, (b,), to the arguments of `make_batch`.
+Rows = Callable[[np.ndarray], tuple[np.ndarray | None, ...]]
+
+
+def example_indices(
+  name: str, step: int, batch_size: int, shard: int, n_shards: int
+) -> np.ndarray:
+  """Returns the numbers of the examples in one shard of a batch.
+
+  Examples are numbered from 0 without end. Shard i of n is the i-th of n equal
+  runs of rows of the global batch, so the concatenated shards of a step are the
+  global batch.
+
+  Args:
+    name: Name of the configurable that has this batch_size, for messages.
+    step: Number of the batch, from 0.
+    batch_size: Rows of the global batch.
+    shard: Number of the shard, in [0, n_shards).
+    n_shards: Number of shards of a batch.
+
+  Returns:
+    (batch_size / n_shards,) int64.
+
+  Raises:
+    ValueError: if the step is negative, the shard does not exist, or n_shards
+      does not divide the batch size.
+
+  Example:
+    >>> print(example_indices('TextFiles', 5, 8, shard=1, n_shards=2))
+    [44 45 46 47]
+  """
+  if step < 0:
+    raise ValueError(f'train_batch: step = {step}: must be 0 or more')
+  if n_shards < 1 or not 0 <= shard < n_shards:
+    raise ValueError(
+      f'train_batch: shard = {shard} of n_shards = {n_shards}: shard must be '
+      'in [0, n_shards)'
+    )
+  if batch_size % n_shards:
+    raise ValueError(
+      f'{name}.batch_size = {batch_size}: must be divisible by the '
+      f'{n_shards} shards that the batch is split over'
+    )
+  rows = batch_size // n_shards
+  start = step * batch_size + shard * rows
+  return np.arange(start, start + rows, dtype=np.int64)
+
+
+def make_batch(
+  tokens: np.ndarray,
+  weights: np.ndarray,
+  start_of_sequence: np.ndarray | None = None,
+  sources: np.ndarray | None = None,
+) -> Batch:
+  """Returns the batch dict of a model that shifts its inputs itself.
+
+  Args:
+    tokens: Both inputs and targets, (b, l) int32; not copied.
+    weights: 1 where a token is scored, (b, l) float32.
+    start_of_sequence: Whether a row begins a sequence, (b,) bool, rather than
+      continue the same row of the previous batch. None means that all do.
+    sources: Input of the encoder, (b, s) int32; None for a language model.
+  """
+  if start_of_sequence is None:
+    start_of_sequence = np.ones(len(tokens), np.bool_)
+  batch = {} if sources is None else {'sources': sources}
+  return batch | {
+    'inputs': tokens,
+    'targets': tokens,
+    'weights': weights,
+    'start_of_sequence': start_of_sequence,
+  }
+
+
+class EvalBatches(Sequence[Batch]):
+  """A split in batches of constant shape; padding of weight 0 fills the last.
+
+  Attributes:
+    context: How the split was cut; None if its rows are not windows of a text.
+  """
+
+  def __init__(
+    self,
+    rows: Rows,
+    n_rows: int,
+    batch_size: int,
+    context: Context | None = None,
+  ):
+    """Groups rows 0 .. n_rows - 1 in order.
+
+    Args:
+      rows: Function from row numbers to rows; all padding from n_rows on.
+      n_rows: Number of rows.
+      batch_size: Rows in a batch.
+      context: How the split was cut.
+    """
+    self.context = context
+    self._rows = rows
+    self._n_rows = n_rows
+    self._batch_size = batch_size
+
+  def __len__(self) -> int:
+    """Number of batches."""
+    return -(-self._n_rows // self._batch_size)
+
+  def __getitem__(self, i: int) -> Batch:
+    """Returns batch i, counted from the end if negative."""
+    position = operator.index(i)
+    position += len(self) if position < 0 else 0
+    if not 0 <= position < len(self):
+      raise IndexError(f'batch {i} of {len(self)}')
+    start = position * self._batch_size
+    index = np.arange(start, start + self._batch_size)
+    return make_batch(*self._rows(index))

@@ -1,0 +1,106 @@
+"""Documents in one token array, and their rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trax_hier.data.vocabularies.vocab import Vocab
+
+
+class Documents(NamedTuple):
+  """Documents in one token array.
+
+  Attributes:
+    tokens: Integers, (n,), in memory or mapped.
+    begins: Begin of each document, (documents,) int64.
+    ends: End of each document, (documents,) int64.
+
+  Example:
+    >>> documents = Documents.end_to_end(np.arange(10), np.array([3, 10]))
+    >>> print(documents.begins, documents.n_tokens())
+    [0 3] 10
+  """
+
+  tokens: np.ndarray
+  begins: np.ndarray
+  ends: np.ndarray
+
+  @classmethod
+  def end_to_end(cls, tokens: np.ndarray, ends: np.ndarray) -> 'Documents':
+    """Returns adjacent documents: each begins at the end of the previous."""
+    return cls(tokens, np.insert(ends, 0, 0)[:-1], ends)
+
+  def n_tokens(self) -> int:
+    """Returns the number of tokens in all documents."""
+    return int((self.ends - self.begins).sum())
+
+  def n_bytes(self, vocab: Vocab, skip_zeros: bool = False) -> int:
+    """Returns the number of UTF-8 bytes in the text of the documents.
+
+    Each document is decoded as a whole: a row may begin in the middle of a
+    sentence, where subword vocabularies drop a space. Bytes that normalization
+    removed when the set was prepared do not count; an unknown piece counts as
+    the mark that it decodes to.
+
+    Args:
+      vocab: Vocabulary of the tokens.
+      skip_zeros: Whether to skip tokens of id 0.
+    """
+    total = 0
+    for begin, end in zip(self.begins, self.ends, strict=True):
+      ids = self.tokens[begin:end]
+      text = vocab.decode(ids[ids != 0] if skip_zeros else ids)
+      total += len(text.encode('utf-8'))
+    return total
+
+
+class DocumentRows:
+  """Rows of documents, each with tokens of one document only.
+
+  A document longer than a row continues in the next one, so no token is lost.
+  Padding of weight 0 fills the last row of a document.
+
+  Example:
+    >>> documents = Documents.end_to_end(np.arange(1, 8), np.array([2, 7]))
+    >>> tokens, weights = DocumentRows(documents, length=3).rows(np.arange(3))
+    >>> print(tokens)
+    [[1 2 0]
+     [3 4 5]
+     [6 7 0]]
+  """
+
+  def __init__(self, documents: Documents, length: int):
+    """Counts the rows.
+
+    Args:
+      documents: Documents to cut into rows.
+      length: Tokens in a row.
+    """
+    self._tokens, self._begins, self._ends = documents
+    self._length = length
+    n_rows = -(-(self._ends - self._begins) // length)
+    self._row_ends = np.cumsum(n_rows)
+    self._first_rows = self._row_ends - n_rows
+    self.n_rows = int(n_rows.sum())
+
+  def rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows by number; past the last one, they are all padding.
+
+    Args:
+      index: Row numbers from 0, (b,).
+
+    Returns:
+      Tokens, (b, l) int32, padded with 0, and weights, (b, l) float32.
+    """
+    tokens = np.zeros((len(index), self._length), np.int32)
+    weights = np.zeros((len(index), self._length), np.float32)
+    documents = np.searchsorted(self._row_ends, index, side='right')
+    for row, (i, document) in enumerate(zip(index, documents, strict=True)):
+      if i < self.n_rows:
+        skipped = (i - self._first_rows[document]) * self._length
+        begin = self._begins[document] + skipped
+        end = min(begin + self._length, self._ends[document])
+        text = self._tokens[begin:end]
+        tokens[row, : len(text)] = text
+        weights[row, : len(text)] = 1
+    return tokens, weights

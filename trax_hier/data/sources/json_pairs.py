@@ -1,0 +1,178 @@
+"""Pairs of texts in JSON lines, mapped and read by number."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from trax_hier.data.files import find_path
+from trax_hier.data.hashing import LINE_SPLIT, hash64
+from trax_hier.data.splits import SPLITS
+from trax_hier.data.vocabularies.vocab import Vocab
+
+_BLOCK = 1 << 24  # bytes searched for line ends at a time
+
+
+def is_usable(text: str) -> bool:
+  """Returns whether TextPairs accepts a text: not blank, and without NUL.
+
+  NUL would be read as padding, or as the end of a text.
+  """
+  return bool(text.strip()) and '\0' not in text
+
+
+class MappedLines:
+  """The lines of a mapped file.
+
+  Attributes:
+    path: Path of the file.
+    numbers: Line numbers from 0, except of blank lines of at most two bytes,
+      (n,) int64.
+  """
+
+  def __init__(self, path: Path):
+    """Finds the lines; raises OSError if the file cannot be read."""
+    self.path = path
+    # An empty file cannot be mapped.
+    empty = not path.stat().st_size
+    self._content = b'' if empty else np.memmap(path, np.uint8, mode='r')
+    self._edges = _line_edges(self._content)
+    # Longer blank lines are malformed, like any line that is not a JSON object.
+    short = np.flatnonzero(np.diff(self._edges) <= 2)
+    blank = [line for line in short.tolist() if not self.read(line).strip()]
+    self.numbers = np.delete(np.arange(len(self._edges) - 1), blank)
+
+  def read(self, line: int) -> bytes:
+    """Returns a line by its number from 0, including its line end."""
+    begin, end = self._edges[line : line + 2]
+    return bytes(self._content[begin:end])
+
+
+def _line_edges(content):
+  """Returns the begin of each line and the end of the last, (lines + 1,)."""
+  ends = [np.zeros(1, np.int64)]
+  for begin in range(0, len(content), _BLOCK):
+    is_end = content[begin : begin + _BLOCK] == ord('\n')
+    ends.append(np.flatnonzero(is_end) + (begin + 1))
+  edges = np.concatenate(ends)
+  # The last line may lack a line end.
+  return edges if edges[-1] == len(content) else np.append(edges, len(content))
+
+
+class PairReader:
+  """The pairs of one split, read from their lines on demand."""
+
+  def __init__(
+    self,
+    file: MappedLines,
+    lines: np.ndarray,
+    fields: dict[str, str],
+    vocab: Vocab,
+  ):
+    """Stores the arguments; reads nothing.
+
+    Args:
+      file: File of the pairs.
+      lines: Line numbers of the pairs, (n,).
+      fields: Names of the JSON fields of 'source' and 'target'.
+      vocab: Vocabulary of both.
+    """
+    self._file = file
+    self._lines = lines
+    self._fields = fields
+    self._vocab = vocab
+
+  def __len__(self) -> int:
+    """Number of pairs."""
+    return len(self._lines)
+
+  def texts(self, i: int) -> tuple[str, str]:
+    """Returns source and target i; ValueError if their line is malformed."""
+    try:
+      row = json.loads(self._file.read(self._lines[i]))
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f'{self.location(i)}: not JSON: {error}') from error
+    if not isinstance(row, dict):
+      raise ValueError(f'{self.location(i)}: not a JSON object')
+    return self._text(i, row, 'source'), self._text(i, row, 'target')
+
+  def encoded(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids of source and target i, (n,) and (m,) int32."""
+    source, target = self.texts(i)
+    return self.encode(i, 'source', source), self.encode(i, 'target', target)
+
+  def encode(self, i: int, name: str, text: str) -> np.ndarray:
+    """Returns the ids of a text of pair i, (n,) int32, all nonzero."""
+    try:
+      ids = self._vocab.encode(text)
+    except ValueError as error:
+      raise self._error(i, name, f'cannot be encoded: {error}') from error
+    if not len(ids):
+      raise self._error(i, name, 'the vocabulary has no token for its text')
+    if not ids.all():
+      raise self._error(i, name, 'has id 0, which is padding')
+    return ids
+
+  def location(self, i: int) -> str:
+    """Returns file and line of pair i, for messages."""
+    return f'{self._file.path}, line {self._lines[i] + 1}'
+
+  def _text(self, i, row, name):
+    """Returns the text of a field; ValueError if it is missing or unusable."""
+    field = self._fields[name]
+    if field not in row:
+      fields = ', '.join(map(repr, row)) or 'none'
+      raise self._error(i, name, f'no such field; the fields are: {fields}')
+    text = row[field]
+    if not isinstance(text, str):
+      raise self._error(i, name, f'must be a string, got {text!r:.60}')
+    if not is_usable(text):
+      fault = 'holds the character NUL' if text.strip() else 'is blank'
+      raise self._error(i, name, fault)
+    return text
+
+  def _error(self, i, name, fault):
+    binding = f'TextPairs.{name} = {self._fields[name]!r}'
+    return ValueError(f'{binding}: {self.location(i)}: {fault}')
+
+
+def find_splits(
+  path: str, valid_fraction: float, test_fraction: float
+) -> dict[str, tuple[MappedLines, np.ndarray]]:
+  """Returns the file and the line numbers of each split.
+
+  Args:
+    path: A file, or a folder with a file per split; `~` is the home folder.
+    valid_fraction: Fraction of the lines of one file held out for validation.
+    test_fraction: Fraction of the lines of one file held out for the test.
+
+  Raises:
+    ValueError: naming the binding, if the path is missing or unreadable.
+  """
+  binding = f'TextPairs.path = {path!r}'
+  found = find_path(path, binding)
+  try:
+    if found.is_dir():
+      return _map_folder(found)
+    return _map_file(found, valid_fraction, test_fraction)
+  except OSError as error:
+    raise ValueError(f'{binding}: cannot be read: {error}') from error
+
+
+def _map_folder(root):
+  files = {
+    split: MappedLines(root / f'{split}.jsonl')
+    for split in SPLITS
+    if split != 'valid' or (root / 'valid.jsonl').exists()
+  }
+  files.setdefault('valid', files['test'])
+  return {split: (files[split], files[split].numbers) for split in SPLITS}
+
+
+def _map_file(path, valid_fraction, test_fraction):
+  file = MappedLines(path)
+  uniform = hash64(0, LINE_SPLIT, file.numbers) / 2**64
+  is_test = uniform < test_fraction
+  is_valid = ~is_test & (uniform < test_fraction + valid_fraction)
+  masks = {'train': ~(is_test | is_valid), 'valid': is_valid, 'test': is_test}
+  return {split: (file, file.numbers[mask]) for split, mask in masks.items()}

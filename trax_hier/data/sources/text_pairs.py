@@ -1,0 +1,248 @@
+"""TextPairs: documents and their summaries, for encoder-decoder models."""
+
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trax_hier.config import configurable
+from trax_hier.data import checks
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.permutation import shuffled
+from trax_hier.data.sources.json_pairs import PairReader, find_splits
+from trax_hier.data.splits import (
+  EVAL_SPLITS,
+  SPLITS,
+  TEST_FRACTION,
+  VALID_FRACTION,
+)
+from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
+
+_N_CHECKED = 8  # pairs of each split read on construction
+_N_SAMPLED = 100  # pairs that `describe` reads
+
+
+class Pair(NamedTuple):
+  """A document and its summary, as `TextPairs.pairs` returns them.
+
+  Attributes:
+    source: Full text of the document.
+    target: Full text of the summary.
+    ids: Ids of the document that a model reads, at most source_length, (n,)
+      int32.
+  """
+
+  source: str
+  target: str
+  ids: np.ndarray
+
+
+@configurable(module='trax_hier.data')
+class TextPairs(DataSet):
+  r"""Pairs of texts, such as articles and their summaries.
+
+  A pair is two fields of a JSON object, one object a line, in UTF-8. `path` is
+  one file, or a folder with train.jsonl, valid.jsonl and test.jsonl, such as
+  `python -m trax_hier.data.prepare` writes; without valid.jsonl, valid is test.
+  A hash of the line number splits one file: a line keeps its split when others
+  are appended, and the fractions are nearly exact for many lines.
+
+  Files are mapped: memory holds the line offsets, and a batch decodes and
+  encodes its pairs on demand.
+
+  Batches have
+    'sources', (b, source_length) int32, the document, padded with 0 on the
+      right or truncated;
+    'inputs' and 'targets', (b, target_length) int32, the summary and a 0 that
+      ends it, padded with 0; a longer summary is truncated and has no end;
+    'weights', (b, target_length) float32, 1 for the summary and its end;
+    'start_of_sequence', (b,) bool, all True.
+
+  Attributes:
+    vocab: Vocabulary of documents and summaries.
+    unit: 'byte' or 'token'. The end of a summary counts as one.
+    source_length: Tokens in a row of sources.
+    target_length: Tokens in a row of targets.
+
+  Example:
+    >>> import json, pathlib, tempfile
+    >>> row = {'document': 'A long text.', 'summary': 'A text.'}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   file = pathlib.Path(folder, 'pairs.jsonl')
+    ...   _ = file.write_text(20 * f'{json.dumps(row)}\n')
+    ...   data = TextPairs(str(file), 2, source_length=16, target_length=10)
+    ...   batch = data.train_batch(step=0)
+    >>> batch['sources'].shape
+    (2, 16)
+    >>> print(batch['targets'][0])
+    [ 65  32 116 101 120 116  46   0   0   0]
+    >>> print(batch['weights'][0].astype(int))
+    [1 1 1 1 1 1 1 1 0 0]
+  """
+
+  def __init__(
+    self,
+    path: str,
+    batch_size: int,
+    source_length: int,
+    target_length: int,
+    source: str = 'document',
+    target: str = 'summary',
+    vocab: str | None = None,
+    valid_fraction: float = VALID_FRACTION,
+    test_fraction: float = TEST_FRACTION,
+    seed: int = 0,
+  ):
+    """Finds the lines and reads the first pairs of each split.
+
+    Args:
+      path: File or folder; `~` is the home folder.
+      batch_size: Rows of the global batch.
+      source_length: Tokens in a row of sources.
+      target_length: Tokens in a row of targets, including the end.
+      source: Field of the document.
+      target: Field of the summary.
+      vocab: SentencePiece model file in which no text has id 0, such as
+        `python -m trax_hier.data.subwords` writes; None means that tokens are
+        bytes.
+      valid_fraction: Fraction of the lines of one file held out for validation.
+      test_fraction: Fraction of the lines of one file held out for the test.
+      seed: Seed of the shuffle; the splits do not depend on it.
+
+    Raises:
+      ValueError: naming the binding, if the path is missing, is unreadable or
+        has no training pair, if the vocabulary is missing or has text with id
+        0, or if a number is not legal; naming file and line, if a line is not
+        an object with the two fields, or if a field is not text, is blank, or
+        holds the character NUL. Lines after the first pairs are checked when
+        they are read, and raise the same errors.
+    """
+    checks.check_positive('TextPairs.batch_size', batch_size)
+    checks.check_positive('TextPairs.source_length', source_length)
+    checks.check_positive('TextPairs.target_length', target_length)
+    checks.check_fractions('TextPairs', valid_fraction, test_fraction)
+    checks.check_not_negative('TextPairs.seed', seed)
+    self.source_length = source_length
+    self.target_length = target_length
+    vocabulary = (
+      ByteVocab() if vocab is None else load_vocab(vocab, 'TextPairs.vocab')
+    )
+    fields = {'source': source, 'target': target}
+    self._splits = {
+      split: PairReader(file, lines, fields, vocabulary)
+      for split, (file, lines) in find_splits(
+        path, valid_fraction, test_fraction
+      ).items()
+    }
+    train = self._splits['train']
+    if not len(train):
+      raise ValueError(
+        f'TextPairs.path = {path!r}: has no line in the training split'
+      )
+    for pairs in self._splits.values():
+      for i in range(min(_N_CHECKED, len(pairs))):
+        pairs.encoded(i)
+
+    def train_rows(index):
+      return self._rows(train, shuffled(index, len(train), seed)[1])
+
+    def eval_rows(split, _):
+      pairs = self._splits[split]
+      return lambda index: self._rows(pairs, index), len(pairs)
+
+    super().__init__(
+      'TextPairs',
+      path,
+      train_rows,
+      eval_rows,
+      vocabulary,
+      'byte' if vocab is None else 'token',
+      batch_size,
+      n_bytes=None if vocab is None else self._count_target_bytes,
+    )
+
+  def pairs(self, split: str) -> Sequence[Pair]:
+    """Returns the pairs of a split in file order, each read on access.
+
+    Args:
+      split: 'train', 'valid' or 'test'.
+
+    Raises:
+      ValueError: if the split does not exist; on access, if the line of a pair
+        is malformed.
+    """
+    checks.check_choice('pairs: split', split, SPLITS)
+    return _Pairs(self._splits[split], self.source_length)
+
+  def count_bytes(self, split: str) -> int | None:
+    """Returns the bytes that the scored tokens of 'valid' or 'test' encode.
+
+    The end of a summary counts as one byte, truncated text as none. None if
+    tokens are bytes.
+    """
+    checks.check_choice('count_bytes: split', split, EVAL_SPLITS)
+    return super().count_bytes(split)
+
+  def describe(self) -> str:
+    """Returns one line: the source, split sizes, truncation and batch size.
+
+    Reads a sample of the training pairs to count the truncated ones.
+    """
+    pairs = self._splits['train']
+    n = min(_N_SAMPLED, len(pairs))
+    sample = np.linspace(0, len(pairs) - 1, n).astype(np.int64)
+    cut_sources = cut_targets = 0
+    for i in sample.tolist():
+      source, target = pairs.encoded(i)
+      cut_sources += len(source) > self.source_length
+      cut_targets += len(target) + 1 > self.target_length  # 1 for the end
+    sizes = ', '.join(f'{s} {len(p):,}' for s, p in self._splits.items())
+    return (
+      f'TextPairs: {self._description}: {sizes} pairs; of {n:,} in train, '
+      f'{cut_sources:,} are truncated at source_length = '
+      f'{self.source_length:,} and {cut_targets:,} at target_length = '
+      f'{self.target_length:,}; batches of {self._batch_size} rows'
+    )
+
+  def _count_target_bytes(self, split):
+    pairs, total = self._splits[split], 0
+    for i in range(len(pairs)):
+      _, target = pairs.texts(i)
+      ids = pairs.encode(i, 'target', target)[: self.target_length]
+      total += len(self.vocab.decode(ids).encode('utf-8'))
+      total += len(ids) < self.target_length
+    return total
+
+  def _rows(self, pairs, index):
+    """Returns rows by the number of their pair; past the last, all padding."""
+    sources = np.zeros((len(index), self.source_length), np.int32)
+    targets = np.zeros((len(index), self.target_length), np.int32)
+    weights = np.zeros(targets.shape, np.float32)
+    for row, i in enumerate(index.tolist()):
+      if i < len(pairs):
+        source, target = pairs.encoded(i)
+        source = source[: self.source_length]
+        target = np.append(target, 0)[: self.target_length]
+        sources[row, : len(source)] = source
+        targets[row, : len(target)] = target
+        weights[row, : len(target)] = 1
+    return targets, weights, None, sources
+
+
+class _Pairs(Sequence[Pair]):
+  """The pairs of a split, with documents truncated to `length` tokens."""
+
+  def __init__(self, pairs: PairReader, length: int):
+    self._pairs = pairs
+    self._length = length
+
+  def __len__(self) -> int:
+    return len(self._pairs)
+
+  def __getitem__(self, i: int) -> Pair:
+    i = range(len(self))[operator.index(i)]
+    source, target = self._pairs.texts(i)
+    ids = self._pairs.encode(i, 'source', source)
+    return Pair(source, target, ids[: self._length])

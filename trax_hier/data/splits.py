@@ -1,0 +1,184 @@
+"""Training, validation and test splits of files and of their bytes."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trax_hier.data.files import find_path, read_texts
+
+EVAL_SPLITS = ('valid', 'test')
+SPLITS = ('train', *EVAL_SPLITS)
+
+# Defaults of the data sets and of the subword vocabulary, which must agree.
+VALID_FRACTION = 0.05
+TEST_FRACTION = 0.05
+
+# Follows each joined file. A model's shift puts id 0 before each window, so in
+# both places 0 means "a text starts here". Text files hold no zero byte.
+SEPARATOR = b'\0'
+
+
+def read_splits(
+  path: str, valid_fraction: float, test_fraction: float, binding: str
+) -> tuple[dict[str, np.ndarray], str]:
+  """Reads a file or folder and splits it.
+
+  A file is mapped and cut in order. The text files of a folder are assigned to
+  splits as a whole by `fill_splits`. If that leaves train empty, or valid or
+  test less than half full, the joined files are cut in order instead.
+
+  Args:
+    path: File or folder; `~` is the home folder.
+    valid_fraction: Fraction of the bytes held out for validation.
+    test_fraction: Fraction of the bytes held out for the test.
+    binding: Argument that sets the path, for messages.
+
+  Returns:
+    'train', 'valid' and 'test', (n,) uint8, and a phrase that says how they
+    were split.
+
+  Raises:
+    ValueError: naming the binding, if the path does not exist, is unreadable
+      or empty, or holds no text.
+  """
+  found = find_path(path, binding)
+  fractions = valid_fraction, test_fraction
+  try:
+    if found.is_dir():
+      return _read_folder(found, binding, fractions)
+    return _map_file(found, binding, fractions)
+  except OSError as error:
+    raise ValueError(f'{binding}: cannot be read: {error}') from error
+
+
+def _map_file(path: Path, binding, fractions):
+  if not path.is_file():
+    raise ValueError(f'{binding}: neither a file nor a folder')
+  if not path.stat().st_size:
+    raise ValueError(f'{binding}: the file is empty')
+  tokens = np.memmap(path, np.uint8, mode='r')
+  return split_bytes(tokens, *fractions), 'split in order'
+
+
+def _read_folder(root: Path, binding, fractions):
+  contents = read_texts(root)
+  if not contents:
+    raise ValueError(f'{binding}: the folder holds no UTF-8 text file')
+  sizes = {name: len(content) for name, content in contents.items()}
+  splits = split_files(contents, fill_splits(sizes, *fractions))
+  if _are_filled(splits, fractions):
+    return splits, f'{len(contents):,} files, split by file'
+  splits = split_bytes(join(contents.values()), *fractions)
+  return splits, f'{len(contents):,} files, split in order'
+
+
+def _are_filled(splits, fractions):
+  """Returns whether train has bytes and the others half of their fraction."""
+  total = sum(map(len, splits.values()))
+  return len(splits['train']) > 0 and all(
+    len(splits[split]) >= fraction / 2 * total
+    for split, fraction in zip(EVAL_SPLITS, fractions, strict=True)
+  )
+
+
+def split_of(name: str, valid_fraction: float, test_fraction: float) -> str:
+  """Assigns a file to a split by a hash of its name alone.
+
+  A file keeps its split when other files are added or removed. The splits match
+  the fractions of the bytes only roughly, and only for many files.
+
+  Args:
+    name: Path relative to the folder, with forward slashes.
+    valid_fraction: Probability of 'valid'.
+    test_fraction: Probability of 'test'.
+
+  Returns:
+    'train', 'valid' or 'test'.
+  """
+  uniform = _uniform(name)
+  if uniform < test_fraction:
+    return 'test'
+  return 'valid' if uniform < test_fraction + valid_fraction else 'train'
+
+
+def fill_splits(
+  sizes: Mapping[str, int], valid_fraction: float, test_fraction: float
+) -> dict[str, str]:
+  """Fills test and then valid with whole files, up to a fraction of the bytes.
+
+  Files are taken in the order of a hash of their names. A file that is larger
+  than the room left in test and in valid goes to train.
+
+  Args:
+    sizes: Bytes of each file, by relative name.
+    valid_fraction: Largest fraction of all bytes for 'valid'.
+    test_fraction: Largest fraction of all bytes for 'test'.
+
+  Returns:
+    'train', 'valid' or 'test' by name.
+
+  Example:
+    >>> fill_splits({f'{i}.txt': 100 for i in range(4)}, 0.25, 0.25)
+    {'1.txt': 'test', '2.txt': 'valid', '3.txt': 'train', '0.txt': 'train'}
+  """
+  total = sum(sizes.values())
+  room = {'test': total * test_fraction, 'valid': total * valid_fraction}
+  splits = {}
+  for name in sorted(sizes, key=lambda name: (_uniform(name), name)):
+    fitting = (split for split in room if sizes[name] <= room[split])
+    splits[name] = next(fitting, 'train')
+    if splits[name] in room:
+      room[splits[name]] -= sizes[name]
+  return splits
+
+
+def _uniform(name):
+  """Hashes a file's name to a number in [0, 1)."""
+  digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
+  return int.from_bytes(digest[:8], 'big') / 2**64
+
+
+def join(contents: Iterable[bytes]) -> np.ndarray:
+  """Concatenates files as (n,) uint8, each followed by SEPARATOR."""
+  joined = b''.join(content + SEPARATOR for content in contents)
+  return np.frombuffer(joined, np.uint8)
+
+
+def split_files(
+  contents: Mapping[str, bytes], splits: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  """Joins the files of each split.
+
+  Args:
+    contents: Bytes of each file by relative name, in the order of joining.
+    splits: 'train', 'valid' or 'test' by name.
+
+  Returns:
+    (n,) uint8 arrays 'train', 'valid' and 'test'.
+  """
+  files = {split: [] for split in SPLITS}
+  for name, content in contents.items():
+    files[splits[name]].append(content)
+  return {split: join(content) for split, content in files.items()}
+
+
+def split_bytes(
+  tokens: np.ndarray, valid_fraction: float, test_fraction: float
+) -> dict[str, np.ndarray]:
+  """Cuts (n,) tokens in order into 'train', 'valid' and 'test' views.
+
+  Example:
+    >>> splits = split_bytes(np.arange(100), 0.05, 0.1)
+    >>> {name: len(tokens) for name, tokens in splits.items()}
+    {'train': 85, 'valid': 5, 'test': 10}
+  """
+  n_valid = int(len(tokens) * valid_fraction)
+  n_test = int(len(tokens) * test_fraction)
+  n_train = len(tokens) - n_valid - n_test
+  return {
+    'train': tokens[:n_train],
+    'valid': tokens[n_train : n_train + n_valid],
+    'test': tokens[n_train + n_valid :],
+  }

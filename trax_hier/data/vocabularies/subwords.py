@@ -1,0 +1,62 @@
+"""Subwords: a subword vocabulary that gin trains on first use."""
+
+from pathlib import Path
+
+from trax_hier.config import configurable
+from trax_hier.data import checks
+from trax_hier.data.splits import TEST_FRACTION, VALID_FRACTION, read_splits
+from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
+from trax_hier.data.vocabularies.train_subwords import write_vocab
+
+
+@configurable(module='trax_hier.data')
+def Subwords(
+  text: str,
+  output: str,
+  size: int = 8000,
+  valid_fraction: float = VALID_FRACTION,
+  test_fraction: float = TEST_FRACTION,
+) -> str:
+  """Trains a vocabulary on the training split of a text, unless it exists.
+
+  Trains as `python -m trax_hier.data.subwords` does:
+
+      TextFiles.vocab = @Subwords()
+      Subwords.text = %DATA
+      Subwords.output = 'my.model'
+      Subwords.size = %VOCAB_SIZE
+
+  Args:
+    text: File or folder, as `TextFiles.path`.
+    output: SentencePiece model file, written if it does not exist.
+    size: Number of pieces.
+    valid_fraction: Value of `TextFiles.valid_fraction`, so that training uses
+      no held-out text.
+    test_fraction: Value of `TextFiles.test_fraction`, likewise.
+
+  Returns:
+    `output`.
+
+  Raises:
+    ValueError: if sentencepiece is not installed, if the text is missing or
+      does not suit the size, or if the file exists with another size.
+  """
+  checks.check_positive('Subwords.size', size)
+  checks.check_fractions('Subwords', valid_fraction, test_fraction)
+  path = Path(output).expanduser()
+  if not path.exists():
+    binding = f'Subwords.text = {text!r}'
+    splits, _ = read_splits(text, valid_fraction, test_fraction, binding)
+    try:
+      write_vocab(path, splits['train'], size)
+    except OSError as error:
+      raise ValueError(
+        f'Subwords.output = {output!r}: cannot be written: {error.strerror}'
+      ) from error
+  n_pieces = load_vocab(output, 'Subwords.output').size
+  if n_pieces != size:
+    raise ValueError(
+      f'Subwords.output = {output!r} already exists with {n_pieces} pieces, '
+      f'not Subwords.size = {size}: choose another file, or its size'
+    )
+  return output

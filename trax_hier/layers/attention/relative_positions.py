@@ -1,0 +1,231 @@
+"""Transformer-XL's relative positions: a bias of queries and distances.
+
+Letters: b batch, h heads, l length, q queries, k keys, c rows of the table.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.attention.positions import Bias, NoPositions, sinusoid
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.dense import Dense
+from trax_hier.layers.base.once import FromWeights
+
+
+@configurable(module='trax_hier.layers')
+class RelativePositions(NoPositions):
+  """Transformer-XL's relative positions.
+
+  score(i, j) = (q_i + u).k_j + (q_i + v).r_ij, where r_ij projects the sinusoid
+  of the distance from query i to key j. Each attention layer learns its own
+  projection; the whole model shares the biases u and v, (1, h, 1, d_head).
+
+  Args:
+    d_model: Width of the model and of the sinusoids; even.
+    n_heads: Number of attention heads; divides d_model.
+
+  Raises:
+    ValueError: d_model is odd or not divisible by n_heads.
+
+  Example:
+    >>> from trax_hier.layers import SelfAttention, ShareWeights
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> positions = RelativePositions(d_model=8, n_heads=2)
+    >>> layer = tl.Serial(
+    ...   ShareWeights(*positions.shared),  # u and v
+    ...   SelfAttention(8, n_heads=2, positions=positions),
+    ... )
+    >>> print(tree(layer, (2, 12, 8)).text(1))
+    layer                 parameters   in           out
+    Serial                       376   (2, 12, 8)   (2, 12, 8)
+      ShareWeights ...            16
+      SelfAttention ...          360   (2, 12, 8)   (2, 12, 8)
+
+  Source: Transformer-XL (arXiv 1901.02860) section 3.3; Hourglass appendix B.
+  """
+
+  def __init__(self, d_model: int, n_heads: int):
+    check_arguments('RelativePositions', d_model=d_model, n_heads=n_heads)
+    if d_model % 2:
+      raise ValueError(f'RelativePositions: d_model = {d_model} must be even')
+    self._d_model = d_model
+    self._n_heads = n_heads
+    shape = (1, n_heads, 1, d_model // n_heads)
+    initializer = tl.RandomNormalInitializer(1e-6)
+    self._context_bias = tl.Weights(initializer, shape)
+    self._location_bias = tl.Weights(initializer, shape)
+
+  @property
+  def shared(self) -> tuple[base.Layer, ...]:
+    """The layers u and v, which the model's `ShareWeights` must own."""
+    return self._context_bias, self._location_bias
+
+  def bias(
+    self, query_stride: int, key_stride: int, max_len: int, mode: str
+  ) -> Bias:
+    """Returns the bias, whose arrays are v, u and projected distances r."""
+    if mode == 'predict':
+      grid = _AnyOffsets(query_stride, key_stride, max_len)
+    elif query_stride >= key_stride:
+      grid = _FineKeys(query_stride, key_stride)
+    else:
+      grid = _CoarseKeys(query_stride, key_stride)
+
+    def split(r):
+      return r.reshape(r.shape[0], self._n_heads, -1).swapaxes(0, 1)
+
+    def table(sinusoids):
+      """A layer that computes r, (h, c, d / h)."""
+      return tl.Serial(
+        tl.Fn('Sinusoid', sinusoids),
+        Dense(self._d_model),
+        tl.Fn('SplitHeads', split),
+      )
+
+    if mode == 'predict':
+      distances = FromWeights(
+        table(lambda: sinusoid(grid.rows(), self._d_model)), n_in=2
+      )
+    else:
+      distances = table(
+        lambda q, k: sinusoid(grid.rows(k.shape[-2]), self._d_model).astype(
+          q.dtype
+        )
+      )
+
+    def apply(arrays, offsets, q, n_keys):
+      v, u, r = arrays
+      if q.shape[-1] != u.shape[-1]:
+        raise ValueError(
+          f'RelativePositions has heads of d_model / n_heads = {u.shape[-1]}, '
+          f'but the attention has d_head = {q.shape[-1]}'
+        )
+      return q + u, grid.logits(q + v, r, offsets, n_keys)
+
+    layer = tl.Serial(  # q, k
+      distances,  # r
+      self._context_bias,
+      self._location_bias,  # v, u, r
+    )
+    return Bias(layer, 3, apply)
+
+
+class _FineKeys:
+  """Logits where the queries' stride is `ratio` >= 1 times the keys' stride.
+
+  Distances range from the last query's distance to the first key up to ratio -
+  1 keys ahead. One product scores all queries against all these distances;
+  shifting row i by its own position then aligns the scores with the keys.
+  """
+
+  def __init__(self, query_stride, key_stride):
+    self._ratio = query_stride // key_stride
+    self._stride = key_stride
+
+  def rows(self, n_keys):
+    """Distances in tokens for the table; its last `ratio` rows are padding."""
+    return (jnp.arange(n_keys + self._ratio) + self._ratio - n_keys) * (
+      self._stride
+    )
+
+  def logits(self, q, r, offsets, n_keys):
+    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+    del offsets
+    return _shift(_scores(q, r[:, -n_keys - self._ratio :]), self._ratio)
+
+
+class _CoarseKeys:
+  """Logits where the keys' stride is `ratio` times the queries' stride.
+
+  The distance from query i = ratio * a + m to key j is ratio * (j - a) - m. For
+  each m, the distances shift with a as in `_FineKeys`. The cost is n_queries *
+  n_keys; a table of all distances would cost n_queries ** 2.
+  """
+
+  def __init__(self, query_stride, key_stride):
+    self._ratio = key_stride // query_stride
+    self._stride = query_stride
+
+  def rows(self, n_keys):
+    """Distances in tokens for the table's rows, which begin with m = 0."""
+    groups = jnp.arange(n_keys + 1) + 1 - n_keys
+    m = jnp.arange(self._ratio)[:, None]
+    return ((groups * self._ratio - m) * self._stride).ravel()
+
+  def logits(self, q, r, offsets, n_keys):
+    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+    del offsets
+    *batch, n_queries, d = q.shape
+    q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
+    r = r.reshape(r.shape[0], self._ratio, -1, d)[:, :, -n_keys - 1 :]
+    scores = jnp.einsum(
+      '...hamd,hmcd->...hmac', q, r, preferred_element_type=jnp.float32
+    )
+    y = jnp.swapaxes(_shift(scores, 1), -3, -2)  # (.., h, a, m, k)
+    return y.reshape(*batch, n_queries, n_keys)
+
+
+class _AnyOffsets:
+  """Logits for positions that are known only at run time, in predict mode.
+
+  The table holds every distance possible in a cache of `max_len` tokens; the
+  first n_keys keys need only its last rows. Several queries take the scores of
+  a slice of rows and shift them as in `_FineKeys`; a single query, or coarser
+  keys, gather the score of each offset.
+  """
+
+  def __init__(self, query_stride, key_stride, max_len):
+    self._stride = min(query_stride, key_stride)
+    self._ratio = query_stride // self._stride
+    self._key_ratio = key_stride // self._stride
+    self._n_past = -(-max_len // self._stride) + self._ratio
+    self._n_rows = self._n_past + self._ratio
+
+  def rows(self):
+    """Distances in tokens for the table's rows."""
+    return (jnp.arange(self._n_rows) - self._n_past) * self._stride
+
+  def logits(self, q, r, offsets, n_keys):
+    """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
+    n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
+    rows = offsets // self._stride + n_past
+    scores = _scores(q, r[:, self._n_past - n_past :])
+    n = q.shape[-2]
+    if n > 1 and self._key_ratio == 1:
+      # Rows outside the table belong to keys that the mask hides, such as keys
+      # that a cache holds beyond the window.
+      before = n * self._ratio + max(0, n_keys - n_past)
+      padding = [(0, 0)] * (scores.ndim - 1) + [(before, n_keys)]
+      scores = jax.lax.dynamic_slice_in_dim(
+        jnp.pad(scores, padding),
+        rows[-1, 0] + before,
+        n_keys + self._ratio,
+        axis=-1,
+      )
+      return _shift(scores, self._ratio)
+    rows = jnp.clip(rows, 0, scores.shape[-1] - 1)
+    rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
+    return jnp.take_along_axis(scores, rows, axis=-1)
+
+
+def _scores(q, r):
+  """(.., h, q, d) x (h, c, d) -> (.., h, q, c), in float32."""
+  return jnp.einsum(
+    '...hqd,hcd->...hqc', q, r, preferred_element_type=jnp.float32
+  )
+
+
+def _shift(scores, step):
+  """Moves row i of n left by step * (n - 1 - i): (n, c + step) -> (n, c).
+
+  Concatenates the rows and cuts them again into rows shorter by `step`. The
+  values that wrap around from the next row land where the causal mask hides
+  them.
+  """
+  *batch, n, width = scores.shape
+  c = width - step
+  flat = scores.reshape(*batch, n * width)
+  start = (n - 1) * step
+  return flat[..., start : start + n * c].reshape(*batch, n, c)

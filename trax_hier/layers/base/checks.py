@@ -1,0 +1,134 @@
+"""Checks of the arguments of models and layers.
+
+The name of an argument says its rule: `d_model` is positive everywhere.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from trax_hier.compat import base
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+  """What a value must be.
+
+  Attributes:
+    legal: The legal values in words; {name} is the value of another argument.
+    holds: (value, all arguments) -> whether the value is legal.
+  """
+
+  legal: str
+  holds: Callable[[Any, dict[str, Any]], bool]
+
+
+def _divides(name):
+  return _Rule(
+    f'must divide {name} = {{{name}}}',
+    lambda n, arguments: n >= 1 and arguments[name] % n == 0,
+  )
+
+
+_POSITIVE = _Rule('must be positive', lambda n, _: n >= 1)
+_POSITIVE_OR_NONE = _Rule(
+  'must be positive, or None', lambda n, _: n is None or n >= 1
+)
+_NOT_NEGATIVE = _Rule('must not be negative', lambda n, _: n >= 0)
+
+# The rule of each name.
+_RULES = {
+  'vocab_size': _POSITIVE,
+  'd_model': _POSITIVE,
+  'd_ff': _POSITIVE,
+  'window': _POSITIVE,
+  'shorten_factor': _POSITIVE,
+  'n_states': _POSITIVE,
+  'length_kernel_size': _POSITIVE,
+  'chunk_len': _POSITIVE,
+  'n_hashes': _POSITIVE,
+  'd_lowrank': _POSITIVE_OR_NONE,
+  'chunk_size': _POSITIVE_OR_NONE,
+  'n': _NOT_NEGATIVE,
+  'n_layers': _NOT_NEGATIVE,
+  'n_encoder_layers': _NOT_NEGATIVE,
+  'n_decoder_layers': _NOT_NEGATIVE,
+  'n_post': _NOT_NEGATIVE,
+  'temperature': _NOT_NEGATIVE,
+  'vanilla_layers': _Rule(
+    'must not be negative', lambda pair, _: min(pair) >= 0
+  ),
+  'n_heads': _divides('d_model'),
+  'n_elements_in_block': _divides('d_ff'),
+  'dropout': _Rule(
+    'must be at least 0 and below 1', lambda rate, _: 0 <= rate < 1
+  ),
+  'quant_prob': _Rule(
+    'must be at least 0 and at most 1', lambda p, _: 0 <= p <= 1
+  ),
+  'mode': _Rule(
+    "must be 'train', 'eval' or 'predict'",
+    lambda mode, _: mode in ('train', 'eval', 'predict'),
+  ),
+}
+
+
+def check_arguments(configurable: str, **arguments: Any) -> None:
+  """Raises ValueError for the first argument that breaks the rule of its name.
+
+  Args:
+    configurable: Name of the configurable that takes the arguments; '' in a
+      helper that several of them call.
+    **arguments: Values by name, including those that a rule compares with:
+      `n_heads` needs `d_model`.
+
+  Example:
+    >>> check_arguments('HourglassLM', d_model=8, n_heads=3, mode='eval')
+    Traceback (most recent call last):
+    ...
+    ValueError: HourglassLM.n_heads = 3 must divide d_model = 8
+  """
+  for name in arguments:
+    _check(configurable, name, _RULES[name], arguments)
+
+
+def check_positive(configurable: str, **arguments: int) -> None:
+  """Raises ValueError for the first argument below 1, whatever its name.
+
+  Example:
+    >>> check_positive('Terraformer', n_encoder_layers=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: Terraformer.n_encoder_layers = 0 must be positive
+  """
+  for name in arguments:
+    _check(configurable, name, _POSITIVE, arguments)
+
+
+def _check(configurable, name, rule, arguments):
+  value = arguments[name]
+  if not rule.holds(value, arguments):
+    binding = f'{configurable}.{name}' if configurable else name
+    legal = rule.legal.format(**arguments)
+    raise ValueError(f'{binding} = {value!r} {legal}')
+
+
+def check_layer(binding: str, layer: base.Layer, n_in: int, hint: str) -> None:
+  """Raises ValueError unless a layer has `n_in` inputs and one output.
+
+  Args:
+    binding: Name of the binding whose factory made the layer.
+    layer: The layer.
+    n_in: Number of inputs.
+    hint: Names of the inputs, or the usual values of the binding.
+  """
+  if (layer.n_in, layer.n_out) != (n_in, 1):
+    raise ValueError(
+      f'{binding} must make a layer of {_count(n_in, "input")} and 1 output '
+      f'({hint}), but {layer.name} has {_count(layer.n_in, "input")} and '
+      f'{_count(layer.n_out, "output")}'
+    )
+
+
+def _count(n, noun):
+  return f'{n} {noun}{"s" * (n != 1)}'

@@ -1,0 +1,162 @@
+"""Stacks of equal blocks, compiled as one loop."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from trax_hier.compat import base, tl
+from trax_hier.config import configurable
+from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.remat import Remat, RematPolicy
+from trax_hier.layers.base.sharing import leaf_layers
+
+
+@configurable(module='trax_hier.layers')
+def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
+  """Applies `n` equal blocks one after another, as one compiled loop.
+
+  (b, l, d) -> (b, l, d), or whatever else a block takes and returns.
+
+  Weights and states of the blocks are stacked on a leading axis of size n.
+  Compile time and program size do not grow with n. Each block has its own
+  initial weights and its own dropout.
+
+  A layer object that occurs in every block is a shared layer, as in Trax. A
+  `ShareWeights` before the stack must own its weights; the blocks then read
+  them from there.
+
+  Args:
+    block: Factory of one block; its outputs have the shapes and dtypes of its
+      inputs. Must return a new layer object at every call.
+    n: Number of blocks; 0 is the identity.
+    remat: What the backward pass recomputes in a block instead of keeping it:
+      nothing (False); everything (True); everything except the results of
+      projections, i.e. products with weights ('projections'); or everything
+      except the results of all matrix products, including attention weights
+      ('products').
+
+  Raises:
+    ValueError: `n` is negative, `remat` has another value, or `block` returns
+      one object twice.
+
+  Example:
+    >>> from trax_hier.layers import FeedForward
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(Repeat(lambda: FeedForward(8, 16), n=3), (2, 12, 8)))
+    layer               parameters   in            out
+    Repeat(3)                  840   (2, 12, 8)    (2, 12, 8)
+      3 x FeedForward          280   (2, 12, 8)    (2, 12, 8)
+        Dense_16               144   (2, 12, 8)    (2, 12, 16)
+        Dense_8                136   (2, 12, 16)   (2, 12, 8)
+  """
+  check_arguments('Repeat', n=n)
+  if n == 0:
+    return tl.Serial()
+  template, other = block(), block()
+  if template is other:
+    raise ValueError(
+      'Repeat.block must return a new layer at every call, got the same '
+      f'{template.name} twice'
+    )
+  return Stack(Remat(template, remat) if remat else template, other, n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """The unstacked weights or states of a `Stack`, one tree for each block."""
+
+  trees: tuple
+
+
+class Stack(base.Layer):
+  """One template layer applied n times; see `Repeat`, which makes it.
+
+  Weights and state are 1-tuples, either of arrays stacked over the blocks,
+  which one scan runs, or of `Blocks`, which a decoding program runs one after
+  another.
+  """
+
+  def __init__(self, template: base.Layer, other: base.Layer, n: int):
+    super().__init__(template.n_in, template.n_out, name=f'Repeat({n})')
+    if template.n_in != template.n_out:
+      raise ValueError(
+        'Repeat.block must return as many tensors as it takes, but '
+        f'{template.name} takes {template.n_in} and returns {template.n_out}'
+      )
+    self._n = n
+    self._sublayers = (template,)
+    own, others = leaf_layers(template), leaf_layers(other)
+    self._shared = [own[i] for i in own.keys() & others.keys()]
+
+  @property
+  def n(self) -> int:
+    """The number of blocks."""
+    return self._n
+
+  # The setters of `Layer` would also set those of the template, which has the
+  # weights and state of only one block.
+
+  @property
+  def weights(self):
+    """A 1-tuple of the stacked weights, or of `Blocks`."""
+    return self._weights
+
+  @weights.setter
+  def weights(self, weights):
+    if not isinstance(weights, dict):  # Trax marks a layer that ran before.
+      self._weights = weights
+
+  @property
+  def state(self):
+    """A 1-tuple of the stacked states, or of `Blocks`."""
+    return self._state
+
+  @state.setter
+  def state(self, state):
+    if not isinstance(state, dict):
+      self._state = state
+
+  def init_weights_and_state(self, input_signature):
+    (template,) = self.sublayers
+    owned = {id(layer) for layer in self._shared if layer._init_cached}
+
+    def init(rng):
+      return template.init(input_signature, rng, use_cache=True)
+
+    weights, state = jax.vmap(init)(jax.random.split(self.rng, self._n))
+    for layer in self._shared:
+      if id(layer) not in owned and jax.tree.leaves(layer.weights):
+        raise ValueError(
+          f'{layer.name} is shared between the blocks of {self.name}, so its '
+          'weights must be owned outside: put ShareWeights(...) before it'
+        )
+    self.rng = self.rng  # The template must not keep the traced one.
+    self.weights, self.state = (weights,), (state,)
+
+  def forward(self, x):
+    (template,) = self.sublayers
+
+    def body(x, block):
+      weights, state, rng = block
+      return template.pure_fn(x, weights, state, rng)
+
+    rngs = jax.random.split(self.rng, self._n)
+    (weights,), (state,) = self.weights, self.state
+    x = tuple(x) if isinstance(x, list) else x
+    if isinstance(weights, Blocks):
+      states = []
+      for block in zip(weights.trees, state.trees, rngs, strict=True):
+        x, new = body(x, block)
+        states.append(new)
+      self.state = (Blocks(tuple(states)),)
+      return x
+    y, state = jax.lax.scan(body, x, (weights, state, rngs))
+    self.state = (state,)
+    return y
+
+
+def unstack(tree: object, n: int) -> list:
+  """The trees of n blocks, from one whose arrays are stacked (n, ..)."""
+  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(n)]

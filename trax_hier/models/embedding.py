@@ -1,0 +1,84 @@
+"""First and last layers of the models: token embeddings and logits."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from trax_hier.compat import base, tl
+from trax_hier.layers import Dense, NoPositions
+from trax_hier.layers.base.build import build
+
+
+def TokenEncoder(
+  embedding: base.Layer, positions: NoPositions, dropout: float, mode: str
+) -> base.Layer:
+  """Shifts tokens right by one and embeds them: (b, l) int32 -> (b, l, d).
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> layer = TokenEncoder(tl.Embedding(256, 32), NoPositions(), 0.1, 'eval')
+    >>> tree(layer, (1, 96)).outputs
+    ((1, 96, 32),)
+  """
+  return tl.Serial(
+    tl.ShiftRight(mode=mode), *embed(embedding, positions, dropout, mode)
+  )
+
+
+def embed(
+  embedding: base.Layer, positions: NoPositions, dropout: float, mode: str
+) -> list[base.Layer]:
+  """Layers that embed tokens, (b, l) int32 -> (b, l, d), and add positions."""
+  return [
+    embedding,
+    *positions.embed(mode),
+    tl.Dropout(dropout, mode=mode),
+  ]
+
+
+def EmbeddingTable(vocab_size: int, d_model: int) -> base.Layer:
+  """Embeddings (v, d) that several layers share: () -> (v, d).
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> tree(EmbeddingTable(256, 32)).outputs
+    ((256, 32),)
+  """
+  initializer = tl.RandomNormalInitializer(d_model**-0.5)
+  return tl.Weights(initializer, (vocab_size, d_model))
+
+
+def Embed(table: base.Layer) -> base.Layer:
+  """Looks tokens up in a table of embeddings (v, d): (b, l) -> (b, l, d)."""
+  return tl.Serial(
+    table, tl.Fn('Embed', lambda table, tokens: table[tokens], n_out=1)
+  )
+
+
+def PaddingMask() -> base.Layer:
+  """Which tokens are not padding: (b, l) int32 -> (b, l) bool.
+
+  Example:
+    >>> import numpy as np
+    >>> print(PaddingMask()(np.array([[5, 7, 0]])))
+    [[ True  True False]]
+  """
+  return tl.Fn('PaddingMask', lambda tokens: tokens != 0)
+
+
+def Logits(
+  vocab_size: int,
+  dense: Callable[..., base.Layer] = Dense,
+  mode: str = 'train',
+) -> base.Layer:
+  """Projects to float32 logits: (b, l, d) -> (b, l, v).
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> tree(Logits(256), (1, 96, 32)).outputs
+    ((1, 96, 256),)
+  """
+  return tl.Serial(
+    build(dense, d_out=vocab_size, mode=mode),
+    tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
+  )

@@ -1,0 +1,221 @@
+"""A run in progress, and how it starts.
+
+It resumes from its newest checkpoint. Without one, it starts from the weights
+of another run or from a seed.
+"""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from trax_hier.training.build import Build
+from trax_hier.training.checkpoints import (
+  CheckpointError,
+  Checkpoints,
+  saved_steps,
+)
+from trax_hier.training.logging.console import Console
+from trax_hier.training.logging.jsonl import read_metrics
+from trax_hier.training.logging.metrics_log import MetricsLog
+from trax_hier.training.saved_config import check_unchanged, save_config
+from trax_hier.training.state import TrainState, n_parameters
+
+
+@dataclasses.dataclass
+class Run:
+  """A run in progress: its training state and its output.
+
+  Attributes:
+    built: Functions of the run.
+    seed: Seed of initial weights and dropout.
+    start_step: Number of steps done when the run was started or resumed.
+    state: Training state after the latest step.
+    evaluated: Steps whose evaluation is in the log.
+    checkpoints: Checkpoints of the run.
+    console: Messages and progress.
+    log: Metrics, samples and histograms.
+  """
+
+  built: Build
+  seed: int
+  start_step: int
+  state: TrainState
+  evaluated: set[int]
+  checkpoints: Checkpoints
+  console: Console
+  log: MetricsLog
+
+  def save(self, step: int, evaluation: Mapping[str, float] | None) -> None:
+    """Flushes the log, then saves a checkpoint in the background.
+
+    Args:
+      step: Number of steps done.
+      evaluation: Metrics of an evaluation at this step, if there was one.
+
+    Raises:
+      CheckpointError: if this checkpoint or the one before cannot be written.
+    """
+    self.log.flush()
+    position = {'step': step, 'seed': self.seed}
+    self.checkpoints.save(step, self.state, position, evaluation)
+
+
+@contextlib.contextmanager
+def start_run(
+  folder: Path,
+  built: Build,
+  steps: int,
+  seed: int,
+  init_checkpoints: Path | None,
+  keep_checkpoints: int,
+  accept_changes: bool,
+  wandb: str | None,
+) -> Iterator[Run]:
+  """Opens the files of a run and restores or initializes its state.
+
+  With several hosts, only the first prints and logs; all write checkpoints.
+
+  Args:
+    folder: Folder of the run.
+    built: Functions of the run.
+    steps: Number of the last step.
+    seed: Seed of initial weights and dropout.
+    init_checkpoints: Folder of checkpoints with the initial weights of a new
+      run; None initializes them from the seed.
+    keep_checkpoints: Number of newest checkpoints to keep.
+    accept_changes: Whether to resume with another configuration.
+    wandb: Project at W&B; None sends nothing.
+
+  Raises:
+    CheckpointError: if the run cannot resume, or no weights can be loaded.
+    OSError: if a file cannot be written.
+  """
+  is_first_host = jax.process_index() == 0
+  with contextlib.ExitStack() as stack:
+
+    def closing(resource):
+      return stack.enter_context(contextlib.closing(resource))
+
+    console = closing(Console(steps, is_first_host))
+    checkpoints = closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
+    _introduce(built, console.say)
+    if checkpoints.steps() and not accept_changes:
+      check_unchanged(folder / 'config.gin')
+    step, state = _initial_state(
+      built, checkpoints, seed, init_checkpoints, console.say
+    )
+    # Not before: a run that cannot resume keeps its configuration.
+    if is_first_host:
+      save_config(folder / 'config.gin')
+    metrics = read_metrics(folder)
+    run = Run(
+      built=built,
+      seed=seed,
+      start_step=step,
+      state=state,
+      evaluated={line['step'] for line in metrics if line['kind'] == 'valid'},
+      checkpoints=checkpoints,
+      console=console,
+      log=closing(MetricsLog(folder, step, is_first_host, wandb)),
+    )
+    del state  # This frame lives as long as the run.
+    yield run
+
+
+def make_folder(output_dir: str) -> Path:
+  """Creates the folder of a run, or checks that it is writable.
+
+  Raises:
+    ValueError: if it cannot be created or written to.
+  """
+  folder = Path(output_dir).expanduser().absolute()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise ValueError(f'output_dir {folder} is not writable: {error}') from None
+  return folder
+
+
+def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
+  """Folder of the checkpoints that `train.init_from` names, or None.
+
+  A run that resumes does not need them, so `init_from` may no longer exist.
+
+  Args:
+    init_from: Folder of another run, or None.
+    folder: Folder of this run.
+
+  Raises:
+    ValueError: if `init_from` has no checkpoints.
+  """
+  if init_from is None or saved_steps(folder / 'checkpoints'):
+    return None
+  directory = Path(init_from).expanduser().absolute() / 'checkpoints'
+  if not directory.is_dir():
+    raise ValueError(
+      f'train.init_from = {init_from!r}: not the folder of a run: it has no '
+      'checkpoints'
+    )
+  return directory
+
+
+def _introduce(built, say):
+  devices = built.mesh.devices.flat
+  say(
+    f'{n_parameters(built.abstract.weights):,} parameters, '
+    f'{jnp.dtype(built.compute_dtype).name} compute on {len(devices)} x '
+    f'{devices[0].device_kind}'
+  )
+  say(built.data.describe())
+
+
+def _initial_state(
+  built: Build,
+  checkpoints: Checkpoints,
+  seed: int,
+  init_checkpoints: Path | None,
+  say: Callable[[str], None],
+) -> tuple[int, TrainState]:
+  """Number of steps done and training state, restored or initialized.
+
+  Raises:
+    CheckpointError: if no checkpoint loads, or the run has another seed.
+  """
+  restored = checkpoints.restore(built.abstract, say)
+  if restored is None:
+    say(f'starting from seed {seed}')
+    state = built.init(jax.random.PRNGKey(seed))
+    if init_checkpoints is not None:
+      weights = _load_weights(init_checkpoints, built.abstract.weights, say)
+      state = dataclasses.replace(state, weights=weights)
+    return 0, state
+  step, state, position = restored
+  if position['seed'] != seed:
+    raise CheckpointError(
+      f'train.seed is {seed}, but the checkpoints of this run have seed '
+      f'{position["seed"]}: use that seed, or another output_dir'
+    )
+  say(f'resuming after step {step}')
+  return step, state
+
+
+def _load_weights(directory, abstract, say):
+  """The newest weights of another run.
+
+  Raises:
+    CheckpointError: if none load, or they belong to another model.
+  """
+  with contextlib.closing(Checkpoints(directory, read_only=True)) as others:
+    try:
+      step, weights = others.load_weights(abstract, say)
+    except CheckpointError as error:
+      raise CheckpointError(f'train.init_from: {error}') from error
+  say(f'initial weights: {directory.parent}, step {step}')
+  return weights

@@ -1,0 +1,64 @@
+"""`config.gin` of a run: the configuration that its checkpoints belong to."""
+
+import os
+from pathlib import Path
+
+from trax_hier import config
+from trax_hier.training.checkpoints import CheckpointError
+
+# Parameters that may change when a run resumes: the losses that follow do not
+# depend on them (on the mesh, only by rounding).
+MAY_CHANGE = {
+  f'train.{name}'
+  for name in (
+    'steps',
+    'eval_every',
+    'checkpoint_every',
+    'log_every',
+    'keep_checkpoints',
+    'init_from',
+    'mesh',
+    'look_every',
+    'profile_steps',
+    'wandb',
+  )
+}
+
+
+def check_unchanged(file: Path) -> None:
+  """Compares the saved configuration with the present one.
+
+  Raises:
+    CheckpointError: if the file cannot be read, or parameters differ that are
+      not in `MAY_CHANGE`.
+  """
+  try:
+    saved = file.read_text()
+    changes = config.differences(saved, MAY_CHANGE)
+  except (OSError, ValueError):
+    saved = ''
+  if not saved.strip():
+    raise CheckpointError(
+      f'{file} is missing or damaged, so changes since its checkpoints cannot '
+      'be listed. To resume anyway, add --accept_changes'
+    )
+  if changes:
+    lines = [
+      f'\n  {name}: {then or "not there"} then, {now or "not there"} now'
+      for name, (then, now) in changes.items()
+    ]
+    raise CheckpointError(
+      f'the configuration has changed since the checkpoints in {file.parent}:'
+      f'{"".join(lines)}\nTo resume with it anyway, add --accept_changes, or '
+      'use another output_dir'
+    )
+
+
+def save_config(file: Path) -> None:
+  """Writes the operative configuration atomically: never half a file."""
+  temporary = file.with_suffix('.tmp')
+  with temporary.open('w') as opened:
+    opened.write(config.operative_text())
+    opened.flush()
+    os.fsync(opened.fileno())
+  temporary.replace(file)
