@@ -45,7 +45,7 @@ import numpy as np
 from trax_hier.compat import ShapeDtype, tl
 from trax_hier.generation import generate, prepare
 from trax_hier.layers import PRECISIONS, ShortenedStack, decoding_state
-from trax_hier.layers.base import groups
+from trax_hier.layers.hierarchy import groups
 from trax_hier.models import HourglassLM, TransformerLM
 from trax_hier.models.hourglass import parse_hierarchy
 from trax_hier.storage.runs import open_run
@@ -341,7 +341,7 @@ PEERS = {'rerun': rerun, 'predict': predict, 'torch': torch_package}
 
 
 def read_bandwidth():
-  """Bytes per second that all threads together read, the best of 6 runs."""
+  """Bytes per second that all threads read together, the best of several."""
   x = np.ones(1 << 28, np.float32)
   n_threads = os.cpu_count()
   total = jax.jit(jnp.sum)
@@ -558,7 +558,7 @@ def precisions(arguments):
 
 
 def coarse_layers(arguments):
-  """Prints the speed of ways to run an Hourglass's coarse layers every k tokens.
+  """Prints the speed of ways to run the coarse layers once in k tokens.
 
   The time of a loop over groups is computed from the times of a step without
   coarse layers and a step with them: it would run k - 1 of the former and one
@@ -569,7 +569,7 @@ def coarse_layers(arguments):
     return jax.lax.cond(condition, fn, lambda x: x, x)
 
   ways = {
-    'loop of at most 1 step': groups.apply_if,
+    'loop of <= 1 iteration': groups.apply_if,
     'lax.cond': cond,
     'never': lambda condition, fn, x: x,
     'always': lambda condition, fn, x: fn(x),
@@ -630,8 +630,8 @@ def main():
     '--slow_seconds',
     type=float,
     default=10.0,
-    help='time limit that sets how many tokens a decoder without a cache decodes '
-    'in a round',
+    help='time limit of a round for a decoder without a cache; it sets the '
+    'number of tokens',
   )
   arguments = parser.parse_args()
   packages = ['jax', 'trax']

@@ -1,29 +1,30 @@
-"""Multi-scale Transformers: memory, time, decoding and quality against vanilla.
+"""Multi-scale Transformers: memory, time, decoding and quality over vanilla.
 
     python benchmarks/multiscale.py [--parts=memory,time,decode]
         [--positions=rotary|none|relative|learned] [--models=NAME,NAME]
     python benchmarks/multiscale.py --parts=quality --text=FILE [--minutes=10]
 
-Models are called by their numbers of blocks, finest scale first, at 1, 4 and 16
-tokens a vector: 'top-down:8-10-12' has 8 at full length. Bottom-up has 7 at
-full length after its aggregation, itself a block. Retina has windows of 64.
-All ratios are to the first model.
+The name of a model gives its numbers of blocks at 1, 4 and 16 tokens per
+vector: 'top-down:8-10-12' has 8 blocks at full length. Bottom-up has 7 blocks
+at full length after its aggregation, which is a block too. Retina has windows
+of 64. All ratios are to the first model.
 
-* memory: of loss and gradient, compiled and not run. Columns: 'temp', bytes
-  besides inputs and outputs as the compiler says; 'kept', bytes that autodiff
-  keeps from the forward to the backward pass, weights left out; floating-point
-  operations of all dot products, forward and backward; 'proxy', the ratio of
-  34 n d + 5 h n k bytes a block (n rows, k keys of each) and 8 T v of the
-  logits. A line before it checks the operations against the compiler's count,
-  which is of a loop's body once, on a model of one block.
-* time: seconds of loss and gradient, medians of turns in one process.
+* memory: of loss and gradient, compiled but not run. Columns: 'temp', temporary
+  memory of the compiled program; 'kept', bytes of residuals of autodiff,
+  without weights; 'GFLOP', floating-point operations of all dot products,
+  forward and backward; 'proxy', ratio of an estimate of the activation bytes:
+  34 n d + 5 h n k per block (n rows, k keys per row) and 8 l v for the logits.
+  A line before the tables compares the FLOPs of a model of one block with the
+  compiler's count, which counts a loop's body once.
+* time: seconds of loss and gradient.
 * decode: blocks that run per token, and tokens per second of `generate`,
-  greedy, one row, with random weights; medians of turns.
-* quality: bits per byte on held-out windows, the last 5 % of a text. Models
-  learn in turns, one step each on the same batch, until each has used up its
-  own time, without compilation and evaluation. Columns: after equal numbers of
-  steps, then after equal times (the last step may go beyond), and how many
-  steps and seconds that were.
+  greedy, one row, with random weights. Models alternate in one process, here
+  and for time; figures are medians.
+* quality: bits per byte on held-out windows of the last 5 % of a text. Models
+  train alternately, one step each on the same batch, until each has used up its
+  own time, which excludes compilation and evaluation. Columns: bits after equal
+  numbers of steps; bits after equal times (the last step may exceed the limit);
+  the steps and seconds at the end.
 """
 
 import argparse
@@ -66,12 +67,12 @@ WINDOW = 64
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A model, but for its dimensions.
+  """A model without its dimensions.
 
   Attributes:
-    factory: Makes it.
-    blocks: Pairs of a scale and the number of blocks there.
-    n_keys: Rows -> keys that a query among so many sees, at most.
+    factory: Factory of the model.
+    blocks: Pairs of a scale and its number of blocks.
+    n_keys: Number of rows -> the most keys that a query attends to.
   """
 
   factory: Callable
@@ -79,11 +80,11 @@ class Variant:
   n_keys: Callable[[int], int] = lambda n: n
 
   def blocks_per_token(self):
-    """Blocks that decoding runs for a token, on average."""
+    """Average number of blocks that decoding runs per token."""
     return sum(n / scale for scale, n in self.blocks)
 
   def activation_proxy(self, length, vocab_size, arguments):
-    """The bytes of the docstring's formula for one sequence."""
+    """Activation bytes of one sequence, by the formula of the module."""
     total = 8 * length * vocab_size
     for scale, n in self.blocks:
       rows = length // scale
@@ -93,11 +94,13 @@ class Variant:
 
 
 def top_down(*n_layers):
+  """The top-down variant with the given blocks per scale."""
   factory = P(TopDownLM, scales=SCALES, n_layers=n_layers)
   return Variant(factory, tuple(zip(SCALES, n_layers, strict=True)))
 
 
 def bottom_up(*n_layers, n_post):
+  """The bottom-up variant with the given blocks per scale and at the end."""
   factory = P(BottomUpLM, scales=SCALES, n_layers=n_layers, n_post=n_post)
   before, *coarse = n_layers
   n_blocks = before + 1 + n_post, *coarse
@@ -120,7 +123,7 @@ QUALITY = [name for name in VARIANTS if '-12-10' not in name]
 
 
 def dimensions(arguments, vocab_size=256, d_model=None):
-  """The dimensions of all models."""
+  """The model arguments that all variants share."""
   n = max(*arguments.lengths, arguments.train_length, 1 + arguments.n_new)
   positions = {
     'rotary': RotaryPositions,
@@ -142,10 +145,10 @@ def dimensions(arguments, vocab_size=256, d_model=None):
 # The gradient step
 # ------------------------------------------------------------------------------
 class GradientStep:
-  """Loss and gradients of a model under a bare `jax.jit`, on shapes at first.
+  """Loss and gradients of a model under plain `jax.jit`.
 
   Attributes:
-    shapes: Of weights, state and tokens, the arguments of the loss.
+    shapes: Shapes of the arguments of the loss: weights, state and tokens.
   """
 
   def __init__(self, model, shape):
@@ -164,26 +167,26 @@ class GradientStep:
     )
 
   def compile(self):
-    """Returns the compiled step."""
+    """The compiled step."""
     return jax.jit(self._gradient).lower(*self.shapes).compile()
 
   def flops(self):
-    """Floating-point operations of the dot products."""
+    """FLOPs of the dot products."""
     return dot_flops(jax.make_jaxpr(self._gradient)(*self.shapes).jaxpr)
 
   def kept_bytes(self):
-    """Bytes that the backward pass takes over from the forward pass."""
+    """Bytes of the residuals: what the forward pass keeps for the backward."""
 
     def residuals(weights, state, tokens):
       _, backward = jax.vjp(lambda w: self._loss(w, state, tokens), weights)
-      own = {id(w) for w in jax.tree.leaves(weights)}
-      return [x for x in jax.tree.leaves(backward) if id(x) not in own]
+      inputs = {id(w) for w in jax.tree.leaves(weights)}
+      return [x for x in jax.tree.leaves(backward) if id(x) not in inputs]
 
     kept = jax.eval_shape(residuals, *self.shapes)
     return sum(x.size * x.dtype.itemsize for x in kept)
 
   def timer(self):
-    """A function that runs the step on random numbers; returns its seconds."""
+    """A function that runs the step on random inputs; it returns seconds."""
     step = self.compile()
     weights, state, tokens = self.shapes
     tokens = np.random.default_rng(0).integers(1, 256, tokens.shape, np.int32)
@@ -200,13 +203,13 @@ class GradientStep:
 
 
 def print_flops_check(arguments):
-  """Prints how the compiler counts a model of one block, its loop of 1."""
+  """Prints our FLOPs and the compiler's for a model of one block."""
   model = P(TransformerLM, n_layers=1, **dimensions(arguments))
   step = GradientStep(model, (arguments.batch, arguments.lengths[0]))
   ours, theirs = step.flops(), step.compile().cost_analysis()['flops']
   print(
     f'one block: {ours / 1e9:.2f} GFLOP in dot products, {theirs / 1e9:.2f} '
-    f'in all as the compiler counts, ratio {ours / theirs:.3f}',
+    f'in all operations by the compiler, ratio {ours / theirs:.3f}',
     flush=True,
   )
 
@@ -214,7 +217,7 @@ def print_flops_check(arguments):
 # Tables
 # ------------------------------------------------------------------------------
 class Ratios:
-  """Formats numbers of one column with their ratios to its first."""
+  """Formats the numbers of a column with their ratios to the first one."""
 
   def __init__(self):
     self._first = None
@@ -225,13 +228,13 @@ class Ratios:
 
 
 def memory(arguments):
-  """Prints what a gradient step takes, by length and vocabulary."""
+  """Prints memory and FLOPs of a gradient step, by length and vocabulary."""
   print_flops_check(arguments)
   cases = itertools.product(arguments.lengths, arguments.vocab_sizes)
   for length, vocab_size in cases:
     print(f'memory: batch {arguments.batch} x {length}, {vocab_size} ids')
     print(
-      f'{"":22}{"M weights":>10}{"temp MB":>9}{"ratio":>7}{"kept MB":>9}'
+      f'{"":22}{"M params":>10}{"temp MB":>9}{"ratio":>7}{"kept MB":>9}'
       f'{"ratio":>7}{"GFLOP":>9}{"ratio":>7}{"proxy":>7}'
     )
     temp, kept, flops = (Ratios() for _ in range(3))
@@ -252,7 +255,7 @@ def memory(arguments):
 
 
 def step_time(arguments):
-  """Prints seconds of a gradient step, by length."""
+  """Prints the seconds of a gradient step, by length."""
   names = arguments.models or list(VARIANTS)
   vocab_size, *_ = arguments.vocab_sizes
   for length in arguments.lengths:
@@ -271,7 +274,7 @@ def step_time(arguments):
 
 
 def decoder(model, n_new):
-  """A function that decodes n_new tokens; returns its seconds."""
+  """A function that decodes n_new tokens; it returns seconds."""
   shapes, _ = abstract_init(model(mode='eval'), token_shapes((1, 8)))
   weights = prepare(model, random_weights(shapes))
 
@@ -288,7 +291,7 @@ def decoder(model, n_new):
 
 
 def decode(arguments):
-  """Prints tokens per second, and the blocks that a token needs."""
+  """Prints decoded tokens per second, and blocks per token."""
   names, n = arguments.models or list(VARIANTS), arguments.n_new
   print(
     f'decode: {n} new tokens, 1 row, medians of {arguments.rounds} rounds\n'
@@ -309,14 +312,14 @@ def decode(arguments):
 
 # Quality
 # ------------------------------------------------------------------------------
-class Trainee:
-  """A model in training.
+class Training:
+  """A training run of a model.
 
   Attributes:
-    name: What tables call it.
-    steps: Number of steps done.
-    seconds: What they took.
-    history: Steps, seconds and bits per byte at each evaluation.
+    name: Name of the model.
+    steps: Number of completed steps.
+    seconds: Time of these steps.
+    history: List of (steps, seconds, bits per byte), one for each evaluation.
   """
 
   def __init__(self, name, data, arguments):
@@ -333,15 +336,15 @@ class Trainee:
     self._step = built.step.lower(self._state, data.train_batch(0)).compile()
     batches = data.eval_batches('valid')
     n = min(len(batches), -(-arguments.eval_windows // arguments.train_batch))
-    spread = np.linspace(0, len(batches) - 1, n, dtype=int)
+    indices = np.linspace(0, len(batches) - 1, n, dtype=int)
     self._evaluate = Evaluator(
-      model(mode='eval'), [batches[i] for i in spread], 'byte', make_mesh()
+      model(mode='eval'), [batches[i] for i in indices], 'byte', make_mesh()
     )
-    weights = n_parameters(self._state.weights)
-    print(f'  {name}: {weights:,} weights', flush=True)
+    n = n_parameters(self._state.weights)
+    print(f'  {name}: {n:,} parameters', flush=True)
 
-  def train(self, batch):
-    """Does a step."""
+  def step(self, batch):
+    """Takes a step on a batch."""
     start = time.perf_counter()
     self._state, metrics = self._step(self._state, batch)
     jax.block_until_ready(metrics)
@@ -349,7 +352,7 @@ class Trainee:
     self.steps += 1
 
   def evaluate(self):
-    """Prints and notes the bits per byte."""
+    """Prints and records the bits per byte."""
     bits = self._evaluate(self._state.weights)['bits_per_byte']
     self.history.append((self.steps, self.seconds, bits))
     print(
@@ -358,26 +361,26 @@ class Trainee:
     )
 
   def bits_after(self, steps):
-    """Bits per byte of the evaluation after exactly so many steps."""
+    """Bits per byte of the evaluation after this number of steps."""
     return next(bits for n, _, bits in self.history if n == steps)
 
 
-def print_bits(trainees):
-  """Prints bits per byte at up to four equal numbers of steps, and at last."""
-  reached = [{steps for steps, *_ in t.history} for t in trainees]
-  common = sorted(set.intersection(*reached))
+def print_bits(trainings):
+  """Prints bits per byte at up to four common steps, and at the end."""
+  evaluated = [{steps for steps, *_ in t.history} for t in trainings]
+  common = sorted(set.intersection(*evaluated))
   ends = {-(-len(common) * i // 4) for i in (1, 2, 3, 4)}
   shown = [common[i - 1] for i in sorted(ends) if i]
   steps = ''.join(f'{n:>9}' for n in shown)
   print(f'{"after equal steps":22}{steps}{"time":>9}{"steps":>7}{"seconds":>9}')
-  for t in trainees:
+  for t in trainings:
     *_, (n, seconds, last) = t.history
     bits = ''.join(f'{b:9.4f}' for b in (*map(t.bits_after, shown), last))
     print(f'{t.name:22}{bits}{n:7}{seconds:9.1f}', flush=True)
 
 
 def quality(arguments):
-  """Prints bits per byte of models trained in turns."""
+  """Prints bits per byte of models trained alternately."""
   if not arguments.text:
     raise SystemExit('--parts=quality needs --text')
   data = TextFiles(
@@ -390,24 +393,25 @@ def quality(arguments):
   print(
     f'quality: {pathlib.Path(arguments.text).name}, batches of '
     f'{arguments.train_batch} x {arguments.train_length} bytes, d_model '
-    f'{arguments.train_d_model}, Adam, rate {arguments.rate} after '
-    f'{arguments.warmup_steps} steps, one seed; {arguments.minutes:g} minutes '
-    f'each; bits per byte of {arguments.eval_windows} held-out windows'
+    f'{arguments.train_d_model}, Adam, learning rate {arguments.rate} after '
+    f'{arguments.warmup_steps} warmup steps, one seed; '
+    f'{arguments.minutes:g} minutes each; bits per byte of '
+    f'{arguments.eval_windows} held-out windows'
   )
   names = arguments.models or QUALITY
-  trainees = [Trainee(name, data, arguments) for name in names]
-  limit, learning, i = 60 * arguments.minutes, trainees, 0
-  while learning:
+  trainings = [Training(name, data, arguments) for name in names]
+  limit, running, i = 60 * arguments.minutes, trainings, 0
+  while running:
     batch = data.train_batch(i)
-    for t in learning:
-      t.train(batch)
+    for t in running:
+      t.step(batch)
       if t.steps % arguments.eval_every == 0 or t.seconds >= limit:
         t.evaluate()
-    learning, i = [t for t in learning if t.seconds < limit], i + 1
-  print_bits(trainees)
+    running, i = [t for t in running if t.seconds < limit], i + 1
+  print_bits(trainings)
 
 
-PARTS = {
+BENCHMARKS = {
   'memory': memory,
   'time': step_time,
   'decode': decode,
@@ -424,18 +428,28 @@ def main():
 
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add = parser.add_argument
-  add('--parts', type=names, default='memory,time,decode')
-  add('--models', type=names, help=f'of {", ".join(VARIANTS)}')
-  add('--positions', default='rotary', help='or none, relative, learned')
+  add(
+    '--parts',
+    type=names,
+    default='memory,time,decode',
+    help=f'benchmarks to run, of {", ".join(BENCHMARKS)}',
+  )
+  add('--models', type=names, help=f'models, of {", ".join(VARIANTS)}')
+  add('--positions', default='rotary', help='rotary, none, relative or learned')
   add('--n_heads', type=int, default=8)
-  add('--d_model', type=int, default=512, help='of all parts but quality')
-  add('--lengths', type=numbers, default='512,2048', help='of memory and time')
-  add('--vocab_sizes', type=numbers, default='256,30000', help='time: first')
+  add('--d_model', type=int, default=512, help='all benchmarks except quality')
+  add('--lengths', type=numbers, default='512,2048', help='memory and time')
+  add(
+    '--vocab_sizes',
+    type=numbers,
+    default='256,30000',
+    help='memory; time takes the first',
+  )
   add('--batch', type=int, default=1)
   add('--rounds', type=int, default=5)
-  add('--n_new', type=int, default=512, help='of decode')
-  add('--text', help='of quality, as all below: a file')
-  add('--minutes', type=float, default=10, help='of training, for each model')
+  add('--n_new', type=int, default=512, help='tokens that decode generates')
+  add('--text', help='a file; this and all flags below: quality only')
+  add('--minutes', type=float, default=10, help='training time per model')
   add('--train_d_model', type=int, default=128)
   add('--train_length', type=int, default=512)
   add('--train_batch', type=int, default=8)
@@ -448,11 +462,11 @@ def main():
   print(
     f'{os.cpu_count()} cores, jax {jax.__version__} on '
     f'{jax.devices()[0].device_kind}; {arguments.positions} positions, d_model '
-    f'{arguments.d_model} but for quality, {arguments.n_heads} heads',
+    f'{arguments.d_model} except for quality, {arguments.n_heads} heads',
     flush=True,
   )
-  for part in arguments.parts:
-    PARTS[part](arguments)
+  for name in arguments.parts:
+    BENCHMARKS[name](arguments)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Scaling Transformers: what sparse layers cost, save and learn.
+"""Scaling Transformers: cost, savings and quality of sparse layers.
 
     python benchmarks/sparse_decode.py [--parts=decode,capacity]
         [--layers=6] [--capacities=32,2048] [--peers=official|none]
@@ -8,40 +8,40 @@
     python benchmarks/sparse_decode.py --parts=quality --data=enwik8:FILE
 
 * decode: an encoder-decoder model of d_model 1024 decodes greedily, at batch 1,
-  with random weights, at each capacity of its caches. The text is short, so
-  that capacity should not matter. Rows add one sparse part after another;
-  d_ff is 4096, and 6144 with sparse QKV. `--layers=24` is the published model.
-* capacity: the row FF+QKV, with short text at more capacities, and at the
-  largest with a long prompt.
-* big: the published model of 17 billion weights, d_model 9216. In float32 as
-  many of its layers as memory holds, from which 6 are extrapolated; in 8 bits
-  all 6, if they fit.
+  with random weights, at each capacity of its caches. The text is short, so the
+  capacity should not matter. Each row makes more layers sparse; d_ff is 4096,
+  and 6144 with sparse QKV. `--layers=24` is the published model.
+* capacity: the row FF+QKV with short text at more capacities, and with a long
+  prompt at the largest one.
+* big: the published model of 17 billion parameters, d_model 9216. In float32 as
+  many decoder layers as fit in memory, extrapolated to 6; in int8 all 6 layers,
+  if they fit.
 * train: milliseconds and temporary memory of loss and gradient with SparseFF
-  and with a dense feed-forward part of the same d_ff, and of one SparseFF of
-  ours and of trax.
-* quality: bits per byte of language models of equal numbers of weights after
-  equal numbers of steps.
+  and with a dense feed-forward layer of the same d_ff, and of a single SparseFF
+  of ours and of trax.
+* quality: bits per byte of language models with equal numbers of parameters
+  after equal numbers of steps.
 
-Peer: ConfigurableTransformer of trax 1.4.1 in predict mode, called as its own
-timing test does. All in one process; what a line compares, and the speed of
-the memory, is measured in turns, but for the rows of `big`, of which memory
-holds one at a time. Figures are of medians.
+Peer: ConfigurableTransformer of trax 1.4.1 in predict mode, called as trax's
+timing test calls it. Everything runs in one process. The entries of a line and
+the memory bandwidth are measured alternately, except the rows of `big`: memory
+holds only one of them at a time. Figures are medians.
 
 Columns of decode, capacity and big:
 
-* ms: of a token, without the prompt, the encoder and compilation;
-* trax: the same of the peer;
-* weights: how many million numbers a token needs. Not all do: of tables of
-  embeddings and positions one row, of SparseFF one unit in N, nothing of the
-  encoder and of what makes the keys and values of its output;
-* cache: how many MB of keys and values it needs, those of the encoder included;
-* GB/s: bytes of both over the time;
-* memory: GB/s at which a product of a vector with a matrix reads 256 MiB;
-* floor: the time that it takes to read those bytes at that speed, in percent of
-  ours;
+* ms: time per token, without the prompt, the encoder and compilation;
+* trax: the same for the peer;
+* params: millions of parameters that a token reads: one row of the tables of
+  embeddings and positions, one unit in N of SparseFF, none of the encoder and
+  of the projections of its output to keys and values, all of the rest;
+* cache: MB of keys and values that a token reads, including the encoder's;
+* GB/s: bytes of parameters and cache over the time;
+* memory: GB/s at which a vector-matrix product reads 256 MiB;
+* bound: lower bound of the time, to read these bytes at that bandwidth, in
+  percent of our time;
 * x dense, x trax: our speed over that of our dense row, and over the peer's;
-* spec, paper (where known): weights as counted by hand in the published model,
-  small ones left out, and its published speed over dense.
+* spec, paper (where known): millions of parameters read in the published model,
+  counted by hand without small arrays; its published speed over dense.
 """
 
 import argparse
@@ -90,7 +90,7 @@ from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
-# After the door, which makes this import fast and works around today's JAX.
+# trax must be imported after the compatibility layer.
 from trax.layers.research import sparsity  # isort: skip
 from trax.models.research import configurable_transformer  # isort: skip
 from trax.supervised import decoding as official_decoding  # isort: skip
@@ -98,7 +98,7 @@ from trax.supervised import decoding as official_decoding  # isort: skip
 P = functools.partial
 
 _SOURCE_LENGTH = 8
-_WARM_TOKENS = 3  # Of the peer, drawn in each turn before those that are timed.
+_WARM_TOKENS = 3  # Tokens that the peer samples before the timed ones.
 _FLOAT = 4  # bytes
 _GIB = 1 << 30
 
@@ -110,7 +110,7 @@ ROWS = {
   '+loss': ('ff', 'qkv', 'loss'),
   '+loss+cross': ('ff', 'qkv', 'loss', 'cross'),
 }
-# Of 24 layers: million weights of a token, and Table 1 of the paper.
+# With 24 layers: millions of parameters per token, and speed by Table 1.
 SPEC = {
   'dense': 385.1,
   'FF': 194.9,
@@ -125,7 +125,7 @@ BIG_ROWS = {
   'FF+QKV+cross': ('ff', 'qkv', 'cross'),
   '+loss': ('ff', 'qkv', 'cross', 'loss'),
 }
-# Of 6 layers, likewise.
+# The same with 6 layers.
 BIG_SPEC = {'dense': 7882.0, 'FF+QKV+cross': 364.7}
 BIG_PAPER = {'FF+QKV+cross': 20.2}
 BIG_LAYERS = 6
@@ -133,7 +133,10 @@ BIG_LAYERS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of an encoder-decoder model, whichever of its parts are sparse."""
+  """Sizes of an encoder-decoder model with dense or sparse layers.
+
+  A set of 'ff', 'qkv', 'loss' and 'cross' says which layers are sparse.
+  """
 
   d_model: int
   n_heads: int
@@ -147,13 +150,13 @@ class Sizes:
   n_layers: int
   vocab_size: int = 32000
 
-  def d_ff_of(self, parts):
-    """The width of the feed-forward parts, larger if QKV is sparse."""
-    return self.d_ff_sparse_qkv if 'qkv' in parts else self.d_ff
+  def d_ff_of(self, sparse):
+    """Width of the feed-forward layers, larger if QKV is sparse."""
+    return self.d_ff_sparse_qkv if 'qkv' in sparse else self.d_ff
 
-  def d_lowrank_of(self, parts):
-    """The width of the controller of SparseFF."""
-    return self.d_lowrank or self.d_ff_of(parts) // self.n_elements
+  def d_lowrank_of(self, sparse):
+    """Width of the controller of SparseFF."""
+    return self.d_lowrank or self.d_ff_of(sparse) // self.n_elements
 
 
 MEDIUM = Sizes(
@@ -168,7 +171,7 @@ MEDIUM = Sizes(
   n_encoder_layers=1,
   n_layers=6,
 )
-# Its encoder is left out: a token does not need it.
+# No encoder: decoding a token does not read it.
 BIG = Sizes(
   d_model=9216,
   n_heads=96,
@@ -184,7 +187,7 @@ BIG = Sizes(
 
 
 def shrink(sizes):
-  """The same model 16 times as narrow, to try this program."""
+  """Sizes of a model with 1/16 of the width, for a smoke test."""
   return dataclasses.replace(
     sizes,
     d_model=sizes.d_model // 16,
@@ -198,10 +201,10 @@ def shrink(sizes):
 # Random weights
 # ------------------------------------------------------------------------------
 class RandomArrays:
-  """Small normal numbers, and whole numbers in 8 bits, in any shape.
+  """Makes arrays of small normal floats or of random int8 values.
 
-  Cut from a million of them, over and over, which is much faster than to draw
-  as many as a large model has.
+  It repeats a million random numbers, which is much faster than sampling one
+  per parameter of a large model.
   """
 
   def __init__(self):
@@ -211,18 +214,18 @@ class RandomArrays:
     self._bytes = self._rng.integers(-127, 128, n, np.int8)
 
   def __call__(self, shape):
-    """An array as a ShapeDtypeStruct says."""
-    whole = jnp.issubdtype(shape.dtype, jnp.integer)
-    numbers = self._bytes if whole else self._floats
+    """An array with the shape and dtype of a ShapeDtypeStruct."""
+    is_integer = jnp.issubdtype(shape.dtype, jnp.integer)
+    numbers = self._bytes if is_integer else self._floats
     numbers = np.roll(numbers, self._rng.integers(len(numbers)))
     array = jnp.asarray(np.resize(numbers, shape.shape), shape.dtype)
-    return array.block_until_ready()  # Two copies of no more than one array.
+    return array.block_until_ready()  # At most one array exists twice.
 
 
 # Ours
 # ------------------------------------------------------------------------------
-def our_model(sizes, parts, n_positions):
-  """The factory of our model whose `parts` are sparse."""
+def our_model(sizes, sparse, n_positions):
+  """The factory of our model with the given layers sparse."""
   modules = dict(n_modules=sizes.n_modules)
   layers = dict(
     attention=SelfAttention,
@@ -231,23 +234,23 @@ def our_model(sizes, parts, n_positions):
     logits=Dense,
     positions=P(LearnedPositions, n_positions),
   )
-  if 'ff' in parts:
+  if 'ff' in sparse:
     layers['feed_forward'] = P(
       SparseFF,
       n_elements_in_block=sizes.n_elements,
-      d_lowrank=sizes.d_lowrank_of(parts),
+      d_lowrank=sizes.d_lowrank_of(sparse),
     )
-  if 'qkv' in parts:
+  if 'qkv' in sparse:
     layers['attention'] = P(SparseAttention, **modules)
-  if 'loss' in parts:
+  if 'loss' in sparse:
     layers['logits'] = P(MultiplicativeDense, n_modules=sizes.loss_modules)
-  if 'cross' in parts:
+  if 'cross' in sparse:
     layers['cross_attention'] = P(SparseCrossAttention, **modules)
   return P(
     ScalingTransformer,
     sizes.vocab_size,
     d_model=sizes.d_model,
-    d_ff=sizes.d_ff_of(parts),
+    d_ff=sizes.d_ff_of(sparse),
     n_encoder_layers=sizes.n_encoder_layers,
     n_decoder_layers=sizes.n_layers,
     n_heads=sizes.n_heads,
@@ -255,16 +258,16 @@ def our_model(sizes, parts, n_positions):
   )
 
 
-def read_for_a_token(layer, weights, n_elements):
-  """Yields the arrays that decoding a token needs, and which part of each.
+def arrays_read_per_token(layer, weights, n_elements):
+  """Yields (array, fraction of it read) for the arrays that a token reads.
 
   Args:
-    layer: A model of ours, or a layer of it, in 'predict' mode.
-    weights: Its weights for decoding, or their shapes.
+    layer: Our model, or one of its layers, in 'predict' mode.
+    weights: Weights for decoding, or their shapes.
     n_elements: Units in a block of SparseFF.
   """
   if isinstance(weights, dict) or isinstance(layer, Once):
-    return  # What occurred before, and what is computed for all tokens.
+    return  # A repeated layer, or a layer that runs once for all tokens.
   if isinstance(layer, ShareWeights) or hasattr(layer, 'n_positions'):
     for table in jax.tree.leaves(weights):
       yield table, 1 / table.shape[0]
@@ -274,54 +277,54 @@ def read_for_a_token(layer, weights, n_elements):
     yield from ((x, 1 / n_elements) for x in jax.tree.leaves((w1, w2)))
   elif isinstance(layer, Stack):
     (blocks,), (block,) = weights, layer.sublayers
-    for of_block in blocks.trees:
-      yield from read_for_a_token(block, of_block, n_elements)
+    for w in blocks.trees:
+      yield from arrays_read_per_token(block, w, n_elements)
   elif layer.sublayers:
-    for sub, of_sub in zip(layer.sublayers, weights, strict=True):
-      yield from read_for_a_token(sub, of_sub, n_elements)
+    for sublayer, w in zip(layer.sublayers, weights, strict=True):
+      yield from arrays_read_per_token(sublayer, w, n_elements)
   else:
     yield from ((x, 1) for x in jax.tree.leaves(weights))
 
 
 class OurModel:
-  """A model of ours, without weights but for those that `draw` returns.
+  """Our model; it keeps no weights.
 
   Attributes:
-    sizes: Its sizes.
-    n_bytes: Of all its weights.
-    peak_bytes: The most that `draw` takes.
-    n_read: Number of weights that a token needs.
-    bytes_read: Their bytes.
+    sizes: Sizes of the model.
+    n_bytes: Bytes of all weights.
+    peak_bytes: Peak memory of `random_weights`.
+    n_read: Number of parameters that a token reads.
+    bytes_read: Bytes of these parameters.
   """
 
-  def __init__(self, parts, sizes, n_positions, precision='float32'):
+  def __init__(self, sparse, sizes, n_positions, precision='float32'):
     self.sizes = sizes
-    self._model = our_model(sizes, parts, n_positions)
+    self._model = our_model(sizes, sparse, n_positions)
     self._precision = precision
     layer = self._model(mode='predict')
     tokens = ShapeDtype((1, 1), np.int32)
 
-    def lay_out():
+    def init():
       weights, _ = layer.init((tokens, tokens), jax.random.PRNGKey(0))
       return decoding_weights(layer, weights, precision)
 
-    self._shapes = jax.eval_shape(lay_out)
+    self._shapes = jax.eval_shape(init)
     leaf_bytes = [_bytes(x) for x in jax.tree.leaves(self._shapes)]
     self.n_bytes = sum(leaf_bytes)
     self.peak_bytes = self.n_bytes + max(leaf_bytes)
-    reads = list(read_for_a_token(layer, self._shapes, sizes.n_elements))
-    self.n_read = sum(part * x.size for x, part in reads)
-    self.bytes_read = sum(part * _bytes(x) for x, part in reads)
+    reads = list(arrays_read_per_token(layer, self._shapes, sizes.n_elements))
+    self.n_read = sum(fraction * x.size for x, fraction in reads)
+    self.bytes_read = sum(fraction * _bytes(x) for x, fraction in reads)
 
-  def draw(self):
-    """Random weights, as decoding lays them out, so that there is one copy."""
-    gc.collect()  # Drops those of a model before.
+  def random_weights(self):
+    """Random weights in the layout of decoding, which needs no second copy."""
+    gc.collect()  # Frees the weights of the model before.
     return jax.tree.map(RandomArrays(), self._shapes)
 
   def decoder(self, weights, capacity, n_new, prompt_length=0):
-    """A function that decodes and returns the seconds of a token.
+    """A function that decodes and returns seconds per token.
 
-    What is timed is the program that `generate` runs for the new tokens.
+    It times only the program that `generate` runs for the new tokens.
     """
     program = programs_of(
       self._model,
@@ -362,7 +365,7 @@ class OurModel:
     return seconds
 
   def cache_bytes(self, n_new, prompt_length=0):
-    """Bytes of keys and values that a new token needs, on average."""
+    """Average bytes of keys and values that a new token reads."""
     rows = prompt_length + (n_new + 1) / 2 + _SOURCE_LENGTH
     return 2 * self.sizes.n_layers * self.sizes.d_model * rows * _FLOAT
 
@@ -373,29 +376,29 @@ def _bytes(x):
 
 # The peer
 # ------------------------------------------------------------------------------
-def official_decoder(sizes, parts, capacity, n_timed):
-  """The official model: a function that returns the seconds of a token."""
+def official_decoder(sizes, sparse, capacity, n_timed):
+  """A function that decodes by trax's model and returns seconds per token."""
   attention = tl.CausalAttention
-  if 'qkv' in parts:
+  if 'qkv' in sparse:
     attention = P(
       tl.MultiplicativeConvCausalAttention,
       sparsity=sizes.n_modules,
       length_kernel_size=3,
     )
-  ff_sparsity = (sizes.n_elements, sizes.d_lowrank_of(parts))
+  ff_sparsity = (sizes.n_elements, sizes.d_lowrank_of(sparse))
   layer = configurable_transformer.ConfigurableTransformer(
     sizes.vocab_size,
     d_model=sizes.d_model,
-    d_ff=sizes.d_ff_of(parts),
+    d_ff=sizes.d_ff_of(sparse),
     n_encoder_layers=sizes.n_encoder_layers,
     n_decoder_layers=sizes.n_layers,
     n_heads=sizes.n_heads,
     max_len=capacity,
     mode='predict',
-    ff_sparsity=ff_sparsity if 'ff' in parts else 0,
-    loss_sparsity=sizes.loss_modules if 'loss' in parts else 0,
+    ff_sparsity=ff_sparsity if 'ff' in sparse else 0,
+    loss_sparsity=sizes.loss_modules if 'loss' in sparse else 0,
     encoder_decoder_attention_type=P(attention, max_inference_length=capacity),
-    enc_dec_attention_sparsity=sizes.n_modules if 'cross' in parts else 0,
+    enc_dec_attention_sparsity=sizes.n_modules if 'cross' in sparse else 0,
   )
   sources = 1 + np.arange(_SOURCE_LENGTH, dtype=np.int32)[None]
   inputs = signature(sources), ShapeDtype((1, 1), np.int32)
@@ -426,7 +429,7 @@ def official_decoder(sizes, parts, capacity, n_timed):
 # Tables of decoding
 # ------------------------------------------------------------------------------
 class MemoryRead:
-  """Reads 256 MiB as decoding does: a vector times a matrix, on all cores."""
+  """Reads 256 MiB as decoding does, by a vector-matrix product on all cores."""
 
   def __init__(self):
     self._matrix = jnp.ones((1 << 14, 1 << 12), jnp.float32)
@@ -435,7 +438,7 @@ class MemoryRead:
     self()  # Compiles.
 
   def __call__(self):
-    """Seconds to read a byte."""
+    """Seconds per byte."""
     start = time.perf_counter()
     self._product(self._vector, self._matrix).block_until_ready()
     return (time.perf_counter() - start) / self._matrix.nbytes
@@ -443,15 +446,15 @@ class MemoryRead:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """What a line of a table shows.
+  """The measurements of a line of a table.
 
   Attributes:
-    model: Ours.
-    cache_bytes: What a token needs of the caches.
-    seconds: Of a token.
-    byte_seconds: To read a byte from memory.
-    dense: Seconds of a token of our dense model, or None.
-    official: Seconds of a token of the peer, or None.
+    model: The `OurModel` of the line.
+    cache_bytes: Bytes of the caches that a token reads.
+    seconds: Seconds per token.
+    byte_seconds: Seconds to read a byte from memory.
+    dense: Seconds per token of our dense model, or None.
+    official: Seconds per token of the peer, or None.
   """
 
   model: OurModel
@@ -464,8 +467,8 @@ class Measured:
 
 def print_header(title):
   print(
-    f'{title:22}{"ms":>8}{"trax":>7}{"weights":>8}{"cache":>7}{"GB/s":>6}'
-    f'{"memory":>7}{"floor":>6}{"x dense":>8}{"x trax":>7}{"spec":>7}'
+    f'{title:22}{"ms":>8}{"trax":>7}{"params":>8}{"cache":>7}{"GB/s":>6}'
+    f'{"memory":>7}{"bound":>6}{"x dense":>8}{"x trax":>7}{"spec":>7}'
     f'{"paper":>6}'
   )
 
@@ -474,37 +477,37 @@ def print_line(title, measured, spec=None, paper=None):
   """Prints a line of the table; spec and paper may be None."""
   model, seconds = measured.model, measured.seconds
   n_bytes = model.bytes_read + measured.cache_bytes
-  percent_of_floor = 100 * n_bytes * measured.byte_seconds / seconds
+  bound_percent = 100 * n_bytes * measured.byte_seconds / seconds
 
-  def if_known(number, width, digits, times=1.0):
+  def if_known(number, width, digits, factor=1.0):
     if number is None:
       return ' ' * width
-    return f'{times * number:{width}.{digits}f}'
+    return f'{factor * number:{width}.{digits}f}'
 
   line = (
     f'{title:22}{1e3 * seconds:8.2f}{if_known(measured.official, 7, 1, 1e3)}'
     f'{model.n_read / 1e6:8.1f}{measured.cache_bytes / 1e6:7.2f}'
     f'{n_bytes / seconds / 1e9:6.1f}{1e-9 / measured.byte_seconds:7.1f}'
-    f'{percent_of_floor:5.0f}%{if_known(measured.dense, 8, 2, 1 / seconds)}'
+    f'{bound_percent:5.0f}%{if_known(measured.dense, 8, 2, 1 / seconds)}'
     f'{if_known(measured.official, 7, 2, 1 / seconds)}'
     f'{if_known(spec, 7, 1)}{if_known(paper, 6, 2)}'
   )
   print(line.rstrip(), flush=True)
 
 
-def in_turns(turns, rounds):
-  """The medians of functions that return seconds: a dictionary as given."""
-  return dict(zip(turns, medians(list(turns.values()), rounds), strict=True))
+def median_seconds(timers, rounds):
+  """Runs functions that return seconds alternately; their medians by name."""
+  return dict(zip(timers, medians(list(timers.values()), rounds), strict=True))
 
 
 def medium(arguments):
-  """Sizes of the model of the parts decode and capacity."""
+  """Sizes of the model that decode and capacity measure."""
   sizes = dataclasses.replace(MEDIUM, n_layers=arguments.layers)
   return shrink(sizes) if arguments.tiny else sizes
 
 
 def decode(arguments):
-  """Prints a line for each row of the paper's Table 1 and each capacity."""
+  """Prints a line per row of the paper's Table 1 and capacity of the caches."""
   sizes, n_new = medium(arguments), arguments.n_new
   capacities = arguments.capacities
   print(
@@ -517,23 +520,23 @@ def decode(arguments):
   spec, paper = (SPEC, PAPER) if published else ({}, {})
 
   dense = OurModel(ROWS['dense'], sizes, max(capacities))
-  dense_weights = dense.draw()
+  dense_weights = dense.random_weights()
   memory = MemoryRead()
   for name in arguments.rows:
     model, weights = dense, dense_weights
     if name != 'dense':
       model = OurModel(ROWS[name], sizes, max(capacities))
-      weights = model.draw()
-    turns = {'memory': memory}
+      weights = model.random_weights()
+    timers = {'memory': memory}
     for n in capacities:
-      turns['dense', n] = dense.decoder(dense_weights, n, n_new)
+      timers['dense', n] = dense.decoder(dense_weights, n, n_new)
       if name != 'dense':
-        turns[name, n] = model.decoder(weights, n, n_new)
+        timers[name, n] = model.decoder(weights, n, n_new)
       if arguments.peers == 'official':
-        turns['trax', n] = official_decoder(
+        timers['trax', n] = official_decoder(
           sizes, ROWS[name], n, arguments.official_tokens
         )
-    seconds = in_turns(turns, arguments.rounds)
+    seconds = median_seconds(timers, arguments.rounds)
     for n in capacities:
       measured = Measured(
         model,
@@ -544,28 +547,28 @@ def decode(arguments):
         official=seconds.get(('trax', n)),
       )
       print_line(f'{name}, {n}', measured, spec.get(name), paper.get(name))
-    del weights, turns  # Before the next ones are drawn.
+    del weights, timers  # Frees memory for the next model.
 
 
 def capacity(arguments):
-  """Prints lines of FF+QKV for capacities, and for a long prompt."""
+  """Prints lines of FF+QKV for each capacity, and for a long prompt."""
   sizes, n_new, name = medium(arguments), arguments.n_new, 'FF+QKV'
   capacities = arguments.more_capacities
   largest = max(capacities)
   model = OurModel(ROWS[name], sizes, largest)
-  weights = model.draw()
+  weights = model.random_weights()
   print(f'capacity: row {name} of the same model')
   print_header('capacity, prompt')
-  # Of the peer a prompt changes nothing: it reads all of its caches.
+  # The peer reads its whole caches, so a prompt does not change its time.
   cases = [(n, 0) for n in capacities] + [(largest, arguments.prompt)]
-  turns = {'memory': MemoryRead()}
+  timers = {'memory': MemoryRead()}
   for n, prompt in cases:
-    turns[n, prompt] = model.decoder(weights, n, n_new, prompt)
+    timers[n, prompt] = model.decoder(weights, n, n_new, prompt)
     if arguments.peers == 'official' and not prompt:
-      turns['trax', n, prompt] = official_decoder(
+      timers['trax', n, prompt] = official_decoder(
         sizes, ROWS[name], n, arguments.official_tokens
       )
-  seconds = in_turns(turns, arguments.rounds)
+  seconds = median_seconds(timers, arguments.rounds)
   for n, prompt in cases:
     measured = Measured(
       model,
@@ -577,36 +580,36 @@ def capacity(arguments):
     print_line(f'{n}, {prompt}', measured)
 
 
-# The published model of 17 billion weights
+# The published model of 17 billion parameters
 # ------------------------------------------------------------------------------
 def big_model(name, n_layers, precision, arguments):
-  """The model of a row, of so many decoder layers."""
+  """The model of a row with n decoder layers."""
   sizes = shrink(BIG) if arguments.tiny else BIG
   sizes = dataclasses.replace(sizes, n_layers=n_layers)
   return OurModel(BIG_ROWS[name], sizes, arguments.capacities[0], precision)
 
 
 def measure_alone(model, arguments):
-  """Draws weights, decodes with them, and drops them: a `Measured`."""
+  """A `Measured` of a model whose weights exist only for the measurement."""
   capacity, n_new = arguments.capacities[0], arguments.n_new
-  turns = {
+  timers = {
     'memory': MemoryRead(),
-    'ours': model.decoder(model.draw(), capacity, n_new),
+    'ours': model.decoder(model.random_weights(), capacity, n_new),
   }
-  seconds = in_turns(turns, arguments.rounds)
+  seconds = median_seconds(timers, arguments.rounds)
   return Measured(
     model, model.cache_bytes(n_new), seconds['ours'], seconds['memory']
   )
 
 
 def extrapolate(small, large, model):
-  """What a model would take, from the `Measured` of two with fewer layers."""
+  """Extrapolates to a model from the `Measured` of two with fewer layers."""
   first, last = small.model.sizes.n_layers, large.model.sizes.n_layers
-  times = (model.sizes.n_layers - first) / (last - first)
+  ratio = (model.sizes.n_layers - first) / (last - first)
   return Measured(
     model,
-    small.cache_bytes + times * (large.cache_bytes - small.cache_bytes),
-    small.seconds + times * (large.seconds - small.seconds),
+    small.cache_bytes + ratio * (large.cache_bytes - small.cache_bytes),
+    small.seconds + ratio * (large.seconds - small.seconds),
     (small.byte_seconds + large.byte_seconds) / 2,
   )
 
@@ -615,9 +618,9 @@ def print_big_lines(title, results, published=False):
   """Prints a line for each row.
 
   Args:
-    title: What goes before them.
+    title: Heading above the lines.
     results: `Measured` by row.
-    published: Whether the figures of the published model go with them.
+    published: Whether to print the figures of the published model.
   """
   spec, paper = (BIG_SPEC, BIG_PAPER) if published else ({}, {})
   print(title)
@@ -627,7 +630,7 @@ def print_big_lines(title, results, published=False):
 
 
 def big(arguments):
-  """Prints lines of the published model of 17 billion weights."""
+  """Prints lines of the published model of 17 billion parameters."""
   published = not arguments.tiny
 
   def models(n_layers, precision):
@@ -647,7 +650,7 @@ def big(arguments):
 
   print(
     f'big: {arguments.n_new} new tokens, medians of {arguments.rounds} rounds, '
-    f'one line after the other, in {arguments.memory_gib:g} GiB'
+    f'one line after another, in {arguments.memory_gib:g} GiB'
   )
   print_header('row')
   fitting = [n for n in range(1, BIG_LAYERS + 1) if fits(n, 'float32')]
@@ -676,20 +679,20 @@ def big(arguments):
 # Training
 # ------------------------------------------------------------------------------
 class GradientStep:
-  """Loss and gradients of a layer under a bare `jax.jit`.
+  """Loss and gradients of a layer under plain `jax.jit`.
 
   Attributes:
-    temporary: Bytes that it takes besides inputs and outputs.
+    temporary: Bytes of temporary memory, besides inputs and outputs.
   """
 
   def __init__(self, layer, x, loss, argnums):
-    """Compiles it.
+    """Compiles the step.
 
     Args:
-      layer: In 'train' mode.
-      x: Its input.
-      loss: The layer's output and x -> a number.
-      argnums: 0 for gradients of weights, (0, 1) for those of x as well.
+      layer: Layer in 'train' mode.
+      x: Input of the layer.
+      loss: A function: the layer's output, x -> scalar.
+      argnums: 0 for gradients of weights, (0, 1) for gradients of x as well.
     """
     rng = jax.random.PRNGKey(0)
     shapes, _ = jax.eval_shape(lambda: layer.init(signature(x), rng))
@@ -723,8 +726,8 @@ def mean_square(y, x):
 
 
 def print_steps(steps, rounds):
-  """Prints seconds and temporary memory of steps, and ratios to the first."""
-  seconds = in_turns(steps, rounds)
+  """Prints time and temporary memory of steps, and ratios to the first."""
+  seconds = median_seconds(steps, rounds)
   first, *_ = steps
   print(f'{"":31}{"ms":>8}{"ratio":>7}{"temporary MB":>14}{"ratio":>7}')
   for name, step in steps.items():
@@ -738,7 +741,7 @@ def print_steps(steps, rounds):
 
 
 def train(arguments):
-  """Prints what SparseFF costs in training."""
+  """Prints time and temporary memory of training with SparseFF."""
   d, f, n, chunk = 512, 2048, 64, 256
   batch, length, n_layers = 4, 512, 4
   if arguments.tiny:
@@ -775,7 +778,7 @@ def train(arguments):
   )
   x = jnp.asarray(rng.standard_normal((batch, length, d)), jnp.float32)
   theirs = sparsity.SparseFF(f, n, f // n, mode='train')
-  print(f'train: gradients of one SparseFF alone, {batch * length} tokens')
+  print(f'train: gradients of a single SparseFF, {batch * length} tokens')
   print_steps(
     {
       'ours': GradientStep(sparse(f), x, mean_square, (0, 1)),
@@ -787,13 +790,13 @@ def train(arguments):
 
 # Quality
 # ------------------------------------------------------------------------------
-def language_model(parts, d_ff, arguments):
-  """The factory of a language model whose `parts` are sparse."""
+def language_model(sparse, d_ff, arguments):
+  """The factory of a language model with the given layers sparse."""
   attention = SelfAttention
-  if 'qkv' in parts:
+  if 'qkv' in sparse:
     attention = P(SparseAttention, n_modules=arguments.n_modules)
   feed_forward = P(FeedForward, activation=Relu)
-  if 'ff' in parts:
+  if 'ff' in sparse:
     feed_forward = P(SparseFF, n_elements_in_block=arguments.n_elements)
   return P(
     ScalingTransformerLM,
@@ -810,23 +813,23 @@ def language_model(parts, d_ff, arguments):
 
 
 def size_of(model):
-  """The number of a model's weights."""
+  """Number of parameters of a model."""
   return n_parameters(
     abstract_init(model(mode='train'), token_shapes((1, 8)))[0]
   )
 
 
-def model_of_size(parts, n, arguments):
-  """The language model nearest to n weights, by its d_ff, and that d_ff."""
+def model_of_size(sparse, n, arguments):
+  """The language model with d_ff chosen for about n parameters; its d_ff."""
 
   def size(d_ff):
-    return size_of(language_model(parts, d_ff, arguments))
+    return size_of(language_model(sparse, d_ff, arguments))
 
   n_elements = arguments.n_elements
   widths = range(n_elements, 4 * arguments.d_ff, n_elements)
   i = bisect.bisect_left(widths, n, key=size)
   d_ff = min(widths[max(0, i - 1) : i + 1], key=lambda f: abs(size(f) - n))
-  return language_model(parts, d_ff, arguments), d_ff
+  return language_model(sparse, d_ff, arguments), d_ff
 
 
 def open_text(arguments):
@@ -837,7 +840,7 @@ def open_text(arguments):
 
 
 def train_on_text(title, model, data, seed, arguments):
-  """Trains a model, and prints its losses on the way and in the end."""
+  """Trains a model; prints its training loss five times, then its test loss."""
   schedule = multifactor(
     'constant * linear_warmup * cosine_decay_once',
     constant=arguments.rate,
@@ -866,15 +869,15 @@ def train_on_text(title, model, data, seed, arguments):
     make_mesh(),
   )(state.weights)
   print(
-    f'{title}: {result["bits_per_byte"]:.4f} bits per byte of '
+    f'{title}: {result["bits_per_byte"]:.4f} bits per byte over '
     f'{result["tokens"]:,.0f} held-out bytes; '
-    f'{statistics.median(seconds):.3f} s a step',
+    f'{statistics.median(seconds):.3f} s per step',
     flush=True,
   )
 
 
 def quality(arguments):
-  """Prints bits per byte of models of equal size."""
+  """Prints bits per byte of models with equal numbers of parameters."""
   if not arguments.data:
     raise SystemExit('--parts=quality needs --data')
   data = open_text(arguments)
@@ -882,8 +885,8 @@ def quality(arguments):
   print(
     f'quality: {arguments.n_layers} layers, d_model {arguments.d_model}, N '
     f'{arguments.n_elements}, {arguments.n_modules} modules, {arguments.steps} '
-    f'steps of {arguments.batch_size} x {arguments.length} bytes, Adam, rate '
-    f'{arguments.rate}; bits per byte'
+    f'steps of {arguments.batch_size} x {arguments.length} bytes, Adam, '
+    f'learning rate {arguments.rate}; bits per byte'
   )
   dense = language_model((), arguments.d_ff, arguments)
   n = size_of(dense)
@@ -893,14 +896,14 @@ def quality(arguments):
   for name, (model, d_ff) in models.items():
     size = size_of(model)
     print(
-      f'{name}: d_ff {d_ff}, {size:,} weights, {100 * (size / n - 1):+.2f} %'
+      f'{name}: d_ff {d_ff}, {size:,} parameters, {100 * (size / n - 1):+.2f} %'
     )
   for seed in arguments.seeds:
     for name, (model, _) in models.items():
       train_on_text(f'{name}, seed {seed}', model, data, seed, arguments)
 
 
-PARTS = {
+BENCHMARKS = {
   'decode': decode,
   'capacity': capacity,
   'big': big,
@@ -918,36 +921,59 @@ def main():
 
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add = parser.add_argument
-  add('--parts', type=names, default='decode,capacity')
-  add('--rounds', type=int, default=15)
-  add('--tiny', action='store_true', help='narrow models, to try this program')
-  add('--rows', type=names, default=','.join(ROWS), help='of decode')
   add(
-    '--layers', type=int, default=6, help='decoder layers of decode, capacity'
+    '--parts',
+    type=names,
+    default='decode,capacity',
+    help=f'benchmarks to run, of {", ".join(BENCHMARKS)}',
   )
-  add('--capacities', type=numbers, default='32,2048', help='big: the first')
-  add('--more_capacities', type=numbers, default='32,256,2048')
-  add('--prompt', type=int, default=1024, help='tokens, of capacity')
-  add('--n_new', type=int, default=24, help='tokens that a turn decodes')
+  add('--rounds', type=int, default=15)
+  add('--tiny', action='store_true', help='smoke test with narrow models')
+  add('--rows', type=names, default=','.join(ROWS), help='decode only')
+  add(
+    '--layers',
+    type=int,
+    default=6,
+    help='decoder layers (decode and capacity only)',
+  )
+  add(
+    '--capacities',
+    type=numbers,
+    default='32,2048',
+    help='capacities of decode; big takes the first',
+  )
+  add(
+    '--more_capacities',
+    type=numbers,
+    default='32,256,2048',
+    help='capacity only',
+  )
+  add('--prompt', type=int, default=1024, help='tokens (capacity only)')
+  add('--n_new', type=int, default=24, help='tokens decoded per round')
   add('--peers', choices=['official', 'none'], default='official')
   add('--official_tokens', type=int, default=8)
   add('--memory_gib', type=float, default=20, help='for the weights of big')
-  add('--data', help='of quality: a text file, or enwik8:FILE')
-  add('--seeds', type=numbers, default='0', help='of quality, as all below')
+  add('--data', help='a text file or enwik8:FILE (quality only)')
+  add(
+    '--seeds',
+    type=numbers,
+    default='0',
+    help='seeds; this and all flags below: quality only',
+  )
   add('--steps', type=int, default=2000)
   add('--warmup_steps', type=int, default=100)
   add('--rate', type=float, default=1e-3)
   add('--batch_size', type=int, default=16)
   add('--length', type=int, default=256)
   add('--d_model', type=int, default=256)
-  add('--d_ff', type=int, default=1920, help='of the dense model')
+  add('--d_ff', type=int, default=1920, help='d_ff of the dense model')
   add('--n_layers', type=int, default=4)
   add('--n_elements', type=int, default=64)
   add('--n_modules', type=int, default=16)
   add('--test_batches', type=int, default=256)
   arguments = parser.parse_args()
-  for part in arguments.parts:
-    PARTS[part](arguments)
+  for name in arguments.parts:
+    BENCHMARKS[name](arguments)
   print(
     f'{os.cpu_count()} cores, last-level cache {last_level_cache()}, jax '
     f'{jax.__version__} on {jax.devices()[0].device_kind}, trax '

@@ -4,21 +4,21 @@
         [--rounds=5] [--depths=2,4,8,16] [--trax_depths=2,4,8]
         [--sources=512,2048,4096] [--lengths=4096,8192]
 
-* memory: temporary memory of a gradient step of the whole model, by the number
-  of layers that encoder and decoder have each, as the compiler plans it; and
-  the seconds of tracing and compiling the step and what initializes the model.
+* memory: temporary memory of the compiled gradient step of the whole model, by
+  the number of encoder layers, which equals that of decoder layers; and the
+  seconds to trace and compile the step and the model's initialization.
 * step: seconds of a gradient step.
-* decode: milliseconds of a token after long sources, at batch 1, and seconds
-  from the sources to the first token.
+* decode: milliseconds per token after long sources, at batch 1, and seconds
+  from the source to the first token.
 * attention: a gradient step of one layer of causal attention.
 
-Peer: ConfigurableTerraformer of trax 1.4.1 with parts of the same kinds and
+Peer: ConfigurableTerraformer of trax 1.4.1 with layers of the same types and
 sizes: SparseFF, SRU, multiplicative convolutional attention, full attention in
-the encoder, learned positions, two attentions in a block of the decoder, the
-sparse loss layer. Dense variants have neither SparseFF, SRU, convolutions nor
-the sparse loss layer. Models train with dropout 0.1 and the noise of SparseFF.
-Weights are random numbers. All in one process; what one table compares is
-measured in turns, after a first turn that compiles. Figures are medians.
+the encoder, learned positions, two attention layers in a decoder block, sparse
+loss layer. Dense variants have no SparseFF, SRU, convolutions or sparse loss
+layer. Models train with dropout 0.1 and the noise of SparseFF. Weights are
+random. What a table compares alternates in one process after a round that
+compiles. Figures are medians.
 """
 
 import argparse
@@ -62,21 +62,21 @@ from trax_hier.layers import (
 from trax_hier.layers.attention import dot_product
 from trax_hier.models import Terraformer
 
-# After the door, which makes this import fast and works around today's JAX.
+# trax must be imported after the compatibility layer.
 from trax.models.research import terraformer as official_terraformer  # isort: skip
 
 P = functools.partial
 
 _D_SRU = 32
-_N_ATTENTIONS = 2  # In a block of the decoder.
-_WARM_TOKENS = 3  # Of each turn of decoding, before those that are timed.
-_CAPACITY = 64  # For new tokens.
+_N_ATTENTIONS = 2  # In a decoder block.
+_WARM_TOKENS = 3  # Tokens before the timed ones of a decoding round.
+_CAPACITY = 64  # Of caches, in new tokens.
 _N_BEAMS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of both models."""
+  """Sizes of our model and of trax's."""
 
   d_model: int
   d_ff: int
@@ -91,21 +91,21 @@ class Sizes:
 
   @property
   def common(self):
-    """Arguments by the same names in both."""
+    """Arguments with the same names in both models."""
     names = 'd_model', 'd_ff', 'n_heads', 'n_encoder_layers', 'n_decoder_layers'
     return {name: getattr(self, name) for name in names}
 
 
 def our_model(sizes, dense=False):
   """The factory of our model."""
-  parts = dict(
+  layers = dict(
     attention=P(SparseAttention, n_modules=sizes.n_modules),
     feed_forward=P(SparseFF, n_elements_in_block=sizes.n_elements),
     recurrence=P(SRUBranch, d_sru=_D_SRU),
     logits=P(MultiplicativeDense, n_modules=sizes.loss_modules),
   )
   if dense:
-    parts = dict(
+    layers = dict(
       attention=SelfAttention,
       feed_forward=P(FeedForward, activation=Relu),
       recurrence=None,
@@ -118,19 +118,19 @@ def our_model(sizes, dense=False):
     encoder_attention=EncoderAttention,
     positions=P(LearnedPositions, sizes.n_positions),
     **sizes.common,
-    **parts,
+    **layers,
   )
 
 
 def official_model(sizes, mode, dense=False, **attention_options):
-  """The model of trax."""
+  """The model of trax with the same sizes."""
   attention = P(
     tl.MultiplicativeConvCausalAttention,
     sparsity=sizes.n_modules,
     length_kernel_size=3,
     **attention_options,
   )
-  parts = dict(
+  options = dict(
     encoder_decoder_attention_type=attention,
     ff_sparsity=(sizes.n_elements, sizes.d_ff // sizes.n_elements),
     ff_use_sru=(1, _D_SRU),
@@ -138,24 +138,24 @@ def official_model(sizes, mode, dense=False, **attention_options):
     loss_sparsity=sizes.loss_modules,
   )
   if dense:
-    parts = dict(encoder_decoder_attention_type=tl.CausalAttention)
+    options = dict(encoder_decoder_attention_type=tl.CausalAttention)
   return official_terraformer.ConfigurableTerraformer(
     sizes.vocab_size,
     max_len=sizes.n_positions,
     mode=mode,
     n_decoder_attention_layers=_N_ATTENTIONS,
     encoder_attention_type=tl.Attention,
-    pos_type=None,  # Learned ones.
+    pos_type=None,  # Learned positions.
     reversible_encoder=True,
     **sizes.common,
-    **parts,
+    **options,
   )
 
 
 # Training
 # ------------------------------------------------------------------------------
 def loss(y, inputs):
-  """The mean cross-entropy of the tokens; trax returns them with the logits."""
+  """Mean cross-entropy of the tokens; trax's models return (logits, tokens)."""
   logits = y[0] if isinstance(y, tuple) else y
   return cross_entropy(logits, inputs[1])
 
@@ -170,8 +170,8 @@ def gradient_step(layer, sizes, batch, source_length, length):
   return GradientStep(layer, inputs, loss, 0)
 
 
-def by_autodiff():
-  """A context in which reversible stacks have no backward pass of their own."""
+def autodiff():
+  """A context that disables the custom backward pass of reversible stacks."""
   return mock.patch.object(reversible, '_run', reversible._run.fun)
 
 
@@ -190,11 +190,12 @@ def memory(arguments):
   print(
     f'memory: d_model {sizes.d_model}, d_ff {sizes.d_ff}, batch {shape[0]} of '
     f'{shape[1]} source and {shape[2]} target tokens\n'
-    'temp MB (compile s) by layers of encoder and of decoder; growth: the '
-    'deepest over the shallowest\n'
-    'weights and their gradients are not counted; of ours the choices of '
-    'SparseFF grow, a byte\n'
-    f'for a token and each of {sizes.d_ff // sizes.n_elements} blocks of units'
+    'temp MB (compile s) by layers of encoder and of decoder; growth: deepest '
+    'over shallowest\n'
+    'weights and their gradients do not count; our memory grows only by the '
+    'choices of SparseFF,\n'
+    f'a byte per token for each of {sizes.d_ff // sizes.n_elements} blocks of '
+    'units'
   )
   header = ''.join(f'{n:>16}' for n in arguments.depths)
   print(f'{"layers":22}{header}{"growth":>8}')
@@ -205,7 +206,7 @@ def memory(arguments):
   ends = min(arguments.depths), max(arguments.depths)
   rows = {
     'ours': (ours, contextlib.nullcontext, arguments.depths),
-    'ours by autodiff': (ours, by_autodiff, ends),
+    'ours by autodiff': (ours, autodiff, ends),
     'trax': (
       P(official_model, mode='train'),
       contextlib.nullcontext,
@@ -232,7 +233,7 @@ def memory(arguments):
 
 
 def step(arguments):
-  """Prints seconds of a gradient step."""
+  """Prints seconds and temporary memory of a gradient step."""
   sizes = Sizes(
     d_model=256,
     d_ff=1024,
@@ -266,7 +267,7 @@ def step(arguments):
 
 
 def attention(arguments):
-  """Prints seconds and temporary memory of one layer, by length."""
+  """Prints seconds and temporary memory of one attention layer, by length."""
   sizes = dict(d_model=256, n_heads=4, mode='train')
   print(
     f'attention: d_model {sizes["d_model"]}, {sizes["n_heads"]} heads, batch '
@@ -274,10 +275,10 @@ def attention(arguments):
   )
   header = ''.join(f'{n:>9} s{"MB":>9}' for n in arguments.lengths)
   print(f'{"tokens":22}{header}')
-  whole = P(mock.patch.object, dot_product, 'MAX_ROWS', 1 << 30)
+  unchunked = P(mock.patch.object, dot_product, 'MAX_ROWS', 1 << 30)
   rows = {
     'exact': (SelfAttention, contextlib.nullcontext),
-    'exact, all kept': (SelfAttention, whole),
+    'exact, unchunked': (SelfAttention, unchunked),
     'window 512': (P(SelfAttention, window=512), contextlib.nullcontext),
     'LSH': (P(LSHAttention, chunk_len=128, n_hashes=2), contextlib.nullcontext),
   }
@@ -300,22 +301,22 @@ def attention(arguments):
 # Decoding
 # ------------------------------------------------------------------------------
 def first_inputs(source):
-  """The shapes of a source and of one token."""
+  """Signatures of a source and of one token."""
   return signature(source), ShapeDtype((1, 1), np.int32)
 
 
-def draw_weights(layer, inputs):
+def random_weights(layer, inputs):
   """Random weights of a layer."""
   shapes, _ = jax.eval_shape(lambda: layer.init(inputs, jax.random.PRNGKey(0)))
   return jax.tree.map(RandomArrays(), shapes)
 
 
 class OurDecoder:
-  """Our `generate` on one source, greedy or with beams."""
+  """Our `generate` on one source, greedy or by beam search."""
 
   def __init__(self, sizes, source, n_new):
     self._model = our_model(sizes)
-    weights = draw_weights(self._model(mode='eval'), first_inputs(source))
+    weights = random_weights(self._model(mode='eval'), first_inputs(source))
     self._weights = prepare(self._model, weights)
     self._source, self._n_new = source, n_new
 
@@ -333,7 +334,7 @@ class OurDecoder:
     assert len(new) == n_tokens
 
   def greedy(self):
-    """Seconds to the first token and of a later one."""
+    """Seconds to the first token and per later token."""
     stamps = []
     begin = time.perf_counter()
     self._generate(
@@ -341,12 +342,12 @@ class OurDecoder:
       on_tokens=lambda new: stamps.append((time.perf_counter(), len(new[0]))),
     )
     (first, _), *later = stamps
-    # Callbacks come with 1, then 1, 2, .. tokens.
+    # Callbacks get 1, then 1, 2, .. tokens.
     (start, _), *timed = later
     return first - begin, (timed[-1][0] - start) / sum(n for _, n in timed)
 
   def beams(self):
-    """Seconds of a token of several beams, by what more tokens take."""
+    """Seconds per token with several beams: a long run less a short one."""
     seconds = []
     lengths = _WARM_TOKENS, _WARM_TOKENS, _CAPACITY  # The first compiles.
     for n in lengths:
@@ -357,20 +358,20 @@ class OurDecoder:
 
 
 class OfficialDecoder:
-  """The model of trax in predict mode, called token by token, greedy."""
+  """The model of trax in predict mode, greedy, one call per token."""
 
   def __init__(self, sizes, source, n_new):
     capacity = source.shape[1] + _CAPACITY
     layer = official_model(sizes, 'predict', max_inference_length=capacity)
     inputs = first_inputs(source)
-    self._weights = draw_weights(layer, inputs)
+    self._weights = random_weights(layer, inputs)
     self._rng = jax.random.PRNGKey(0)
     self._state = jax.jit(lambda: layer.init(inputs, self._rng)[1])()
     self._step = jax.jit(layer.pure_fn)
     self._source, self._n_new = source, n_new
 
   def __call__(self):
-    """Seconds to the first token and of a later one."""
+    """Seconds to the first token and per later token."""
     token, state = np.zeros((1, 1), np.int32), self._state
     stamps = [time.perf_counter()]
     for _ in range(_WARM_TOKENS + self._n_new):
@@ -384,7 +385,7 @@ class OfficialDecoder:
 
 
 def decode(arguments):
-  """Prints the time of a token, and to the first, by the source's length."""
+  """Prints time per token, and to the first, by length of the source."""
   sizes = Sizes(
     d_model=512,
     d_ff=2048,
@@ -399,7 +400,7 @@ def decode(arguments):
     f'd_model {sizes.d_model}, d_ff {sizes.d_ff}, {sizes.vocab_size} ids, '
     f'{arguments.n_new} tokens after {_WARM_TOKENS}, {arguments.decode_rounds} '
     'rounds\n'
-    'ms of a token, and s to the first one; the last column: ms of a token of '
+    'ms per token, and s to the first token; last column: ms per token with '
     f'{_N_BEAMS} beams, one round\n'
     f'{"source":22}{"ours ms":>9}{"trax ms":>9}{"x trax":>8}{"ours s":>9}'
     f'{"trax s":>9}{"x trax":>8}{"beams ms":>10}'
@@ -408,11 +409,11 @@ def decode(arguments):
   for n in arguments.sources:
     source = rng.integers(1, sizes.vocab_size, (1, n), np.int32)
     ours = OurDecoder(sizes, source, arguments.n_new)
-    turns = ours.greedy, OfficialDecoder(sizes, source, arguments.n_new)
-    for turn in turns:
-      turn()  # Compiles.
+    decoders = ours.greedy, OfficialDecoder(sizes, source, arguments.n_new)
+    for decoder in decoders:
+      decoder()  # Compiles.
     rounds = range(arguments.decode_rounds)
-    seconds = np.median([[turn() for turn in turns] for _ in rounds], axis=0)
+    seconds = np.median([[run() for run in decoders] for _ in rounds], axis=0)
     (first, token), (trax_first, trax_token) = seconds
     print(
       f'{n:<22}{1e3 * token:9.2f}{1e3 * trax_token:9.2f}'
@@ -422,7 +423,7 @@ def decode(arguments):
     )
 
 
-PARTS = {
+BENCHMARKS = {
   'memory': memory,
   'step': step,
   'decode': decode,
@@ -439,14 +440,24 @@ def main():
 
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   add = parser.add_argument
-  add('--parts', type=names, default=','.join(PARTS))
-  add('--rounds', type=int, default=5, help='of step and attention')
-  add('--depths', type=numbers, default='2,4,8,16', help='of memory')
-  add('--trax_depths', type=numbers, default='2,4,8')
-  add('--sources', type=numbers, default='512,2048,4096', help='of decode')
+  add(
+    '--parts',
+    type=names,
+    default=','.join(BENCHMARKS),
+    help=f'benchmarks to run, of {", ".join(BENCHMARKS)}',
+  )
+  add('--rounds', type=int, default=5, help='step and attention only')
+  add('--depths', type=numbers, default='2,4,8,16', help='memory only')
+  add('--trax_depths', type=numbers, default='2,4,8', help='memory only')
+  add(
+    '--sources',
+    type=numbers,
+    default='512,2048,4096',
+    help='source lengths (decode only)',
+  )
   add('--n_new', type=int, default=32, help='tokens that decode times')
   add('--decode_rounds', type=int, default=2)
-  add('--lengths', type=numbers, default='4096,8192', help='of attention')
+  add('--lengths', type=numbers, default='4096,8192', help='attention only')
   arguments = parser.parse_args()
   print('$ python', shlex.join(sys.argv))
   print(
@@ -455,8 +466,8 @@ def main():
     f'{jax.devices()[0].device_kind}',
     flush=True,
   )
-  for part in arguments.parts:
-    PARTS[part](arguments)
+  for name in arguments.parts:
+    BENCHMARKS[name](arguments)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Settings of the whole test suite; this runs before anything imports JAX."""
+"""Settings of the test suite; they take effect before JAX is imported."""
 
 import importlib.metadata
 import os
@@ -7,24 +7,25 @@ import types
 
 import pytest
 
-# Toy models run for microseconds and compile for seconds: compile cheaply.
+# Toy models run for microseconds but compile for seconds, so optimize less.
 _FLAGS = [
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
 ]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # Later XLA has it not.
+  # Later versions of XLA have no such flag.
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 
-# Programs that tests start share what they compile, and leave no trace of it.
+# Programs that tests start share a temporary compilation cache.
 _CACHE = tempfile.TemporaryDirectory()
 os.environ.setdefault('XDG_CACHE_HOME', _CACHE.name)
 
 
 def pytest_configure(config):
-  """Has one process of xdist run the whole of a file.
+  """Makes xdist run all tests of a file in one process.
 
-  Its tests share what they compile.
+  Tests of a file share compiled programs.
   """
   if config.getoption('dist', 'no') == 'load':
     config.option.dist = 'loadfile'
@@ -32,7 +33,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope='session')
 def tiny_run(tmp_path_factory):
-  """A run of a small Hourglass on bytes: `folder`, `text` and `result`.
+  """A training run of a small Hourglass on bytes: `folder`, `text`, `result`.
 
   It has checkpoints 2 and 4. The test split is the last 100 bytes of the text.
   """

@@ -6,7 +6,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
 def events(folder):
-  """The events of all files, in order of file names."""
+  """The events of all event files in a folder, in order of file names."""
   found = []
   for file in sorted(folder.glob('events.out.tfevents.*')):
     data = file.read_bytes()
@@ -18,7 +18,7 @@ def events(folder):
 
 
 def shown(folder):
-  """{(tag, step): value} that TensorBoard shows after a run has resumed."""
+  """The values that TensorBoard shows for a resumed run, by (tag, step)."""
   found = {}
   for event in events(folder):
     if event.session_log.status == SessionLog.START:

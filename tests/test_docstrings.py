@@ -1,4 +1,4 @@
-"""Docstrings: shapes where arrays come and go, and examples that run.
+"""Docstrings of array functions state shapes, and all examples run.
 
 A shape is a tuple of the project's letters, as in (b, l, d) -> (b, l / k, d).
 """
@@ -19,25 +19,25 @@ from trax_hier.inspection.receptive_field import receptive_field
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / 'trax_hier').rglob('*.py'))
-PARTS = {
-  name: part
+FACTORIES = {
+  name: value
   for package in (layers, models)
   for name in package.__all__
-  if callable(part := getattr(package, name))
-} | {'reach': receptive_field, 'tree': tree}
+  if callable(value := getattr(package, name))
+} | {'receptive_field': receptive_field, 'tree': tree}
 
-# Public names whose docstrings need no shapes, with the reason.
+# Public names whose docstrings need no shapes, with the reasons.
 NO_SHAPES = {
-  'build': 'calls a factory of anything',
-  'has_prefix': 'asks about a layer, not about arrays',
-  'longest_sequence': 'asks about a layer, not about arrays',
-  'ShareWeights': 'takes and returns nothing',
-  'apply_if': 'takes a tree of any arrays',
-  'half_cosine': 'a number for a number',
+  'build': 'calls any factory',
+  'has_prefix': 'takes a layer, not arrays',
+  'longest_sequence': 'takes a layer, not arrays',
+  'ShareWeights': 'has no inputs or outputs',
+  'apply_if': 'takes a tree of arrays of any shape',
+  'half_cosine': 'takes and returns a scalar',
 }
 
-# Letters, widths such as d_model and numbers such as n_heads; sums, products
-# and quotients of them, numbers among them; '..' for any number of dimensions.
+# Letters, widths like d_model and counts like n_heads; sums, products and
+# quotients of these and of integers; '..' for any number of dimensions.
 _NAME = (
   r'(?:[bcdefghklmnrstvwBS]|[dn]_[a-z]+|N_[A-Z]+|[a-z]+_size|batch|length)'
 )
@@ -47,34 +47,34 @@ _SHAPE = re.compile(rf'\(({_DIMENSION}(?:,\s+{_DIMENSION})+|{_DIMENSION},)\)')
 
 
 def shapes(docstring):
-  """The shapes that a docstring tells, without the examples."""
-  told = re.sub(r'Example:.*?(?=\n *Source:|\Z)', '', docstring, flags=re.S)
-  found = [match[1] for match in _SHAPE.finditer(told)]
+  """The shapes that a docstring states outside its examples."""
+  text = re.sub(r'Example:.*?(?=\n *Source:|\Z)', '', docstring, flags=re.S)
+  found = [match[1] for match in _SHAPE.finditer(text)]
   return [shape for shape in found if _is_shape(shape)]
 
 
 def _is_shape(shape):
-  """Whether it names a dimension, and is no pair of keys and values."""
+  """Whether a tuple names a dimension and is not the pair (keys, values)."""
   names = re.findall(rf'\b{_NAME}\b', shape)
   return bool(names) and (len(names) == 1 or not set(names) <= {'k', 'v'})
 
 
-def lacks(docstring, *, example=False):
-  """What is missing in a docstring, in words; '' if nothing is."""
+def fault(docstring, *, example=False):
+  """What a docstring lacks, as a message; '' if it is complete."""
   if not docstring:
     return 'no docstring'
   if not shapes(docstring):
-    return 'no shape such as (b, l, d)'
+    return 'no shape like (b, l, d)'
   if example and not re.search(r'\n *Example:[^>]*\n *>>> ', docstring):
     return 'no "Example:" with >>>'
   examples = doctest.DocTestParser().get_examples(docstring)
-  if example and not any(part.want for part in examples):
+  if example and not any(statement.want for statement in examples):
     return 'no example that prints'
   return ''
 
 
 def run_examples(docstring, names, where='docstring', line=0):
-  """What the examples of a docstring print that they should not."""
+  """Runs the examples of a docstring; returns a report of failures, or ''."""
   test = doctest.DocTestParser().get_doctest(
     docstring, dict(names), where, where, line
   )
@@ -87,7 +87,7 @@ def run_examples(docstring, names, where='docstring', line=0):
 
 
 def name_of(path):
-  """The module of a file."""
+  """The dotted module name of a file."""
   parts = path.relative_to(ROOT).with_suffix('').parts
   return '.'.join(parts).removesuffix('.__init__')
 
@@ -98,7 +98,7 @@ def parse(path):
 
 
 def documented(path):
-  """Yields (line, docstring) of all that has one in a file."""
+  """Yields (line, text) of every docstring in a file."""
   kinds = ast.Module | ast.ClassDef | ast.FunctionDef
   for node in ast.walk(parse(path)):
     if isinstance(node, kinds) and (text := ast.get_docstring(node, False)):
@@ -108,7 +108,7 @@ def documented(path):
 def takes_arrays(tree):
   """Yields (name, docstring) of public functions with arrays in annotations.
 
-  Of a method, the docstring is its own with that of its class.
+  A method's docstring is followed by its class's.
   """
 
   def visit(nodes, prefix, above):
@@ -137,20 +137,20 @@ def has_examples(path):
   return any('>>>' in text for _, text in documented(path))
 
 
-@pytest.mark.parametrize('name', PARTS)
-def test_layers_and_models_tell_shapes_and_show_an_example(name):
-  text = PARTS[name].__doc__
-  missing = lacks(text, example=True)
+@pytest.mark.parametrize('name', FACTORIES)
+def test_layers_and_models_have_shapes_and_an_example(name):
+  text = FACTORIES[name].__doc__
+  missing = fault(text, example=True)
   if name in NO_SHAPES and text:
-    assert not shapes(text), 'has shapes: no exception is needed'
-    missing = lacks(f'(b,)\n{text}', example=True)
+    assert not shapes(text), 'has shapes: needs no exception'
+    missing = fault(f'(b,)\n{text}', example=True)
   assert not missing
 
 
 @pytest.mark.parametrize('path', list(filter(is_public, SOURCES)), ids=name_of)
-def test_functions_of_arrays_tell_shapes(path):
+def test_functions_of_arrays_have_shapes(path):
   found = dict(takes_arrays(parse(path)))
-  missing = {name for name, text in found.items() if lacks(text)}
+  missing = {name for name, text in found.items() if fault(text)}
   assert missing == found.keys() & NO_SHAPES.keys()
 
 
@@ -199,28 +199,28 @@ def test_shapes_are_found(text):
     'Example:\n  >>> x.shape  # (b, l)',
   ],
 )
-def test_prose_is_no_shape(text):
+def test_prose_has_no_shapes(text):
   assert not shapes(text)
 
 
-def test_exceptions_are_of_names_that_there_are():
+def test_exceptions_name_existing_functions():
   functions = {
     name
     for path in filter(is_public, SOURCES)
     for name, _ in takes_arrays(parse(path))
   }
-  assert NO_SHAPES.keys() <= PARTS.keys() | functions
+  assert NO_SHAPES.keys() <= FACTORIES.keys() | functions
 
 
-def test_what_is_missing_is_found():
-  assert lacks(None) == 'no docstring'
-  assert 'shape' in lacks('Projects.\n\n  Example:\n    >>> 1\n    1\n')
-  assert not lacks('Projects (b, l, d).')
-  assert 'Example' in lacks('Projects (b, l, d).', example=True)
-  assert 'Example' in lacks('(b, l, d)\n\n  Example:\n    f(x)', example=True)
+def test_faults_are_found():
+  assert fault(None) == 'no docstring'
+  assert 'shape' in fault('Projects.\n\n  Example:\n    >>> 1\n    1\n')
+  assert not fault('Projects (b, l, d).')
+  assert 'Example' in fault('Projects (b, l, d).', example=True)
+  assert 'Example' in fault('(b, l, d)\n\n  Example:\n    f(x)', example=True)
   silent = '(b, l)\n\n  Example:\n    >>> import jax\n'
-  assert 'prints' in lacks(silent, example=True)
-  assert not lacks('(b, l)\n\n  Example:\n    >>> 1\n    1\n', example=True)
+  assert 'prints' in fault(silent, example=True)
+  assert not fault('(b, l)\n\n  Example:\n    >>> 1\n    1\n', example=True)
 
 
 def test_functions_of_arrays_are_found():

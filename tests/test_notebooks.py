@@ -1,4 +1,4 @@
-"""Notebooks run from the first cell to the last, and are fit to be seen."""
+"""Notebooks run from top to bottom, and their stored outputs are readable."""
 
 import itertools
 import os
@@ -15,8 +15,8 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / 'notebooks').glob('*.ipynb'))
-LARGEST = 400_000  # bytes of a file
-WIDEST = 100  # characters of a line of printed text
+MAX_BYTES = 400_000  # of a file
+MAX_WIDTH = 100  # characters of a line of printed text
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 REPOSITORY = PROJECT['urls']['Repository']
 COLAB = REPOSITORY.replace(
@@ -37,10 +37,10 @@ def code_of(notebook):
 
 
 def execute(notebook, folder, **options):
-  """Runs all cells in a folder; a failing shell command is an error too."""
+  """Runs all cells in a folder; a failing shell command is an error."""
   for cell in code_of(notebook):
     if re.search(r'^!', cell.source, re.MULTILINE):
-      # Those that are to be refused have a tag that says so.
+      # A tag marks the commands that must fail.
       code = 2 if 'refused' in cell.metadata.get('tags', ()) else 0
       cell.source += f'\nassert _exit_code == {code}, _exit_code'
   settings = {'metadata': {'path': str(folder)}}
@@ -60,21 +60,21 @@ def test_all_cells_run(path, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @each_notebook
-def test_all_cells_run_whole(path, tmp_path, monkeypatch):
+def test_all_cells_run_at_full_size(path, tmp_path, monkeypatch):
   monkeypatch.delenv('TRAX_HIER_SMOKE', raising=False)
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   execute(read(path), tmp_path, timeout=600)
 
 
 def texts_of(cell):
-  """What a cell prints, as text."""
+  """Yields the text outputs of a cell."""
   for output in cell.outputs:
     yield output.get('text', '')
     yield output.get('data', {}).get('text/plain', '')
 
 
 @each_notebook
-def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
+def test_outputs_come_from_one_run_from_top_to_bottom(path):
   cells = code_of(read(path))
   counts = [cell.execution_count for cell in cells]
   assert counts == list(range(1, len(cells) + 1))
@@ -82,7 +82,7 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
     for output in cell.outputs:
       assert output.output_type != 'error'
       assert output.get('name') != 'stderr', output.text
-    # A table that was printed in pieces is shown in pieces.
+    # Consecutive outputs to stdout are shown as separate boxes.
     kinds = [(o.output_type, o.get('name')) for o in cell.outputs]
     pairs = itertools.pairwise(kinds)
     assert ('stream', 'stdout') not in (a for a, b in pairs if a == b)
@@ -91,17 +91,16 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
 
 
 @each_notebook
-def test_it_can_be_read_on_a_page(path):
-  assert path.stat().st_size < LARGEST
+def test_files_are_small_and_lines_short(path):
+  assert path.stat().st_size < MAX_BYTES
   for cell in code_of(read(path)):
     for text in texts_of(cell):
-      lines = [line for line in text.splitlines() if len(line) > WIDEST]
-      # A picture has an alternative of a few words.
+      lines = [line for line in text.splitlines() if len(line) > MAX_WIDTH]
       assert not lines, lines
 
 
 @each_notebook
-def test_its_first_cells(path):
+def test_first_cells(path):
   header, install, parameters, *_ = read(path).cells
   assert header.source.startswith('# ')
   assert f'({COLAB}/blob/main/notebooks/{path.name})' in header.source
@@ -112,17 +111,18 @@ def test_its_first_cells(path):
 
 
 def packages(text):
-  """What the last pip command of a text installs."""
+  """The set of packages that the last pip command of a text installs."""
   command = text.replace('\\\n', ' ').split('pip install')[-1]
   return {word for word in shlex.split(command) if not word.startswith('-')}
 
 
-def test_what_is_installed_is_what_the_package_asks_for():
-  asked = set(PROJECT['dependencies'])
-  # tensorflow-datasets, for which the second is, is not installed there.
-  asked -= {'trax==1.4.1', 'importlib_resources'}
+def test_notebooks_install_the_dependencies():
+  required = set(PROJECT['dependencies'])
+  # Only tensorflow-datasets, which notebooks do not install, needs
+  # importlib_resources.
+  required -= {'trax==1.4.1', 'importlib_resources'}
   installed = packages(read(FILES[0]).cells[1].source)
-  assert asked <= installed
+  assert required <= installed
   assert f'git+{REPOSITORY}\n' in read(FILES[0]).cells[1].source
   readme = (ROOT / 'README.md').read_text()
   (block,) = re.findall(r'```bash\n(pip install --no-deps.*?)```', readme, re.S)
@@ -130,8 +130,8 @@ def test_what_is_installed_is_what_the_package_asks_for():
 
 
 @pytest.mark.slow
-def test_a_fresh_environment_installs_what_it_needs(tmp_path, monkeypatch):
-  """As on Colab: Jupyter is there, the package is not."""
+def test_runs_in_a_fresh_environment(tmp_path, monkeypatch):
+  """As on Colab, Jupyter is installed and the package is not."""
   monkeypatch.setenv('TRAX_HIER_SMOKE', '1')
   notebook = read(FILES[0])
   address = r'git\+https://\S+'
@@ -148,7 +148,7 @@ def test_a_fresh_environment_installs_what_it_needs(tmp_path, monkeypatch):
     done = subprocess.run(
       [python, *arguments],
       cwd=tmp_path,
-      # Programs of the environment, as a user who entered it has them.
+      # Finds the environment's programs, as activating it does.
       env={**os.environ, 'PATH': f'{python.parent}:{os.environ["PATH"]}'},
       check=False,
       capture_output=True,
@@ -158,14 +158,14 @@ def test_a_fresh_environment_installs_what_it_needs(tmp_path, monkeypatch):
 
 
 @each_notebook
-def test_what_the_text_names_is_there(path):
+def test_files_named_in_the_text_exist(path):
   text = '\n'.join(
     c.source for c in read(path).cells if c.cell_type == 'markdown'
   )
   links = re.findall(r'\]\(([^)#]+)', text)
-  here = [link for link in links if '://' not in link]
-  assert len(here) > 4
-  assert [link for link in here if not (path.parent / link).exists()] == []
+  local = [link for link in links if '://' not in link]
+  assert len(local) > 4
+  assert [link for link in local if not (path.parent / link).exists()] == []
   inside = re.findall(rf'{REPOSITORY}/(?:blob|tree)/main/([^)#]+)', text)
   assert [name for name in inside if not (ROOT / name).exists()] == []
   for name in re.findall(r'`((?:\w+/)*\w+\.gin)`', text):
@@ -173,7 +173,7 @@ def test_what_the_text_names_is_there(path):
 
 
 @each_notebook
-def test_no_notebook_defines_what_the_library_has(path):
+def test_no_notebook_redefines_a_name_of_the_library(path):
   import trax_hier.layers
   import trax_hier.models
 

@@ -1,7 +1,7 @@
-"""README.md: all of its commands and code are run, all that it names is there.
+"""README.md: its commands and code run, and the files that it names exist.
 
-Blocks are run in one folder in their order: one may use what those above it
-wrote. Trainings are made tiny by bindings that come after those of the page.
+Code blocks run in order in one folder, so a block may use the files that the
+blocks above it wrote. Later bindings reduce trainings to a smoke-test size.
 """
 
 import argparse
@@ -25,13 +25,13 @@ README = (ROOT / 'README.md').read_text()
 FENCE = re.compile(r'(?:<!-- (\w+) -->\n)?```(\w*)\n(.*?)\n```\n', re.DOTALL)
 RESULTS = ROOT / 'benchmarks' / 'results'
 
-TINY = ['D_MODEL = 16', 'D_FF = 32', 'N_HEADS = 2']
-TINY += ['train.steps = 2', 'train.eval_every = 2']
-# Compiles in half the time.
+SMOKE_SIZE = ['D_MODEL = 16', 'D_FF = 32', 'N_HEADS = 2']
+SMOKE_SIZE += ['train.steps = 2', 'train.eval_every = 2']
+# Linear resampling halves the compile time.
 LINEAR = ['HourglassLM.shorten = @LinearShorten']
 LINEAR += ['HourglassLM.upsample = @LinearUpsample']
-# Of the published sizes, and of what a small configuration reads.
-TINY_BY_FILE = {
+# Files and bindings that reduce the sizes of a configuration and of its data.
+SMOKE_SIZE_BY_FILE = {
   'hourglass/enwik8.gin': ['smoke.gin'],
   'scaling/800m_ff_qkv.gin': [],
   'quickstart.gin': [
@@ -59,13 +59,13 @@ TINY_BY_FILE = {
   ],
 }
 MAINS = {'trax_hier.data.enwik8': 'trax_hier.data.enwik8'}
-# What `.ci/run` runs, and what the slow test below does.
-BY_THE_SHELL = {'python3 -m venv', 'pip install', 'ruff', 'pytest'}
+# Commands that `.ci/run` or the slow test below runs.
+RUN_ELSEWHERE = {'python3 -m venv', 'pip install', 'ruff', 'pytest'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A fenced block: the comment above it, its language, its text."""
+  """A fenced block: the mark in the comment above it, language and text."""
 
   mark: str
   language: str
@@ -73,7 +73,7 @@ class Block:
 
   @property
   def file(self):
-    """The file that it is, as its first line says; ''."""
+    """Name of the file that the first line says the block is, or ''."""
     named = re.match(r'# (\w+\.\w+)\n', self.text)
     return named[1] if named else ''
 
@@ -85,7 +85,7 @@ BLOCKS = [Block(*match) for match in FENCE.findall(README)]
 
 
 def is_long(block):
-  """Whether it is of a model other than that of the quickstart."""
+  """Whether a block runs other models than the quickstart's."""
   files = set(
     re.findall(r'^\w.* --config_file=(?:gin/)?(\S+)', block.text, re.M)
   )
@@ -93,14 +93,14 @@ def is_long(block):
   return bool(others) or 'data.subwords' in block.text
 
 
-def test_all_blocks_are_of_a_language_that_is_run():
+def test_languages_of_blocks_are_known():
   assert {b.language for b in BLOCKS} == {'bash', 'gin', 'python', 'text'}
   assert README.count('```') == 2 * len(BLOCKS)
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder with the texts that the page speaks of."""
+  """A folder with the data and files that the README's commands read."""
   place = tmp_path_factory.mktemp('readme')
   words = [f'{"abcdefghij"[n % 10] * (n % 7 + 1)}{n * n}' for n in range(3000)]
   sentences = [' '.join(words[i : i + 9]) + '.' for i in range(0, 3000, 9)]
@@ -134,22 +134,22 @@ def here(place, monkeypatch):
 
 
 def commands(text):
-  """The commands of a block, each as its words."""
+  """Yields the commands of a block, each as a list of words."""
   for line in text.replace('\\\n', ' ').splitlines():
     for command in line.split('&&'):
       yield shlex.split(command)
 
 
-def tiny(arguments):
-  """The flags of a training, and those that make it tiny."""
+def with_smoke_size(arguments):
+  """The flags of a training, with flags that reduce it to a smoke test."""
   arguments = list(arguments)
   (first, *_) = (x for x in arguments if x.startswith('--config_file='))
   file = first.removeprefix('--config_file=').removeprefix('gin/')
-  more = TINY_BY_FILE[file]
-  if 'smoke.gin' in more:  # It brings data of its own.
+  more = SMOKE_SIZE_BY_FILE[file]
+  if 'smoke.gin' in more:  # It sets the data.
     arguments = [x for x in arguments if not x.startswith('--config=DATA')]
   elif 'smoke' not in ' '.join(arguments):
-    more = [*TINY, *more]
+    more = [*SMOKE_SIZE, *more]
   flags = ['config_file' if x.endswith('.gin') else 'config' for x in more]
   return [*arguments, *map('--{}={}'.format, flags, more)]
 
@@ -159,16 +159,16 @@ def run(words):
   config.clear()
   match words:
     case ['python', '-m', 'trax_hier.trainer', *arguments]:
-      return trainer.main(tiny(arguments))
+      return trainer.main(with_smoke_size(arguments))
     case ['python', '-m', 'trax_hier.data.subwords' as module, *arguments]:
       smaller = re.sub(r'--size=\d+', '--size=300', shlex.join(arguments))
       return importlib.import_module(module).main(shlex.split(smaller))
     case ['trax-hier', 'describe', *_]:
-      # Of the true size: to compile it takes minutes.
+      # The model has its published size and takes minutes to compile.
       arguments = [*words[1:], '--no_compile']
       if '--devices' not in ' '.join(words):
         return cli.main(arguments)
-      # Devices are simulated before JAX begins.
+      # Devices must be simulated before JAX initializes.
       program = [sys.executable, '-m', 'trax_hier.cli', *arguments]
       return subprocess.run(program, check=False).returncode
     case ['trax-hier', *arguments]:
@@ -176,7 +176,7 @@ def run(words):
   raise AssertionError(f'no test runs {words}')
 
 
-NAMES = {}  # Of the blocks of Python.
+NAMES = {}  # Namespace of the Python blocks.
 
 
 @pytest.mark.parametrize(
@@ -191,50 +191,50 @@ def test_blocks(block, capsys):
   if block.language == 'bash':
     run_all(block.text, capsys)
   elif block.language == 'gin':
-    show(block, capsys)
+    describe(block, capsys)
   elif not block.file:
     exec(block.text, NAMES)
 
 
 def run_all(text, capsys):
   for words in commands(text):
-    said = ' '.join(words)
-    if said == '. .venv/bin/activate':
+    command = ' '.join(words)
+    if command == '. .venv/bin/activate':
       continue
-    if not said.startswith(tuple(BY_THE_SHELL)):
-      assert run(words) == 0, (said, capsys.readouterr().err)
+    if not command.startswith(tuple(RUN_ELSEWHERE)):
+      assert run(words) == 0, (command, capsys.readouterr().err)
 
 
-def show(block, capsys):
-  """Has the model described that lines of gin make of the quickstart's."""
+def describe(block, capsys):
+  """Runs `describe` on the quickstart's model with the bindings of a block."""
   Path('block.gin').write_text(block.text)
   files = ['quickstart.gin', 'block.gin']
   flags = [f'--config_file={file}' for file in files]
   flags += [f'--config={binding}' for binding in LINEAR]
   assert run(['trax-hier', 'describe', *flags]) == 0
-  shown = capsys.readouterr().out
+  printed = capsys.readouterr().out
   for binding in re.findall(r'^(\S+) = ', block.text, re.MULTILINE):
-    assert binding in shown
+    assert binding in printed
 
 
-def test_what_the_blocks_of_python_make():
+def test_results_of_python_blocks():
   assert NAMES['logits'].shape == (1, 94, 256)
   assert [len(row) for row in NAMES['new']] == [20, 20]
   assert NAMES['field'].shape == (94, 94)
 
 
-def test_configurations_of_long_trainings_are_read():
+def test_configurations_of_long_trainings_parse():
   n = 0
   for block in filter(is_long, BLOCKS):
     for words in commands(block.text):
       if words[2:3] == ['trax_hier.trainer']:
-        given = argparse.ArgumentParser()
+        parser = argparse.ArgumentParser()
         for name in ('config_file', 'config'):
-          given.add_argument(f'--{name}', action='append', default=[])
-        given.add_argument('--output_dir')
-        given = given.parse_args(words[3:])
+          parser.add_argument(f'--{name}', action='append', default=[])
+        parser.add_argument('--output_dir')
+        flags = parser.parse_args(words[3:])
         config.clear()
-        config.parse(given.config_file, given.config)
+        config.parse(flags.config_file, flags.config)
         n += 1
   assert n > 4
 
@@ -248,20 +248,20 @@ def test_installations(mark, tmp_path):
   text = block.text if mark else f'python3 -m venv .venv\n{block.text}'
   text = text.replace('pip install', '.venv/bin/pip install')
   training = '-m trax_hier.trainer --config_file=gin/quickstart.gin'
-  tiny = f'{training} --output_dir=tiny --config_file=smoke.gin'
+  smoke = f'{training} --output_dir=smoke --config_file=smoke.gin'
   text = '\n'.join(x for x in text.splitlines() if training not in x)
   done = subprocess.run(
-    ['bash', '-euo', 'pipefail', '-c', f'{text}\n.venv/bin/python {tiny}'],
+    ['bash', '-euo', 'pipefail', '-c', f'{text}\n.venv/bin/python {smoke}'],
     cwd=clone,
     check=False,
     capture_output=True,
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert (clone / 'tiny' / 'config.gin').is_file()
+  assert (clone / 'smoke' / 'config.gin').is_file()
 
 
-def test_the_tree_names_what_is_there():
+def test_file_tree_matches_the_repository():
   (tree,) = (b.text for b in BLOCKS if b.language == 'text')
   folder, named = ROOT, {}
   for line in tree.splitlines():
@@ -277,14 +277,14 @@ def test_the_tree_names_what_is_there():
   assert named[package] - {'trax_hier'} == public
 
 
-def test_linked_files_are_there():
+def test_linked_files_exist():
   links = re.findall(r'\]\(([^)#]+)\)', README)
   files = [link for link in links if '://' not in link]
   assert len(files) > 8
   assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
-def test_named_gin_files_are_there():
+def test_named_gin_files_exist():
   names = re.findall(r'`((?:\w+/)*\w+\.gin)`', README)
   gin_files = [n for n in names if n not in ('config.gin', 'gated.gin')]
   assert len(gin_files) > 30
@@ -293,12 +293,12 @@ def test_named_gin_files_are_there():
 
 
 class Parsed(Exception):
-  """The flags were right."""
+  """Raised after a program has parsed its flags without an error."""
 
 
 @pytest.fixture
 def parsed(monkeypatch):
-  """Programs raise `Parsed` where they would begin their work."""
+  """Makes programs raise `Parsed` once they have parsed their flags."""
   parse = argparse.ArgumentParser.parse_args
 
   def parse_and_stop(self, *arguments):
@@ -333,8 +333,8 @@ def test_named_extras_exist():
   assert {x for names in named for x in names.split(',')} <= set(extras)
 
 
-def test_programs_named_in_the_text_take_the_flags_given(parsed):
-  # They fetch files, or tell their flags.
+def test_programs_in_the_text_accept_their_flags(parsed):
+  # These programs download files or print their flags.
   inline = re.findall(r'`(?:python -m|trax-hier) [^`]+`', README)
   assert len(inline) > 3
   for command in inline:

@@ -27,7 +27,7 @@ _DATA = _SOURCES | {'data', 'data.sources'}
 _TRAINING = {'compat', 'config', 'layers.base', 'training', 'training.logging'}
 _TOP = _LAYERS | _DATA | _TRAINING | {'models', 'generation', 'inspection'}
 
-# What each package may import. A package not listed here is a fault.
+# Packages that each package may import. Every module must belong to one.
 MAY_IMPORT = {
   'compat': set(),
   'config': set(),
@@ -64,7 +64,7 @@ MAY_IMPORT = {
   '': {'storage'},
 }
 
-# Outside packages that belong to one package of ours.
+# External packages that only one of our packages may import.
 OWNERS = {
   'gin': {'config'},
   'trax': {'compat'},
@@ -85,7 +85,7 @@ def parse(path):
 
 
 def imports(tree):
-  """Yields (module, whether it happens when the module is imported)."""
+  """Yields (imported module, whether the import runs at module level)."""
 
   def visit(node, at_import):
     for child in ast.iter_child_nodes(node):
@@ -102,7 +102,7 @@ def imports(tree):
 
 
 def package_of(name):
-  """The entry of `MAY_IMPORT` that a dotted name below trax_hier belongs to."""
+  """The package in `MAY_IMPORT` that contains a name relative to trax_hier."""
   parts = name.split('.')
   while parts and '.'.join(parts) not in MAY_IMPORT:
     parts.pop()
@@ -110,11 +110,12 @@ def package_of(name):
 
 
 def within(name, package):
+  """Whether a dotted name is a package or inside it."""
   return name == package or name.startswith(f'{package}.')
 
 
 @each_source
-def test_imports_go_one_way(path):
+def test_imports_follow_the_allowed_directions(path):
   module = '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
   package = package_of(module.removesuffix('__init__').rstrip('.'))
   assert package or name_of(path) == '__init__.py', 'belongs to no package'
@@ -125,23 +126,22 @@ def test_imports_go_one_way(path):
         assert package.partition('.')[0] in owners, name
     if within(package, 'data') and at_import:
       assert not within(name, 'jax'), name
-    # `import trax_hier` alone serves to read its version.
+    # `import trax_hier` reads only the version.
     if within(name, 'trax_hier') and name != 'trax_hier':
       other = package_of(name.removeprefix('trax_hier').lstrip('.'))
       assert other in MAY_IMPORT[package] | {package}, name
 
 
 def test_directions_have_no_cycle():
-  """Two packages that may import each other would have no direction."""
+  """No two packages may import each other."""
   for package, allowed in MAY_IMPORT.items():
     for other in allowed - {package}:
-      # A package and what is inside it are one.
-      inside = within(other, package) or within(package, other)
-      assert inside or package not in MAY_IMPORT[other], (package, other)
+      # A package and its subpackages may.
+      nested = within(other, package) or within(package, other)
+      assert nested or package not in MAY_IMPORT[other], (package, other)
 
 
-# The names that layers and models may use of `config`: gin itself is the
-# business of the programs.
+# Only programs read gin bindings.
 @each_source
 def test_layers_and_models_read_no_configuration(path):
   if path.relative_to(PACKAGE).parts[0] in ('layers', 'models'):
@@ -167,7 +167,7 @@ def public(nodes):
   for node in nodes:
     if not isinstance(node, ast.FunctionDef | ast.ClassDef):
       continue
-    # The getter of a property has the docstring.
+    # The docstring of a property belongs to its getter.
     setter = any(
       isinstance(d, ast.Attribute) and d.attr == 'setter'
       for d in node.decorator_list
@@ -178,8 +178,8 @@ def public(nodes):
         yield from public(node.body)
 
 
-# Trax documents these for every layer.
-OF_EVERY_LAYER = {'forward', 'init_weights_and_state'}
+# Methods that trax documents in the base class of layers.
+LAYER_METHODS = {'forward', 'init_weights_and_state'}
 
 
 @each_source
@@ -187,18 +187,18 @@ def test_public_names_have_docstrings(path):
   tree = parse(path)
   assert ast.get_docstring(tree), 'the module'
   for node in public(tree.body):
-    if node.name not in OF_EVERY_LAYER:
+    if node.name not in LAYER_METHODS:
       assert ast.get_docstring(node), node.name
 
 
 MAX_LINES = {'module': 400, 'function': 80}
-# Reads better whole: with the reason.
+# Modules and functions that read better whole, with the reasons.
 LONGER = {}
 
 
 @each_source
 def test_modules_and_functions_are_small(path):
-  """Lines of a module; of a function, without its docstring."""
+  """Counts the lines of modules, and of functions without docstrings."""
   lines = path.read_text().count('\n')
   name = name_of(path)
   assert lines <= MAX_LINES['module'] or name in LONGER, lines
@@ -211,7 +211,7 @@ def test_modules_and_functions_are_small(path):
       assert n <= MAX_LINES['function'] or known, (node.name, n)
 
 
-def test_all_folders_are_packaged():
+def test_all_packages_are_in_pyproject():
   settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   settings = settings['tool']['setuptools']
   moved = settings.get('package-dir', {})

@@ -1,4 +1,4 @@
-"""Calls in predict mode, and the equations of traced programs."""
+"""Decoding in several predict calls, and equations of traced programs."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from jax.extend.core import jaxprs_in_params
 
 
 def decode(layer, x, weights, lengths, *others):
-  """Outputs of successive predict calls that get `lengths` positions of x."""
+  """Joined outputs of predict calls on successive slices of x, of `lengths`."""
   first = (x[:, : lengths[0]], *others) if others else x[:, : lengths[0]]
   state = toy.make(layer, first)[1]
   step = jax.jit(layer.pure_fn)
@@ -29,4 +29,5 @@ def equations(jaxpr):
 
 
 def program(layer, *arguments):
+  """The traced program of a layer for its input, weights, state and key."""
   return jax.make_jaxpr(layer.pure_fn)(*arguments).jaxpr

@@ -10,8 +10,8 @@ from trax_hier.compat import base, tl
 VOCAB = 16
 
 
-class Running(base.Layer):
-  """Adds to each row the running mean of its last vectors: state per row."""
+class RunningMean(base.Layer):
+  """Adds a decaying mean of the last vectors of a row's earlier batches."""
 
   def init_weights_and_state(self, signature):
     rows, _, width = signature.shape
@@ -30,14 +30,14 @@ def Model(mode: str = 'train', dropout: float = 0.0, memory: bool = False):
   return tl.Serial(
     tl.ShiftRight(mode=mode),
     tl.Embedding(VOCAB, 8),
-    Running() if memory else [],
+    RunningMean() if memory else [],
     tl.Dropout(rate=dropout, mode=mode),
     tl.Dense(VOCAB),
   )
 
 
 class Vocab:
-  """Letters as ids."""
+  """Maps letters to ids."""
 
   size = VOCAB
 
@@ -49,7 +49,7 @@ class Vocab:
 
 
 class Data:
-  """Counting sequences with a random start, a function of the step."""
+  """Sequences of consecutive ids; the random start depends on the step."""
 
   vocab = Vocab()
   unit = 'byte'

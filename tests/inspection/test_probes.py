@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 from event_files import shown
 
 from trax_hier import generation
@@ -19,22 +19,22 @@ from trax_hier.training.build import build
 
 
 def Decoder(mode='train', max_len=None, sparse=False):
-  """A model that can be sampled from; if sparse, it emits observations."""
+  """A decoder to sample from; with `sparse`, its layers emit observations."""
   return tl.Serial(
     tl.ShiftRight(mode=mode),
-    tl.Embedding(toy.VOCAB, 8),
+    tl.Embedding(toy_training.VOCAB, 8),
     Repeat(lambda: SparseFF(12, 3, mode=mode), 2) if sparse else [],
-    tl.Dense(toy.VOCAB),
+    tl.Dense(toy_training.VOCAB),
   )
 
 
 def built_and_weights(model):
-  built = build(model, toy.Data(), SGD)
+  built = build(model, toy_training.Data(), SGD)
   return built, built.init(jax.random.PRNGKey(0)).weights
 
 
 class Log:
-  """Records its arguments."""
+  """A log that records the arguments of its methods."""
 
   def __init__(self):
     self.texts, self.histograms, self.values = [], [], []
@@ -71,8 +71,8 @@ def test_probes_compile_once_and_keep_the_last_sample(monkeypatch):
 
   (_, first, _, text), (_, second, name, other_text) = log.texts
   assert (first, second, name) == (2, 4, 'sample') and text != other_text
-  batch = toy.Data().eval_batches('valid')[0]
-  prompt = toy.Vocab().decode(batch['inputs'][0])
+  batch = toy_training.Data().eval_batches('valid')[0]
+  prompt = toy_training.Vocab().decode(batch['inputs'][0])
   assert other_text.startswith(
     f'sample, after held-out text in brackets:\n[{prompt}]'
   )
@@ -89,13 +89,13 @@ def test_probes_compile_once_and_keep_the_last_sample(monkeypatch):
     f'{name}/{key}' for name in names for key in ('entropy', 'never_chosen')
   }
 
-  # The sample at the end of the run is the last one, not generated again.
+  # The sample at the end of the run is the last one; no new one is generated.
   monkeypatch.setattr(generation, 'sample_text', None)
   assert probe.sample(4, model, built.data, other) == other_text
 
 
 def test_a_model_without_observations_compiles_nothing():
-  built, weights = built_and_weights(toy.Model)
+  built, weights = built_and_weights(toy_training.Model)
   batch = built.data.eval_batches('valid')[0]
   observations = probes.Observations(built, weights, batch)
   assert observations._run is None and observations(weights) == {}
@@ -113,7 +113,7 @@ def test_a_failing_probe_prints_once_and_training_continues(
   monkeypatch.setattr(generation, 'sample_text', sample_text)
   monkeypatch.setattr(probes, 'Observations', lambda *_: 1 / 0)
   probe = probes.Probes()
-  result = toy.run(tmp_path, 4, probe=probe)
+  result = toy_training.run(tmp_path, 4, probe=probe)
   out = capsys.readouterr().out
   assert result.step == 4 and len(calls) == 1
   assert out.count('no sample: cannot decode\n') == 1
@@ -123,18 +123,18 @@ def test_a_failing_probe_prints_once_and_training_continues(
   assert not any(tag.startswith('probe') for tag, _ in shown(tmp_path))
 
 
-def test_an_error_of_the_log_is_raised(monkeypatch):
+def test_an_error_in_writing_the_log_is_raised(monkeypatch):
   class FullLog(Log):
     def text(self, *_):
       raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(generation, 'sample_text', lambda *_: 'x')
-  built, weights = built_and_weights(toy.Model)
+  built, weights = built_and_weights(toy_training.Model)
   with pytest.raises(OSError, match='No space'):
     probes.Probes()(built, 1, weights, FullLog(), print)
 
 
-def test_sample_for_a_source(monkeypatch):
+def test_the_sample_of_an_encoder_decoder_shows_the_source(monkeypatch):
   asked = []
 
   def sample_text(model, weights, vocab, prompt, n, temperature, seed, source):
@@ -144,7 +144,7 @@ def test_sample_for_a_source(monkeypatch):
   monkeypatch.setattr(generation, 'sample_text', sample_text)
   monkeypatch.setattr(probes, '_SHOWN', 2)
   batch = {'sources': np.array([[3, 1, 2, 0, 0]])}
-  assert probes.sample(None, toy.Vocab(), None, batch) == (
+  assert probes.sample(None, toy_training.Vocab(), None, batch) == (
     'sample, for a held-out source in brackets:\n[db…]target\n'
   )
   assert asked == [('', [3, 1, 2])]

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training."""
+"""Fixtures for the tests of training."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from trax_hier.training.build import build
 
 @pytest.fixture
 def stub_steps(monkeypatch):
-  """Replaces steps and evaluations of `train` by stubs that do nothing."""
+  """Replaces the training step and evaluation of `train` by stubs."""
   scores = dict(loss=1.0, bits_per_byte=1.0, accuracy=0.0, tokens=1.0)
 
   def build_stubs(*arguments):

@@ -1,8 +1,8 @@
 """Compares gradients on a mesh with those on one device: run_sharded.py NAME.
 
-NAME is a row of the contract. Prints as JSON the worst difference relative to
-the largest gradient of an array, the share of weights that is sharded, and the
-all-gathers.
+NAME is a key of `contract.ROWS`. Prints JSON: the largest difference relative
+to the largest gradient of its array, the fraction of parameters that is
+sharded, the all-gathered batches and the number of all-gathers.
 """
 
 import json
@@ -45,9 +45,8 @@ def compare(name):
   mesh = meshes.make_mesh({'fsdp': -1})
   split = meshes.weight_shardings(mesh, weights)
   lanes = jax.tree.map(lambda _: -1, state)
-  if (
-    'sources' not in name and 'terraformer' not in name
-  ):  # Their state has two rows for any number of tokens.
+  # The state of these models has two rows for any batch size.
+  if 'sources' not in name and 'terraformer' not in name:
     lanes = lane_axes(layer, batch, state)
   lanes = meshes.lane_shardings(mesh, lanes)
   store_shapes(layer, weights, state)
@@ -83,8 +82,8 @@ def compare(name):
     ),
     'sharded': sum(n for n, whole in sizes if not whole)
     / sum(n for n, _ in sizes),
-    # Except for row indices of an embedding gradient, and for a bias (heads,
-    # length, length) with as many heads as rows.
+    # Excludes the row indices of an embedding gradient, and a bias (heads,
+    # length, length) with as many heads as the batch has rows.
     'batches gathered': [
       s
       for s in gathered

@@ -9,7 +9,7 @@ import json
 import sys
 
 import jax
-import toy_training as toy
+import toy_training
 
 from trax_hier.training import Adam, Stopped, mesh, train
 
@@ -19,8 +19,8 @@ if __name__ == '__main__':
     jax.distributed.initialize(*process)
   mesh._SMALL = 1
   defaults = {
-    'model': functools.partial(toy.Model, dropout=0.3, memory=True),
-    'data': toy.Data(rows=16),
+    'model': functools.partial(toy_training.Model, dropout=0.3, memory=True),
+    'data': toy_training.Data(rows=16),
     'optimizer': functools.partial(Adam, 0.01),
     'eval_every': 30,
     'checkpoint_every': 20,

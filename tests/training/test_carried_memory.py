@@ -1,7 +1,7 @@
-"""Memory carried from step to step, in training on lanes of documents.
+"""Memory carried from step to step when training on lanes of documents.
 
-Lanes, resets, evaluation, gradient accumulation and shardings are compared with
-a document that is read alone: in a batch of one row, with a memory of zeros.
+The reference for lanes, resets, evaluation, gradient accumulation and shardings
+is each document alone: in a batch of one row, starting with a memory of zeros.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ from trax_hier.training.mesh import make_mesh
 P = functools.partial
 HERE = Path(__file__).parent
 LANES, LENGTH, WINDOW, N_STATES, WIDTH = 4, 8, 4, 3, 8
-# Some are shorter than a segment, some end with one, some span five.
+# Some documents are shorter than a segment, some end where a segment ends, some
+# span five segments.
 SIZES = {
   'train': (25, 3, 40, 16, 33, 9, 21, 5, 30),
   'test': (19, 8, 35, 1, 12, 27),
@@ -51,12 +52,12 @@ MODEL = P(
     hl.BlockRecurrentCell, window=WINDOW, n_states=N_STATES
   ),
 )
-# Not Adam, whose steps are as large for a gradient that is only rounding.
+# Not Adam, whose steps are large even if a gradient is only rounding error.
 OPTIMIZER = P(SGD, 0.5)
 
 
 def write_documents(folder):
-  """Writes random documents; few letters, so that a few steps learn."""
+  """Writes random documents of eight letters, learned in a few steps."""
   rng = np.random.default_rng(0)
   documents, table, content = {}, [], b''
   for split, sizes in SIZES.items():
@@ -79,10 +80,10 @@ def docs(tmp_path_factory):
   return types.SimpleNamespace(path=path, texts=texts, data=data)
 
 
-class Alone:
-  """Reads one document in a batch of one row.
+class DocumentReader:
+  """Applies the model to one document, in a batch of one row.
 
-  Nothing is reset here: each document starts with a memory of zeros.
+  Each document starts with a memory of zeros, so nothing is reset.
   """
 
   def __init__(self):
@@ -107,16 +108,16 @@ class Alone:
 
 
 @functools.cache
-def alone():
-  return Alone()
+def reader():
+  return DocumentReader()
 
 
 def memory_of(model_state):
   """The arrays kept per lane, with the lane axis first.
 
-  Uses knowledge of this model, and not the axes that training finds.
+  Found from the ranks of this model's state, independently of `lane_axes`.
   """
-  # All others are dropout rates; in stacks, lanes are the second axis.
+  # All others are dropout rates; in stacked layers, lanes are the second axis.
   return [
     np.array(x if x.dtype == np.int32 else np.moveaxis(x, 1, 0))
     for x in jax.tree.leaves(model_state)
@@ -149,10 +150,10 @@ def gap(x, y):
 
 # Whole runs
 # ------------------------------------------------------------------------------
-class Unmarked:
-  """The data without the reset in the first batch of an evaluation.
+class WithoutFirstReset:
+  """A data set without the reset in the first batch of an evaluation.
 
-  A memory of zeros needs none; a memory left by training would show.
+  The memory is zero there; a memory left by training would change the loss.
   """
 
   def __init__(self, data):
@@ -171,7 +172,7 @@ class Runs:
   """Runs `train` with dropout, compiling it once."""
 
   def __init__(self, data):
-    self._data = Unmarked(data)
+    self._data = WithoutFirstReset(data)
     self.built = build(P(MODEL, dropout=0.3), self._data, P(Adam, 0.01))
 
   def __call__(self, folder, steps, eval_every=6):
@@ -209,7 +210,7 @@ def whole(runs, tmp_path_factory):
 
 
 def logged(folder):
-  """The logged training steps without their speed."""
+  """The logged metrics of training steps, without their speed."""
   lines = [m for m in read_metrics(folder) if m['kind'] == 'train']
   assert [m['step'] for m in lines] == [1, 2, 3, 4, 5, 6]
   timing = 'tokens_per_second'
@@ -226,7 +227,7 @@ def test_a_resumed_run_restores_its_memory(runs, whole, docs, tmp_path):
   states = [runs.restore(f) for f in (tmp_path, folder)]
   jax.tree.map(np.testing.assert_array_equal, *states)
 
-  # Lanes stop in the middle of documents, so that memory matters.
+  # Lanes stopped in the middle of documents: without memory, losses differ.
   assert not docs.data.train_batch(2)['start_of_sequence'].all()
   expected = [m['loss'] for m in logged(folder)[2:]]
   for forget, is_equal in [(without_memory, False), (lambda s: s, True)]:
@@ -254,7 +255,7 @@ def test_evaluation_equals_reading_each_document_alone(
   _, result = whole
   values = result.evaluation
   if predict_first:
-    # With another number of lanes, too.
+    # Also with another number of lanes.
     data = DocumentLanes(docs.path, LANES, LENGTH, 0, True, eval_batch_size=3)
     values = Evaluator(
       MODEL(mode='eval'), data.eval_batches('test'), data.unit, make_mesh()
@@ -263,7 +264,7 @@ def test_evaluation_equals_reading_each_document_alone(
   def loss(forget):
     nats = []
     for text in docs.texts['test']:
-      logits, _ = alone().read(result.weights, text, forget)
+      logits, _ = reader().read(result.weights, text, forget)
       scores = -scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
       scored = [i for i in range(len(text)) if predict_first or i % LENGTH != 0]
       nats += [scores[i, text[i]] for i in scored]
@@ -285,7 +286,7 @@ def test_evaluation_equals_reading_each_document_alone(
 def plain(docs):
   """Four steps of training without dropout, and the states around them."""
   built = build(MODEL, docs.data, OPTIMIZER)
-  # On the host, as steps donate their state.
+  # Copied to the host, as steps donate their state.
   first = jax.tree.map(np.array, built.init(jax.random.PRNGKey(0)))
   losses, memories, last = steps(built, first, range(4), docs.data)
   # A token, keys and values of two layers, states and their presence.
@@ -299,7 +300,7 @@ def plain(docs):
   )
 
 
-def test_lanes_remember_only_their_document(docs, plain):
+def test_lanes_remember_only_their_own_document(docs, plain):
   weights = plain.last.weights
   state, read, n_documents = plain.first, [b''] * LANES, 0
   for i in range(10):
@@ -312,7 +313,7 @@ def test_lanes_remember_only_their_document(docs, plain):
       text = bytes(np.trim_zeros(batch['inputs'][lane], 'b').tolist())
       read[lane] += text
       assert any(t.startswith(read[lane]) for t in docs.texts['train'])
-      _, expected = alone().read(weights, read[lane])
+      _, expected = reader().read(weights, read[lane])
       toy.close([x[lane] for x in memory], [x[0] for x in expected])
   # Past the end of an epoch.
   assert n_documents > len(SIZES['train'])
@@ -328,7 +329,7 @@ def test_micro_batches_keep_their_memories(docs, plain):
 
 
 @pytest.mark.slow
-def test_bfloat16_remembers_in_float32(docs, plain):
+def test_bfloat16_keeps_the_memory_in_float32(docs, plain):
   built = build(MODEL, docs.data, OPTIMIZER, compute_dtype='bfloat16')
   losses, memories, last = steps(built, plain.first, range(4), docs.data)
   assert np.isfinite(losses).all()
@@ -371,7 +372,7 @@ def test_each_of_two_devices_holds_its_lanes(docs, plain, tmp_path):
 
 
 def run_on_devices(path, folder):
-  """Writes what `test_each_of_two_devices_holds_its_lanes` compares."""
+  """Writes results for `test_each_of_two_devices_holds_its_lanes`."""
   assert jax.device_count() == 2
   data = DocumentLanes(path, LANES, LENGTH)
   built = build(MODEL, data, OPTIMIZER)
@@ -395,7 +396,7 @@ def test_memory_does_not_cross_independent_rows(plain, tmp_path):
   data = TextFiles(str(tmp_path / 'text'), LANES, LENGTH)
   forgetful = P(MODEL, carry=False)
   built = build(forgetful, data, OPTIMIZER)
-  # Lanes start these steps in the middle of documents.
+  # The previous steps left the lanes in the middle of documents.
   without = dataclasses.replace(
     plain.last, model_state=toy.zeros_like(built.abstract.model_state)
   )

@@ -16,7 +16,7 @@ from trax_hier.training.checkpoints import (
 
 
 def make_state(seed=0, width=300):
-  """A tree as in trax, with markers, empty tuples and integers."""
+  """A tree like those of trax, with markers, empty tuples and integers."""
   rng = np.random.default_rng(seed)
   return (
     jnp.asarray(rng.normal(size=(width, 7)), jnp.float32),
@@ -86,7 +86,7 @@ def test_leaves_are_named_by_path():
   assert list(named_leaves(make_state())) == ['0', '2.1', '3.0.0']
 
 
-def test_the_newest_is_restored_exactly(tmp_path):
+def test_the_newest_checkpoint_is_restored_exactly(tmp_path):
   open_and_save(tmp_path, [1, 2]).close()
   step, state, position = Checkpoints(tmp_path).restore(
     abstract(make_state()), pytest.fail
@@ -114,7 +114,7 @@ def test_later_steps_do_not_change_a_pending_save(tmp_path):
   assert_trees_equal(restored, expected)
 
 
-def test_a_damaged_newest_falls_back_and_prints_it(tmp_path):
+def test_a_damaged_newest_checkpoint_falls_back_and_is_printed(tmp_path):
   open_and_save(tmp_path, [1, 2, 3]).close()
   damage(tmp_path, 3)
   said = []
@@ -133,7 +133,7 @@ def test_a_damaged_newest_falls_back_and_prints_it(tmp_path):
   assert step == 3
 
 
-def test_damage_of_all_checkpoints_is_an_error(tmp_path):
+def test_damage_to_all_checkpoints_is_an_error(tmp_path):
   open_and_save(tmp_path, [1, 2]).close()
   damage(tmp_path, 1)
   damage(tmp_path, 2)
@@ -160,13 +160,13 @@ def test_another_model_does_not_load(tmp_path, other):
     Checkpoints(tmp_path).restore(abstract(other(make_state())), print)
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
   losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.5}
   checkpoints = open_and_save(tmp_path, losses, keep=2, metrics=losses)
   assert checkpoints.steps() == [2, 4, 5]
 
 
-def test_without_metrics_only_the_newest_are_kept(tmp_path):
+def test_without_metrics_only_the_newest_checkpoints_are_kept(tmp_path):
   assert open_and_save(tmp_path, range(1, 6), keep=2).steps() == [4, 5]
 
 

@@ -1,4 +1,4 @@
-"""FLOPs counted from traces, against FLOPs counted by hand."""
+"""FLOPs counted in traces, compared with FLOPs counted by hand."""
 
 import functools
 
@@ -108,7 +108,7 @@ def test_flops_of_a_function(fn, args, n):
   assert flops(fn, *args) == n
 
 
-def test_a_gradient_is_twice_the_forward_pass():
+def test_a_gradient_costs_twice_the_forward_pass():
   loss = lambda x, w: jnp.sum(times(x, w) ** 2)  # noqa: E731
   assert flops(jax.grad(loss, argnums=(0, 1)), A, W) == 3 * ONE
 
@@ -140,6 +140,6 @@ def test_flops_of_a_transformer_in_closed_form(remat):
   weights, model_state = abstract_init(layer, batch)
   forward = forward_flops(layer, weights, model_state, batch)
   assert forward == 2 * b * l * (n * block + d * v)
-  # No tracer stays in a layer.
+  # No tracer is left in a layer.
   left = [(x.weights, x.state, x.rng) for x in (layer, *layer.sublayers)]
   assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(left))

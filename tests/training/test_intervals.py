@@ -1,11 +1,11 @@
-"""When a run evaluates, saves and probes, and in which order."""
+"""Steps at which a run probes the model, and the order of its actions."""
 
 import contextlib
 import time
 
 import jax
 import pytest
-import toy_training as toy
+import toy_training
 from event_files import shown
 
 from trax_hier.training import Stopped, loop, read_metrics
@@ -25,7 +25,9 @@ def test_probe_steps(tmp_path, stub_steps, look_every, steps):
     log.write('probe', step, {'x': step})
     probed.append(step)
 
-  toy.run(tmp_path, 5, probe=probe, look_every=look_every, checkpoint_every=5)
+  toy_training.run(
+    tmp_path, 5, probe=probe, look_every=look_every, checkpoint_every=5
+  )
   assert probed == steps
   lines = read_metrics(tmp_path)
   assert [x['step'] for x in lines if x['kind'] == 'probe'] == steps
@@ -38,9 +40,9 @@ def test_a_probe_runs_after_saving_and_is_not_timed(tmp_path, stub_steps):
     assert ('train/loss', step) in found and ('valid/loss', step) in found
     time.sleep(1)
 
-  toy.run(tmp_path, 3, probe=probe, look_every=2)
+  toy_training.run(tmp_path, 3, probe=probe, look_every=2)
   lines = [x for x in read_metrics(tmp_path) if x['kind'] == 'train']
-  # 48 tokens a step: with the second in the probe, the speed would be lower.
+  # A step has 48 tokens: with the 1 s of the probe, the speed would be lower.
   assert lines[-1]['step'] == 3 and lines[-1]['tokens_per_second'] > 48
 
 
@@ -48,10 +50,10 @@ def test_no_probe_after_sigterm(tmp_path, stub_steps, monkeypatch):
   should_stop = contextlib.nullcontext(lambda step: step == 2)
   monkeypatch.setattr(loop, 'listen_for_sigterm', lambda: should_stop)
   with pytest.raises(Stopped):
-    toy.run(tmp_path, 4, probe=pytest.fail, look_every=2, eval_every=4)
+    toy_training.run(tmp_path, 4, probe=pytest.fail, look_every=2, eval_every=4)
 
 
 @pytest.mark.parametrize('value', [-1, 2.5, True])
 def test_look_every_is_checked(tmp_path, value):
   with pytest.raises(ValueError, match=r'train\.look_every must be None'):
-    toy.run(tmp_path, look_every=value)
+    toy_training.run(tmp_path, look_every=value)

@@ -1,4 +1,4 @@
-"""Sharded weights: equal gradients, and all-gathers of weights only."""
+"""Sharded weights: gradients equal one device's; only weights are gathered."""
 
 import json
 import os
@@ -19,7 +19,7 @@ IN_CI = 'transformer rotary'
 
 
 def on_devices(program, *arguments, n=2):
-  """Runs a program of this folder on n fake devices; returns its JSON."""
+  """Runs a program in this folder on n fake devices; returns its JSON."""
   root = HERE.parent.parent
   paths = [str(HERE), str(HERE.parent), str(root)]
   flags = f'--xla_force_host_platform_device_count={n}'
@@ -50,8 +50,8 @@ each_row = pytest.mark.parametrize(
 def test_gradients_equal_those_of_one_device(name):
   found = on_devices('run_sharded.py', name)
   assert found['worst'] < 2e-5
-  assert found['sharded'] > 0.8  # Some toy sizes do not divide.
-  # Weights are all-gathered, activations of a whole batch never.
+  assert found['sharded'] > 0.8  # `fsdp` does not divide some toy sizes.
+  # Weights are all-gathered; activations of a whole batch are not.
   assert not found['batches gathered']
   assert found['weights gathered']
 

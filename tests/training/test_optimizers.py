@@ -1,4 +1,4 @@
-"""Optimizers: the maths of each, and the step passed to the schedule."""
+"""Optimizers: their formulas, and the step passed to the schedule."""
 
 import jax.numpy as jnp
 import numpy as np

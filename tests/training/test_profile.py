@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier.training import SGD, NotFiniteError
 
@@ -15,7 +15,7 @@ from trax_hier.training import SGD, NotFiniteError
 )
 def test_profile_steps_are_checked(tmp_path, value):
   with pytest.raises(ValueError, match=r'train\.profile_steps must be None'):
-    toy.run(tmp_path, profile_steps=value)
+    toy_training.run(tmp_path, profile_steps=value)
 
 
 def profiles(folder):
@@ -25,7 +25,7 @@ def profiles(folder):
 def test_a_failing_run_leaves_a_profile(tmp_path, capsys):
   explode = lambda n: np.float32(0.1) + (n >= 3) * np.float32(np.inf)  # noqa: E731
   with pytest.raises(NotFiniteError):
-    toy.run(
+    toy_training.run(
       tmp_path,
       9,
       optimizer=functools.partial(SGD, explode),
@@ -42,12 +42,12 @@ def test_a_failing_run_leaves_a_profile(tmp_path, capsys):
 
 
 def test_profile_ends_before_the_evaluation(tmp_path, stub_steps, capsys):
-  toy.run(tmp_path, 5, profile_steps=(2, 1), eval_every=4)
+  toy_training.run(tmp_path, 5, profile_steps=(2, 1), eval_every=4)
   assert profiles(tmp_path)
   before, _, after = capsys.readouterr().out.partition(
     'profile of steps 2 to 2'
   )
   assert 'held-out' not in before and 'held-out' in after
   # Steps that the run does not reach are left out.
-  toy.run(tmp_path, 6, profile_steps=(2, 4), eval_every=4)
+  toy_training.run(tmp_path, 6, profile_steps=(2, 4), eval_every=4)
   assert len(profiles(tmp_path)) == 1

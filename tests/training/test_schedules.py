@@ -1,4 +1,4 @@
-"""Schedules: equal to trax, and the one factor that trax lacks."""
+"""Schedules: equality with trax, and the one factor that trax lacks."""
 
 import jax
 import numpy as np
@@ -95,6 +95,6 @@ def test_periods_are_at_least_one_step(name):
 
 
 @pytest.mark.parametrize('rate', ['0.1', True, None, -1.0])
-def test_a_rate_is_a_number_or_a_schedule(rate):
+def test_a_learning_rate_is_a_number_or_a_schedule(rate):
   with pytest.raises(ValueError, match='learning_rate must'):
     as_schedule(rate)

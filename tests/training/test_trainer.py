@@ -14,7 +14,7 @@ import types
 import gin
 import jax
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier import config, generation, trainer
 from trax_hier.training import loop
@@ -35,10 +35,10 @@ toy.Model.dropout = 0.1
 
 
 @pytest.fixture(scope='module', autouse=True)
-def toys():
+def toy_configurables():
   """Registers the toy model and data with gin."""
-  gin.external_configurable(toy.Model, module='toy')
-  gin.external_configurable(toy.Data, module='toy')
+  gin.external_configurable(toy_training.Model, module='toy')
+  gin.external_configurable(toy_training.Data, module='toy')
 
 
 @pytest.fixture
@@ -132,12 +132,12 @@ def test_parameters_that_may_change_when_a_run_resumes(run, tmp_path):
 
 
 def test_sigterm_is_code_143(run, monkeypatch):
-  def interrupted(self, step, *_, plain=toy.Data.train_batch):
+  def interrupted(self, step, *_, plain=toy_training.Data.train_batch):
     if step == 13:
       os.kill(os.getpid(), signal.SIGTERM)
     return plain(self, step)
 
-  monkeypatch.setattr(toy.Data, 'train_batch', interrupted)
+  monkeypatch.setattr(toy_training.Data, 'train_batch', interrupted)
   code, _, err = run()
   assert code == 143
   assert err.strip() == (
@@ -180,7 +180,7 @@ def test_an_output_dir_that_cannot_be_created_is_code_2(run, tmp_path):
   assert len(err.strip().splitlines()) == 1
 
 
-def test_compiled_programs_are_cached(run):
+def test_compiled_programs_are_cached_on_disk(run):
   assert run()[0] == 0
   folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
   assert folder == pathlib.Path(
@@ -208,7 +208,7 @@ def test_it_starts_with_the_weights_of_another_run(run, tmp_path):
   code, out, err = run(source, *still, folder=tmp_path / 'tuned')
   assert (code, err) == (0, '')
   assert f'initial weights: {tmp_path}/run, step 20' in out
-  # The one step has a learning rate of 0.
+  # Its only step has a learning rate of 0.
   assert held_out(out) == held_out(first)
 
   code, _, err = run(source, 'toy.Model.memory = True', folder=tmp_path / 'new')
@@ -259,7 +259,7 @@ def test_a_missing_binding_is_named(run, tmp_path):
   assert code == 2 and 'train.data must be given' in err
 
 
-def test_an_unreadable_file(run):
+def test_a_missing_file_is_code_2(run):
   code, _, err = run(files=['nowhere.gin'])
   assert code == 2 and 'nowhere.gin' in err
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier.training import (
   SGD,
@@ -26,13 +26,13 @@ HERE = Path(__file__).parent
 
 
 def run(folder, steps=20, **changes):
-  model = functools.partial(toy.Model, dropout=0.3, memory=True)
+  model = functools.partial(toy_training.Model, dropout=0.3, memory=True)
   arguments = {'model': model, 'eval_every': 10} | changes
-  return toy.run(folder, steps, **arguments)
+  return toy_training.run(folder, steps, **arguments)
 
 
 def process(folder, steps, devices=1, **arguments):
-  """Starts the toy run in a process of its own, on fake devices."""
+  """Starts the toy run as a subprocess with fake devices."""
   paths = [*map(str, HERE.parents[:2]), os.environ.get('PYTHONPATH', '')]
   arguments |= {'output_dir': str(folder), 'steps': steps}
   return subprocess.Popen(
@@ -131,7 +131,7 @@ def test_a_run_killed_at_any_moment_resumes_to_equal_losses(tmp_path):
       last = losses(folder)[-1][0]
       assert str(last) in set(os.listdir(folder / 'checkpoints')) - set(before)
       break
-    assert code in (-signal.SIGTERM, 0)  # Before it listens; too late.
+    assert code in (-signal.SIGTERM, 0)  # Before it listens, or after it ends.
   assert process(folder, steps).wait() == 0
   for kind in ('train', 'valid'):
     assert losses(folder, kind) == losses(tmp_path / 'whole', kind)
@@ -224,7 +224,7 @@ def test_hosts_stop_together(tmp_path):
 
 
 def test_sigterm_saves_a_checkpoint_and_stops(tmp_path):
-  class Interrupted(toy.Data):
+  class Interrupted(toy_training.Data):
     def train_batch(self, step, shard=0, n_shards=1):
       if step == 13:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -239,7 +239,7 @@ def test_sigterm_saves_a_checkpoint_and_stops(tmp_path):
 
 
 def test_a_resumed_run_evaluates_where_sigterm_did_not(tmp_path):
-  class Interrupted(toy.Data):
+  class Interrupted(toy_training.Data):
     def train_batch(self, step, shard=0, n_shards=1):
       if step == 10:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -290,7 +290,7 @@ def test_a_run_does_not_resume_with_another_model(tmp_path):
   run(tmp_path, 10)
   before = (tmp_path / 'metrics.jsonl').read_bytes()
   with pytest.raises(CheckpointError, match='to another model'):
-    run(tmp_path, 20, model=toy.Model)
+    run(tmp_path, 20, model=toy_training.Model)
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 

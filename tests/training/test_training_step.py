@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier.compat import base, tl
 from trax_hier.training.build import build
@@ -24,9 +24,11 @@ SHAPE = (8, 6)
 BATCH = token_shapes(SHAPE)
 
 
-def run(n=3, model=toy.Model, data=None, optimizer=Adam, seed=0, **kwargs):
+def run(
+  n=3, model=toy_training.Model, data=None, optimizer=Adam, seed=0, **kwargs
+):
   """Metrics of n steps, and the last state."""
-  data = data or toy.Data()
+  data = data or toy_training.Data()
   built = build(model, data, optimizer, **kwargs)
   state = built.init(jax.random.PRNGKey(seed))
   metrics = []
@@ -40,7 +42,7 @@ def tracers(tree):
   return [x for x in jax.tree.leaves(tree) if isinstance(x, jax.core.Tracer)]
 
 
-def test_sums_by_hand():
+def test_weighted_sums_by_hand():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
   targets = rng.integers(0, 5, (2, 3))
@@ -56,7 +58,7 @@ def test_sums_by_hand():
   assert float(correct) == right.sum()
 
 
-def test_sums_are_float32_for_bfloat16_logits():
+def test_weighted_sums_are_float32_for_bfloat16_logits():
   batch = {'targets': np.zeros((1, 4), int), 'weights': np.ones((1, 4))}
   nats, _ = weighted_sums(jnp.zeros((1, 4, 7), jnp.bfloat16), batch)
   assert nats.dtype == jnp.float32
@@ -64,7 +66,7 @@ def test_sums_are_float32_for_bfloat16_logits():
 
 
 def test_abstract_init_leaves_only_shapes_in_the_layer():
-  layer = toy.Model()
+  layer = toy_training.Model()
   weights, model_state = abstract_init(layer, BATCH)
   assert n_parameters(weights) == 16 * 8 + 8 * 16 + 16
   assert not tracers((layer.weights, layer.state, layer.rng))
@@ -73,7 +75,7 @@ def test_abstract_init_leaves_only_shapes_in_the_layer():
   del model_state
 
 
-def test_shared_layers_keep_their_marker():
+def test_shared_layers_keep_their_weights_marker():
   dense = tl.Dense(8)
   layer = tl.Serial(tl.Embedding(16, 8), dense, dense, tl.Dense(16))
   weights, _ = abstract_init(layer, BATCH)
@@ -87,28 +89,28 @@ def test_shared_layers_keep_their_marker():
 
 
 def test_lane_axes():
-  layer = toy.Model(memory=True)
+  layer = toy_training.Model(memory=True)
   _, model_state = abstract_init(layer, BATCH)
   axes = jax.tree.leaves(lane_axes(layer, BATCH, model_state))
   assert sorted(axes) == [-1, -1, 0]
 
 
 def test_loss_falls_and_the_step_compiles_once():
-  data = toy.Data()
-  built = build(toy.Model, data, functools.partial(Adam, 0.05))
+  data = toy_training.Data()
+  built = build(toy_training.Model, data, functools.partial(Adam, 0.05))
   state = built.init(jax.random.PRNGKey(0))
   losses = []
   for step in range(60):
     state, metrics = built.step(state, data.train_batch(step))
     losses.append(float(metrics[0]))
-  assert losses[0] == pytest.approx(np.log(toy.VOCAB), rel=0.05)
+  assert losses[0] == pytest.approx(np.log(toy_training.VOCAB), rel=0.05)
   assert losses[-1] < 0.7 * losses[0]
   assert built.step._cache_size() == 1
   assert int(state.step) == 60
 
 
 def test_the_same_seed_is_bitwise_equal_and_another_is_not():
-  model = functools.partial(toy.Model, dropout=0.5, memory=True)
+  model = functools.partial(toy_training.Model, dropout=0.5, memory=True)
   a, _ = run(model=model)
   b, _ = run(model=model)
   c, _ = run(model=model, seed=1)
@@ -117,11 +119,11 @@ def test_the_same_seed_is_bitwise_equal_and_another_is_not():
 
 
 def test_dropout_differs_between_steps():
-  class Same(toy.Data):
+  class Same(toy_training.Data):
     def train_batch(self, step, shard=0, n_shards=1):
       return super().train_batch(0)
 
-  model = functools.partial(toy.Model, dropout=0.5)
+  model = functools.partial(toy_training.Model, dropout=0.5)
   metrics, _ = run(model=model, data=Same(), optimizer=lambda: SGD(0.0))
   assert len(set(metrics[:, 0])) == 3
 
@@ -129,11 +131,11 @@ def test_dropout_differs_between_steps():
 @pytest.mark.parametrize('memory', [False, True])
 @pytest.mark.parametrize('n', [2, 8])
 def test_accumulation_gives_the_same_steps(memory, n):
-  class Uneven(toy.Data):
+  class Uneven(toy_training.Data):
     def _batch(self, seed, scored):
       return super()._batch(seed, 5)
 
-  model = functools.partial(toy.Model, memory=memory)
+  model = functools.partial(toy_training.Model, memory=memory)
   whole, a = run(model=model, data=Uneven())
   split, b = run(model=model, data=Uneven(), accumulate_steps=n)
   np.testing.assert_allclose(whole, split, rtol=1e-4)
@@ -144,7 +146,7 @@ def test_accumulation_gives_the_same_steps(memory, n):
 
 
 def test_bfloat16_is_near_float32_and_stores_float32_weights():
-  model = functools.partial(toy.Model, memory=True)
+  model = functools.partial(toy_training.Model, memory=True)
   full, _ = run(model=model)
   half, state = run(model=model, compute_dtype='bfloat16')
   np.testing.assert_allclose(full, half, rtol=0.05, atol=0.02)
@@ -154,7 +156,7 @@ def test_bfloat16_is_near_float32_and_stores_float32_weights():
 
 
 def test_a_batch_without_weight_has_loss_zero():
-  class Empty(toy.Data):
+  class Empty(toy_training.Data):
     def _batch(self, seed, scored):
       return super()._batch(seed, 0)
 
@@ -163,8 +165,8 @@ def test_a_batch_without_weight_has_loss_zero():
 
 
 def test_model_state_is_carried_and_not_changed_by_evaluation():
-  data = toy.Data()
-  built = build(functools.partial(toy.Model, memory=True), data, Adam)
+  data = toy_training.Data()
+  built = build(functools.partial(toy_training.Model, memory=True), data, Adam)
   state = built.init(jax.random.PRNGKey(0))
   for step in range(2):
     state, _ = built.step(state, data.train_batch(step))
@@ -180,12 +182,12 @@ def test_model_state_is_carried_and_not_changed_by_evaluation():
 
 
 def test_evaluation_scores_every_token_once():
-  data = toy.Data(n_eval=3)
-  built = build(toy.Model, data, Adam)
+  data = toy_training.Data(n_eval=3)
+  built = build(toy_training.Model, data, Adam)
   weights = built.init(jax.random.PRNGKey(0)).weights
   values = built.evaluator(weights)
   assert values['tokens'] == 8 * 6 * 2 + 4 * 6
-  layer = toy.Model(mode='eval')
+  layer = toy_training.Model(mode='eval')
   _, state = abstract_init(layer, BATCH)
   state = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state)
   nats = 0.0
@@ -202,7 +204,7 @@ def test_evaluation_scores_every_token_once():
   'change, message',
   [
     ({'compute_dtype': 'float16'}, 'train.compute_dtype must be one of'),
-    ({'model': toy.Model()}, 'train.model must be a factory'),
+    ({'model': toy_training.Model()}, 'train.model must be a factory'),
     ({'optimizer': Adam()}, 'train.optimizer must be a factory'),
     ({'data': 'enwik8'}, 'train.data must be a data set'),
     ({'accumulate_steps': 3}, '8 rows does not split .*accumulate_steps = 3'),
@@ -213,7 +215,11 @@ def test_evaluation_scores_every_token_once():
   ],
 )
 def test_errors_name_the_binding(change, message):
-  arguments = {'model': toy.Model, 'data': toy.Data(), 'optimizer': Adam}
+  arguments = {
+    'model': toy_training.Model,
+    'data': toy_training.Data(),
+    'optimizer': Adam,
+  }
   with pytest.raises(ValueError, match=message):
     build(**(arguments | change))
 
@@ -232,7 +238,7 @@ class FromStart(base.Layer):
 
   def forward(self, inputs):
     tokens, start = inputs
-    ones = jnp.ones((*tokens.shape, toy.VOCAB)) * self.weights
+    ones = jnp.ones((*tokens.shape, toy_training.VOCAB)) * self.weights
     return jnp.where(start[:, None, None], ones, 0.0)
 
 

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier.training import loop, read_metrics
 from trax_hier.training.utilization import mesh_peak_flops, peak_flops
@@ -53,11 +53,11 @@ def test_mesh_peak_is_the_sum_over_devices(kind, peak):
 def test_utilization_is_reported_if_the_peak_is_known(
   tmp_path, monkeypatch, capsys
 ):
-  toy.run(tmp_path / 'cpu', 2)
+  toy_training.run(tmp_path / 'cpu', 2)
   assert 'MFU' not in capsys.readouterr().out
   assert not any('mfu' in line for line in read_metrics(tmp_path / 'cpu'))
   monkeypatch.setattr(loop, 'mesh_peak_flops', lambda mesh: 1e9)
-  toy.run(tmp_path / 'known', 3)
+  toy_training.run(tmp_path / 'known', 3)
   # The only matmul of the model gives logits: 8 x 6 tokens, 8 wide, 16 ids.
   flops_per_token = 3 * 2 * 8 * 16
   lines = read_metrics(tmp_path / 'known')

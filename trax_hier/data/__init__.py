@@ -2,13 +2,13 @@
 
 Every data set is an object with
 
-  train_batch(step, shard=0, n_shards=1): a batch, a pure function of the seed
-      and these arguments
+  train_batch(step, shard=0, n_shards=1): one batch or a shard of it, a pure
+      function of the seed and these arguments
   eval_batches(split, window=None, stride=None): the batches of 'valid' or
-      'test', in which each token counts once; only data sets that are cut from
-      a text take window and stride
-  count_bytes(split): bytes of text in 'valid' or 'test'; None where the scored
-      tokens are bytes or have no text
+      'test', in which each token counts once; window and stride apply only to
+      data sets that are cut from a text
+  count_bytes(split): bytes of text in 'valid' or 'test'; None if the scored
+      tokens are bytes or encode no text
   vocab, unit, describe()
 
 A batch is a dict of 'inputs' and 'targets', (b, l) int32; 'weights', (b, l)

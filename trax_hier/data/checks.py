@@ -1,4 +1,4 @@
-"""Checks of arguments; the error messages name the gin binding."""
+"""Argument checks whose error messages name the gin binding."""
 
 
 def check_positive(binding: str, value: int) -> None:
@@ -34,8 +34,8 @@ def check_fractions(name: str, valid: float, test: float) -> None:
 def check_choice(binding: str, value: str, choices: tuple[str, ...]) -> None:
   """Raises ValueError unless `value` is one of `choices`."""
   if value not in choices:
-    legal = ', '.join(map(repr, choices))
-    raise ValueError(f'{binding} = {value!r}: must be one of {legal}')
+    allowed = ', '.join(map(repr, choices))
+    raise ValueError(f'{binding} = {value!r}: must be one of {allowed}')
 
 
 def _is_int(value):

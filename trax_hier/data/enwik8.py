@@ -18,11 +18,11 @@ _TIMEOUT = 60  # seconds without a response
 def download(output_dir: Path, url: str = _URL) -> Path:
   """Downloads enwik8 into a folder and verifies it, unless it exists.
 
-  The file gets its name only when it is complete and verified.
+  The file is written under another name and renamed once it is verified.
 
   Args:
     output_dir: Folder for the file, created if missing.
-    url: Location of a .zip that holds enwik8.
+    url: URL of a .zip archive that contains enwik8.
 
   Returns:
     The path of the unpacked file.

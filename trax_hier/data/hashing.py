@@ -1,8 +1,8 @@
 """A counter-based integer hash: the only source of randomness in `data`.
 
-The hash of the same words is the same 64 bits on every machine and in every
-version of Python and numpy, so a batch can be a pure function of its index.
-`tests/data` pins values.
+Equal integers hash to the same 64 bits on every machine and in every version
+of Python and numpy, so a batch can be a pure function of its index.
+`tests/data/test_hashing.py` pins some hashes.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, rounded to odd
 _FACTOR_1 = 0xBF58476D1CE4E5B9
 _FACTOR_2 = 0x94D049BB133111EB
 
-# Domain tags: `hash64(seed, TAG, ...)` keeps the uses of one seed independent.
+# Domain separation: `hash64(seed, TAG, ...)` makes uses of a seed independent.
 SHUFFLE, OFFSET, NOISE, LINE_SPLIT = 1, 2, 3, 4
 
-# Tags of the splits, so that no two of them share randomness.
+# Tags of the splits, so that no two splits share random numbers.
 SPLIT_TAGS = {'train': 0, 'valid': 1, 'test': 2}
 
 
@@ -23,7 +23,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
   """Mixes 64 bits reversibly: the output function of SplitMix64.
 
   Args:
-    x: uint64 array of any shape except (), for example (b, l). numpy warns of
+    x: uint64 array of any shape except (), such as (b, l): numpy warns of
       overflow in scalars but not in arrays.
 
   Returns:
@@ -37,19 +37,19 @@ def mix64(x: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def hash64(*words: int | np.ndarray) -> np.ndarray:
+def hash64(*values: int | np.ndarray) -> np.ndarray:
   """Hashes a tuple of integers, elementwise and with broadcasting.
 
   Args:
-    *words: Non-negative integers or integer arrays; their order matters.
+    *values: Non-negative integers or integer arrays; their order matters.
 
   Returns:
-    A uint64 array of the broadcast shape: (b, n) for words (b, 1) and (n,),
-    (1,) if every word is an int.
+    A uint64 array of the broadcast shape: (b, n) for values (b, 1) and (n,),
+    (1,) if every value is an int.
   """
   state = np.full(1, _GOLDEN, np.uint64)
-  for word in words:
-    if isinstance(word, int):
-      word = np.full(1, word & _MASK, np.uint64)
-    state = mix64((state ^ word.astype(np.uint64)) + np.uint64(_GOLDEN))
+  for value in values:
+    if isinstance(value, int):
+      value = np.full(1, value & _MASK, np.uint64)
+    state = mix64((state ^ value.astype(np.uint64)) + np.uint64(_GOLDEN))
   return state

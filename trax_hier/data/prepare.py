@@ -1,7 +1,7 @@
 """Prepares a tfds data set: python -m trax_hier.data.prepare --help.
 
 Writes a folder that ImageBytes, PaddedDocuments, DocumentLanes or TextPairs
-map, so that training starts without delay and needs neither
+memory-map, so that training starts without delay and needs neither
 tensorflow_datasets nor TensorFlow.
 """
 
@@ -25,7 +25,7 @@ from trax_hier.data.vocabularies.vocab import token_dtype
 
 _TEXT_FEATURES = ('text', 'book_text')
 
-# Features of a document and its summary, for sets without supervised keys.
+# Features of a document and its summary in sets without supervised keys.
 _PAIRS = (('article', 'abstract'), ('document', 'summary'))
 
 
@@ -34,17 +34,17 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
 
   Writes images for ImageBytes; documents with a summary, such as articles and
   their abstracts, for TextPairs; and other texts for PaddedDocuments and
-  DocumentLanes. Skips pairs that TextPairs rejects, and prints their number.
+  DocumentLanes. Skips and counts the pairs that TextPairs rejects.
 
   If the set has no test split, the validation split is written as test: results
   on sets such as downsampled_imagenet are published on validation.
 
   Args:
     builder: Prepared `tfds.core.DatasetBuilder`.
-    output_dir: Folder for the files, created if missing. They are moved there
+    output_dir: Folder for the files, created if missing. Files are moved there
       when all are written.
     sentencepiece: Model file to encode text with; None means bytes. Documents
-      with a summary stay text and take no model.
+      with a summary are written as text, and require None.
 
   Raises:
     ValueError: if the set has neither images nor text, or lacks a split, or if
@@ -72,7 +72,7 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
 
 
 def _choose_writer(builder, sentencepiece):
-  """Returns the function (folder, split, examples, number) that writes."""
+  """Returns the function (folder, split, examples, n_examples) to call."""
   vocab = SentencePieceVocab(sentencepiece) if sentencepiece else ByteVocab()
   features = builder.info.features
   if 'image' in features:
@@ -80,8 +80,8 @@ def _choose_writer(builder, sentencepiece):
   if pair := _find_pair(builder.info):
     if sentencepiece:
       raise ValueError(
-        f'{builder.name} has documents with a summary, which stay text: leave '
-        'out --sentencepiece, and set TextPairs.vocab'
+        f'{builder.name} has documents with a summary, which are written as '
+        'text: omit --sentencepiece, and set TextPairs.vocab'
       )
     return functools.partial(_write_pairs, pair=pair)
   for feature in _TEXT_FEATURES:
@@ -106,13 +106,13 @@ def _find_pair(info):
 
 
 def _is_text(tfds, features, key):
-  # A key may also be a tuple of names.
+  # A supervised key may also be a tuple of names.
   return isinstance(key, str) and isinstance(features[key], tfds.features.Text)
 
 
 def _examples(builder, split):
-  """Yields the examples in the order of the files."""
-  # Slow, because it imports TensorFlow.
+  """Yields the examples in file order."""
+  # Imported only here, because it imports TensorFlow, which is slow.
   import tensorflow_datasets as tfds
 
   data = builder.as_dataset(split=split, shuffle_files=False)
@@ -120,7 +120,7 @@ def _examples(builder, split):
 
 
 def _write_images(folder, split, examples: Iterable[dict], n_images):
-  """Writes `{split}.npy`, uint8, without holding the images in memory."""
+  """Writes `{split}.npy`, uint8, with one image in memory at a time."""
   array = None
   for i, example in enumerate(examples):
     if array is None:
@@ -148,7 +148,7 @@ def _write_documents(folder, split, examples, n_documents, feature, vocab):
 
 
 def _write_pairs(folder, split, examples, n_pairs, pair):
-  """Writes `{split}.jsonl`; prints how many pairs TextPairs rejects."""
+  """Writes `{split}.jsonl`; prints the number of rejected pairs."""
   n_written = 0
   with (folder / f'{split}.jsonl').open(
     'w', encoding='utf-8', newline='\n'
@@ -161,8 +161,8 @@ def _write_pairs(folder, split, examples, n_pairs, pair):
         n_written += 1
   if n_written < n_pairs:
     print(
-      f'{split}: skipped {n_pairs - n_written:,} of {n_pairs:,} pairs, in '
-      'which a text is blank or holds the character NUL'
+      f'{split}: skipped {n_pairs - n_written:,} of {n_pairs:,} pairs '
+      'with a text that is blank or contains the character NUL'
     )
 
 
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code, 1 after a message on stderr."""
   parser = argparse.ArgumentParser(
     prog='python -m trax_hier.data.prepare',
-    description='Writes a tfds data set as files that training can map.',
+    description='Writes a tfds data set as files for training to memory-map.',
   )
   add = parser.add_argument
   add(
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help='cifar10, wiki40b/en, scientific_papers/arxiv, …',
   )
   add('--output_dir', type=Path, required=True, help='folder for the files')
-  add('--data_dir', help="tfds's folder; default: its own default")
+  add('--data_dir', help='data folder of tfds; default: its default')
   add('--download', action='store_true', help='download and prepare with tfds')
   add('--sentencepiece', help='model file to encode text with; default: bytes')
   flags = parser.parse_args(arguments)
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(flags.name, data_dir=flags.data_dir)
-    # Checked first, because otherwise tfds tries the network for minutes.
+    # Without this check, tfds would try the network for minutes.
     if not builder.is_prepared():
       if not flags.download:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Training, validation and test splits of files and of their bytes."""
+"""Splits files, or their bytes, into training, validation and test."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,12 +11,14 @@ from trax_hier.data.files import find_path, read_texts
 EVAL_SPLITS = ('valid', 'test')
 SPLITS = ('train', *EVAL_SPLITS)
 
-# Defaults of the data sets and of the subword vocabulary, which must agree.
+# Defaults of the data sets and of Subwords. They must be equal, so that a
+# vocabulary is trained on the training split of its data set.
 VALID_FRACTION = 0.05
 TEST_FRACTION = 0.05
 
-# Follows each joined file. A model's shift puts id 0 before each window, so in
-# both places 0 means "a text starts here". Text files hold no zero byte.
+# The byte after each joined file. Models shift their inputs right and so put id
+# 0 before each window: in both places, 0 means "a text starts here". Text files
+# contain no zero byte.
 SEPARATOR = b'\0'
 
 
@@ -25,9 +27,9 @@ def read_splits(
 ) -> tuple[dict[str, np.ndarray], str]:
   """Reads a file or folder and splits it.
 
-  A file is mapped and cut in order. The text files of a folder are assigned to
-  splits as a whole by `fill_splits`. If that leaves train empty, or valid or
-  test less than half full, the joined files are cut in order instead.
+  A file is memory-mapped and cut by `split_bytes`. The text files of a folder
+  are assigned to splits as a whole by `fill_splits`. If that leaves train
+  empty, or valid or test less than half full, the joined files are cut instead.
 
   Args:
     path: File or folder; `~` is the home folder.
@@ -36,12 +38,12 @@ def read_splits(
     binding: Argument that sets the path, for messages.
 
   Returns:
-    'train', 'valid' and 'test', (n,) uint8, and a phrase that says how they
-    were split.
+    'train', 'valid' and 'test', (n,) uint8, and the way they were split, such
+    as '7 files, split by file', for `describe`.
 
   Raises:
     ValueError: naming the binding, if the path does not exist, is unreadable
-      or empty, or holds no text.
+      or empty, or contains no text.
   """
   found = find_path(path, binding)
   fractions = valid_fraction, test_fraction
@@ -75,7 +77,7 @@ def _read_folder(root: Path, binding, fractions):
 
 
 def _are_filled(splits, fractions):
-  """Returns whether train has bytes and the others half of their fraction."""
+  """Returns whether train has bytes, and valid and test are half full."""
   total = sum(map(len, splits.values()))
   return len(splits['train']) > 0 and all(
     len(splits[split]) >= fraction / 2 * total
@@ -106,10 +108,10 @@ def split_of(name: str, valid_fraction: float, test_fraction: float) -> str:
 def fill_splits(
   sizes: Mapping[str, int], valid_fraction: float, test_fraction: float
 ) -> dict[str, str]:
-  """Fills test and then valid with whole files, up to a fraction of the bytes.
+  """Fills test and valid with whole files, up to their fractions of the bytes.
 
-  Files are taken in the order of a hash of their names. A file that is larger
-  than the room left in test and in valid goes to train.
+  Each file, in the order of a hash of the names, goes to test if it fits there,
+  otherwise to valid if it fits there, and otherwise to train.
 
   Args:
     sizes: Bytes of each file, by relative name.
@@ -135,7 +137,7 @@ def fill_splits(
 
 
 def _uniform(name):
-  """Hashes a file's name to a number in [0, 1)."""
+  """Hashes a file name to a number in [0, 1)."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64
 
@@ -167,7 +169,7 @@ def split_files(
 def split_bytes(
   tokens: np.ndarray, valid_fraction: float, test_fraction: float
 ) -> dict[str, np.ndarray]:
-  """Cuts (n,) tokens in order into 'train', 'valid' and 'test' views.
+  """Cuts (n,) tokens into 'train', 'valid' and 'test' views, in this order.
 
   Example:
     >>> splits = split_bytes(np.arange(100), 0.05, 0.1)

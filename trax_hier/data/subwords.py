@@ -1,7 +1,7 @@
 """Trains a subword vocabulary: python -m trax_hier.data.subwords --help.
 
-Writes a SentencePiece model for `TextFiles.vocab`. It is trained on the
-training split alone, and decoding returns any encoded text unchanged.
+Writes a lossless SentencePiece model for `TextFiles.vocab`, trained only on the
+training split.
 """
 
 import argparse
@@ -23,8 +23,8 @@ _PROGRAM = 'trax_hier.data.subwords'
 
 
 def _print_result(flags, splits, how, vocab):
-  """Prints the sizes of text and vocabulary, bytes per token and bindings."""
-  sizes = ', '.join(f'{split} {len(c):,}' for split, c in splits.items())
+  """Prints the text and vocabulary sizes, bytes per token and gin bindings."""
+  sizes = ', '.join(f'{split} {len(content):,}' for split, content in splits.items())
   print(f'{flags.text} ({how}): {sizes} bytes')
   bytes_per_token = ', '.join(
     f'{split} {len(content) / len(encode_split(content, vocab)):.2f}'

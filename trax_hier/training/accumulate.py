@@ -1,12 +1,14 @@
 """Gradient accumulation: a batch is processed in sequential micro-batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from trax_hier.training.state import Batch
+
 PyTree = object
-Batch = Mapping[str, jax.Array]
+
 # (weights, model_state, batch, rng) -> (gradients, metric sums, new state)
 Gradients = Callable[
   [PyTree, PyTree, Batch, jax.Array], tuple[PyTree, jax.Array, PyTree]
@@ -16,9 +18,9 @@ Gradients = Callable[
 def accumulate(gradients: Gradients, n: int, lanes: PyTree) -> Gradients:
   """Makes a gradient function process its batch in n micro-batches.
 
-  Gradients and metric sums are added up. Model state kept per row (`lanes` has
-  the axis) is split with the rows; other state is carried from one micro-batch
-  to the next.
+  Gradients and metric sums are added up. Model state kept per row is split
+  with the rows, along its axis in `lanes`; other state is carried from one
+  micro-batch to the next.
 
   Args:
     gradients: Function of a batch, whose results are sums over rows.

@@ -47,9 +47,9 @@ class Build:
     init: Jitted function, rng key -> training state.
     step: Jitted function, (state, batch) -> (state, metrics); donates the
       state.
-    evaluator: Function, weights -> held-out metrics.
-    compute_dtype: Type of weights in compute.
-    count_flops: Function that traces the model and returns its FLOPs in a
+    evaluator: Callable, weights -> metrics of the held-out set.
+    compute_dtype: Type that a step casts the weights to.
+    count_flops: Function that traces the model and returns the FLOPs of a
       training step.
   """
 
@@ -78,7 +78,7 @@ def build(
   Arguments are those of `loop.train`.
 
   Raises:
-    ValueError: for an argument of the wrong kind, a mesh that does not fit the
+    ValueError: for an argument of the wrong type, a mesh that does not fit the
       devices, a batch that does not split evenly over devices and
       micro-batches, or a vocabulary larger than the model's.
   """
@@ -143,7 +143,7 @@ def build(
 
 
 def check_bindings(model: Callable, data: object, compute_dtype: str) -> None:
-  """Checks the kinds of values bound to `train.model` and similar parameters.
+  """Checks the values bound to `train.model`, `.data` and `.compute_dtype`.
 
   Args:
     model: Value of `train.model`, which must be a factory.
@@ -226,8 +226,8 @@ def check_logits(
 def _init_options():
   """Compiler options for initialization.
 
-  On CPU, XLA takes longer to optimize the random initialization than to run it
-  unoptimized.
+  On CPU, XLA takes longer to optimize the random initialization than the
+  unoptimized program takes to run.
   """
   if jax.default_backend() == 'cpu':
     return {'xla_backend_optimization_level': 0}

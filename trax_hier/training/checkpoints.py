@@ -1,7 +1,7 @@
 """Checkpoints: saving, loading with fallback, and retention.
 
-Orbax writes in the background and gives a checkpoint its name only when it is
-complete, so a run killed at any moment leaves complete checkpoints behind.
+Orbax writes in the background and renames a checkpoint when it is complete, so
+a run killed at any moment leaves only complete checkpoints with final names.
 Arrays are stored by their path in the state, such as `weights.2.0`, as trax's
 nested tuples have no names.
 """
@@ -60,7 +60,7 @@ def _from_named(leaves, names, like):
 
 
 def _reason(error):
-  """Short message of an error: the end of a long line, where the cause is."""
+  """First line of an error; a long line is cut to its end, the cause."""
   line = str(error).strip().partition('\n')[0]
   line = line.partition(' See full TensorStore details')[0]
   return line if len(line) <= 200 else f'… {line[-200:]}'
@@ -81,8 +81,8 @@ class Checkpoints:
     Args:
       directory: Folder; created if it does not exist.
       keep: Number of newest checkpoints to keep when one is saved.
-      read_only: Whether another process may own the run: the folder is not
-        created, and checkpoints that look incomplete are not deleted.
+      read_only: Whether to change nothing, as another process may be writing:
+        the folder is not created, and incomplete checkpoints are not deleted.
     """
     self._directory = Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
@@ -106,7 +106,7 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """Steps that have a checkpoint, in ascending order."""
+    """Steps that have a complete checkpoint, in ascending order."""
     return sorted(self._manager.all_steps())
 
   def save(
@@ -125,10 +125,10 @@ class Checkpoints:
       metrics: Metrics of an evaluation at this step, `loss` among them.
 
     Raises:
-      CheckpointError: if this checkpoint or the one before cannot be written.
+      CheckpointError: if this or the previous checkpoint cannot be written.
     """
     with self._writing():
-      # A checkpoint that cannot be completed is not started.
+      # Without enough space, the checkpoint is not started.
       needed = sum(x.nbytes for x in jax.tree.leaves(state))
       free = shutil.disk_usage(self._directory).free
       if free < needed:
@@ -148,10 +148,10 @@ class Checkpoints:
   def restore(
     self, abstract: PyTree, say: Callable[[str], None]
   ) -> tuple[int, PyTree, dict[str, object]] | None:
-    """Loads the newest checkpoint that is intact.
+    """Loads the newest intact checkpoint.
 
-    Newer, damaged ones are then moved to a folder whose name ends in `_broken`,
-    so that the run can save these steps again.
+    Then moves newer, damaged checkpoints to a folder whose name ends in
+    `_broken`, so that the run can save these steps again.
 
     Args:
       abstract: State as a tree of `jax.ShapeDtypeStruct` with shardings.
@@ -191,7 +191,7 @@ class Checkpoints:
     Args:
       abstract: Weights as a tree of `jax.ShapeDtypeStruct` with shardings.
       say: Prints a line for each newer checkpoint that cannot be loaded.
-      step: Step of the checkpoint; None means the newest that is intact.
+      step: Step of the checkpoint; None means the newest intact one.
 
     Returns:
       The step and the weights.
@@ -226,7 +226,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for pending saves and closes the folder."""
-    # `wait` reports errors of saves.
+    # `wait` raises the errors of saves.
     with contextlib.suppress(Exception):
       self._manager.close()
 
@@ -243,7 +243,7 @@ class Checkpoints:
       ) from error
 
   def _newest(self, load, say):
-    """Step and content of the newest that loads; newer steps that do not."""
+    """Loads the newest intact one: (step, content, newer damaged steps)."""
     broken = []
     for step in reversed(self.steps()):
       try:
@@ -301,7 +301,7 @@ class Checkpoints:
   def _check_same(self, step, wanted, only=''):
     """Raises if a checkpoint belongs to another model or optimizer.
 
-    Otherwise a checkpoint that does not load is damaged.
+    After this check, a checkpoint that does not load is damaged.
 
     Args:
       step: Step of the checkpoint.

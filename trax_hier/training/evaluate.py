@@ -51,8 +51,8 @@ class Evaluator:
       layer: Model in eval mode.
       batches: Batches of one shape, with inputs, targets and weights (b, l).
       unit: Unit of a scored token, for the name `bits_per_<unit>`.
-      mesh: Device mesh; batches are padded until they split over it.
-      compute_dtype: Type of weights in compute.
+      mesh: Device mesh; batches are padded to split evenly over it.
+      compute_dtype: Type that the weights are cast to.
 
     Raises:
       ValueError: if there is no batch.
@@ -82,10 +82,14 @@ class Evaluator:
     )
 
   def __call__(self, weights: PyTree) -> dict[str, float]:
-    """Mean loss (nats), bits per unit, accuracy and tokens scored."""
-    old = self._layer.weights, self._layer.state
+    """Computes mean loss (nats), bits per unit, accuracy and tokens scored.
+
+    Raises:
+      ValueError: if no token has a weight above 0.
+    """
+    shapes = self._layer.weights, self._layer.state
     model_state = self._init_state(jax.random.PRNGKey(0))
-    store_shapes(self._layer, *old)
+    store_shapes(self._layer, *shapes)  # Tracing left tracers in the layer.
     totals = np.zeros(3, np.float64)
     pending = None
     for i in range(len(self._batches)):

@@ -1,4 +1,4 @@
-"""Model FLOPs, counted in a JAX trace; nothing is compiled or computed.
+"""Counts model FLOPs in a JAX trace; nothing is compiled or computed.
 
     flops(jax.nn.softmax, x)                              # 0: no matmul
     3 * forward_flops(layer, weights, model_state, batch)  # a training step
@@ -29,10 +29,10 @@ PyTree = object
 def flops(fn: Callable, *args: PyTree) -> int:
   """FLOPs of the matrix multiplications and convolutions of a function.
 
-  A scan counts its body once per iteration, a conditional its most expensive
-  branch. A `while` loop counts one iteration, as its number of iterations is
-  unknown when it is traced. Elementwise operations, reductions, sorts and
-  gathers do not count.
+  A scan counts its body once per iteration; a conditional counts its most
+  expensive branch. A `while` loop counts one iteration, as its number of
+  iterations is unknown when it is traced. Elementwise operations, reductions,
+  sorts and gathers do not count.
 
   Args:
     fn: Function that `jax.jit` can trace.

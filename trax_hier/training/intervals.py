@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-  """Intervals of a run: an action is due at multiples and at the last step.
+  """Intervals of actions, due at their multiples and at the last step.
 
   Attributes:
     steps: Number of the last step.

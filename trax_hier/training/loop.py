@@ -1,4 +1,4 @@
-"""The training loop: `train`, the root of every gin file.
+"""The training loop: `train`, the root configurable of every gin file.
 
 The loop never waits for the device: it dispatches step n, prepares the batch
 of step n + 1, and only then reads the metrics of step n - 1.
@@ -44,7 +44,7 @@ class TrainResult:
   Attributes:
     step: Number of steps done.
     weights: Trained weights, float32, as nested tuples.
-    evaluation: Loss, bits per unit, accuracy and tokens on the held-out set.
+    evaluation: Loss, bits per unit, accuracy and tokens of the held-out set.
     model: Model factory of the run.
     data: Data set of the run.
   """
@@ -106,17 +106,17 @@ def train(
       lowest held-out loss is kept as well.
     accumulate_steps: Number of micro-batches that a batch is split into, to
       save memory (gradient accumulation).
-    compute_dtype: 'float32' or 'bfloat16', the type of weights in compute.
+    compute_dtype: 'float32' or 'bfloat16'; a step casts the weights to it.
       Stored weights, loss and optimizer stay float32.
     seed: Seed of initial weights and dropout.
-    init_from: Folder of another run, whose newest weights this run starts
-      from, to fine-tune them; model and vocabulary must be the same, but only
-      the shapes of the weights are checked. Optimizer and step start afresh.
-      None initializes the weights randomly.
+    init_from: Folder of another run, whose newest weights are fine-tuned.
+      Model and vocabulary must be the same, but only the shapes of the weights
+      are checked. Optimizer state and step number are not loaded. None
+      initializes the weights randomly.
     mesh: Number of devices along 'data' (replicas of the weights) and along
       'fsdp' (weights and optimizer state are sharded), such as
       `{'data': -1, 'fsdp': 8}`; -1 means all remaining devices. Rows of a
-      batch are split over both. None puts all devices along 'data'.
+      batch are split along both. None puts all devices along 'data'.
     look_every: Steps between probes of the model, such as a sample of text in
       TensorBoard; None means eval_every, 0 means never.
     profile_steps: (first, n) profiles `n` steps from step `first` on, to
@@ -124,8 +124,9 @@ def train(
     wandb: Project at Weights & Biases that gets all metrics as well; needs
       `trax_hier[wandb]`. A resumed run continues the same run there. None
       sends nothing.
-    accept_changes: Whether to resume with another configuration.
-    before_compile: Called when everything is built and nothing is compiled.
+    accept_changes: Whether to resume although the configuration has changed.
+    before_compile: Function called after the model is built and before anything
+      is compiled or written.
     probe: Function that logs samples and statistics of the model, such as
       `probes.Probes()`; None logs none.
 
@@ -133,14 +134,14 @@ def train(
     A `TrainResult`.
 
   Raises:
-    ValueError: for an argument that cannot work, before any compilation.
+    ValueError: for an invalid argument, before anything is compiled.
     report.NotFiniteError: when a metric is not finite; names the step, the
       metric and the last checkpoint.
     checkpoints.CheckpointError: if no checkpoint of this run or of `init_from`
       loads, if one cannot be written, or if the configuration has changed
       since the checkpoints.
-    stopping.Stopped: on SIGTERM, after a checkpoint is saved: after the step in
-      progress, or after the evaluation in progress and one more step.
+    stopping.Stopped: on SIGTERM, after a checkpoint of the step in progress is
+      saved (of the next step, if SIGTERM arrives during an evaluation).
   """
   if checkpoint_every is None:
     checkpoint_every = eval_every
@@ -212,7 +213,7 @@ def _run_steps(
   built, data = run.built, run.built.data
   evaluation = None
   batch = data.train_batch(run.start_step)
-  pending = None  # Metrics of the previous step, not read yet.
+  pending = None  # Metrics of the previous step, until they are read.
   for step in range(run.start_step + 1, intervals.steps + 1):
     profile(step, pending)
     run.state, metrics = built.step(run.state, put_batch(built.mesh, batch))
@@ -224,12 +225,12 @@ def _run_steps(
     stop = should_stop(step)
     if not (stop or intervals.any(step)):
       continue
-    # Before saving: a checkpoint needs metrics that are finite and logged.
+    # Before saving, so that a checkpoint has finite and logged metrics.
     reporter.step(step, pending)
     pending = None
     with reporter.pause():
       evaluation = None
-      # SIGTERM may leave no time to evaluate; the resumed run does it first.
+      # SIGTERM may leave no time to evaluate; the resumed run evaluates first.
       if intervals.evaluates(step) and not stop:
         evaluation = built.evaluator(run.state.weights)
         reporter.evaluation(step, evaluation)

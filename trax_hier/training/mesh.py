@@ -3,7 +3,7 @@
 The mesh has two axes, `data` and `fsdp`. Rows of a batch, and model state kept
 per row, are sharded over both; weights and optimizer state are sharded over
 `fsdp` and replicated along `data`. Layers are written for one device: inside
-`all_gather_weights`, the weights of each are all-gathered when it is called.
+`all_gather_weights`, a call of a layer all-gathers the weights of this layer.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
       devices along 'data'.
 
   Raises:
-    ValueError: if the product is not the number of devices.
+    ValueError: for another axis, or a product that is not the number of
+      devices.
   """
   n_devices = jax.device_count()
   axes = {'data': -1} if axes is None else axes
@@ -54,7 +55,7 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
     shape |= dict.fromkeys(rest, n_devices // known)
   if not fits or math.prod(shape.values()) != n_devices:
     raise ValueError(
-      f'train.mesh = {dict(axes)}: must say how many devices lie along '
+      f'train.mesh = {dict(axes)}: must give the numbers of devices along '
       "'data' and 'fsdp', whole numbers whose product is the number of "
       f'devices, here {n_devices}; one of them may be -1 for the rest'
     )
@@ -132,8 +133,9 @@ def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
     return (jax.lax.with_sharding_constraint(grad, sharding),)
 
   all_gather.defvjp(lambda x: (all_gather(x), ()), reduce_scatter)
-  # Saves everything but the weights for the backward pass. CSE cannot merge the
-  # two all-gathers in a loop over blocks; elsewhere the second saves nothing.
+  # Saves all intermediates except gathered weights for the backward pass. In a
+  # loop over blocks, CSE cannot merge the two all-gathers; elsewhere it may: a
+  # second all-gather saves no memory there.
   regather = functools.partial(
     jax.checkpoint,
     policy=jax.checkpoint_policies.save_anything_except_these_names(_GATHERED),
@@ -146,7 +148,7 @@ def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
     return jax.lax.with_sharding_constraint(x, row_sharding(mesh))
 
   def call(pure_fn, layer, x, weights, state, rng, use_cache):
-    if layer.sublayers:  # The hook is called for each of them.
+    if layer.sublayers:  # Its sublayers are intercepted in turn.
       return pure_fn(layer, x, weights, state, rng, use_cache)
 
     def forward(x, weights, state, rng):
@@ -187,9 +189,10 @@ def put_batch(
 def pad_rows(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Pads a batch with rows of zeros, of weight 0, to split over the devices.
+  """Pads a batch with rows of zeros (weight 0) to split over the devices.
 
-  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of the devices.
+  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of the number of
+  devices.
   """
 
   def pad(array):

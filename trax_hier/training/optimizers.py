@@ -1,4 +1,4 @@
-"""Optimizers: gin names over optax.
+"""Optimizers: gin-configurable factories over optax.
 
 Each factory returns an `Optimizer`: an optax transformation and its
 learning-rate schedule, which the training step also logs.
@@ -85,9 +85,9 @@ def Adafactor(
   factored: bool = True,
   clip_norm: float | None = None,
 ) -> Optimizer:
-  """Adafactor from optax: second moments are kept as row and column sums.
+  """Adafactor from optax: factors second moments into rows and columns.
 
-  Stacked weights of equal blocks count as one array: their updates are clipped
+  The stacked weights of equal blocks are one array: their updates are clipped
   and scaled together.
 
   Args:

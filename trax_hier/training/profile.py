@@ -27,16 +27,16 @@ def check_profile_steps(steps: object) -> None:
 def profiling(
   folder: Path, steps: tuple[int, int] | None, say: Callable[[str], None]
 ) -> Iterator[Callable[[int, jax.Array | None], None]]:
-  """Yields a function to call before each step, which profiles some steps.
+  """Profiles some steps; yields a function to call before each step.
 
-  The function takes the number of the step and, unless they were read already,
-  the metrics (n_metrics,) of the previous step. It waits for the devices only
-  where the profile ends.
+  The function takes the number of the step and the metrics (n_metrics,) of the
+  previous step, or None if they were read already. It waits for the devices
+  only when the profile ends.
 
   Args:
     folder: Folder of the profile; created if it does not exist.
-    steps: First step and number of steps, or None. Steps that the run does not
-      reach are left out.
+    steps: First step and number of steps; steps after the last one of the run
+      are ignored. None profiles no steps.
     say: Prints a line when the profile is written.
   """
   if steps is None:

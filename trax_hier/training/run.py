@@ -1,7 +1,7 @@
-"""A run in progress, and how it starts.
+"""Starts or resumes a run: its folder, state, checkpoints and log.
 
-It resumes from its newest checkpoint. Without one, it starts from the weights
-of another run or from a seed.
+A run resumes from its newest checkpoint. Without one, it starts from the
+weights of another run or from a seed.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ from trax_hier.training.state import TrainState, n_parameters
 
 @dataclasses.dataclass
 class Run:
-  """A run in progress: its training state and its output.
+  """A run in progress: its training state, checkpoints and log.
 
   Attributes:
-    built: Functions of the run.
+    built: Functions, data set and mesh of the run.
     seed: Seed of initial weights and dropout.
     start_step: Number of steps done when the run was started or resumed.
     state: Training state after the latest step.
     evaluated: Steps whose evaluation is in the log.
     checkpoints: Checkpoints of the run.
-    console: Messages and progress.
-    log: Metrics, samples and histograms.
+    console: Output of messages and progress.
+    log: Log of metrics, samples and histograms.
   """
 
   built: Build
@@ -58,7 +58,7 @@ class Run:
       evaluation: Metrics of an evaluation at this step, if there was one.
 
     Raises:
-      CheckpointError: if this checkpoint or the one before cannot be written.
+      CheckpointError: if this or the previous checkpoint cannot be written.
     """
     self.log.flush()
     position = {'step': step, 'seed': self.seed}
@@ -82,13 +82,13 @@ def start_run(
 
   Args:
     folder: Folder of the run.
-    built: Functions of the run.
+    built: Functions, data set and mesh of the run.
     steps: Number of the last step.
     seed: Seed of initial weights and dropout.
     init_checkpoints: Folder of checkpoints with the initial weights of a new
       run; None initializes them from the seed.
     keep_checkpoints: Number of newest checkpoints to keep.
-    accept_changes: Whether to resume with another configuration.
+    accept_changes: Whether to resume although the configuration has changed.
     wandb: Project at W&B; None sends nothing.
 
   Raises:
@@ -103,13 +103,13 @@ def start_run(
 
     console = closing(Console(steps, is_first_host))
     checkpoints = closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
-    _introduce(built, console.say)
+    _print_setup(built, console.say)
     if checkpoints.steps() and not accept_changes:
       check_unchanged(folder / 'config.gin')
     step, state = _initial_state(
       built, checkpoints, seed, init_checkpoints, console.say
     )
-    # Not before: a run that cannot resume keeps its configuration.
+    # Only after restoring: a run that cannot resume keeps its old file.
     if is_first_host:
       save_config(folder / 'config.gin')
     metrics = read_metrics(folder)
@@ -123,7 +123,7 @@ def start_run(
       console=console,
       log=closing(MetricsLog(folder, step, is_first_host, wandb)),
     )
-    del state  # This frame lives as long as the run.
+    del state  # Else this frame keeps the initial state in memory.
     yield run
 
 
@@ -144,9 +144,9 @@ def make_folder(output_dir: str) -> Path:
 
 
 def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
-  """Folder of the checkpoints that `train.init_from` names, or None.
+  """Finds the checkpoints of the run `train.init_from`; None if not needed.
 
-  A run that resumes does not need them, so `init_from` may no longer exist.
+  A resumed run does not need them, so `init_from` may no longer exist.
 
   Args:
     init_from: Folder of another run, or None.
@@ -160,13 +160,13 @@ def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
   directory = Path(init_from).expanduser().absolute() / 'checkpoints'
   if not directory.is_dir():
     raise ValueError(
-      f'train.init_from = {init_from!r}: not the folder of a run: it has no '
+      f'train.init_from = {init_from!r} is not the folder of a run: it has no '
       'checkpoints'
     )
   return directory
 
 
-def _introduce(built, say):
+def _print_setup(built, say):
   devices = built.mesh.devices.flat
   say(
     f'{n_parameters(built.abstract.weights):,} parameters, '
@@ -183,7 +183,7 @@ def _initial_state(
   init_checkpoints: Path | None,
   say: Callable[[str], None],
 ) -> tuple[int, TrainState]:
-  """Number of steps done and training state, restored or initialized.
+  """Restores or initializes the state; returns (steps done, state).
 
   Raises:
     CheckpointError: if no checkpoint loads, or the run has another seed.
@@ -207,14 +207,15 @@ def _initial_state(
 
 
 def _load_weights(directory, abstract, say):
-  """The newest weights of another run.
+  """Loads the newest weights of another run.
 
   Raises:
-    CheckpointError: if none load, or they belong to another model.
+    CheckpointError: if no checkpoint loads, or it belongs to another model.
   """
-  with contextlib.closing(Checkpoints(directory, read_only=True)) as others:
+  checkpoints = Checkpoints(directory, read_only=True)
+  with contextlib.closing(checkpoints):
     try:
-      step, weights = others.load_weights(abstract, say)
+      step, weights = checkpoints.load_weights(abstract, say)
     except CheckpointError as error:
       raise CheckpointError(f'train.init_from: {error}') from error
   say(f'initial weights: {directory.parent}, step {step}')

@@ -1,4 +1,4 @@
-"""`config.gin` of a run: the configuration that its checkpoints belong to."""
+"""`config.gin` of a run: the configuration that produced its checkpoints."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from trax_hier import config
 from trax_hier.training.checkpoints import CheckpointError
 
-# Parameters that may change when a run resumes: the losses that follow do not
-# depend on them (on the mesh, only by rounding).
+# Parameters that may change when a run resumes: later losses do not depend on
+# them (on `mesh` only up to rounding).
 MAY_CHANGE = {
   f'train.{name}'
   for name in (
@@ -29,8 +29,8 @@ def check_unchanged(file: Path) -> None:
   """Compares the saved configuration with the present one.
 
   Raises:
-    CheckpointError: if the file cannot be read, or parameters differ that are
-      not in `MAY_CHANGE`.
+    CheckpointError: if the file cannot be read, or a parameter that is not in
+      `MAY_CHANGE` differs.
   """
   try:
     saved = file.read_text()
@@ -44,7 +44,7 @@ def check_unchanged(file: Path) -> None:
     )
   if changes:
     lines = [
-      f'\n  {name}: {then or "not there"} then, {now or "not there"} now'
+      f'\n  {name}: {then or "not set"} then, {now or "not set"} now'
       for name, (then, now) in changes.items()
     ]
     raise CheckpointError(
@@ -55,7 +55,7 @@ def check_unchanged(file: Path) -> None:
 
 
 def save_config(file: Path) -> None:
-  """Writes the operative configuration atomically: never half a file."""
+  """Writes the operative configuration atomically."""
   temporary = file.with_suffix('.tmp')
   with temporary.open('w') as opened:
     opened.write(config.operative_text())

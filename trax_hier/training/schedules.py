@@ -40,7 +40,7 @@ def multifactor(
   cosine_steps: int = 100000,
   cosine_end: float = 0.0,
 ) -> Schedule:
-  """Product of named factors of the step n, with the names of trax.
+  """Learning-rate schedule: a product of factors of the step n, as in trax.
 
   * `constant`: the argument `constant`.
   * `two_constants`: `constant` before `second_constant_step`, then
@@ -59,7 +59,7 @@ def multifactor(
   Args:
     factors: Names of factors, joined by `*`.
     constant: See above.
-    warmup_steps: See above; at least 1 where a factor uses it.
+    warmup_steps: See above.
     decay_factor: See above.
     steps_per_decay: See above.
     steps_per_cycle: See above.

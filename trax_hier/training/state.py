@@ -1,8 +1,8 @@
 """Training state, and functional initialization of trax layers.
 
-Trax layers keep weights in the layer object. Here they never do: a layer is
-initialized under `jax.jit` or `jax.eval_shape`, its weights and state live in
-a `TrainState`, and the object holds shapes only.
+In trax, the layer object holds its weights. Here, a layer is initialized under
+`jax.jit` or `jax.eval_shape`, its weights and state live in a `TrainState`, and
+the layer object holds only shapes.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ Batch = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything a step reads and writes, and a checkpoint stores.
+  """The state that training steps update and checkpoints store.
 
   Attributes:
     step: Number of steps done, int32 scalar.
     weights: Weights of the layer, float32, as nested tuples.
     model_state: State of the layer (caches, recurrent states), nested tuples.
     opt_state: State of the optax optimizer.
-    rng: Key of the run, uint32 (2,); a step folds its number into it.
+    rng: Random key of the run, uint32 (2,); each step folds in its number.
   """
 
   step: jax.Array
@@ -62,8 +62,8 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
 
   Every model takes tokens (b, l). An encoder-decoder model takes `sources`
   (b, m) before them. A layer with a memory across steps, marked by a property
-  `takes_start_of_sequence`, takes `start_of_sequence` (b,) bool after them: the
-  rows that start a sequence, whose memory it resets.
+  `takes_start_of_sequence`, takes `start_of_sequence` (b,) bool after them and
+  resets the memory of the rows where it is true.
 
   Raises:
     ValueError: if the model takes sources and the batch has none, or the other

@@ -3,7 +3,7 @@
 `build` and `evaluate` jit them with shardings.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,9 @@ from trax_hier.compat import base
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
 from trax_hier.training.optimizers import Optimizer
-from trax_hier.training.state import TrainState, model_inputs
+from trax_hier.training.state import Batch, TrainState, model_inputs
 
 PyTree = object
-Batch = Mapping[str, jax.Array]
 
 # Names of the metrics of a training step, in the order of its metrics array.
 METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
@@ -25,14 +24,14 @@ METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
 def weighted_sums(
   logits: jax.Array, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-  """Weighted sums over tokens of cross entropy and accuracy, in float32.
+  """Sums of cross entropy and correct predictions, weighted by token.
 
   Args:
     logits: Logits of any floating type, (b, l, v).
     batch: `targets` int32 (b, l) and `weights` float32 (b, l).
 
   Returns:
-    Cross entropy in nats and number of correct predictions, both weighted.
+    Cross entropy in nats and correct predictions, both float32 scalars.
   """
   logits = logits.astype(jnp.float32)
   targets, weights = batch['targets'], batch['weights']
@@ -49,9 +48,9 @@ def apply_model(
   rng: jax.Array,
   compute_dtype: jnp.dtype,
 ) -> tuple[jax.Array, PyTree]:
-  """Logits (b, l, v) and new state, with weights cast to `compute_dtype`.
+  """Applies a model with its weights cast to `compute_dtype`.
 
-  The new state is cast to the types of the old one.
+  Returns the logits (b, l, v) and the new state, cast to the old state's types.
   """
   weights = cast_floats(weights, compute_dtype)
   inputs = model_inputs(layer, batch)
@@ -103,7 +102,8 @@ def make_train_step(
   def train_step(state, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     total = jnp.sum(batch['weights'])
-    total = jnp.where(total > 0, total, 1.0)  # an empty batch has loss 0
+    # The loss of a batch without scored tokens is 0.
+    total = jnp.where(total > 0, total, 1.0)
     grads, values, model_state = gradients(
       state.weights, state.model_state, batch, rng
     )
@@ -131,7 +131,7 @@ def make_eval_step(
   """Makes the evaluation step, (weights, model_state, batch) -> (state, sums).
 
   The sums over the tokens (b, l) of the batch are float32 (3,): cross entropy
-  in nats, correct predictions, and the weight of both.
+  in nats, correct predictions, and token weights.
   """
   # `pure_fn` requires a key, which layers in eval mode do not use.
   rng = jax.random.PRNGKey(0)

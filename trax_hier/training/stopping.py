@@ -15,11 +15,11 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def listen_for_sigterm() -> Iterator[Callable[[int], bool]]:
-  """Yields a function, step -> whether to stop after it, that notes SIGTERM.
+  """Yields a function, step -> whether SIGTERM asks to stop after it.
 
   Several hosts receive the signal at different times; JAX's coordinator chooses
-  one step for all. A single host outside the main thread, where Python allows
-  no signal handler, never stops.
+  one step for all. With one host, the function returns False outside the main
+  thread, where Python allows no signal handler.
   """
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
@@ -28,8 +28,8 @@ def listen_for_sigterm() -> Iterator[Callable[[int], bool]]:
   if threading.current_thread() is not threading.main_thread():
     yield lambda step: False
     return
-  before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+  previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
   try:
     yield lambda step: received.is_set()
   finally:
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, previous)

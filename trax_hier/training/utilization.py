@@ -8,13 +8,13 @@ import re
 
 from jax.sharding import Mesh
 
-# FLOP/s of dense bfloat16 matrix multiplication, for one device as JAX counts
-# them, by a pattern of its `device_kind`; the first match counts. NVIDIA also
-# states figures with sparsity, which are twice as high.
+# (pattern of `device_kind`, FLOP/s of dense bfloat16 matrix multiplication of
+# one JAX device or None); the first match counts. NVIDIA also states figures
+# with sparsity, which are twice as high.
 _PEAKS = (
-  # Slices of a GPU.
+  # Slices of a GPU have an unknown peak.
   (r'.*\b(MIG|GRID)\b.*', None),
-  # float16: these have no bfloat16 matrix multiplication.
+  # In float16: these GPUs have no bfloat16 matrix multiplication.
   (r'.*\bV100-PCIE\b.*', 112e12),  # NVIDIA V100 datasheet
   (r'.*\bV100-SXM2\b.*', 125e12),  # NVIDIA V100 datasheet
   (r'.*\bT4\b.*', 65e12),  # NVIDIA T4 datasheet
@@ -26,14 +26,14 @@ _PEAKS = (
   (r'.*\bG?H[12]00\b.*', 989e12),  # H100, H200, GH200 datasheets, half of 1979
   (r'.*\bGB200\b.*', 2500e12),  # GB200 NVL72 datasheet, 360e15 / 72, halved
   (r'.*\bB200\b.*', 2250e12),  # HGX B200 datasheet, 36e15 / 8, halved
-  # Each of the two cores of a chip is a device.
+  # In TPU v2 and v3, each of the two cores of a chip is a JAX device.
   (r'TPU v2', 46e12 / 2),  # JAX's jax.experimental.pallas.tpu_info
   (r'TPU v3', 123e12 / 2),  # cloud.google.com/tpu/docs/v3
   (r'TPU v4', 275e12),  # cloud.google.com/tpu/docs/v4
   (r'TPU v5( lite|e)', 197e12),  # cloud.google.com/tpu/docs/v5e
   (r'TPU v5p?', 459e12),  # cloud.google.com/tpu/docs/v5p
   (r'TPU v6( lite|e)', 918e12),  # cloud.google.com/tpu/docs/v6e
-  # As for v2 and v3, each of the two cores of a chip is a device.
+  # As in v2 and v3, each of the two cores of a chip is a JAX device.
   (r'TPU7x', 2307e12 / 2),  # cloud.google.com/tpu/docs/tpu7x
 )
 

@@ -10,14 +10,9 @@ import toy
 from toy_programs import decode, equations, program
 
 from trax_hier import layers as hl
-from trax_hier.models import (
-  HourglassLM,
-  TransformerLM,
-)
+from trax_hier.models import HourglassLM, TransformerLM
 
 D, H = 16, 2
-
-
 P = functools.partial
 
 
@@ -59,10 +54,10 @@ def test_decoding_reads_every_size_of_a_cache(scheme, monkeypatch):
   layer = make(mode='eval')
   weights, state = toy.make(layer, x)
   y, _ = toy.run(layer, x, weights, state)
-  # Single tokens: every size of the read rows but the last ends between calls.
+  # Calls of one token fill the cache exactly to each read size but the last.
   decoded = decode(make(mode='predict'), x, weights, [3, *[1] * (n - 6), 3])
   np.testing.assert_allclose(decoded, y, 1e-5, 1e-5)
-  # Calls that begin below a size and end above it.
+  # Calls that begin below a read size and end above it.
   lengths = [2, 5, n - 7]
   decoded = decode(make(mode='predict'), x, weights, lengths)
   np.testing.assert_allclose(decoded, y, 1e-5, 1e-5)
@@ -86,7 +81,7 @@ def test_decoding_between_resolutions(strides, monkeypatch):
   weights, state = toy.make(layer, (x, y))
   expected, _ = toy.run(layer, (x, y), weights, state)
   layer = make(mode='predict')
-  # One call must get whole rows of both sequences.
+  # Each call must get whole rows of both sequences.
   n_calls = min(q_rows, k_rows)
   chunks = [np.split(a, n_calls, axis=1) for a in (x, y)]
   _, state = toy.make(layer, (chunks[0][0], chunks[1][0]))
@@ -122,7 +117,7 @@ def test_a_cache_of_realistic_capacity():
   layer = hl.SelfAttention(D, H, mode='eval')
   weights, state = toy.make(layer, x)
   y, _ = toy.run(layer, x, weights, state)
-  # Single tokens cross the sizes 75, 150, 300 and 600, or calls end there.
+  # Calls end at the read sizes 75, 150, 300 and 600, or one token crosses them.
   lengths = [74, 1, 1, 74, 1, 74, 74, 1, 1, *[74] * 4, 1, 1, 1]
   decoded = decode(
     hl.SelfAttention(D, H, mode='predict', max_len=CAPACITY),

@@ -1,4 +1,4 @@
-"""Causal attention against dense numpy, position schemes included."""
+"""Causal attention against dense attention in numpy, with all biases."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from trax_hier.layers.attention import dot_product
 from trax_hier.layers.attention.t5_positions import t5_buckets
 
 B, H, D = 2, 2, 16
-
-
 SCHEMES = {
   'none': hl.NoPositions,
   'relative': lambda: hl.RelativePositions(D, H),
@@ -57,11 +55,11 @@ def check_attend(scheme, length, query_stride, key_stride, window=None):
 
   queries = np.arange(n_queries)[:, None] * query_stride
   offsets = np.arange(n_keys) * key_stride - queries
-  seen = offsets < query_stride
+  visible = offsets < query_stride
   if window:
-    seen &= offsets > -window * query_stride
+    visible &= offsets > -window * query_stride
   scores = dense_scores(scheme, weights, q, k, offsets) / np.sqrt(D // H)
-  expected = softmax(np.where(seen, scores, -np.inf)) @ v
+  expected = softmax(np.where(visible, scores, -np.inf)) @ v
   expected = expected.swapaxes(1, 2).reshape(B, n_queries, D)
   np.testing.assert_allclose(y, expected, 1e-4, 1e-5)
 

@@ -1,4 +1,4 @@
-"""Cross-attention against dense numpy."""
+"""Cross-attention against plain numpy."""
 
 import jax
 import numpy as np
@@ -14,13 +14,13 @@ def softmax(x):
   return x / x.sum(axis=-1, keepdims=True)
 
 
-def cross_inputs(seed):
+def cross_inputs():
   mask = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]], bool)
-  return toy.normal(B, 3, D, seed=seed), toy.normal(B, 5, D, seed=9), mask
+  return toy.normal(B, 3, D), toy.normal(B, 5, D, seed=9), mask
 
 
 def test_cross_attention():
-  x, context, mask = cross_inputs(0)
+  x, context, mask = cross_inputs()
   layer = hl.CrossAttention(D, H, mode='eval')
   weights, state = toy.make(layer, (x, context, mask))
   y, _ = toy.run(layer, (x, context, mask), weights, state)
@@ -38,7 +38,7 @@ def test_cross_attention():
 
 
 def test_decoding_keeps_the_keys_of_the_first_context():
-  x, context, mask = cross_inputs(0)
+  x, context, mask = cross_inputs()
   layer = hl.CrossAttention(D, H, mode='predict')
   weights, state = toy.make(layer, (x, context, mask))
   step = jax.jit(layer.pure_fn)

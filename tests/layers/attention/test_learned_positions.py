@@ -1,4 +1,4 @@
-"""Learned positions, and the maximum length that they impose."""
+"""Learned positions, and the maximum sequence length of a model."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""LSH attention inside our blocks; Trax's own tests cover the attention."""
+"""`LSHAttention` in a model and its masks; Trax tests the attention itself."""
 
 import functools
 

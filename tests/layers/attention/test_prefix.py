@@ -1,4 +1,4 @@
-"""A causal layer over a prefix and new rows, and its masks."""
+"""Causal layers over a masked prefix and new rows."""
 
 import functools
 
@@ -39,8 +39,8 @@ def test_close_gaps():
 def test_align_right():
   x = toy.normal(3, 4, D)
   mask = np.arange(4) < np.array([[4], [1], [0]])
-  (y, seen), _ = toy.run(hl.AlignRight(), (x, mask), (), ())
-  np.testing.assert_array_equal(seen, mask[:, ::-1])
+  (y, aligned), _ = toy.run(hl.AlignRight(), (x, mask), (), ())
+  np.testing.assert_array_equal(aligned, mask[:, ::-1])
   np.testing.assert_array_equal(y[0], x[0])
   np.testing.assert_array_equal(y[1, 3], x[1, 0])
 
@@ -70,8 +70,8 @@ def test_masked_rows_change_nothing(name):
       layer('predict'), (x[:, a:b], mask[:, a:b]), weights, state
     )
     outputs.append(y)
-  seen = mask[..., None]
-  toy.close(np.concatenate(outputs, axis=1) * seen, whole * seen)
+  visible = mask[..., None]
+  toy.close(np.concatenate(outputs, axis=1) * visible, whole * visible)
 
 
 def prefixed(mode, calls=None, max_len=20):

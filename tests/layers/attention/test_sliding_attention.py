@@ -69,8 +69,8 @@ def test_receptive_field_is_the_window_before_a_position(length):
     # Row p changes y[p] by its query, unless all values before it are zeros.
     changed[:, p] = toy.normal(D, seed=1)
     moved = np.asarray((run(changed) != y).any(axis=(0, 2)))
-    seen = np.arange(length) - p
-    expected = (seen >= (p == 0)) & (seen <= W)
+    distances = np.arange(length) - p
+    expected = (distances >= (p == 0)) & (distances <= W)
     np.testing.assert_array_equal(moved, expected, err_msg=str(p))
 
 

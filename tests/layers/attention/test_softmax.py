@@ -21,7 +21,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, width):
   deviation = np.sqrt(rate * (1 - rate) / x.size)
   assert abs(kept.mean() - (1 - rate)) < 4 * deviation
   np.testing.assert_allclose(y[kept], 2 / (1 - rate), 1e-3)
-  # Neighbors, which share a random word, are independent, and so are rows.
+  # Neighbors in a row share a random word but are independent, as are rows.
   for axis in (0, 1):
     a, b = (
       np.take(kept, i, axis)

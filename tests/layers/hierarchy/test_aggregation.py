@@ -10,7 +10,7 @@ D = 16
 
 
 def test_concat_dense_and_sum_standardize_their_inputs():
-  # Scales differ as much as those of embeddings and outputs of a stack.
+  # Magnitudes differ as between embeddings and outputs of a stack.
   inputs = [3 + 10**i * toy.normal(2, 5, D, seed=i) for i in range(3)]
   standardized = [
     (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True) for x in inputs
@@ -26,7 +26,7 @@ def test_concat_dense_and_sum_standardize_their_inputs():
 
 
 def test_each_scale_has_its_own_embedding():
-  """Changing the embedding of a scale moves all tokens that see its blocks."""
+  """An embedding changes exactly the tokens that attend to its scale."""
   scales, d, length = (1, 2, 4), 8, 12
   layer = hl.AttentionAggregation(scales, d, d_ff=16, n_heads=2, mode='eval')
   rows = tuple(toy.normal(1, length // s, d, seed=s) for s in scales)
@@ -41,6 +41,6 @@ def test_each_scale_has_its_own_embedding():
     changed = [x + (j == i) * x for j, x in enumerate(leaves)]
     moved.append((run(jax.tree.unflatten(tree, changed)) != y).any((0, 2)))
   for scale, by_token in zip(scales, moved, strict=True):
-    # The first token sees itself alone, and all weights sum to 1.
+    # The first token attends to one key, whose weight is always 1.
     first = max(scale - 1, 1)
     assert list(np.flatnonzero(by_token)) == list(range(first, length))

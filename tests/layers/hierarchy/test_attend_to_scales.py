@@ -30,13 +30,13 @@ def zeros(*shape):
 
 
 @pytest.mark.parametrize('scales', [(1, 4, 16), (1, 2, 6)], ids=str)
-def test_tokens_see_all_complete_blocks(scales):
+def test_tokens_attend_to_all_complete_blocks(scales):
   length = 37
   starts = np.concatenate([np.arange(0, length, s) for s in scales])
   sizes = np.concatenate([np.full(-(-length // s), s) for s in scales])
   tokens = np.arange(length)[:, None]
   mask = starts + sizes - 1 <= tokens
-  expected = mask / mask.sum(axis=1, keepdims=True)  # With queries of zero.
+  expected = mask / mask.sum(axis=1, keepdims=True)  # All queries are zero.
 
   one_hot = np.eye(len(starts), dtype=np.float32)[None, None]
   values = np.split(one_hot, np.flatnonzero(starts == 0)[1:], axis=2)
@@ -172,9 +172,7 @@ def test_only_filled_rows_of_the_caches_are_read(monkeypatch, positions):
     assert ('f32[2,2,1,7]' in program) == (least == 2)
 
 
-def test_retina_with_one_scale_reads_only_filled_rows(
-  monkeypatch,
-):
+def test_retina_with_one_scale_reads_only_filled_rows(monkeypatch):
   monkeypatch.setattr(AttendToScales, '_MIN_CACHE', 2)
   make = P(hl.RetinaAttention, 8, 2, scales=(1,), window=4, max_len=27)
   x = toy.normal(2, 23, 8)

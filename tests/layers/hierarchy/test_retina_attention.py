@@ -28,7 +28,7 @@ each_retina = pytest.mark.parametrize('window, scales, length', RETINAS)
 
 # Exact cover
 # ------------------------------------------------------------------------------
-def reader(window, scales, length, mode, dropout=0.0):
+def uniform_retina(window, scales, length, mode, dropout=0.0):
   """A retina layer with uniform attention weights, its weights and its state.
 
   For one-hot tokens, the output is the mean of the keys of a token: a block of
@@ -52,17 +52,18 @@ def one_hot(length):
   return np.eye(length, dtype=np.float32)[None]
 
 
-def covers(means):
+def key_shares(means):
   """The share of each token (columns) in the keys of a token (rows).
 
-  Each token is one of its own keys, with a share of 1, and no key is padding.
+  Each token is one of its own keys, with a share of 1; also checks that no key
+  is padding.
   """
   (means,) = np.asarray(means)
   toy.close(means.sum(axis=-1), np.ones(len(means)))
   return means / np.diag(means)[:, None]
 
 
-def in_keys(window, scales, length):
+def expected_shares(window, scales, length):
   """The expected shares: 1 / S for tokens in a block of scale S."""
   ends, n = [], 1
   for scale in scales:
@@ -80,10 +81,10 @@ def in_keys(window, scales, length):
 
 @each_retina
 def test_keys_cover_every_token_once(window, scales, length):
-  layer, weights, state = reader(window, scales, length, 'eval')
+  layer, weights, state = uniform_retina(window, scales, length, 'eval')
   means, _ = toy.run(layer, one_hot(length), weights, state)
-  cover = covers(means)
-  toy.close(cover, in_keys(window, scales, length))
+  cover = key_shares(means)
+  toy.close(cover, expected_shares(window, scales, length))
 
   # The documented properties.
   past = np.tril(np.ones((length, length), bool))
@@ -116,28 +117,28 @@ def all_splits():
 
 @pytest.mark.parametrize('window, scales, length, split', list(all_splits()))
 def test_keys_cover_every_token_once_in_decoding(window, scales, length, split):
-  layer, weights, state = reader(window, scales, length, 'predict')
+  layer, weights, state = uniform_retina(window, scales, length, 'predict')
   step = jax.jit(layer.pure_fn)
   x, means = one_hot(length), []
   for part in np.split(x, np.cumsum(split)[:-1], axis=1):
     y, state = step(part, weights, state, toy.KEY)
     means.append(y)
-  cover = covers(np.concatenate(means, axis=1))
-  toy.close(cover, in_keys(window, scales, length))
+  cover = key_shares(np.concatenate(means, axis=1))
+  toy.close(cover, expected_shares(window, scales, length))
 
 
 def test_dropout_drops_keys_only_in_training():
   *_, length = retina = 4, (1, 2, 4), 45
-  cover = in_keys(*retina)
+  cover = expected_shares(*retina)
   means = cover / cover.sum(axis=1, keepdims=True)
-  layer, weights, state = reader(*retina, 'train', dropout=0.5)
+  layer, weights, state = uniform_retina(*retina, 'train', dropout=0.5)
   y, _ = toy.run(layer, one_hot(length), weights, state)
   attended = cover > 0
   dropped = np.asarray(y[0])[attended] == 0
   assert 0.4 < dropped.mean() < 0.6
   kept = np.where(dropped, 0, 2 * means[attended])
   toy.close(np.asarray(y[0])[attended], kept)
-  layer, weights, state = reader(*retina, 'eval', dropout=0.5)
+  layer, weights, state = uniform_retina(*retina, 'eval', dropout=0.5)
   y, _ = toy.run(layer, one_hot(length), weights, state)
   toy.close(y[0], means)
 
@@ -158,9 +159,9 @@ def n_computed(layer, x):
   return queries, sum(shape[-1] for shape in shapes)
 
 
-# Number of computed keys of each scale by window, scales and length. They are
-# those of the scale's band and of all windows after it, where the mask hides
-# them.
+# (window, scales, length) -> number of keys of each scale whose scores are
+# computed: from the far end of the scale's band to the query. The mask hides
+# the keys after the band.
 COMPUTED = {
   (4, (1,), 21): [24],
   (4, (1, 2), 101): [8, 52],
@@ -170,7 +171,7 @@ COMPUTED = {
   (64, (1, 4, 16), 2048): [128, 6 * 16, 128],
   (64, (1, 4, 16), 4096): [128, 6 * 16, 256],
   (8, (1, 2, 4, 8), 256): [16, 4 * 4, 8 * 2, 32],
-  # No query sees the last scale, or one band covers the sequence.
+  # No query attends to the last scale, or one band covers the sequence.
   (64, (1, 4, 16), 128): [128],
   (64, (1, 4, 16), 129): [128, 48],
   (64, (1, 4, 16), 384): [128, 96],
@@ -262,7 +263,7 @@ class Stretched(hl.RotaryPositions):
 
 
 def attend(make, mode, **arguments):
-  """The outputs of an attention layer; weights depend only on shapes."""
+  """Outputs of an attention layer; layers of the same shapes share weights."""
   x = toy.normal(2, 13, 16)
   layer = make(16, 2, mode=mode, max_len=64, **arguments)
   weights, state = toy.make(layer, x)

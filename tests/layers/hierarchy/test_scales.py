@@ -1,4 +1,4 @@
-"""Blocks of tokens: which are complete, when they run, who may see them."""
+"""Blocks of tokens: completeness, decoding and causality."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ class Running(base.Layer):
 
 
 def sums(scales, mode, logs):
-  """Cumulative sums at each scale: any change of order changes the result."""
+  """Cumulative sums at each scale, so the result depends on the order."""
   return hl.Pyramid(
     scales,
     lambda j: hl.AverageShorten(scales[j] // scales[j - 1]),
@@ -99,7 +99,7 @@ def test_decoding_runs_a_block_once_when_it_is_complete(scales, lengths):
     assert len(after) == len(scales)
     for j, scale in enumerate(scales):
       first, end = t // scale, (t + length) // scale
-      # The call ran its new blocks, each once.
+      # The call ran each new block once.
       assert sum(logs[j]) == end - first
       if first == end:
         np.testing.assert_array_equal(after[j], before[j])
@@ -145,7 +145,7 @@ def test_pyramid_with_batch_size_one():
 # Latest
 # ------------------------------------------------------------------------------
 @pytest.mark.parametrize('scale', [1, 3, 4])
-def test_tokens_see_the_latest_complete_block(scale):
+def test_tokens_get_the_latest_complete_block(scale):
   length = 34
   x, null = toy.normal(2, length, D), toy.normal(D, seed=1)
   blocks = toy.normal(2, -(-length // scale), D, seed=2)
@@ -171,7 +171,7 @@ def test_tokens_see_the_latest_complete_block(scale):
     state, t = first_state, 0
     for n in lengths:
       first, end = t // scale, (t + n) // scale
-      # After the new rows come undefined ones, as in the outputs of a `Coarse`.
+      # Undefined rows follow the new rows, as in the output of a `Coarse`.
       rows = np.full((2, -(-n // scale), D), 1e9, np.float32)
       rows[:, : end - first] = blocks[:, first:end]
       y, state = step((x[:, t : t + n], rows), null, state, toy.KEY)

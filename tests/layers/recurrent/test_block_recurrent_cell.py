@@ -108,7 +108,7 @@ def test_without_candidates_states_decay():
   np.testing.assert_array_equal(s, np.broadcast_to(kept, s.shape))
   moved = cell.after()
   assert np.abs(moved - s).max() > 0.01
-  # The lanes differ in their tokens.
+  # The tokens of the two lanes differ.
   assert np.abs(moved[0] - moved[1]).max() > 1e-3
 
 

@@ -4,12 +4,13 @@ import numpy as np
 
 
 def multiplicative(x, gates, kernel, bias=0.0):
+  """The output of a multiplicative dense layer."""
   y = np.einsum('...i,si,im->...sm', x, gates, kernel)
   return y.reshape(*x.shape[:-1], -1) + bias
 
 
 def convolution(x, kernel, bias, n_modules):
-  """A loop over all indices, with zeros outside of the input."""
+  """Convolution by a loop over all indices, zero-padded at the edges."""
   b, length, d = x.shape
   past, n_neighbors, _, width = kernel.shape
   x = x.reshape(b, length, n_modules, d // n_modules)

@@ -12,7 +12,7 @@ from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype
 
 
-# Fewer and more tokens than the width 4 of a module: two ways to compute.
+# Fewer and more tokens than the width 4 of a module take different branches.
 @pytest.mark.parametrize('shape', [(1, 3), (2, 3), (2, 2, 5)])
 @pytest.mark.parametrize('use_bias', [True, False])
 def test_multiplicative(shape, use_bias):
@@ -25,9 +25,9 @@ def test_multiplicative(shape, use_bias):
   np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
 
 
-def test_both_ways_to_compute_have_one_gradient():
+def test_both_branches_have_the_same_gradient():
   g = toy.normal(8, 12, seed=1)
-  g[3:] = 0  # These tokens select the way to compute but contribute nothing.
+  g[3:] = 0  # These tokens select the branch but contribute nothing.
   x = toy.normal(8, 6)
   layer = hl.MultiplicativeDense(12, 3)
   weights, state = toy.make(layer, x)

@@ -12,11 +12,7 @@ from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype
 
 D, H = 16, 2
-
-
 P = functools.partial
-
-
 OUTPUTS = {
   'none': hl.NoProjection,
   'mult': hl.MultiplicativeDense,
@@ -24,16 +20,12 @@ OUTPUTS = {
   'multconv': hl.SparseDense,
   'dense': hl.Dense,
 }
-
-
 COMBINATIONS = [
   (share_qk, v_concat, output)
   for share_qk in (False, True)
   for v_concat in (False, True)
   for output in OUTPUTS
 ]
-
-
 QUICK = [
   (False, False, 'none'),
   (True, False, 'mult'),

@@ -59,7 +59,7 @@ def check(y, x, weights, n, multiply=False):
 @pytest.mark.parametrize('multiply', [False, True])
 def test_evaluation_is_a_masked_feed_forward(multiply):
   x = toy.normal(2, 5, D)
-  # Values that would change the output if they acted outside of training.
+  # These values would change the output if evaluation used them.
   layer, weights = make(
     x,
     d_ff=24,
@@ -85,7 +85,7 @@ def test_blocks_of_one_are_a_dense_feed_forward():
     np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
 
 
-# Up to the largest number of tokens that gather rows, and one more.
+# In the last two cases, one token fewer would gather rows.
 @pytest.mark.parametrize(
   'd_ff, n, n_tokens', [(24, 4, 1), (24, 4, 2), (24, 4, 3), (128, 64, 33)]
 )
@@ -107,7 +107,7 @@ def test_decoding_is_evaluation(d_ff, n, n_tokens, multiply):
   check(y, x, weights, n, multiply)
 
 
-def test_blocks_of_more_units_than_a_byte_counts():
+def test_blocks_of_more_than_256_units():
   n, x = 300, toy.normal(3, D)
   layer, weights = make(x, 'predict', d_ff=900, n_elements_in_block=n)
   # The last unit of a block wins; its index would overflow a byte to 43.
@@ -127,7 +127,7 @@ def rounded_rows(matrix):
   return np.round(matrix / step) * step
 
 
-# Few enough to gather rows, and too many.
+# Few enough tokens to gather rows, and too many.
 @pytest.mark.parametrize('n_tokens', [2, 9])
 def test_decoding_in_8_bits(n_tokens):
   n, x = 8, toy.normal(n_tokens, D)
@@ -259,7 +259,7 @@ def test_quant_prob_is_the_frequency_of_hard_steps():
     np.isclose(y, value, 1e-4, 1e-4).all(axis=-1) for value in (hard, soft)
   )
   assert (is_hard != is_soft).all()
-  assert (is_hard == is_hard[:, :1]).all()  # Sampled once for a batch.
+  assert (is_hard == is_hard[:, :1]).all()  # Sampled once per batch.
   # Three standard deviations of 2000 samples.
   assert abs(is_hard[:, 0].mean() - 0.3) < 0.031
 
@@ -351,15 +351,15 @@ def test_all_layers_of_a_model_record_their_choices():
   recording = record_choices(model, state)
   assert choices(recording) == [Choices(None)] * 2
 
-  def pass_(state, key):
+  def run(state, key):
     return jax.jit(model.pure_fn)(x, weights, state, key)
 
-  _, usual = pass_(state, toy.KEY)
+  _, usual = run(state, toy.KEY)
   toy.close(usual, state, 0)
-  _, first = pass_(recording, toy.KEY)
+  _, first = run(recording, toy.KEY)
   assert [c.indices.shape for c in choices(first)] == [(6, 6), (2, 6, 6)]
   assert all(c.indices.dtype == jnp.uint8 for c in choices(first))
-  _, second = pass_(first, jax.random.PRNGKey(1))
+  _, second = run(first, jax.random.PRNGKey(1))
   toy.close(second, first, 0)
   assert choices(record_choices(model, first)) == [Choices(None)] * 2
 
@@ -389,7 +389,7 @@ def test_chunks_change_nothing_in_training():
   toy.close(*results, 1e-5)
 
 
-def test_chunks_have_their_own_noise_and_share_the_kind_of_step():
+def test_chunks_differ_in_noise_but_are_all_hard_or_all_soft():
   x = np.repeat(toy.normal(1, D), 32, axis=0)
 
   def run(**arguments):
@@ -431,7 +431,7 @@ def test_chunks_save_memory_in_training():
 
 
 def leaf_equations(jaxpr):
-  """The equations without nested ones."""
+  """The equations of a program that contain no other equations."""
   for equation in jaxpr.eqns:
     inner = list(jaxprs_in_params(equation.params))
     if not inner:
@@ -440,7 +440,7 @@ def leaf_equations(jaxpr):
       yield from leaf_equations(getattr(sub, 'jaxpr', sub))
 
 
-def test_a_prompt_stores_the_hidden_units_only_once():
+def test_memory_of_a_prompt_is_linear_in_hidden_units():
   d, f, n = 64, 1024, 32
   layer = hl.SparseFF(f, n, mode='predict')
   sizes = {}

@@ -85,7 +85,7 @@ MULTIPLY = pytest.mark.parametrize('multiply', [False, True])
 
 
 def sparse_ff_pair(mode, multiply, **options):
-  """Trax's layer and ours."""
+  """Trax's `SparseFF` and ours."""
   options.update(mode=mode, multiply_by_controller_output=multiply)
   return tl.SparseFF(F, N, R, **options), hl.SparseFF(F, N, R, **options)
 
@@ -151,7 +151,7 @@ def test_sparse_ff_trains_as_in_trax(temperature, multiply):
   their_step, their_requests = training_step(official, state)
   our_step, our_requests = training_step(layer, Choices(None))
   noise = np.random.default_rng(4).uniform(size=(B * L * F,))
-  # One step uses the choices, the other the probabilities.
+  # Below quant_prob a step uses the choices, above it the probabilities.
   for select in 0.29, 0.31:
     numbers = np.float32(noise), np.float32(select)
     (_, (expected, kept)), their_grads = their_step(X, weights, *numbers)
@@ -212,7 +212,7 @@ OUTPUTS = {
   'conv': hl.ModularConv,
   'multconv': hl.SparseDense,
 }
-# Each option at least once; each case compiles five programs.
+# Each option occurs at least once; a case compiles five programs.
 QUICK = [
   (False, 'none', 'none'),
   (False, 'conv', 'fixed'),

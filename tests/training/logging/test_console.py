@@ -2,7 +2,7 @@
 
 import pytest
 
-from trax_hier.training.logging.console import Console, duration
+from trax_hier.training.logging.console import Console, format_duration
 
 
 def test_progress_bar_on_a_terminal(monkeypatch, capsys):
@@ -27,4 +27,4 @@ def test_progress_bar_on_a_terminal(monkeypatch, capsys):
   ],
 )
 def test_durations(seconds, text):
-  assert duration(seconds) == text
+  assert format_duration(seconds) == text

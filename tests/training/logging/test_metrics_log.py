@@ -1,4 +1,4 @@
-"""The log of a run and its metrics.jsonl."""
+"""The metrics log of a run and its metrics.jsonl."""
 
 import json
 

@@ -1,8 +1,8 @@
-"""TensorBoard event files, read back; disks that are full."""
+"""TensorBoard event files: reading them back, and full disks."""
 
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 from event_files import events, shown
 from tensorboardX import record_writer
 
@@ -42,7 +42,7 @@ def test_events_read_back_without_duplicates_after_resuming(tmp_path):
   assert histogram.sum == 3 * 0.25 + 0.75
   text = found['probe/sample/text_summary', 3]
   assert text.metadata.plugin_data.plugin_name == 'text'
-  # Indented lines are code in Markdown, shown verbatim.
+  # Markdown shows indented lines verbatim, as code.
   (shown_text,) = text.tensor.string_val
   assert shown_text.decode() == '    one *two*\n    \n    three'
 
@@ -78,5 +78,5 @@ def test_a_disk_that_fills_up_stops_the_run(tmp_path, monkeypatch):
 
   monkeypatch.setattr(record_writer, 'open_file', Full)
   with pytest.raises(OSError, match='No space left'):
-    toy.run(tmp_path, 4)
+    toy_training.run(tmp_path, 4)
   assert len(read_metrics(tmp_path)) == 3  # Two steps and an evaluation.

@@ -1,18 +1,18 @@
-"""The Weights & Biases sink, on a stub of the wandb package."""
+"""The Weights & Biases sink, with a stub of the wandb package."""
 
 import sys
 import types
 
 import numpy as np
 import pytest
-import toy_training as toy
+import toy_training
 
 from trax_hier.training import loop
 from trax_hier.training.logging.metrics_log import MetricsLog
 
 
-class FakeWandb(types.ModuleType):
-  """A stub of the package, with runs by id."""
+class WandbStub(types.ModuleType):
+  """A stub of the package, which records what runs log, by run id."""
 
   class Error(Exception):
     pass
@@ -42,14 +42,14 @@ class FakeWandb(types.ModuleType):
 
 @pytest.fixture
 def wandb(monkeypatch):
-  module = FakeWandb()
+  module = WandbStub()
   monkeypatch.setitem(sys.modules, 'wandb', module)
   return module
 
 
 def test_a_resumed_run_continues_the_wandb_run(tmp_path, wandb):
-  toy.run(tmp_path / 'mine', 2, wandb='project')
-  toy.run(tmp_path / 'mine', 4, wandb='project')
+  toy_training.run(tmp_path / 'mine', 2, wandb='project')
+  toy_training.run(tmp_path / 'mine', 4, wandb='project')
   first, second = wandb.inits
   assert first['project'] == 'project' and first['name'] == 'mine'
   assert first['id'] is None and second['id'] == 'run1'
@@ -79,11 +79,11 @@ def test_missing_wandb_is_an_error_before_building(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)  # As if not installed.
   monkeypatch.setattr(loop, 'build', None)
   with pytest.raises(ValueError, match=r"pip install 'trax_hier\[wandb\]'"):
-    toy.run(tmp_path, wandb='project')
+    toy_training.run(tmp_path, wandb='project')
   with pytest.raises(
     ValueError, match=r'train\.wandb must be None or the name'
   ):
-    toy.run(tmp_path, wandb='')
+    toy_training.run(tmp_path, wandb='')
 
 
 def test_an_error_of_wandb_names_the_project(tmp_path, wandb):

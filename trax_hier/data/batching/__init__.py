@@ -1,1 +1,1 @@
-"""Batching: how tokens become batches, batch i a pure function of i."""
+"""Batching: forms batches of tokens, each a pure function of its number."""

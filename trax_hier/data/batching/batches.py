@@ -1,7 +1,7 @@
-"""Random-access batches: batch i is computed from i, never iterated to.
+"""Random-access batches: batch i is a pure function of i.
 
-Nothing here has state to save: a run that resumes at step s asks for batch s
-and gets the batch of an uninterrupted run.
+There is no iterator state to save: a run that resumes at step s requests batch
+s and gets the same batch as an uninterrupted run.
 """
 
 import operator
@@ -13,7 +13,7 @@ from trax_hier.data.batching.windows import Context
 
 Batch = dict[str, np.ndarray]
 
-# Maps row numbers, (b,), to the arguments of `make_batch`.
+# Function from row numbers, (b,), to the arguments of `make_batch`.
 Rows = Callable[[np.ndarray], tuple[np.ndarray | None, ...]]
 
 
@@ -23,8 +23,8 @@ def example_indices(
   """Returns the numbers of the examples in one shard of a batch.
 
   Examples are numbered from 0 without end. Shard i of n is the i-th of n equal
-  runs of rows of the global batch, so the concatenated shards of a step are the
-  global batch.
+  slices of the rows of the global batch, so the concatenated shards of a step
+  are the global batch.
 
   Args:
     name: Name of the configurable that has this batch_size, for messages.
@@ -67,13 +67,13 @@ def make_batch(
   start_of_sequence: np.ndarray | None = None,
   sources: np.ndarray | None = None,
 ) -> Batch:
-  """Returns the batch dict of a model that shifts its inputs itself.
+  """Returns a batch for models that shift their inputs themselves.
 
   Args:
-    tokens: Both inputs and targets, (b, l) int32; not copied.
+    tokens: Both 'inputs' and 'targets', (b, l) int32; not copied.
     weights: 1 where a token is scored, (b, l) float32.
-    start_of_sequence: Whether a row begins a sequence, (b,) bool, rather than
-      continue the same row of the previous batch. None means that all do.
+    start_of_sequence: Whether a row begins a sequence, (b,) bool; False if it
+      continues the same row of the previous batch. None means all True.
     sources: Input of the encoder, (b, s) int32; None for a language model.
   """
   if start_of_sequence is None:
@@ -88,7 +88,7 @@ def make_batch(
 
 
 class EvalBatches(Sequence[Batch]):
-  """A split in batches of constant shape; padding of weight 0 fills the last.
+  """The batches of a split, of one shape; the last is padded with weight 0.
 
   Attributes:
     context: How the split was cut; None if its rows are not windows of a text.
@@ -101,10 +101,10 @@ class EvalBatches(Sequence[Batch]):
     batch_size: int,
     context: Context | None = None,
   ):
-    """Groups rows 0 .. n_rows - 1 in order.
+    """Groups rows 0 .. n_rows - 1 into batches, in order.
 
     Args:
-      rows: Function from row numbers to rows; all padding from n_rows on.
+      rows: Function from row numbers to rows; rows from n_rows on are padding.
       n_rows: Number of rows.
       batch_size: Rows in a batch.
       context: How the split was cut.

@@ -16,8 +16,8 @@ from trax_hier.data.batching.windows import Context, EvalWindows, TrainWindows
 from trax_hier.data.splits import EVAL_SPLITS, SPLITS
 from trax_hier.data.vocabularies.vocab import Vocab
 
-# Maps 'valid' or 'test', and how to cut it, to its rows and their number. Rows
-# past that number are padding.
+# Function from 'valid' or 'test', and the way to cut it, to its rows and their
+# number. Rows past that number are padding.
 EvalRows = Callable[[str, Context | None], tuple[Rows, int]]
 
 
@@ -51,7 +51,7 @@ class DataSet:
     unit: str,
     batch_size: int,
     context: Context | None = None,
-    n_bytes: Callable[[str], int] | None = None,
+    count_bytes: Callable[[str], int] | None = None,
     eval_batch_size: int | None = None,
   ):
     """Checks the batch sizes.
@@ -60,14 +60,15 @@ class DataSet:
       name: Name of the configurable, for messages.
       description: Source and sizes, for `describe`.
       train_rows: Function from positions in an endless stream to rows.
-      eval_rows: Function from a held-out split to its rows.
+      eval_rows: Function from a held-out split, and the way to cut it, to its
+        rows and their number.
       vocab: Vocabulary of the ids.
       unit: Unit of a scored token.
       batch_size: Rows of the global batch.
       context: How evaluation cuts a split by default; None if rows are not
         windows of a text.
-      n_bytes: Function from 'valid' or 'test' to its bytes of text; None if
-        tokens are bytes or not text.
+      count_bytes: Function from 'valid' or 'test' to its bytes of text; None if
+        tokens are bytes or encode no text.
       eval_batch_size: Rows of an evaluation batch; None means `batch_size`.
 
     Raises:
@@ -84,7 +85,7 @@ class DataSet:
     self._batch_size = batch_size
     self._eval_batch_size = eval_batch_size
     self._context = context
-    self._n_bytes = n_bytes
+    self._count_bytes = count_bytes
     self.vocab = vocab
     self.unit = unit
 
@@ -115,7 +116,7 @@ class DataSet:
     Args:
       split: 'valid' or 'test'.
       window: Tokens in a window; None means the default of the data set.
-      stride: Tokens that a window scores; except in the first window, they have
+      stride: Tokens that a window scores. Except in the first window, each has
         window - stride preceding tokens or more. None means `window` if that
         is given, and otherwise the default of the data set.
 
@@ -146,12 +147,13 @@ class DataSet:
   def count_bytes(self, split: str) -> int | None:
     """Returns the bytes of text that the scored tokens of a split encode.
 
-    None if tokens are bytes or encode no text.
-
     Args:
       split: 'valid' or 'test'.
+
+    Returns:
+      Their number; None if tokens are bytes or encode no text.
     """
-    return self._n_bytes and self._n_bytes(split)
+    return self._count_bytes and self._count_bytes(split)
 
   def describe(self) -> str:
     """Returns one line: the source, split sizes and batch size."""
@@ -172,9 +174,9 @@ def windowed(
   eval_length: int | None = None,
   eval_stride: int | None = None,
   move_edges: bool = True,
-  n_bytes: Callable[[str], int] | None = None,
+  count_bytes: Callable[[str], int] | None = None,
 ) -> DataSet:
-  """Returns a data set of windows of three token arrays.
+  """Returns a data set that cuts three token arrays into windows.
 
   Args:
     name: Name of the configurable that has these arguments, for messages.
@@ -189,10 +191,10 @@ def windowed(
     eval_stride: Tokens that an evaluation window scores; None means all.
     move_edges: Whether training windows shift from epoch to epoch. False keeps
       natural rows, such as images, whole in training and evaluation.
-    n_bytes: Argument of `DataSet`.
+    count_bytes: See `DataSet`.
 
   Raises:
-    ValueError: naming the binding, if a number is not legal or a window is
+    ValueError: naming the binding, if a number is invalid or a window is
       longer than the training split.
   """
   eval_length = length if eval_length is None else eval_length
@@ -223,7 +225,7 @@ def windowed(
     unit,
     batch_size,
     default_context if move_edges else None,
-    n_bytes,
+    count_bytes,
   )
 
 

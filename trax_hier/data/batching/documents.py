@@ -1,4 +1,4 @@
-"""Documents in one token array, and their rows."""
+"""Documents in one token array, and the rows that they are cut into."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ class Documents(NamedTuple):
   """Documents in one token array.
 
   Attributes:
-    tokens: Integers, (n,), in memory or mapped.
-    begins: Begin of each document, (documents,) int64.
-    ends: End of each document, (documents,) int64.
+    tokens: Integers, (n,), in memory or memory-mapped.
+    begins: Where each document begins, (documents,) int64.
+    ends: Where each document ends, exclusive, (documents,) int64.
 
   Example:
-    >>> documents = Documents.end_to_end(np.arange(10), np.array([3, 10]))
+    >>> documents = Documents.adjacent(np.arange(10), np.array([3, 10]))
     >>> print(documents.begins, documents.n_tokens())
     [0 3] 10
   """
@@ -26,8 +26,8 @@ class Documents(NamedTuple):
   ends: np.ndarray
 
   @classmethod
-  def end_to_end(cls, tokens: np.ndarray, ends: np.ndarray) -> 'Documents':
-    """Returns adjacent documents: each begins at the end of the previous."""
+  def adjacent(cls, tokens: np.ndarray, ends: np.ndarray) -> 'Documents':
+    """Returns documents that each begin where the previous one ends."""
     return cls(tokens, np.insert(ends, 0, 0)[:-1], ends)
 
   def n_tokens(self) -> int:
@@ -37,10 +37,10 @@ class Documents(NamedTuple):
   def n_bytes(self, vocab: Vocab, skip_zeros: bool = False) -> int:
     """Returns the number of UTF-8 bytes in the text of the documents.
 
-    Each document is decoded as a whole: a row may begin in the middle of a
-    sentence, where subword vocabularies drop a space. Bytes that normalization
+    Decodes whole documents: at the start of a row, which may be in the middle of
+    a sentence, subword vocabularies would drop a space. Bytes that normalization
     removed when the set was prepared do not count; an unknown piece counts as
-    the mark that it decodes to.
+    the text that it decodes to.
 
     Args:
       vocab: Vocabulary of the tokens.
@@ -55,13 +55,13 @@ class Documents(NamedTuple):
 
 
 class DocumentRows:
-  """Rows of documents, each with tokens of one document only.
+  """Documents cut into rows, each with tokens of one document only.
 
   A document longer than a row continues in the next one, so no token is lost.
   Padding of weight 0 fills the last row of a document.
 
   Example:
-    >>> documents = Documents.end_to_end(np.arange(1, 8), np.array([2, 7]))
+    >>> documents = Documents.adjacent(np.arange(1, 8), np.array([2, 7]))
     >>> tokens, weights = DocumentRows(documents, length=3).rows(np.arange(3))
     >>> print(tokens)
     [[1 2 0]

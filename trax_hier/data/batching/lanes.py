@@ -1,7 +1,7 @@
 """Lanes: batch rows that each read long documents across batches.
 
 The schedule of the lanes is computed on demand: a run that resumes at step s
-asks for batch s and gets the batch of an uninterrupted run.
+requests batch s and gets the same batch as an uninterrupted run.
 """
 
 import bisect
@@ -25,11 +25,11 @@ def epochs(n: int, seed: int) -> Iterator[int]:
 
 
 class LaneSchedule:
-  """Which segment of which document each lane reads at each step.
+  """Schedule of the document and segment that each lane reads at each step.
 
   A lane reads a document to its end, one segment per step, and then takes the
-  next document of the order. If several lanes are free at the same step, the
-  first lane takes first.
+  next document of the order. If several lanes are free at the same step, they
+  take documents in the order of the lanes.
 
   The schedule is computed up to the requested step and kept, in 16 bytes per
   document taken so far. A lookup is a binary search.
@@ -56,10 +56,11 @@ class LaneSchedule:
     """
     self._n_segments = n_segments
     self._order = iter(order)
-    self._free = [(0, lane) for lane in range(n_lanes)]  # A heap.
+    # A heap of (step at which the lane is free, lane).
+    self._free = [(0, lane) for lane in range(n_lanes)]
     self._begins = [array('q') for _ in range(n_lanes)]
     self._documents = [array('q') for _ in range(n_lanes)]
-    # Batches are pure functions of their number, so threads may fetch them.
+    # Several threads may request batches at the same time.
     self._lock = threading.Lock()
 
   def locate(self, step: int, lane: int) -> tuple[int, int] | None:

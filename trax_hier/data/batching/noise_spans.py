@@ -1,15 +1,15 @@
-"""Random noise spans, as span corruption samples them."""
+"""Samples the noise spans of span corruption."""
 
 import numpy as np
 
 from trax_hier.data.hashing import hash64
 
-_KEPT, _NOISE = 0, 1  # tags of the two uses of a row's key
+_KEPT, _NOISE = 0, 1  # tags for the two uses of a row's key
 
 
-def first_columns(counts: np.ndarray, width: int) -> np.ndarray:
-  """Returns (b, width) bool: True in the first `counts`, (b,), of each row."""
-  return np.arange(width) < counts[:, None]
+def length_mask(lengths: np.ndarray, width: int) -> np.ndarray:
+  """Returns (b, width) bool, True in the first (b,) `lengths` of each row."""
+  return np.arange(width) < lengths[:, None]
 
 
 def noise_mask(
@@ -26,10 +26,10 @@ def noise_mask(
 
   Args:
     keys: Random key of each row, (b,) uint64.
-    begin: Begin of the tokens of a row that may be noise, (b,).
-    end: End of the tokens of a row that may be noise, (b,).
-    n_noise: Noise tokens of a row, (b,).
-    n_spans: Noise spans of a row, (b,); 0 in a row without noise.
+    begin: Position of the first token of a row that may be noise, (b,).
+    end: Position after the last token of a row that may be noise, (b,).
+    n_noise: Number of noise tokens in a row, (b,).
+    n_spans: Number of noise spans in a row, (b,); 0 in a row without noise.
     width: Tokens in a row.
 
   Returns:
@@ -42,7 +42,7 @@ def noise_mask(
     ),
     axis=-1,
   ).reshape(len(keys), -1)
-  # Spans of length 0 come last: they toggle at `end`, outside of the mask.
+  # Spans of length 0 are last: they toggle at `end`, which the mask excludes.
   edges = begin[:, None] + lengths.cumsum(axis=1)
   toggles = np.zeros((len(keys), width + 1), np.bool_)
   np.put_along_axis(toggles, edges, True, axis=1)
@@ -54,15 +54,15 @@ def _partition(keys, n, n_parts):
   """Samples partitions of (b,) n into (b,) n_parts positive parts, uniformly.
 
   Returns:
-    (b, p) int64, where p is the largest n_parts, at least 1. Zeros follow the
-    parts of a row. With n_parts = 0, a row has one part, n.
+    (b, p) int64, where p is the largest n_parts, at least 1. Rows with fewer
+    parts are padded with 0. With n_parts = 0, a row has one part, n.
   """
   n_cuts = np.maximum(n_parts - 1, 0)
   scores = hash64(keys[:, None], np.arange(n.max()))
   scores[np.arange(n.max()) >= n[:, None] - 1] = np.iinfo(np.uint64).max
   # Stable, so that ties have the same order on every machine.
   order = np.argsort(scores, axis=1, kind='stable')[:, : n_cuts.max()]
-  is_cut = first_columns(n_cuts, n_cuts.max())
+  is_cut = length_mask(n_cuts, n_cuts.max())
   cuts = np.sort(np.where(is_cut, order + 1, n[:, None]), axis=1)
   cuts = np.concatenate((cuts, n[:, None]), axis=1)
   return np.diff(cuts, axis=1, prepend=0)

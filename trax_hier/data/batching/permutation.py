@@ -1,7 +1,7 @@
-"""Permutations computed per index, the same for every version of numpy.
+"""Permutations computed per index, identical in every version of numpy.
 
-numpy does not promise that `Generator.permutation` stays the same across
-releases, which would reorder the data of a resumed run.
+`Generator.permutation` may change between numpy releases, which would reorder
+the data of a resumed run.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ _ROUNDS = 6  # even, so that the two halves end with their initial sizes
 def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
   """Permutes 0 .. n-1 pseudo-randomly, one permutation per key.
 
-  A Feistel network permutes the range up to the smallest power of two that
-  holds n. A result of n or more passes through the network again until it is
-  less than n (cycle walking, fewer than two passes on average), so the map
-  stays one to one.
+  A Feistel network permutes the range up to the smallest power of two that is
+  at least n. A result of n or more passes through the network again until it is
+  less than n (cycle walking), which keeps the map one to one and takes fewer
+  than two passes on average.
 
   Args:
     index: Integers in [0, n), (b,).
@@ -37,7 +37,7 @@ def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
 
 
 def _feistel(x, n, key):
-  """Permutes the range up to the power of two that holds n, at least 4."""
+  """Permutes 0 .. m-1, m the smallest power of two of at least n and 4."""
   bits = max(2, (n - 1).bit_length())
   left_bits, right_bits = bits // 2, bits - bits // 2
   left = x >> np.uint64(right_bits)
@@ -53,7 +53,7 @@ def _feistel(x, n, key):
 def shuffled(
   index: np.ndarray, n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns items of an endless stream that reshuffles n items every epoch.
+  """Returns items of an endless stream that reshuffles n items each epoch.
 
   Args:
     index: Positions in the stream from 0, (b,).

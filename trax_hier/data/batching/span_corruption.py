@@ -1,4 +1,4 @@
-"""SpanCorruption: the denoising objective of T5, on windows of another set."""
+"""SpanCorruption: the denoising objective of T5, on another data set."""
 
 import operator
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.batches import Batch, example_indices, make_batch
 from trax_hier.data.batching.dataset import DataSet
-from trax_hier.data.batching.noise_spans import first_columns, noise_mask
+from trax_hier.data.batching.noise_spans import length_mask, noise_mask
 from trax_hier.data.hashing import NOISE, SPLIT_TAGS, hash64
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 
@@ -19,32 +19,32 @@ class SpanCorruption:
   """Windows of another data set, corrupted for encoder-decoder models.
 
   'sources' is the window with each noise span replaced by a sentinel.
-  'targets' lists each sentinel followed by the tokens of its span, and ends
-  with one more sentinel:
+  'targets' is, for each span, its sentinel and its tokens, and at the end one
+  more sentinel:
     window   the quick brown fox jumps over the lazy dog
     sources  the <0> fox jumps over <1>
     targets  <0> quick brown <1> the lazy dog <2>
   Sentinels count down from vocab_size - 1. In a window of n tokens,
   n_noise = round(n * density) are noise, clipped to [1, n - 1], in
-  round(n_noise / mean_span) spans, at least 1 and at most the number of noise
-  tokens and of kept tokens. Kept and noise spans alternate: a kept span is
-  first, a noise span last. The lengths of the spans of each kind are a
+  round(n_noise / mean_span) spans: at least 1, at most the number of noise
+  tokens, and at most the number of kept tokens. Kept and noise spans alternate,
+  a kept span first and a noise span last. The span lengths of each kind are a
   uniformly random partition.
 
-  Noise is an integer hash of (seed, split, row): batches are bitwise equal on
-  every machine, and each epoch corrupts a window differently. Evaluation noise
-  does not depend on the seed.
+  Noise is a hash of (seed, split, row): batches are bitwise equal on every
+  machine, and each epoch corrupts a window differently. Evaluation noise does
+  not depend on the seed.
 
   Padding is not corrupted: a row ends with its last token of weight 1, and
-  other weights of the data are ignored. A row of fewer than 2 tokens stays
-  uncorrupted, with no targets and all weights 0. If evaluation windows overlap,
-  the tokens of a window that are only context stay uncorrupted in its sources.
+  other weights of the data are ignored. A row of fewer than 2 tokens is not
+  corrupted, and has no targets and only weights of 0. If evaluation windows
+  overlap, the tokens of a window that are only context are not corrupted.
 
   Batches have
     'sources', (b, source_length) int32, padded with 0 on the right;
-    'inputs' and 'targets', (b, target_length) int32, likewise;
+    'inputs' and 'targets', (b, target_length) int32, padded in the same way;
     'weights', (b, target_length) float32, 1 except on padding;
-    'start_of_sequence', (b,) bool, of the data.
+    'start_of_sequence', (b,) bool, as in the data.
 
   Attributes:
     vocab: Vocabulary of the data, with sentinels.
@@ -89,8 +89,8 @@ class SpanCorruption:
       seed: Seed of the training noise.
 
     Raises:
-      ValueError: naming the binding; if windows do not fit, also the least
-        value that fits, because nothing is ever truncated.
+      ValueError: naming the binding, if an argument is invalid; also naming
+        the least value that fits, if windows do not fit (none is truncated).
     """
     if not hasattr(data, 'train_batch'):
       raise ValueError(
@@ -121,7 +121,7 @@ class SpanCorruption:
     self._check_lengths(self._length, self._length)
 
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
-    """Corrupts one shard of batch `step`; see `DataSet.train_batch`."""
+    """Returns one corrupted shard of batch `step`; see `DataSet`."""
     batch = self._data.train_batch(step, shard, n_shards)
     batch_size = len(batch['inputs']) * n_shards
     index = example_indices(
@@ -144,8 +144,8 @@ class SpanCorruption:
       stride: Tokens at the end of a window that may be corrupted.
 
     Raises:
-      ValueError: as `eval_batches` of the data; if windows do not fit, naming
-        the binding and the least value that fits.
+      ValueError: see `DataSet.eval_batches`; if windows do not fit, naming the
+        binding and the least value that fits.
     """
     batches = self._data.eval_batches(split, window, stride)
     width = batches[0]['inputs'].shape[1]
@@ -171,7 +171,7 @@ class SpanCorruption:
 
   def _count_noise(self, n):
     """Returns the numbers of noise tokens and of noise spans in n tokens."""
-    # Rounds half to even, like T5's code.
+    # `rint` rounds half to even, as T5's code does.
     n_noise = np.rint(n * self._density).astype(np.int64)
     n_noise = np.where(n > 1, np.clip(n_noise, 1, np.maximum(n - 1, 1)), 0)
     n_spans = np.maximum(np.rint(n_noise / self._mean_span).astype(np.int64), 1)
@@ -180,8 +180,8 @@ class SpanCorruption:
   def _check_lengths(self, width, stride):
     """Raises ValueError if corrupted windows `stride` apart do not fit.
 
-    Padded rows fit if full ones do: the lengths do not grow as a row gets
-    shorter.
+    Padded rows fit if full rows do: a shorter row has no longer sources or
+    targets.
     """
     windows = f'windows of {width:,} tokens'
     if stride < width:
@@ -191,17 +191,17 @@ class SpanCorruption:
         f'SpanCorruption.data: {windows}: needs 2 or more to corrupt, one to '
         'keep and one as noise'
       )
-    # The first window is corrupted as a whole, others in their last tokens.
+    # All of the first window is corrupted, but only the end of other windows.
     noise, spans = self._count_noise(np.array((width, stride)))
-    below, n_sentinels = self._data.vocab.size, int(spans.max()) + 1
+    n_base, n_sentinels = self._data.vocab.size, int(spans.max()) + 1
     needs = (
       ('source_length', self._source_length, width - noise + spans, windows),
       ('target_length', self._target_length, noise + spans + 1, windows),
       (
         'vocab_size',
         self.vocab.size,
-        below + n_sentinels,
-        f'the {below:,} ids of SpanCorruption.data and the {n_sentinels:,} '
+        n_base + n_sentinels,
+        f'the {n_base:,} ids of SpanCorruption.data and the {n_sentinels:,} '
         f'sentinels of {windows}',
       ),
     )
@@ -233,11 +233,11 @@ class SpanCorruption:
     in_sources = is_first | ~is_noise
     in_sources &= np.arange(width) < end[:, None]
     sources = np.zeros((len(tokens), self._source_length), np.int32)
-    filled = first_columns(in_sources.sum(axis=1), self._source_length)
+    filled = length_mask(in_sources.sum(axis=1), self._source_length)
     sources[filled] = np.where(is_first, top - span, tokens)[in_sources]
 
     targets = np.zeros((len(tokens), self._target_length), np.int32)
-    # The noise tokens and sentinels of the spans so far precede a noise token.
+    # A noise token follows the noise tokens and sentinels of the spans so far.
     column = is_noise.cumsum(axis=1, dtype=np.int32) + span
     targets[is_noise.nonzero()[0], column[is_noise]] = tokens[is_noise]
     targets[is_first.nonzero()[0], column[is_first] - 1] = top - span[is_first]
@@ -245,7 +245,7 @@ class SpanCorruption:
     rows = spans.nonzero()[0]
     targets[rows, n_targets[rows] - 1] = top - spans[rows]
 
-    weights = first_columns(n_targets, self._target_length).astype(np.float32)
+    weights = length_mask(n_targets, self._target_length).astype(np.float32)
     return make_batch(targets, weights, batch['start_of_sequence'], sources)
 
 

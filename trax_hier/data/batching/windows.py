@@ -9,10 +9,10 @@ from trax_hier.data.hashing import OFFSET, hash64
 
 
 class Context(NamedTuple):
-  """How evaluation cuts a text: windows of `window` tokens, `stride` apart.
+  """The way evaluation cuts a text: windows of `window` tokens, `stride` apart.
 
-  A token is predicted from window - stride to window - 1 preceding tokens; in
-  the first window, from all preceding tokens.
+  A token is predicted from window - stride to window - 1 preceding tokens, and
+  in the first window from all preceding tokens.
   """
 
   window: int
@@ -20,20 +20,20 @@ class Context(NamedTuple):
 
 
 class TrainWindows:
-  """Training windows of a token array, reshuffled and shifted every epoch.
+  """Training windows of a token array, reshuffled and shifted each epoch.
 
-  An epoch tiles the array with adjacent windows and uses each once, in the
-  order of a permutation. Each epoch samples a permutation and the offset of the
-  tiling, so window edges move and no token is first in every epoch.
+  An epoch tiles the array with adjacent windows and returns each once. It
+  samples their order and the offset of the tiling, so window edges move and no
+  token is the first of a window in every epoch.
   """
 
   def __init__(
     self, tokens: np.ndarray, length: int, seed: int, move_edges: bool = True
   ):
-    """Plans the tiling.
+    """Counts the windows and the possible offsets.
 
     Args:
-      tokens: Integers, (n,) with n >= length, in memory or mapped.
+      tokens: Integers, (n,) with n >= length, in memory or memory-mapped.
       length: Tokens in a window.
       seed: Seed of the permutations and offsets.
       move_edges: Whether to sample offsets. False tiles from token 0 in every
@@ -45,8 +45,8 @@ class TrainWindows:
     self.n_windows = len(tokens) // length
     self._slack = 0
     if move_edges:
-      # A slack of length - 1 or more allows every alignment of the edges. It
-      # may cost one window.
+      # At least length - 1 tokens remain, which allows every alignment of the
+      # edges. This may cost one window.
       self.n_windows = max(1, (len(tokens) + 1) // length - 1)
       self._slack = len(tokens) - self.n_windows * length
 
@@ -92,7 +92,7 @@ class EvalWindows:
     """Counts the windows.
 
     Args:
-      tokens: Integers, (n,), in memory or mapped.
+      tokens: Integers, (n,), in memory or memory-mapped.
       length: Tokens in a window.
       stride: Tokens that a window scores, in [1, length].
     """

@@ -1,1 +1,1 @@
-"""Attention: cores, position schemes, caches and masks."""
+"""Attention layers, position schemes, and caches of keys and values."""

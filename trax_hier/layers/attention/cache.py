@@ -1,4 +1,4 @@
-"""Caches of keys and values, and of the last inputs, across calls."""
+"""Caches of keys, values and layer inputs across calls."""
 
 import math
 
@@ -11,34 +11,32 @@ from trax_hier.layers.base.memory import Memory
 
 
 def empty_buffer(rows, n):
-  """A buffer (s, n, d) for `n` rows like `rows` (.., l, d), s sequences.
+  """Zeros (s, n, d): a buffer of `n` rows for each sequence of rows (.., l, d).
 
-  Batch and heads are merged into one axis, the shape that products with the
-  buffer take: XLA updates a buffer in place only if all readers use one shape.
+  Batch and heads are merged into the axis s. XLA updates a buffer in place only
+  if all its readers use one shape, and dot products use this one.
   """
   *lead, _, d = rows.shape
   return jnp.zeros((math.prod(lead), n, d), rows.dtype)
 
 
 def write_rows(buffer, rows, index):
-  """Writes `rows` (.., l, d) into `buffer` (s, n, d), beginning at `index`."""
-  return jax.lax.dynamic_update_slice(
-    buffer, _like(buffer, rows), (0, index, 0)
-  )
+  """Writes `rows` (.., l, d) to `buffer` (s, n, d), from row `index` on."""
+  return jax.lax.dynamic_update_slice(buffer, _fit(rows, buffer), (0, index, 0))
 
 
 def join_rows(buffer, rows):
   """Concatenates `buffer` (s, n, d) and `rows` (.., l, d): (s, n + l, d)."""
-  return jnp.concatenate([buffer, _like(buffer, rows)], axis=-2)
+  return jnp.concatenate([buffer, _fit(rows, buffer)], axis=-2)
 
 
-def _like(buffer, rows):
-  """Rows (.., l, d) in the shape and dtype of a buffer (s, n, d)."""
+def _fit(rows, buffer):
+  """Merges the leading axes of rows (.., l, d) and casts: (s, l, d)."""
   rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
   if rows.shape[0] != buffer.shape[0]:
     raise ValueError(
-      f'{rows.shape[0]} sequences of rows (batch times heads), but the state '
-      f'was made for {buffer.shape[0]}: initialize it for this batch size'
+      f'the batch has {rows.shape[0]} sequences (batch times heads), but the '
+      f'cache has {buffer.shape[0]}: initialize the state for this batch size'
     )
   return rows
 
@@ -47,7 +45,8 @@ class KeyValueCache(base.Layer):
   """Caches keys and values across predict calls: (k, v, ..) -> (k, v, ..).
 
   The identity in 'train' and 'eval' modes. In 'predict' mode, new rows (b, h,
-  l, d_head) are added to the rows of earlier calls; outputs (b h, n, d_head):
+  l, d_head) are added to the rows of earlier calls. It returns (b h, n,
+  d_head):
 
   * without a window, the whole buffer of `max_len` rows;
   * with a window and one new row, a ring buffer of `window` rows, which holds
@@ -59,11 +58,12 @@ class KeyValueCache(base.Layer):
     max_len: Capacity in rows if there is no window.
     window: Number of rows to keep; None means all.
     mode: 'train', 'eval' or 'predict'.
-    n: Number of arrays: more than 2 to cache other arrays of the keys too.
+    n: Number of arrays. Arrays after k and v also have a row for each key, for
+      example a mask.
 
   Raises:
-    ValueError: a call without a window has more than max_len rows, or the batch
-      size differs from the state's.
+    ValueError: there is no window and a call has more than max_len rows, or the
+      batch size differs from the state's.
 
   Example:
     >>> from trax_hier.compat import signature
@@ -130,14 +130,14 @@ def PastRows(
   """Prepends the keys and values of earlier positions: (k, v) -> (k, v).
 
   In 'train' and 'eval' modes, `window` rows are prepended to the new rows (b,
-  h, l, d_head). At the start of a sequence they are zeros, so every position
-  has the same number of keys before it. In predict mode, `PastRows` is a
-  `KeyValueCache`.
+  h, l, d_head). Rows before the start of a sequence are zeros, so every
+  position has the same number of keys before it. In predict mode, the layer is
+  a `KeyValueCache`.
 
   Args:
     window: Number of rows that a position needs before its own.
     carry: Whether a call in 'train' and 'eval' modes continues the sequence of
-      the call before, whose last rows are then kept.
+      the previous call; the state then holds that call's last rows.
     mode: 'train', 'eval' or 'predict'.
     n_kept: Number of rows to keep in predict mode, including the newest; None
       means window + 1.
@@ -184,7 +184,7 @@ class _PastRows(Memory):
 class PastInputs(base.Layer):
   """Prepends the last n inputs: (b, l, d) -> (b, n + l, d).
 
-  They are zeros before the start of the sequence. In 'train' and 'eval' modes,
+  Inputs before the start of a sequence are zeros. In 'train' and 'eval' modes,
   every call starts a sequence.
 
   Args:

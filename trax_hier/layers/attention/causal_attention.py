@@ -1,9 +1,9 @@
 """Causal attention: self-attention, and attention between two resolutions.
 
 Every layer here consists of projections to heads, a key/value cache, dot
-products with a position scheme, and an output projection. Queries and keys may
-have different strides: neighbors in a sequence shortened k times are k tokens
-apart (see `dot_product`).
+products with a position scheme, and an output projection. A stride is the
+distance in tokens between neighbors: k in a sequence shortened k times. Queries
+and keys may have different strides (see `dot_product`).
 
 In predict mode, keys and values go to a cache of `max_len` tokens. A call takes
 any number of new tokens; all calls together take at most `max_len`.
@@ -83,17 +83,25 @@ def SelfAttention(
   """
   scheme = positions or NoPositions()
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
-  project, merge = (
+  project_qkv, project_output = (
     build(factory, d_out=d_model, mode=mode, masked=masked)
     for factory in (qkv, output)
   )
-  heads = Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project)
+  heads = Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project_qkv)
   attend = _AttendToCache(
-    merge, scheme, stride, stride, window, dropout, mode, max_len, masked
+    project_output,
+    scheme,
+    stride,
+    stride,
+    window,
+    dropout,
+    mode,
+    max_len,
+    masked,
   )
   if not masked:
     return tl.Serial(heads, attend)
-  n_masks = heads.n_in + merge.n_in - 1
+  n_masks = heads.n_in + project_output.n_in - 1
   return tl.Serial(  # x, mask
     tl.Select([0] + [1] * n_masks),
     heads,  # q, k, v, mask
@@ -157,11 +165,12 @@ def _AttendToCache(
   max_len,
   masked=False,
 ):
-  """q, k, v (b, h, l, d / h)[, mask (b, 1, l, 1)] -> (b, l, d).
+  """Attention to cached keys, then the projection `output`.
 
-  Caches k, v and the mask in predict mode.
+  q, k, v (b, h, l, d / h)[, mask (b, 1, l, 1)] -> (b, l, d); predict mode
+  caches k, v and the mask.
   """
-  # The last group of coarse queries or keys must fit as a whole.
+  # Rounded up to hold the last group of the coarser sequence as a whole.
   max_len += -max_len % max(query_stride, key_stride)
   n_rows = -(-max_len // key_stride)
   strides = query_stride, key_stride
@@ -191,7 +200,7 @@ def Attend(
   Raises:
     ValueError: mode is unknown, or window is not positive.
 
-  Example: queries of zero attend to all keys equally, here to two values.
+  Example: queries of zero average the values of their window, here two.
     >>> import jax
     >>> attend = Attend(NoPositions(), 1, 1, 2, 0.0, 'eval', max_len=4)
     >>> q, v = jnp.zeros((1, 1, 4, 1)), jnp.arange(4.0).reshape(1, 1, 4, 1)
@@ -206,10 +215,10 @@ def Attend(
   bias = positions.bias(query_stride, key_stride, max_len, mode)
 
   def prepare(q, k, v):
-    """q and k for the bias, q for the clock, then q, k, v."""
+    """Returns q and k for the bias, q for the clock, then q, k, v."""
     keys = k
     if window is not None and q.shape[-2] > window:
-      # `DotProductAttention` attends in blocks that have 2 * window keys.
+      # `DotProductAttention` cuts queries into blocks with 2 * window keys.
       padding = [(0, 0)] * (k.ndim - 2) + [(2 * window, 0), (0, 0)]
       keys = jnp.pad(k, padding)
       keys = keys[..., -2 * window :, :]

@@ -29,8 +29,8 @@ def CrossAttention(
   """Cross-attention to all rows of another sequence, without positions.
 
   x (b, l, d), context (b, m, d), mask (b, m) bool -> (b, l, d); rows of
-  `context` where the mask is False are not attended to. If it is False
-  everywhere, the heads return zeros.
+  `context` where the mask is False are not attended to. If a whole row of the
+  mask is False, the heads return zeros.
 
   Args:
     d_model: Width of inputs and outputs.
@@ -67,7 +67,7 @@ def EncoderAttention(
 ):
   """Bidirectional self-attention: x (b, l, d), mask (b, l) -> (b, l, d).
 
-  Arguments and mask as in `CrossAttention`; every call is a whole sequence.
+  Arguments and mask as in `CrossAttention`; every call gets a whole sequence.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -81,9 +81,9 @@ def EncoderAttention(
 
 
 def _attend_to_masked(heads, output, dropout, mode):
-  """Returns the layers: inputs of `heads`, mask (b, m) bool -> (b, l, d).
+  """Layers that attend to rows where the mask is True, and project by `output`.
 
-  `heads` are the layers that return q, k and v.
+  Inputs of `heads`, mask (b, m) bool -> (b, l, d); `heads` return q, k and v.
   """
   return [
     tl.Parallel(
@@ -96,7 +96,7 @@ def _attend_to_masked(heads, output, dropout, mode):
 
 
 class _MaskedAttention(base.Layer):
-  """q, k, v, mask of the keys -> (b, h, l, d / h)."""
+  """Attention to unmasked keys: q, k, v, mask -> (b, h, l, d / h)."""
 
   def __init__(self, dropout):
     super().__init__(n_in=4, n_out=1)

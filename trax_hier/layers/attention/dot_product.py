@@ -1,8 +1,9 @@
 """Causal dot-product attention over heads: the core of the attention layers.
 
-Queries and keys may have different strides: neighbors in a sequence shortened k
-times are k tokens apart. A query at index i of stride s covers the tokens
-before (i + 1) * s and attends to the keys that start before that point.
+A stride is the distance in tokens between neighbors: k in a sequence shortened
+k times. Queries and keys may have different strides. Query i of stride s covers
+the tokens before (i + 1) * s and attends to the keys that start before that
+token.
 
 Letters: b batch, h heads, l length, d d_model; n blocks, w window.
 """
@@ -23,25 +24,26 @@ MAX_ROWS = 1024
 class DotProductAttention(base.Layer):
   """Causal attention over heads: arrays, t, q, k, v, .. -> (b, h, l, d / h).
 
-  `arrays` belong to the position scheme's `Bias`; t is the number of queries in
+  `arrays` are the outputs of `bias.layer`; t is the number of queries in
   earlier predict calls. Keys and values come from the same sequence or, in
   predict mode, from a `KeyValueCache`.
 
-  A window is the number of keys that a position attends to, up to its own key
-  or, if `past_only`, up to the key before. With `past_only`, keys begin with
-  `window` rows for the positions before the first (see `cache.PastRows`). These
-  rows are not masked, so every position has the same number of keys.
+  A window is the number of keys that a position attends to, up to and including
+  its own key or, if `past_only`, the key before its own. With `past_only`, keys
+  begin with `window` rows for the positions before the first (see
+  `cache.PastRows`). These rows are not masked, so every position attends to the
+  same number of keys.
 
   If `masked`, the last input is a mask (b, 1, l, 1) bool, which predict mode
   caches like keys; keys where it is False are not attended to.
 
-  Long sequences are cut to skip most of the products that causality or the
-  window masks. With a window, each block of queries attends to its own block of
-  keys and the one before. Otherwise a few spans of queries attend to the keys
-  before their end, in chunks if a span is long (see `in_chunks`).
+  Long sequences are cut to skip most of the masked products. With a window,
+  each block of queries attends to its own block of keys and the previous one.
+  Without a window, queries are cut into a few spans. Each span attends to the
+  keys before its end, in chunks if it is long (see `in_chunks`).
 
-  Source of the sizes: benchmarks/hourglass.py on CPU; 4 spans save 3 / 8 of the
-  work, 8 would save 7 / 16 and double the program.
+  Source of the sizes: benchmarks/hourglass.py on CPU. 4 spans save 3 / 8 of the
+  products; 8 spans would save 7 / 16 but double the size of the program.
 
   A call reads only the filled rows of a cache, rounded up to capacity / 2^n, so
   time per token grows with the tokens so far and not with the capacity.
@@ -121,14 +123,14 @@ class DotProductAttention(base.Layer):
     ]
 
   def _attend_in_chunks(self, arrays, t, q, keys, rng):
-    """Attends a chunk of queries at a time; q and keys end at one position."""
+    """Attends a chunk of queries at a time; q and keys end at one token."""
     n_queries, n_keys = q.shape[-2], keys[0].shape[-2]
     if n_queries <= MAX_ROWS or self._query_stride != self._key_stride:
       return self._attend(arrays, t, q, keys, rng)
     if len(keys) == 2:
       keys = [*keys, jnp.ones((len(q), 1, n_keys, 1), bool)]
-    # Padding gives each chunk n_keys keys that end where its queries end. The
-    # padded keys are masked.
+    # Padding, which is masked, gives each chunk n_keys keys that end where its
+    # queries end.
     before = (-(-n_queries // MAX_ROWS) - 1) * MAX_ROWS
     padded = [jnp.pad(x, [(0, 0), (0, 0), (before, 0), (0, 0)]) for x in keys]
 
@@ -163,10 +165,10 @@ class DotProductAttention(base.Layer):
     return softmax_attention(q, k, v, bias, visible, self._dropout, rng)
 
   def _offsets(self, t, q, k):
-    """Distances key minus query in tokens, and the mask of visible keys.
+    """Distances in tokens, key minus query, and the mask of visible keys.
 
-    Queries and keys end at one position, unless the keys are a cache, which
-    begins at position 0 or, with a window and one query, is a ring buffer.
+    Queries and keys end at one token, unless the keys are a cache. A cache
+    begins at token 0 or, with a window and one query, is a ring buffer.
     """
     query_stride, key_stride = self._query_stride, self._key_stride
     window, predict = self._window, self._mode == 'predict'
@@ -197,10 +199,10 @@ def in_chunks(attend, q, rng):
   The backward pass recomputes the attention weights of each chunk.
 
   Args:
-    attend: (q (b, h, MAX_ROWS, d / h), start, rng) -> the shape of q, where
-      start is the index of the first query. All queries are left-padded with
-      zeros to a multiple of MAX_ROWS; start counts the padding. If l <=
-      MAX_ROWS, one call gets all queries.
+    attend: (q (b, h, MAX_ROWS, d / h), start, rng) -> an array of the shape of
+      q, where start is the index of the first query after left-padding all
+      queries with zeros to a multiple of MAX_ROWS. If l <= MAX_ROWS, one call
+      gets all queries.
     q: All queries, (b, h, l, d / h).
     rng: PRNG key.
   """
@@ -224,9 +226,9 @@ def _first_rows(arrays, n):
 
 
 def read_sizes(capacity, smallest):
-  """Numbers of rows to read of a cache: capacity / 2^n, ascending.
+  """Numbers of cache rows that a call may read, ascending: capacity / 2^n.
 
-  Only the first may be less than or equal to `smallest`.
+  Only the first number may be less than or equal to `smallest`.
   """
   sizes = [capacity]
   while sizes[0] > smallest:
@@ -235,17 +237,17 @@ def read_sizes(capacity, smallest):
 
 
 def blocks(x, window):
-  """Cuts rows into blocks, zero-padded: (b, h, l, d) -> (b, n, h, w, d)."""
+  """Cuts rows into zero-padded blocks: (b, h, l, d) -> (b, n, h, w, d)."""
   x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % window), (0, 0)])
   b, h, length, d = x.shape
   return x.reshape(b, h, length // window, window, d).swapaxes(1, 2)
 
 
 def block_pairs(x, window, length):
-  """Concatenates each block of keys to the block before: (b, n, h, 2 w, d).
+  """Joins each block of keys to the previous block: (b, n, h, 2 w, d).
 
-  The last `length` keys of x (b, h, .., d) are cut into blocks. The rows before
-  them precede the first block; without such rows, zeros do.
+  The last `length` keys of x (b, h, .., d) are cut into blocks. The `window`
+  rows before them, or zeros if x has none, are the block before the first.
   """
   if x.shape[-2] == length:
     x = jnp.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])

@@ -24,7 +24,7 @@ def Heads(
     d_model: Width of the input.
     n_heads: Number of heads.
     *rotations: For each output, the layers that encode positions into it.
-    d_head: Width of a head; None means d_model / n_heads, which must be whole.
+    d_head: Width of a head; None means d_model / n_heads, an integer.
     dense: Factory of a projection, given its width.
     project: Layer that computes all outputs, (b, l, h d_head) each, instead of
       projections by `dense`.

@@ -13,7 +13,7 @@ class LearnedPositions(NoPositions):
   """A learned vector for each position, added to embeddings (b, l, d).
 
   Args:
-    n_positions: Number of positions; the limit for the length of a sequence.
+    n_positions: Number of positions: the maximum sequence length in tokens.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -22,8 +22,8 @@ class LearnedPositions(NoPositions):
     layer           parameters   in           out
     PositionTable        4,096   (2, 12, 8)   (2, 12, 8)
 
-  Source: Attention Is All You Need (arXiv 1706.03762), section 3.5; the table
-  is initialized with its sinusoids, as in Scaling Transformers' published code.
+  Source: Attention Is All You Need (arXiv 1706.03762), section 3.5. Sinusoids
+  initialize the table, as in Scaling Transformers' published code.
   """
 
   def __init__(self, n_positions: int = 2048):
@@ -39,7 +39,7 @@ class LearnedPositions(NoPositions):
 
 
 class _PositionTable(base.Layer):
-  """x (b, l, d) -> x + table[t : t + l], with t rows in earlier calls."""
+  """Adds table[t : t + l] to x (b, l, d) after t rows in earlier calls."""
 
   def __init__(self, n_positions, stride, mode):
     super().__init__()
@@ -49,13 +49,13 @@ class _PositionTable(base.Layer):
 
   @property
   def n_positions(self):
-    """Length in tokens of the longest possible sequence."""
+    """Maximum sequence length in tokens."""
     return self._n_positions
 
   def init_weights_and_state(self, input_signature):
     d_model = input_signature.shape[-1]
     tokens = jnp.arange(0, self._n_positions, self._stride)
-    # An odd d_model has one cosine less than sines.
+    # An odd d_model has one sine more than cosines.
     self.weights = sinusoid(tokens, d_model)[:, :d_model]
     if self._mode == 'predict':
       self.state = jnp.zeros((), jnp.int32)
@@ -75,7 +75,7 @@ class _PositionTable(base.Layer):
 
 
 def longest_sequence(layer: base.Layer) -> int | None:
-  """Maximum number of tokens that a model has positions for; None: no limit.
+  """Maximum sequence length of a model in tokens; None means no limit.
 
   Example:
     >>> from trax_hier.compat import tl

@@ -1,4 +1,4 @@
-"""Locality-sensitive-hashing (LSH) attention: Trax's layer, for our blocks."""
+"""Locality-sensitive-hashing (LSH) attention, by Trax's layer."""
 
 from trax_hier.compat import tl
 from trax_hier.config import configurable
@@ -21,27 +21,27 @@ def LSHAttention(
 
   Queries and keys share one projection and have rotary positions. The length
   must be a multiple of `chunk_len`. If causal, a position attends to no later
-  position, but later positions fill buckets too and so influence which earlier
-  positions it attends to. The hashes are random. For both reasons decoding
-  cannot equal evaluation, so there is no predict mode.
+  position, but the buckets also hold later positions, which thus influence
+  which earlier positions it attends to. The hashes are random. For both reasons
+  decoding cannot equal evaluation, so there is no predict mode.
 
   Args:
     d_model: Width of inputs and outputs.
     n_heads: Number of heads; divides d_model.
     chunk_len: Length of the chunks of the sequence sorted by bucket; a position
-      attends to its own chunk and the one before.
+      attends to its own chunk, the previous one and, unless causal, the next.
     n_hashes: Number of hashing rounds.
     dropout: Dropout rate of the attention weights and of the output.
     causal: Whether positions attend to no later position; False for encoders.
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
-      it is False are not attended to, but fill buckets; they must be the first
-      rows of a sequence.
+      it is False are not attended to, but take room in buckets; they must be
+      the first rows of a sequence.
     mode: 'train' or 'eval'.
 
   Raises:
-    ValueError: `mode` is 'predict', n_heads does not divide d_model, chunk_len
-      or n_hashes is not positive; at a call, the length is not a multiple of
-      chunk_len.
+    ValueError: `mode` is 'predict', n_heads does not divide d_model, or
+      chunk_len or n_hashes is not positive; in a call: the length is not a
+      multiple of chunk_len.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -93,7 +93,8 @@ def LSHAttention(
   )
   if not masked:
     return attend
-  # Trax masks position i by negating i, which does not mask position 0.
+  # Trax masks position i by negating i, which cannot mask position 0: masked
+  # rows must be last.
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
     tl.Fn(

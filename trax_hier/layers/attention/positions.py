@@ -27,10 +27,10 @@ from trax_hier.config import configurable
 
 
 class Clock(base.Layer):
-  """Counts the tokens of earlier predict calls.
+  """Counts the rows of earlier predict calls.
 
-  x (..., l, d) -> number of positions in earlier calls (int32 scalar); 0 in
-  'train' and 'eval' modes, where a call is a whole sequence.
+  x (.., l, d) -> number of rows in earlier calls (int32 scalar); 0 in 'train'
+  and 'eval' modes, where a call gets a whole sequence.
   """
 
   def __init__(self, mode: str):
@@ -59,9 +59,9 @@ class Bias:
     apply: (arrays, offsets, q, n_keys) -> (q, bias): the queries for the dot
       products, and the term added to the products before they are scaled: a
       number or float32 (.., h, n_queries, n_keys). `offsets` (n_queries,
-      n_keys) are distances key minus query in tokens. The queries are any rows
-      of the queries that `layer` got, the keys its first n_keys; both must end
-      at the same token.
+      n_keys) are distances in tokens, key minus query. q may hold any rows of
+      the queries that `layer` got; the keys are the first n_keys that it got.
+      Queries and keys must end at the same token.
   """
 
   layer: base.Layer
@@ -100,7 +100,7 @@ class NoPositions:
   def encode(self, x: jax.Array, positions: jax.Array) -> jax.Array:
     """Encodes `positions` (l,) in tokens into queries or keys (.., l, d_head).
 
-    Does the same as the layers of `rotate`, for callers that know positions.
+    For callers that know positions; otherwise the same as `rotate`'s layers.
     """
     del positions
     return x
@@ -127,8 +127,26 @@ class NoPositions:
     )
 
 
+def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
+  """Raises ValueError if `positions` cannot be combined with carried keys.
+
+  Absolute positions count from the start of a call, so a key from the previous
+  call would have a wrong one.
+  """
+  if carry and (positions.rotate(1, 'train') or positions.embed('train')):
+    raise ValueError(
+      f'{name}: keys that are carried from one call to the next cannot have '
+      'positions that rotate or that are added to embeddings, such as '
+      'RotaryPositions or LearnedPositions: use T5Positions, '
+      'RelativePositions or NoPositions'
+    )
+
+
 def sinusoid(positions, d_model: int):
-  """Sines, then cosines, of positions (n,): float32 (n, d_model)."""
+  """Sines, then cosines, of positions (n,): float32 (n, d_model).
+
+  An odd d_model has one more column.
+  """
   frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
   angles = positions[:, None] * frequencies
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(

@@ -1,4 +1,4 @@
-"""A causal layer over a prefix, such as an encoder's output, and new rows.
+"""Causal layers over a prefix, such as an encoder's output, and new rows.
 
 The prefix is padded, and its mask is False at padding. Padding comes first (see
 `AlignRight`), so there is no gap between the prefix and the new rows, and new
@@ -53,8 +53,8 @@ def AlignRight() -> base.Layer:
 def roll_rows(x: jax.Array, mask: jax.Array, direction: int) -> jax.Array:
   """Rolls the rows of x (b, m, d) by the number of rows masked by mask (b, m).
 
-  `direction` is 1 to the right, which moves masked rows from the end to the
-  front, and -1 to the left.
+  Direction 1 rolls to the right, which moves masked rows from the end to the
+  front; -1 rolls to the left.
   """
   n_masked = jnp.sum(~mask, axis=1, keepdims=True)
   source = (jnp.arange(mask.shape[1]) - direction * n_masked) % mask.shape[1]
@@ -64,9 +64,9 @@ def roll_rows(x: jax.Array, mask: jax.Array, direction: int) -> jax.Array:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Prefill:
-  """State of a `Prefixed` for programs that know whether the prefix was read.
+  """State of `Prefixed` in programs that know whether the prefix was read.
 
-  Without it, the state is an array, and the program of every call contains a
+  Otherwise the state is an array, and the program of every call contains a
   conditional prefill.
 
   Attributes:
@@ -85,16 +85,15 @@ class Prefixed(base.Layer):
   -> rows.., mask; causal, and ignores rows where the mask is False. It runs on
   the rows of p and x concatenated; y are its outputs at the rows of x.
 
-  In predict mode, the first call runs `first` and prefills `layer` with its
-  rows, a chunk at a time; later calls run only the new rows and ignore
-  `inputs`. Decoding programs prefill before the first call: see
-  `decoding_state`.
+  In predict mode, the first call runs `first` and prefills `layer` with p, a
+  chunk at a time; later calls run only the new rows and ignore `inputs`.
+  Decoding programs prefill before the first call: see `decoding_state`.
 
   Args:
-    first: A layer in 'train' or 'eval' mode, where a call is a whole sequence.
+    first: A layer in 'train' or 'eval' mode; a call gets a whole sequence.
     layer: A layer with as many outputs as inputs.
     mode: 'train', 'eval' or 'predict'.
-    max_len: Capacity of `layer` in predict mode: rows of `first` and new rows.
+    max_len: Capacity of `layer` in predict mode, for rows of p and new rows.
 
   Example:
     >>> from trax_hier.layers import SelfAttention
@@ -111,13 +110,13 @@ class Prefixed(base.Layer):
       SelfAttention ...          288   (2, 17, 8) (2, 17)   (2, 17, 8)
   """
 
-  _CHUNK = 256  # Also the longest chunk in which `generate` reads prompts.
+  _CHUNK = 256  # The longest chunk in which `generate` reads prompts, too.
 
   def __init__(
     self, first: base.Layer, layer: base.Layer, mode: str, max_len: int
   ):
     check_arguments('', mode=mode)
-    n = layer.n_in - 1  # The mask is no input of ours.
+    n = layer.n_in - 1  # `Prefixed` makes the mask of `layer` itself.
     super().__init__(n_in=1 + n, n_out=n)
     self._mode = mode
     self._max_len = max_len
@@ -213,7 +212,7 @@ def _outputs(arrays):
 
 
 def has_prefix(layer: base.Layer) -> bool:
-  """Whether a model's decoder caches the rows of its sources.
+  """Whether a model has a `Prefixed`, which caches the rows of its sources.
 
   Example:
     >>> from trax_hier.models import ScalingTransformer, Terraformer

@@ -1,4 +1,4 @@
-"""Query-key normalization: unit-length queries and keys, a scale for each head.
+"""Query-key normalization: unit-length queries and keys, one scale per head.
 
 Letters: b batch, h heads, l length, q queries, k keys.
 """
@@ -14,7 +14,7 @@ from trax_hier.layers.attention.positions import Bias, NoPositions
 from trax_hier.layers.attention.softmax import softmax_attention
 
 
-class NormalizedHeads(NoPositions):
+class QKNormalization(NoPositions):
   """A position scheme with query-key normalization.
 
   scores = |scale_h| (q.k / (|q| |k|) + bias); scale_h is learned, initially 1.
@@ -27,19 +27,20 @@ class NormalizedHeads(NoPositions):
     self._positions = positions
 
   def rotate(self, stride: int, mode: str) -> list[base.Layer]:
-    """Returns the layers of the scheme and a `Normalize`."""
+    """Returns the layers of the wrapped scheme, then a `Normalize`."""
     return [*self._positions.rotate(stride, mode), Normalize()]
 
   def bias(
     self, query_stride: int, key_stride: int, max_len: int, mode: str
   ) -> Bias:
-    """Returns the scheme's bias; scores and bias are scaled."""
+    """Returns the wrapped scheme's bias, times each head's scale."""
     inner = self._positions.bias(query_stride, key_stride, max_len, mode)
 
     def apply(arrays, offsets, q, n_keys):
       *arrays, scale = arrays
       q, bias = inner.apply(arrays, offsets, q, n_keys)
-      return scale_scores(scale, q), scale_scores(scale, q, bias)
+      factor = _factor(scale, q)
+      return (q * factor).astype(q.dtype), bias * factor
 
     return dataclasses.replace(
       inner,
@@ -103,16 +104,14 @@ class ScaledAttention(base.Layer):
 
   def forward(self, inputs):
     q, k, v = inputs
-    q = scale_scores(self.weights, q)
+    q = (q * _factor(self.weights, q)).astype(q.dtype)
     return softmax_attention(q, k, v, 0.0, True, self._dropout, self.rng)
 
 
-def scale_scores(scale, q, x=None):
-  """Multiplies x by |scale| sqrt(d_head); None means x is q.
+def _factor(scale, q):
+  """|scale| sqrt(d_head), (h, 1, 1), from `scale` (h,) and q (.., d_head).
 
-  Attention divides by sqrt(d_head), which leaves |scale| x. `scale` (h,), q
-  (.., h, q, d_head), x a number or (.., h, q, k).
+  Attention divides scores by sqrt(d_head), which leaves |scale|.
   """
   factor = jnp.abs(scale.astype(jnp.float32)) * math.sqrt(q.shape[-1])
-  factor = factor[:, None, None]
-  return (q * factor).astype(q.dtype) if x is None else x * factor
+  return factor[:, None, None]

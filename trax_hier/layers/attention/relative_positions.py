@@ -1,4 +1,4 @@
-"""Transformer-XL's relative positions: a bias of queries and distances.
+"""Transformer-XL's relative positions: a bias from queries and distances.
 
 Letters: b batch, h heads, l length, q queries, k keys, c rows of the table.
 """
@@ -125,13 +125,13 @@ class _FineKeys:
     self._stride = key_stride
 
   def rows(self, n_keys):
-    """Distances in tokens for the table; its last `ratio` rows are padding."""
+    """Distances in tokens for the table; the last `ratio` are padding."""
     return (jnp.arange(n_keys + self._ratio) + self._ratio - n_keys) * (
       self._stride
     )
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+    """Bias of queries and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
     return _shift(_scores(q, r[:, -n_keys - self._ratio :]), self._ratio)
 
@@ -155,7 +155,7 @@ class _CoarseKeys:
     return ((groups * self._ratio - m) * self._stride).ravel()
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+    """Bias of queries and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
     *batch, n_queries, d = q.shape
     q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
@@ -171,9 +171,9 @@ class _AnyOffsets:
   """Logits for positions that are known only at run time, in predict mode.
 
   The table holds every distance possible in a cache of `max_len` tokens; the
-  first n_keys keys need only its last rows. Several queries take the scores of
-  a slice of rows and shift them as in `_FineKeys`; a single query, or coarser
-  keys, gather the score of each offset.
+  first n_keys keys need only its last rows. For several queries and keys that
+  are not coarser, `logits` shifts a slice of the scores as in `_FineKeys`;
+  otherwise, it gathers the score of each offset.
   """
 
   def __init__(self, query_stride, key_stride, max_len):
@@ -188,14 +188,14 @@ class _AnyOffsets:
     return (jnp.arange(self._n_rows) - self._n_past) * self._stride
 
   def logits(self, q, r, offsets, n_keys):
-    """(.., h, q, d) x (h, c, d) and offsets (.., q, k) -> (.., h, q, k)."""
+    """Bias: (.., h, q, d) x (h, c, d), offsets (.., q, k) -> (.., h, q, k)."""
     n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
     rows = offsets // self._stride + n_past
     scores = _scores(q, r[:, self._n_past - n_past :])
     n = q.shape[-2]
     if n > 1 and self._key_ratio == 1:
-      # Rows outside the table belong to keys that the mask hides, such as keys
-      # that a cache holds beyond the window.
+      # Rows outside the table belong to masked keys, such as keys that a cache
+      # holds beyond the window.
       before = n * self._ratio + max(0, n_keys - n_past)
       padding = [(0, 0)] * (scores.ndim - 1) + [(before, n_keys)]
       scores = jax.lax.dynamic_slice_in_dim(
@@ -211,7 +211,7 @@ class _AnyOffsets:
 
 
 def _scores(q, r):
-  """(.., h, q, d) x (h, c, d) -> (.., h, q, c), in float32."""
+  """Products (.., h, q, d) x (h, c, d) -> (.., h, q, c), in float32."""
   return jnp.einsum(
     '...hqd,hcd->...hqc', q, r, preferred_element_type=jnp.float32
   )

@@ -10,12 +10,13 @@ from trax_hier.layers.attention.positions import Clock, NoPositions
 
 @configurable(module='trax_hier.layers')
 class RotaryPositions(NoPositions):
-  """Rotary positions: rotates queries and keys by angles of their positions.
+  """Rotary positions: rotates queries and keys in proportion to position.
 
   (.., l, d_head) -> (.., l, d_head), d_head even
 
   Args:
-    base: Longest wavelength of the rotation, over 2 pi, in tokens.
+    base: Base of the frequencies: pair i of n turns by base^(-i / n) radians
+      per token.
 
   Example: dot products depend only on the distance.
     >>> import numpy as np
@@ -44,7 +45,7 @@ class RotaryPositions(NoPositions):
     ]
 
   def encode(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotates queries or keys (.., l, d_head) by angles of their positions."""
+    """Rotates queries or keys (.., l, d_head) in proportion to `positions`."""
     half, odd = divmod(x.shape[-1], 2)
     if odd:
       raise ValueError(

@@ -1,7 +1,7 @@
 """Sliding-window attention with query-key normalization.
 
-A position attends to the `window` keys before it, excluding itself. At the
-start of a sequence, keys and values are zeros, which are not masked. Queries
+A position attends to the `window` keys before it, excluding its own. Keys and
+values before the start of a sequence are zeros, which are not masked. Queries
 and keys are L2-normalized in each head. A learned scale for each head
 multiplies the sum of the dot products and the position scheme's bias.
 
@@ -13,8 +13,8 @@ from trax_hier.config import configurable
 from trax_hier.layers.attention.cache import PastRows
 from trax_hier.layers.attention.causal_attention import Attend
 from trax_hier.layers.attention.heads import Heads
-from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.attention.qk_normalization import NormalizedHeads
+from trax_hier.layers.attention.positions import NoPositions, check_carry
+from trax_hier.layers.attention.qk_normalization import QKNormalization
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.dense import Linear
 
@@ -46,7 +46,7 @@ def SlidingAttention(
     positions: Position scheme; None means `NoPositions()`.
     d_head: Width of a head; None means d_model / n_heads.
     carry: Whether a call in 'train' and 'eval' modes continues the sequence of
-      the call before: its first positions attend to the last of that call.
+      the previous call: its first positions attend to the last of that call.
 
   Raises:
     ValueError: window is not positive, n_heads does not divide d_model, or
@@ -63,7 +63,7 @@ def SlidingAttention(
   code.
   """
   positions = positions or NoPositions()
-  scheme = NormalizedHeads(positions)
+  scheme = QKNormalization(positions)
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
   check_arguments('SlidingAttention', window=window)
   check_carry('SlidingAttention', positions, carry)
@@ -77,17 +77,3 @@ def SlidingAttention(
     ),
     Linear(d_model),
   )
-
-
-def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
-  """Raises ValueError if carried keys would have absolute positions.
-
-  These count from the start of the call in which a key was new.
-  """
-  if carry and (positions.rotate(1, 'train') or positions.embed('train')):
-    raise ValueError(
-      f'{name}: keys that are carried from one call to the next cannot have '
-      'positions that rotate or that are added to embeddings, such as '
-      'RotaryPositions or LearnedPositions: use T5Positions, '
-      'RelativePositions or NoPositions'
-    )

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 
 def softmax_attention(q, k, v, bias, mask, dropout, rng):
-  """Weighted means of the values, (.., h, q, d / h), in the values' dtype.
+  """Softmax attention: (.., h, q, d / h), in the dtype of v.
 
-  The weights are the float32 softmax of (q.k + bias) / sqrt(d / h) over the
-  keys where `mask` is True.
+  The attention weights are the float32 softmax of (q.k + bias) / sqrt(d / h)
+  over the keys where `mask` is True.
   """
   keys = scores(q, k, bias), mask, functools.partial(weighted_sum, v=v)
   return joint_softmax_attention([keys], v.dtype, dropout, rng)
@@ -23,7 +23,7 @@ def softmax_attention(q, k, v, bias, mask, dropout, rng):
 
 def scores(q, k, bias):
   """(q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
-  # `cache.empty_buffer` says why buffers merge batch and heads into one axis.
+  # Cached keys have one axis for batch and heads: see `cache.empty_buffer`.
   q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
   products = jnp.einsum(
     '...qd,...kd->...qk', q_like_k, k, preferred_element_type=jnp.float32
@@ -32,7 +32,7 @@ def scores(q, k, bias):
 
 
 def weighted_sum(weights, v):
-  """(.., h, q, k) x (.., h, k, d / h) -> (.., h, q, d / h)."""
+  """Sums of v: (.., h, q, k) x (.., h, k, d / h) -> (.., h, q, d / h)."""
   shape = *weights.shape[:-1], v.shape[-1]
   if weights.ndim != v.ndim:
     weights = weights.reshape(*v.shape[:-2], *weights.shape[-2:])
@@ -44,10 +44,10 @@ def joint_softmax_attention(sets, dtype, dropout, rng):
 
   Args:
     sets: For each set its scores, float32 (.., h, q, k); its mask; and a
-      function from weights (.., h, q, k) to sums of the values (.., h, q, d /
-      h).
-    dtype: Dtype of the weights.
-    dropout: Dropout rate of the weights.
+      function from attention weights (.., h, q, k) to weighted sums of values
+      (.., h, q, d / h).
+    dtype: Dtype of the attention weights.
+    dropout: Dropout rate of the attention weights.
     rng: PRNG key of the dropout.
   """
   logits, masks, sums = zip(*sets, strict=True)
@@ -64,7 +64,7 @@ def joint_softmax_attention(sets, dtype, dropout, rng):
 
 
 def _dropout(x, rate, rng):
-  """Dropout with 16 random bits a number, half as many as `uniform` takes."""
+  """Dropout with 16 random bits per number, half as many as `uniform` uses."""
   *lead, n = x.shape
   words = jax.random.bits(rng, (*lead, -(-n // 2)))
   bits = jax.lax.bitcast_convert_type(words, jnp.uint16)  # (.., n / 2, 2)
@@ -76,7 +76,7 @@ def _dropout(x, rate, rng):
 def _masked_softmax(logits, masks):
   """Softmax over the last axes of all arrays together; uniform if all masked.
 
-  Does not concatenate the arrays: autodiff would store the result in addition.
+  Does not concatenate the arrays: autodiff would store the concatenation too.
   """
   logits = [jnp.where(m, x, -1e9) for x, m in zip(logits, masks, strict=True)]
   maxima = [jnp.max(x, axis=-1, keepdims=True) for x in logits]
@@ -98,7 +98,7 @@ _softmax = jax.custom_jvp(_masked_softmax)
 
 @_softmax.defjvp
 def _softmax_jvp(primals, tangents):
-  """Stores only the outputs for the gradient: autodiff stores four arrays."""
+  """Stores only the outputs for the gradient; autodiff would store 4 arrays."""
   ys = _masked_softmax(*primals)
   ts, _ = tangents
   mean = _sum([y * t for y, t in zip(ys, ts, strict=True)])

@@ -15,8 +15,8 @@ class T5Positions(NoPositions):
 
   Args:
     n_heads: Number of attention heads.
-    n_buckets: Number of buckets; the first half holds one distance each.
-    max_distance: Distance in tokens from which all share the last bucket.
+    n_buckets: Number of buckets; each of the first half holds one distance.
+    max_distance: All distances of at least this many tokens share a bucket.
 
   Example:
     >>> from trax_hier.layers import SelfAttention
@@ -58,7 +58,7 @@ class T5Positions(NoPositions):
 
 
 def t5_buckets(distances, n_buckets: int, max_distance: int):
-  """Buckets (int32) of distances query minus key; negative distances are 0.
+  """Buckets (int32) of distances query minus key; negative ones count as 0.
 
   Example:
     >>> distances = jnp.array([-3, 0, 1, 15, 16, 40, 127, 1000])
@@ -67,10 +67,10 @@ def t5_buckets(distances, n_buckets: int, max_distance: int):
   """
   distances = jnp.maximum(distances, 0)
   exact = n_buckets // 2
-  octaves = jnp.log(jnp.maximum(distances, 1) / exact) / math.log(
+  fraction = jnp.log(jnp.maximum(distances, 1) / exact) / math.log(
     max_distance / exact
   )
-  coarse = exact + (octaves * (n_buckets - exact)).astype(jnp.int32)
+  coarse = exact + (fraction * (n_buckets - exact)).astype(jnp.int32)
   return jnp.where(
     distances < exact, distances, jnp.minimum(coarse, n_buckets - 1)
   )

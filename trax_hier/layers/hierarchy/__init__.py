@@ -1,9 +1,9 @@
-"""Hierarchy: shorter sequences, and sequences at several scales.
+"""Hierarchical layers: shortened and multi-scale sequences.
 
-* `shorten`, `upsample`: shortenings and upsamplings, one function each.
-* `shortened_stack`: layers at a shortened level, as in Hourglass.
-* `scales`: blocks of tokens at several scales, and their causal rule.
+* `shorten`, `upsample`: shortening and upsampling layers.
+* `shortened_stack`: layers on a shortened sequence, as in Hourglass.
+* `scales`: blocks of tokens at several scales, and when they are complete.
 * `retina_attention`, `aggregation`: layers that read several scales.
-* `scale_attention`, `attend_to_scales`: the attention that both use.
-* `groups`: decoding of layers that run once per group.
+* `scale_attention`, `attend_to_scales`: the attention that these two use.
+* `groups`: decoding of layers that run once per group of tokens.
 """

@@ -1,7 +1,7 @@
-"""Aggregation: combines sequences of several scales into one.
+"""Aggregation layers, which combine sequences of several scales into one.
 
-`ConcatDense` and `Sum` combine sequences of one length; `ConcatAggregation` and
-`AttentionAggregation` combine tokens with the blocks of coarser scales.
+`ConcatDense` and `Sum` combine sequences of equal length; `ConcatAggregation`
+and `AttentionAggregation` combine tokens with the blocks of coarser scales.
 
 Letters: b batch, h heads, l length, d d_model.
 """
@@ -22,13 +22,13 @@ from trax_hier.layers.hierarchy.scale_attention import Together, scale_attention
 from trax_hier.layers.hierarchy.scales import Latest
 
 
-# Rows of different scales are outputs of stacks of different depths, or of no
-# stack. Without standardization, the larger rows dominate and models learn
+# Rows of different scales are outputs of stacks of different depths, or
+# embeddings. Without standardization, the larger rows dominate and models learn
 # slowly. `Standardize` has no weights: the projection after it makes them
 # redundant.
 @configurable(module='trax_hier.layers')
 def ConcatDense(n_inputs: int, d_model: int):
-  """Standardizes, concatenates and projects: n of (b, l, d) -> (b, l, d).
+  """Standardizes, concatenates and projects n tensors: (b, l, d) -> (b, l, d).
 
   Args:
     n_inputs: n.
@@ -51,7 +51,7 @@ def ConcatDense(n_inputs: int, d_model: int):
 
 @configurable(module='trax_hier.layers')
 def Sum(n_inputs: int):
-  """Standardizes and adds: n of (b, l, d) -> (b, l, d).
+  """Standardizes and adds n tensors: (b, l, d) -> (b, l, d).
 
   Example:
     >>> import jax.numpy as jnp
@@ -69,9 +69,9 @@ def Sum(n_inputs: int):
 def ConcatAggregation(
   scales: tuple[int, ...], d_model: int, mode: str = 'train'
 ):
-  """Projects each token with the latest block of every scale: -> (b, l, d).
+  """Concatenates tokens with the latest block of each scale, and projects.
 
-  Inputs are x (b, l, d) and, for each further scale S, rows (b, l / S, d).
+  x (b, l, d) and, for each further scale S, rows (b, l / S, d) -> (b, l, d).
 
   Args:
     scales: (1, S_1, ..).
@@ -87,7 +87,7 @@ def ConcatAggregation(
       Latest(4)                  8   (2, 12, 8) (2, 3, 8)    (2, 12, 8)
       ConcatDense ...          136   (2, 12, 8) (2, 12, 8)   (2, 12, 8)
 
-  Source: a cheaper reconstruction of the layer of `AttentionAggregation`.
+  Source: as `AttentionAggregation`, but a cheaper reconstruction.
   """
   n = len(scales)
   latest = [
@@ -111,11 +111,11 @@ def AttentionAggregation(
   max_len: int = 2048,
   positions: NoPositions | None = None,
 ):
-  """A block in which tokens attend to all scales: x, rows -> (b, l, d).
+  """A Transformer block that attends to all scales: x, rows -> (b, l, d).
 
   Inputs are x (b, l, d) and, for each further scale S, rows (b, l / S, d).
-  Token t attends to all tokens and all complete blocks up to and including
-  itself. A learned vector for each scale is added to its keys.
+  Token t attends to all tokens up to itself and to all blocks that end at or
+  before t. A learned vector for each scale is added to its keys.
 
   x += Dropout(attention(norm(x), norm(rows)))
   x += Dropout(feed_forward(norm(x)))
@@ -138,7 +138,7 @@ def AttentionAggregation(
     ((2, 8, 8),)
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), the
-  bottom-up model's aggregation layer; its inside is a reconstruction.
+  bottom-up model's aggregation layer; its internals are a reconstruction.
   """
   attention = scale_attention(
     d_model,

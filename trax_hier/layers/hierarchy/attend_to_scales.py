@@ -18,30 +18,31 @@ from trax_hier.layers.attention.softmax import (
   scores,
   weighted_sum,
 )
-from trax_hier.layers.base.groups import as_tuple
+from trax_hier.layers.hierarchy.groups import as_tuple
 from trax_hier.layers.hierarchy.scales import n_complete
 
 
 class AttendToScales(base.Layer):
-  """q, then k and v of each scale -> (b, h, l, d_head).
+  """Attends to tokens and blocks: q, k and v by scale -> (b, h, l, d_head).
 
   q is (b, h, l, d_head); for each scale S, keys and values are (b, h, l / S,
-  d_head), and their last row may be of an incomplete block. In predict mode,
-  the keys and values of tokens are the output of a `KeyValueCache`. For the
-  other scales they are the new rows of a `Coarse`, which this layer caches.
+  d_head), and their last row may belong to an incomplete block. In predict
+  mode, the keys and values of tokens are the output of a `KeyValueCache`. For
+  the other scales they are the new rows of a `Coarse`, which this layer caches.
 
   Without a window, a token attends to all complete blocks. With a window, the
   sequence is cut into windows, and a token attends to each scale within a band
   of windows. The band of tokens is the token's own window and the window
-  before. Each further band begins where the band before ends: S windows for
-  blocks of S, and all that is left for the last scale. In training, each window
-  gets only the keys of its bands.
+  before. The band of a further scale S begins where the band before ends, and
+  has S windows; the band of the last scale has all remaining windows. In
+  'train' and 'eval' modes, few masked scores are computed: see
+  `RetinaAttention`.
 
   Args:
     scales: (1, S_1, ..), in rows of the sequence.
     window: Number of rows in a window, a multiple of every scale; or None.
-    stride: Distance in tokens between neighboring rows, which are called tokens
-      below.
+    stride: Distance in tokens of the model between neighboring rows; the rest
+      of this class calls a row a token.
     positions: Position scheme. Queries and the keys of tokens already have
       their positions encoded.
     dropout: Dropout rate of the attention weights.
@@ -65,7 +66,7 @@ class AttendToScales(base.Layer):
     self._scales = scales
     self._window = window
     self._stride = stride
-    # Windows back at which each band ends; None if it has no end.
+    # Number of windows back to the end of each band; None if it has no end.
     self._ends = [
       sum(scales[: j + 1]) + 1 if window and j < len(scales) - 1 else None
       for j in range(len(scales))
@@ -73,7 +74,7 @@ class AttendToScales(base.Layer):
     self._positions = positions
     self._dropout = dropout if mode == 'train' else 0.0
     self._mode = mode
-    # Tokens back at which each band ends.
+    # Number of tokens back to the end of each band.
     extents = [n_rows if end is None else end * window for end in self._ends]
     self._biases = [
       positions.bias(stride, scale * stride, n * stride, mode)
@@ -164,7 +165,7 @@ class AttendToScales(base.Layer):
     return joint_softmax_attention(sets, q.dtype, 0.0, self.rng)
 
   def _score(self, j, arrays, q, tokens, k, v, starts):
-    """The set of keys of scale j for `joint_softmax_attention`.
+    """The keys of scale j, as a set for `joint_softmax_attention`.
 
     q (b, h, l, d_head), tokens (l,), k and v (.., m, d_head); `starts` (m,) are
     the first tokens of the blocks.
@@ -175,10 +176,10 @@ class AttendToScales(base.Layer):
     return scores(q, k, bias), mask, functools.partial(weighted_sum, v=v)
 
   def _score_band(self, j, q, tokens, k, v):
-    """The same for queries in windows (b, n, h, w, ..), each with its band.
+    """As `_score`, for queries in windows (b, n, h, w, ..) with a band each.
 
-    Bands of several windows are copies of the same keys, so the backward pass
-    recomputes them.
+    Bands of different windows copy the same keys, so the backward pass
+    recomputes the copies.
     """
     scale, end, w = self._scales[j], self._ends[j], self._window
     n_keys = end * w // scale
@@ -206,7 +207,7 @@ class AttendToScales(base.Layer):
     return self._ends[j - 1] if j else 0
 
   def _mask(self, j, tokens, starts):
-    """True where a token attends to the block of scale j at a start."""
+    """True where a token attends to the block of scale j at each start."""
     scale = self._scales[j]
     mask = (starts >= 0) & (starts // scale < n_complete(tokens, scale))
     if self._window is None:
@@ -225,7 +226,7 @@ class AttendToScales(base.Layer):
     return as_tuple(arrays)
 
   def _bias(self, j, arrays, q, k, offsets):
-    """The position scheme's queries and its bias of the scores.
+    """The queries and the term added to dot products; see `Bias.apply`.
 
     `offsets` (l, m) are distances from queries to blocks, in rows.
     """
@@ -236,8 +237,8 @@ class AttendToScales(base.Layer):
     """Adds the new rows of all scales but the first to the caches.
 
     Returns:
-      The tokens of the queries (l,). For each scale, keys and values (b h, m,
-      d_head) and the first tokens of their blocks (m,).
+      The positions of the queries (l,). For each scale, keys and values (b h,
+      m, d_head) and the positions of the first tokens of their blocks (m,).
     """
     *states, (t, kept) = self.state
     (k, v), *pairs = pairs
@@ -267,7 +268,7 @@ class AttendToScales(base.Layer):
     return t + jnp.arange(length), keys
 
   def _cached(self, t, length, n_keys):
-    """The tokens of the rows of a `KeyValueCache`."""
+    """The position of the token in each row of a `KeyValueCache`."""
     rows = jnp.arange(n_keys)
     if self._ends[0] is None:
       return rows
@@ -289,12 +290,12 @@ def _pad(x, length):
 def _bands(x, n, size):
   """For each window, the n windows that end with it, padded with zeros.
 
-  (b, h, l, d_head) -> (b, windows, h, n size, d_head), `size` rows a window.
+  (b, h, l, d_head) -> (b, windows, h, n size, d_head), `size` rows per window.
   """
   b, h, length, d = x.shape
   n_windows = length // size
   x = jnp.pad(x, [(0, 0), (0, 0), ((n - 1) * size, 0), (0, 0)])
   windows = x.reshape(b, h, -1, size, d).swapaxes(1, 2)
-  # Gradients of slices are sums of slices; the gradient of a gather is slow.
+  # The gradient of slices is a sum of slices; the gradient of a gather is slow.
   runs = [windows[:, i : i + n_windows] for i in range(n)]
   return jnp.concatenate(runs, axis=-2)

@@ -1,4 +1,4 @@
-"""Retina attention: near tokens one by one, farther ones in larger blocks.
+"""Retina attention: near tokens one by one, farther tokens in larger blocks.
 
 Letters: b batch, l length, d d_model, w window.
 """
@@ -28,22 +28,22 @@ def RetinaAttention(
   stride: int = 1,
   positions: NoPositions | None = None,
 ):
-  """Self-attention that blurs with distance: (b, l, d) -> (b, l, d).
+  """Self-attention, coarser for distant tokens: (b, l, d) -> (b, l, d).
 
   The sequence is cut into windows of w tokens. A query attends to the tokens of
   the window before its own, and of its own window up to itself. It attends to
-  the S windows before these as blocks of the next scale S, which are w keys,
-  and so on; the last scale covers all that is left. The keys of a query cover
-  each token up to it exactly once; there are at most 2 w + l / S_1 of them.
+  the S windows before these as w blocks of the next scale S, and so on; the
+  last scale covers all remaining tokens. The keys of a query cover each token
+  up to the query exactly once; a query has at most 2 w + l / S_1 keys.
 
-  The program also computes scores that the mask then hides. Per query and scale
-  it computes those from the far end of the scale's band to the query: 2 w for
-  tokens, w (1 + 2 / S_1) for the next scale, .., and l / S for the last. A
-  predict call with many tokens computes the scores of all its keys for all its
-  queries.
+  More scores are computed than used; the mask hides the others. For each query
+  and scale, scores are computed from the far end of the scale's band to the
+  query: 2 w for tokens, w (1 + 2 / S_1) for the next scale, .., and l / S for
+  the last. A predict call with many tokens computes the scores of all its keys
+  for all its queries.
 
-  With average pooling, the weights are those of `SelfAttention`, except that a
-  position scheme with weights has separate ones for each scale.
+  With average pooling, the weights are the same as in `SelfAttention`, except
+  that a position scheme with weights has separate weights for each scale.
 
   Args:
     d_model: Width of inputs and outputs.
@@ -108,7 +108,7 @@ def RetinaAttention(
 
 
 def check_retina(name: str, scales: Sequence[int], window: int) -> None:
-  """Raises ValueError unless scales and window are legal."""
+  """Raises ValueError unless scales are valid and divide the window."""
   check_scales(name, scales)
   if window < 1 or window % scales[-1]:
     raise ValueError(

@@ -1,6 +1,6 @@
 """Attention of tokens to several scales: the layers around `AttendToScales`.
 
-`RetinaAttention` and `AttentionAggregation` share them: projections to heads,
+`RetinaAttention` and `AttentionAggregation` share these: projections to heads,
 the cache of the tokens' keys and values, and the output projection. The
 position of a block is that of its first token; all positions are in tokens.
 
@@ -15,8 +15,8 @@ from trax_hier.compat import base, tl
 from trax_hier.layers.attention.cache import KeyValueCache
 from trax_hier.layers.attention.heads import Heads, MergeHeads
 from trax_hier.layers.base.dense import Dense
-from trax_hier.layers.base.groups import as_tuple
 from trax_hier.layers.hierarchy.attend_to_scales import AttendToScales
+from trax_hier.layers.hierarchy.groups import as_tuple
 
 
 def scale_attention(
@@ -33,9 +33,10 @@ def scale_attention(
 ):
   """Attention of x to itself and to the rows of each further scale.
 
-  x (b, l, d), rows (b, l / S, d) -> (b, l, d). Arguments are those of
-  `RetinaAttention`, with None for no window, and `key_layers`, a factory of a
-  list of layers for the keys of a scale, (b, h, m, d_head) -> same.
+  x (b, l, d), rows (b, l / S, d) -> (b, l, d). Arguments are as in
+  `RetinaAttention`, except that `window` may be None, for no window, and that
+  `key_layers` makes a list of layers for the keys of a scale, (b, h, m, d_head)
+  -> same.
   """
   n = len(scales)
   n_rows = -(-max_len // stride)
@@ -57,13 +58,13 @@ def scale_attention(
 
 
 class Together(base.Layer):
-  """Applies one layer to n sequences, concatenated along the length.
+  """Concatenates n sequences by length, applies a layer, and splits.
 
   n inputs (b, .., d) -> for each input the outputs of the layer, with rows on
   the second-to-last axis.
 
   Args:
-    layer: A layer of one input that treats all rows alike.
+    layer: A layer with one input that maps each row independently.
     n: Number of sequences.
   """
 

@@ -1,15 +1,15 @@
 """A sequence at several scales: each coarse row represents a block of tokens.
 
 Block m of scale S covers tokens m S .. m S + S - 1. Scales are (1, S_1, ..,
-S_K), each a multiple of the scale before. A layer at one scale counts in its
-own rows; `ratio` of its rows make one row of the next scale.
+S_K), each a multiple of the scale before. A layer measures lengths in rows of
+its input; `ratio` rows make one row of the next scale.
 
-`Coarse` runs a layer on blocks. Layers that read its rows call `n_complete` for
-the blocks that a token may see; this alone ensures causality. Hourglass (see
-`ShortenedStack`) delays the inputs of its blocks by k - 1 instead, so its first
-block is token 0 alone and block j ends at token j k. Here blocks are aligned
-with the tokens, and their outputs are delayed. In both cases a token sees a
-block as soon as it is complete.
+`Coarse` runs a layer on blocks. Layers that read its output call `n_complete`
+to find the blocks that a token may read; only this ensures causality. Hourglass
+(see `ShortenedStack`) delays the inputs of its blocks by k - 1 instead, so its
+first block is token 0 alone and block j ends at token j k. Here blocks begin at
+multiples of S, and their outputs are delayed. In both cases a token reads a
+block as soon as the block is complete.
 
 Letters: b batch, l length, d d_model, m blocks.
 """
@@ -21,15 +21,14 @@ import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.layers.attention.cache import write_rows
-from trax_hier.layers.base.groups import as_tuple
-from trax_hier.layers.hierarchy.groups import run_complete_groups
+from trax_hier.layers.hierarchy.groups import as_tuple, run_complete_groups
 
 
 def n_complete(t, scale):
   """Number of blocks of `scale` tokens that end at or before token t.
 
-  The causal rule of all multi-scale layers: token t may see block m if and only
-  if m < n_complete(t, scale), that is, (m + 1) scale - 1 <= t.
+  By this rule all multi-scale layers are causal: token t may read block m if
+  and only if m < n_complete(t, scale), that is, (m + 1) scale - 1 <= t.
 
   Example:
     >>> [n_complete(t, scale=4) for t in range(9)]
@@ -39,7 +38,7 @@ def n_complete(t, scale):
 
 
 def check_scales(name: str, scales: Sequence[int]) -> None:
-  """Raises ValueError unless `scales` are legal."""
+  """Raises ValueError unless scales start at 1 and each divides the next."""
   legal = (
     isinstance(scales, (tuple, list))
     and scales[:1] in ((1,), [1])
@@ -56,13 +55,13 @@ def check_scales(name: str, scales: Sequence[int]) -> None:
 class Coarse(base.Layer):
   """Runs a causal layer on blocks of `ratio` rows: (b, l, d) -> (b, m, d).
 
-  In 'train' and 'eval' modes there are ceil(l / ratio) rows; if `ratio` does
-  not divide l, the last block is padded, and no token may see it.
+  In 'train' and 'eval' modes, m is ceil(l / ratio); if `ratio` does not divide
+  l, the last block is padded, and no token may read it.
 
   In predict mode, `layer` runs once per block, when the block is complete. A
   call with l rows, after t rows of earlier calls, returns ceil(l / ratio) rows.
-  They begin with blocks n_complete(t - 1) .. n_complete(t + l - 1) - 1; the
-  rest are undefined.
+  The first are blocks n_complete(t - 1) .. n_complete(t + l - 1) - 1; any
+  others are undefined.
 
   Args:
     ratio: Number of rows in a block.
@@ -72,7 +71,7 @@ class Coarse(base.Layer):
       1 for outputs of a nested `Coarse`.
 
   Raises:
-    ValueError: at `init`, if `layer` returns another number of rows.
+    ValueError: at `init`, if an output of `layer` has a different shape.
 
   Example:
     >>> from trax_hier.layers import AverageShorten
@@ -159,7 +158,7 @@ class Coarse(base.Layer):
     return tuple(rows) if len(rows) > 1 else rows[0]
 
   def _join(self, chunks, first, n, stride):
-    """Appends the row of the additional block, if any, to those of n blocks."""
+    """Appends the row of the additional block, if any, to the first n rows."""
     if len(chunks) == 1:
       return chunks[0]
     rows, more = chunks
@@ -170,11 +169,11 @@ class Coarse(base.Layer):
 
 
 class Latest(base.Layer):
-  """The latest block that each token may see: x, rows -> (b, l, d).
+  """Gives each token the latest complete block: x, rows -> (b, l, d).
 
-  x (b, l, d) is the finer sequence, which gives only the length; rows (b, m, d)
-  are the output of a `Coarse` on it. Tokens before the end of the first block
-  see a learned vector.
+  x (b, l, d) is the finer sequence, of which only the length is used; rows
+  (b, m, d) are the output of a `Coarse` on it. Tokens before the end of the
+  first block get a learned vector.
 
   Args:
     scale: Number of rows of x in a block.
@@ -211,7 +210,7 @@ class Latest(base.Layer):
     before = n_complete(t - 1, self._scale)
     if kept is not None:
       latest = jnp.where(before > 0, kept.astype(rows.dtype), latest)
-    # Row 0 was the latest before this call.
+    # Row 0 is for tokens before the end of the first new block.
     rows = jnp.concatenate([latest, rows], axis=1)
     index = n_complete(t + jnp.arange(length), self._scale) - before
     y = jnp.take(rows, index, axis=1)
@@ -226,7 +225,7 @@ def Pyramid(
   level: Callable[[int], base.Layer],
   mode: str,
 ) -> base.Layer:
-  """A stack of scales, each built on the scale below: x -> rows of each scale.
+  """Builds each scale from the scale before it: x -> rows of each scale.
 
   rows_0 = level_0(x); rows_j = level_j(shorten_j(rows_{j-1}))
 
@@ -235,7 +234,7 @@ def Pyramid(
   Args:
     scales: (1, S_1, ..).
     shorten: j -> the shortening from scale j - 1 to scale j.
-    level: j -> the layer at scale j.
+    level: j -> the layer applied to the rows of scale j.
     mode: 'train', 'eval' or 'predict'.
 
   Example:

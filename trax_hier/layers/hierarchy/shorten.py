@@ -1,8 +1,8 @@
-"""Shortenings, which pool groups of k vectors: (b, l, d) -> (b, l / k, d).
+"""Shortening layers pool groups of k vectors: (b, l, d) -> (b, l / k, d).
 
 A pooled vector covers k inputs, so a causal model must first delay the inputs
-by k - 1 positions, as `ShortenedStack` does. In predict mode, a call takes
-whole groups.
+by k - 1 positions, as `ShortenedStack` does. The length l of a call must be a
+multiple of k in all modes.
 
 To add a shortening, write a function here with `shorten_factor` and any of the
 other arguments of `AttentionShorten`, and export it from `trax_hier.layers`.
@@ -27,7 +27,7 @@ from trax_hier.layers.blocks import PreNormResidual
 
 @configurable(module='trax_hier.layers')
 def AverageShorten(shorten_factor: int):
-  """The mean of each group of k: (b, l, d) -> (b, l / k, d).
+  """Averages each group of k: (b, l, d) -> (b, l / k, d).
 
   Example:
     >>> print(AverageShorten(2)(jnp.array([[[1.0], [3.0], [5.0], [9.0]]])))
@@ -47,7 +47,7 @@ def AverageShorten(shorten_factor: int):
 def LinearShorten(
   shorten_factor: int, d_model: int, dropout: float = 0.0, mode: str = 'train'
 ):
-  """A projection of each group of k, concatenated: (b, l, d) -> (b, l / k, d).
+  """Concatenates and projects each group of k: (b, l, d) -> (b, l / k, d).
 
   Args:
     shorten_factor: k.
@@ -93,8 +93,8 @@ def AttentionShorten(
 
   (b, l, d) -> (b, l / k, d). x' = S(x) + Attention(S(x), x): queries are a
   pooling S of the inputs, keys and values are the inputs. x is normalized
-  first, and so is S(x). A pooled vector attends to the inputs up to its group's
-  end.
+  first, and so is S(x). A pooled vector attends to the inputs up to the end of
+  its group.
 
   Args:
     shorten_factor: k.

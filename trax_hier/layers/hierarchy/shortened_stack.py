@@ -1,4 +1,4 @@
-"""Shortens a sequence, applies layers to it, and upsamples the result."""
+"""A stack of layers on a shortened sequence, upsampled to full length."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,12 @@ import jax.numpy as jnp
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.layers.attention.cache import empty_buffer, write_rows
 from trax_hier.layers.base.checks import check_arguments
-from trax_hier.layers.base.groups import as_tuple
-from trax_hier.layers.hierarchy.groups import run_complete_groups
+from trax_hier.layers.hierarchy.groups import as_tuple, run_complete_groups
 from trax_hier.layers.hierarchy.upsample import Upsample
 
 
 class ShortenedStack(base.Layer):
-  """Applies a layer to a sequence shortened k times: (b, l, d) -> (b, l, d).
+  """Applies a layer to a sequence shortened k-fold: (b, l, d) -> (b, l, d).
 
   upsample(inner(shorten(ShiftRight(x, k - 1))), x)
 
@@ -32,8 +31,8 @@ class ShortenedStack(base.Layer):
     max_len: Capacity of predict mode in positions of this layer's input.
 
   Raises:
-    ValueError: shorten_factor is not positive, upsample is no `Upsample`, or
-      shorten has several inputs or outputs.
+    ValueError: shorten_factor is not positive, upsample is not an `Upsample`,
+      or shorten has several inputs or outputs.
 
   Example:
     >>> from trax_hier.layers import FeedForward, LinearShorten, LinearUpsample
@@ -64,13 +63,13 @@ class ShortenedStack(base.Layer):
     check_arguments('', shorten_factor=shorten_factor)
     if not isinstance(upsample, Upsample):
       raise ValueError(
-        'upsample must make an upsampling, such as @AttentionUpsample, not '
+        'upsample must return an Upsample, such as @AttentionUpsample, not '
         f'{upsample.name}'
       )
     if (shorten.n_in, shorten.n_out) != (1, 1):
       raise ValueError(
-        'shorten must map one sequence to one, as @AttentionShorten does, not '
-        f'{shorten.n_in} to {shorten.n_out} as {shorten.name}'
+        'shorten must have 1 input and 1 output, such as @AttentionShorten, '
+        f'but {shorten.name} has {shorten.n_in} and {shorten.n_out}'
       )
     self._k = shorten_factor
     self._mode = mode
@@ -92,7 +91,7 @@ class ShortenedStack(base.Layer):
     outputs = as_tuple(coarse.output_signature(x))
     u, buffers, memory = outputs[0], outputs[1:], ()
     if self._mode == 'predict':
-      # One row more than there are groups: `_decode` says why.
+      # One row more than there are groups: `_decode` may write an unused row.
       buffers = tuple(empty_buffer(s, self._n_groups + 1) for s in buffers)
       memory = (
         jnp.zeros((), jnp.int32),
@@ -129,8 +128,7 @@ class ShortenedStack(base.Layer):
   def _decode(self, x):
     """Continues the inputs of earlier calls with x (b, l, d).
 
-    Group j is complete at position j k, so l positions complete l // k groups
-    or one more.
+    Group j is complete at position j k.
     """
     coarse, fine, _ = self.sublayers
     coarse_state, fine_state, (t, tail, last_u, buffers) = self.state

@@ -1,4 +1,4 @@
-"""Upsamplings, back to full length: s (b, l / k, d), x (b, l, d) -> (b, l, d).
+"""Upsampling layers: s (b, l / k, d), x (b, l, d) -> (b, l, d).
 
 s is the shortened sequence, x the sequence before shortening. An upsampling has
 two stages, which decoding runs at different rates: `coarse` reads only s, once
@@ -28,7 +28,7 @@ from trax_hier.layers.blocks import PreNormResidual
 
 
 class Upsample(tl.Serial):
-  """An upsampling in two stages.
+  """An upsampling layer in two stages: s, x -> (b, l, d).
 
   Args:
     coarse: s (b, m, d) -> u (b, m k, d), and any number of further tensors with
@@ -81,7 +81,7 @@ def RepeatUpsample(shorten_factor: int):
 
 @configurable(module='trax_hier.layers')
 def ZeroUpsample(shorten_factor: int):
-  """Returns zeros: as `AttentionUpsample.expand`, it leaves x as the queries.
+  """Returns zeros, so that queries of `AttentionUpsample` come from x alone.
 
   s (b, m, d), x (b, m k, d) -> (b, m k, d)
 
@@ -151,7 +151,7 @@ def AttentionUpsample(
 
   x' (b, l / k, d), x (b, l, d) -> (b, l, d)
 
-  x = U(x, x') + Attention(U(x, x'), x'), with U(x, x') = x + an expansion of
+  y = U(x, x') + Attention(U(x, x'), x'), with U(x, x') = x + an expansion of
   x'. x' is normalized first, and so is its expansion. With relative positions,
   the cost is O(l ** 2 / k), not O(l ** 2).
 
@@ -163,9 +163,9 @@ def AttentionUpsample(
     expand: Factory of the expansion of x': `LinearUpsample`, `RepeatUpsample`
       or `ZeroUpsample`.
     feed_forward: Factory of the feed-forward layer.
-    token_offsets: Whether positions are in tokens, as in all other layers, and
-      not in units of this level, as in the published models. This only matters
-      at the inner levels of a nested hierarchy.
+    token_offsets: Whether positions are in tokens, as in all other layers.
+      Otherwise they are in units of this level, as in the published models. The
+      two differ only at the inner levels of a nested hierarchy.
     dropout: Dropout rate of the attention and feed-forward layers, inside and
       after them.
     mode: 'train', 'eval' or 'predict'.
@@ -174,8 +174,8 @@ def AttentionUpsample(
     positions: Position scheme of the attention; None means `NoPositions()`.
 
   Raises:
-    ValueError: `expand` returns no `Upsample`, or n_heads does not divide
-      d_model.
+    ValueError: `expand` does not return an `Upsample`, or n_heads does not
+      divide d_model.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -194,7 +194,7 @@ def AttentionUpsample(
   )
   if not isinstance(expansion, Upsample):
     raise ValueError(
-      'AttentionUpsample.expand must make an upsampling, such as '
+      'AttentionUpsample.expand must return an Upsample, such as '
       f'@LinearUpsample, not {expansion.name}'
     )
   coarse = tl.Serial(  # x'

@@ -5,7 +5,7 @@ attend to a window of tokens and to the states (see `vertical_attention`). In
 the horizontal direction, states attend to themselves and to the tokens of a
 block, and a gate computes the states of the next block (see
 `recurrent_states`). Both directions share keys and values. The tokens of a
-block read the states that enter it, because the states that leave it depend on
+block read the states before the block, because the states after it depend on
 its last tokens.
 
 Letters: b batch, h heads, l length, d d_model, f d_ff; w window, n blocks,
@@ -52,9 +52,10 @@ def BlockRecurrentCell(
 ):
   """The attention of a recurrent layer: (b, l, d) -> (b, l, d).
 
-  Replaces the self-attention of a block: with the block's residuals and
-  feed-forward layer, it is the published recurrent layer. Cost is linear in
-  length. A scan over blocks updates the states; all else runs in parallel.
+  Replaces the self-attention of a Transformer block: with the block's residuals
+  and feed-forward layer, it is the published recurrent layer. The cost is
+  linear in the length. A scan over blocks of tokens updates the states; all
+  else runs in parallel.
 
   Args:
     d_model: Width of inputs, outputs and states.
@@ -69,8 +70,8 @@ def BlockRecurrentCell(
       attends to: 2, the block and the block before, as in the published code,
       or 1, as in the paper.
     norm: Factory of the states' normalization.
-    dropout: Dropout rate of the tokens' attention weights; the states' have no
-      dropout.
+    dropout: Dropout rate of the tokens' attention weights; the attention of the
+      states has no dropout.
     mode: 'train', 'eval' or 'predict'.
     stride: Distance in tokens between neighboring positions.
     positions: Position scheme of the attention to tokens; None means
@@ -132,7 +133,7 @@ def BlockRecurrentCell(
 
 
 class _RecurrentStates(Recurrence):
-  """Updates the states, which tokens read: q2, k, v -> (b, h, l, d_head).
+  """Updates the states and attends to them: q2, k, v -> (b, h, l, d_head).
 
   q2 (b, h, l, d_head) are the tokens' queries for the states. k and v are the
   tokens' keys and values, with earlier rows in front (see `PastRows`). The
@@ -173,10 +174,10 @@ class _RecurrentStates(Recurrence):
     return self._join(y, length)
 
   def _decode(self, q, k, v):
-    """Continues with the tokens of q; k and v begin with 2 w earlier rows.
+    """Decodes the tokens of q; k and v begin with 2 w earlier rows.
 
     With one token, k and v are ring buffers of the newest 2 w rows. The token
-    attends to half of them; an update of the states needs them all.
+    attends to half of them; an update of the states may need all of them.
     """
     length, w = q.shape[-2], self._window
     t, kept = self._resume(q.shape[0], q.dtype)
@@ -201,7 +202,7 @@ class _RecurrentStates(Recurrence):
       y = self._read(q, *(x.astype(q.dtype) for x in first))
     else:
       # A block ends within each chunk of w tokens. All tokens of the chunk read
-      # the states before and after that edge, and `where` selects.
+      # the states before and after the end, and `where` selects.
       n = min(length, w)
       chunks = blocks(q, n)  # (b, n_edges, h, n, d_head)
       states = [

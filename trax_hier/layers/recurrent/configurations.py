@@ -1,8 +1,9 @@
-"""Configurations of a recurrent layer: where gates stand in a state update.
+"""Configurations of a recurrent layer: where a state update has gates.
 
 s (b, s, d), o (b, s, 2 h d_head) -> new states (b, s, d); o are the outputs of
-the states' two attentions. To add a configuration, add a function of d_model,
-d_ff and the factories of gate and normalization to `CONFIGURATIONS`.
+the states' attentions to states and to tokens. To add a configuration, add a
+function of d_model, d_ff and the factories of gate and normalization to
+`CONFIGURATIONS`.
 
 Letters: b batch, s states, d d_model, h heads.
 """
@@ -27,10 +28,10 @@ def _dual(d_model, d_ff, gate, norm):
 
 
 def _single(d_model, d_ff, gate, norm):
-  """One gate after attention and feed-forward layer."""
+  """One gate after the attention and the feed-forward layer."""
   del norm
   gate = gate()
-  # The published code has a tanh here with any gate.
+  # The published code applies tanh here, whatever the gate.
   tanh = [] if gate.paper_candidate else [tl.Tanh()]
   return _gated([Linear(d_ff), tl.Relu()], [Linear(d_model), *tanh], gate)
 

@@ -54,16 +54,16 @@ def FeedbackStack(
   d_head: int | None = None,
   carry: bool = False,
 ):
-  """Layers with feedback from one of them: (b, l, d) -> (b, l, d).
+  """Layers that all read the states of one of them: (b, l, d) -> (b, l, d).
 
   Costs more than one `BlockRecurrentCell` among layers with `SlidingAttention`:
-  the lower layers wait for the block of tokens before, and all layers read the
-  states.
+  the lower layers wait for the previous block of tokens, and all layers read
+  the states.
 
   Args:
     d_model: Width of inputs, outputs and states.
     n_layers: Number of layers.
-    recurrent_layer: Number of the layer that updates the states, from 1.
+    recurrent_layer: Index of the layer that updates the states, from 1.
     d_ff: Hidden width of the feed-forward layers.
     n_heads: Number of heads.
     window: Number of positions that a position attends to, and length of a
@@ -73,8 +73,8 @@ def FeedbackStack(
     configuration: 'skip', 'dual' or 'single'.
     n_read_blocks: Number of blocks of tokens that an update of the states
       attends to; see `BlockRecurrentCell`.
-    block: Factory of a layer; it gets the arguments above and below that are in
-      its signature.
+    block: Factory of a layer. Receives the attention and the arguments here
+      that apply to one layer, as far as its signature names them.
     feed_forward: Factory of the feed-forward layers.
     norm: Factory of the normalizations.
     dropout: Rate of all dropout.
@@ -163,7 +163,7 @@ def _attention(n_heads, dropout, mode, **arguments):
       mode=mode,
       read=ScaledAttention(n_heads, dropout, mode),
       n_inputs=3,
-      carry=True,  # From block to block of tokens.
+      carry=True,  # From one block of tokens to the next.
       **arguments,
     )
   )
@@ -187,7 +187,7 @@ class _FeedbackStack(Recurrence):
       rows = recurrent.output_signature(inputs)[1:]
       if self._mode == 'predict' or self._carry:
         return inits, rows
-      # No memory outlasts a call, so its batch size may differ between calls.
+      # Each call starts with zeros, so its batch size may differ from b.
       stack = zip((below, recurrent, above), inits, strict=True)
       return [
         (weights, map_memory(_zeros(1), layer, state))

@@ -22,7 +22,7 @@ class Gate(base.Layer):
   projection whose output is z, for gates that depend on it.
 
   Args:
-    bias: Initial bias towards the old states; each gate says how it enters.
+    bias: Initial bias towards the old states; each gate defines its use.
     paper_candidate: Whether z gets the learned bias b_z (and, in some gates, a
       tanh) of the paper; the published code has neither.
   """
@@ -46,13 +46,13 @@ class FixedGate(Gate):
   average in each channel. s and z are (b, s, d); h (b, s, f) has no effect.
 
   Args:
-    bias: Initial mean of b_g; its initial deviation is 0.1. 0, as published,
-      halves a state in every block. 1 or more learns sooner to recall distant
-      tokens, in the toy of benchmarks/block_recurrent.py, part recall.
+    bias: Initial mean of b_g; its standard deviation is 0.1. 0, as published,
+      halves a state in every block. With 1 or more, a model learns sooner to
+      recall distant tokens (benchmarks/block_recurrent.py --parts=recall).
     paper_candidate: Whether there is a learned b_z, as in the paper; the
       published code has none.
 
-  Example: what is left of states of 1 when b_g is 0, and when it is 2.
+  Example: states of 1 and candidates of 0, with b_g 0 and 2 by channel.
     >>> gate, bias = FixedGate(), jnp.array([0.0, 2.0])
     >>> s, z, h = jnp.ones((1, 1, 2)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 4))
     >>> print(gate((s, z, h), weights=(bias,)).round(2))
@@ -87,12 +87,12 @@ class LSTMGate(Gate):
   z (b, s, d) and h (b, s, f).
 
   Args:
-    bias: Constant bias of the forget gate and, negated, of the input gate. At
-      first, a state keeps sigmoid(bias) of itself in every block.
+    bias: Constant bias of the forget gate and, negated, of the input gate.
+      Initially, about sigmoid(bias) of a state is kept in every block.
     paper_candidate: Whether z becomes tanh(z + b_z) with a learned b_z, as in
       the paper; the published code uses z.
 
-  Example: what is left of states of 1 when W and b are 0.
+  Example: states of 1 and candidates of 0, with W and b 0.
     >>> weights = jnp.zeros((4, 2)), jnp.zeros(2)
     >>> s, z, h = jnp.ones((1, 1, 2)), jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 4))
     >>> gate = LSTMGate(bias=2.0)
@@ -132,5 +132,5 @@ class LSTMGate(Gate):
 
 
 def small_normal(rng, *shape):
-  """Initial values of gates and states: normal, with deviation 0.1."""
+  """Initial values of gates and states: normal, standard deviation 0.1."""
   return 0.1 * jax.random.normal(rng, shape, jnp.float32)

@@ -133,7 +133,7 @@ class _FirstStates(Memory):
 
 
 class Recurrence(base.Layer):
-  """Base of layers with recurrent states.
+  """Base class of layers with recurrent states.
 
   The first three sublayers are `initial`, `project` and `advance` of the
   `StateLayers`.
@@ -168,8 +168,9 @@ class Recurrence(base.Layer):
   def _init_states(self, b, dtype, init_others):
     """Initializes all sublayers.
 
-    `init_others` maps the signatures of k_s and v_s to a list of weights and
-    state of each further sublayer, and the signatures of k and v for `advance`.
+    `init_others` maps the signatures of k_s and v_s to two outputs: a list of
+    (weights, state) of the further sublayers, and the signatures of k and v for
+    `advance`.
     """
     initial, project, advance, *_ = self.sublayers
     start, _ = initial.init((), use_cache=True)
@@ -206,7 +207,7 @@ class Recurrence(base.Layer):
     rows = (x[..., -self._n_read :, :] for x in rows)
     return self._apply(2, (s, *projected, *rows))
 
-  # In 'train' and 'eval' modes.
+  # For 'train' and 'eval' modes.
 
   def _begin(self, b, length, dtype):
     """The states at the start of a call."""
@@ -226,7 +227,7 @@ class Recurrence(base.Layer):
     """The memory for the next call."""
     return (s, jnp.ones(s.shape[0], bool)) if self._carry else ()
 
-  # In 'predict' mode. `kept` are s, k_s and v_s.
+  # For 'predict' mode; `kept` are s, k_s and v_s.
 
   def _resume(self, b, dtype):
     """The number of tokens of earlier calls, and `kept`."""
@@ -239,7 +240,7 @@ class Recurrence(base.Layer):
     return t, apply_if(t == 0, start, kept)
 
   def _advance_if(self, condition, kept, rows, dtype):
-    """Advances `kept` if a block ends; rows () returns the k and v to read."""
+    """Advances `kept` if `condition`; rows() returns the k and v to read."""
 
     def advance(kept):
       s = kept[0].astype(dtype)

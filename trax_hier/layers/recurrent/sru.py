@@ -1,8 +1,8 @@
 """Simple recurrent units (SRU), a recurrence that a parallel scan can compute.
 
 Source: SRU (arXiv 1709.02755), as in Terraformer (arXiv 2111.12763) and its
-published code: the gates do not depend on the state, and no activation follows
-it.
+published code: the gates do not depend on the state, and the state has no
+activation function.
 """
 
 import jax
@@ -25,14 +25,14 @@ class SRU(base.Layer):
   c_t = f c_(t-1) + (1 - f) y
   h = r c + (1 - r) sqrt(3) x
 
-  The cells c start at zero. They are computed in float32, by an associative
-  scan of log l steps. In predict mode they are the layer's state.
+  The cells c start at zero. A parallel scan of log l steps computes them in
+  float32. In predict mode, the last cell is the layer's state.
 
   Weights: W (u, 3 u), b (3 u,).
 
   Args:
-    masked: Whether there is a second input, mask (b, l) bool: rows where it is
-      False do not change the cells.
+    masked: Whether there is a second input, mask (b, l) bool: rows with a False
+      mask do not change the cells.
     mode: 'train', 'eval' or 'predict'.
 
   Example:
@@ -79,8 +79,8 @@ def _scan(factor, term):
   """c_t = factor_t c_(t-1) + term_t for all t in parallel; arrays (b, l, u).
 
   Returns the factor of the initial cell in each cell, and the cells for an
-  initial cell of 0. Each iteration joins the spans of rows of the iteration
-  before. `jax.lax.associative_scan` does less work, but unrolls its log l
+  initial cell of 0. Each iteration doubles the span of rows that a result
+  covers. `jax.lax.associative_scan` does less work, but unrolls its log l
   steps, which takes long to compile.
   """
   length = factor.shape[1]
@@ -106,7 +106,7 @@ def SRUBranch(
   masked: bool = False,
   mode: str = 'train',
 ):
-  """Narrow SRUs in parallel to a feed-forward layer: (b, l, d) -> (b, l, d).
+  """Narrow SRUs, as a branch beside a feed-forward layer: (b, l, d) -> same.
 
   Args:
     d_model: Width of inputs and outputs.

@@ -12,12 +12,11 @@ from trax_hier.compat import base, tl
 from trax_hier.layers.attention.cache import PastRows
 from trax_hier.layers.attention.causal_attention import Attend
 from trax_hier.layers.attention.heads import Heads, MergeHeads
-from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import (
   Normalize,
-  NormalizedHeads,
+  QKNormalization,
 )
-from trax_hier.layers.attention.sliding_attention import check_carry
 from trax_hier.layers.base.dense import Linear
 
 
@@ -36,16 +35,17 @@ def vertical_attention(
   stride: int = 1,
   carry: bool = False,
 ) -> list[base.Layer]:
-  """Returns layers to run in series: x (b, l, d), .. -> (b, l, d), ..
+  """Returns the attention to tokens and states, as layers to run in series.
 
-  Arguments not listed are those of `BlockRecurrentCell`.
+  x (b, l, d), others -> (b, l, d), others. Arguments not listed are as in
+  `BlockRecurrentCell`.
 
   Args:
     name: Name of the configurable, for error messages.
     read: Attention to the states, -> (b, h, l, d_head). Its first input is q2
-      (b, h, l, d_head), the tokens' queries for the states. Then come the
-      inputs after x and the copied rows; the layers return those that `read`
-      does not take.
+      (b, h, l, d_head), the tokens' queries for the states; its next inputs are
+      the others, then the copied rows. Inputs that `read` does not take are
+      outputs of the layers.
     n_inputs: Number of inputs, including x.
     copy_rows: Whether to copy the tokens' keys and values, to which `PastRows`
       has prepended earlier rows.
@@ -56,7 +56,7 @@ def vertical_attention(
   """
   positions = positions or NoPositions()
   check_carry(name, positions, carry)
-  scheme = NormalizedHeads(positions)
+  scheme = QKNormalization(positions)
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
   n_kept = 2 * window if copy_rows else None
   return [  # x, others

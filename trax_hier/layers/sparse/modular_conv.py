@@ -1,10 +1,10 @@
-"""Causal convolutions over modules of the width and over time.
+"""Causal convolutions over time and over modules, equal slices of the width.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763), section 3.2
 and its published code.
 
 Letters: b batch, l length, S modules, n and M widths of a module of input and
-output; L tokens and k modules in the receptive field of the kernel.
+output; L tokens and k modules spanned by the kernel.
 """
 
 import jax
@@ -63,7 +63,7 @@ def ModularConv(
 
 
 def MaskedPastInputs(n, masked, mode):
-  """`PastInputs` with a mask: x (b, l, d)[, mask (b, l)] -> (b, n + l, d).
+  """`PastInputs` of masked rows: x (b, l, d)[, mask (b, l)] -> (b, n + l, d).
 
   Rows where the mask is False become zeros, like rows before the start.
   """
@@ -116,7 +116,7 @@ def _convolve(x, kernel):
 
 
 def _convolve_by_products(x, kernel):
-  """`_convolve` as a sum of matrix products, for the gradient.
+  """`_convolve` as a sum of matrix products, used for its gradient.
 
   Inside a loop, such as `Repeat`, XLA on CPU computes the gradient of a
   convolution many times more slowly than the gradient of these products.

@@ -18,9 +18,9 @@ class MultiplicativeDense(base.Layer):
 
   y[s, m] = sum_i x_i D[s, i] E[i, m] + b[s, m]
 
-  The S modules of the output share one projection E (d_in, M) of the input;
-  each multiplies the input by its own gates D (S, d_in) first. The layer can
-  represent every permutation of the input. As the last layer of a language
+  The S modules of the output share one projection E (d_in, M). Each module
+  first multiplies the input by its own gates, a row of D (S, d_in). The layer
+  can represent every permutation of the input. As the last layer of a language
   model, it is the paper's sparse loss layer.
 
   Weights: D, E and, with bias, b (d_out,).
@@ -64,8 +64,8 @@ class MultiplicativeDense(base.Layer):
   def forward(self, x):
     gates, kernel, *bias = self.weights
     n_tokens = x.size // x.shape[-1]
-    # Both ways cost d_in * d_out multiplications a token. The first stores S
-    # copies of the tokens, the second the full matrix (d_in, d_out).
+    # Both cost d_in * d_out multiplications per token. The first one stores S
+    # copies of the tokens; the second one stores a matrix (d_in, d_out).
     if n_tokens < self._d_module:
       y = (x[..., None, :] * gates) @ kernel  # (.., S, M)
     else:
@@ -79,6 +79,6 @@ def check_modules(name: str, n_modules: int, d: int) -> None:
   """Raises ValueError unless `n_modules` divides the width d."""
   if n_modules < 1 or d % n_modules:
     raise ValueError(
-      f'{name}.n_modules = {n_modules} must divide {d}, the width that the '
-      'modules split'
+      f'{name}.n_modules = {n_modules} must divide {d}, the width that is '
+      'split into modules'
     )

@@ -1,4 +1,4 @@
-"""Attention with sparse projections: `SelfAttention` and `CrossAttention`.
+"""Self-attention and cross-attention with sparse projections.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763), section 3.2
 and its published code.
@@ -36,9 +36,9 @@ def SparseAttention(
   positions: NoPositions | None = None,
   masked: bool = False,
 ):
-  """Causal self-attention with `SparseQKV`: (b, l, d) -> (b, l, d).
+  """Causal self-attention with sparse projections: (b, l, d) -> (b, l, d).
 
-  This is `SelfAttention` with sparse projections.
+  This is `SelfAttention` with `SparseQKV`.
 
   Args:
     d_model: Width of inputs and outputs.
@@ -56,7 +56,7 @@ def SparseAttention(
     stride: Distance in tokens between neighboring positions.
     positions: Position scheme; None means `NoPositions()`.
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
-      it is False, before all others, are treated as absent.
+      it is False must be the first rows; they are treated as absent.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -124,7 +124,7 @@ def SparseCrossAttention(
 
 
 def _with_dimensions(factory, **modules):
-  """Wraps a factory, which gets these dimensions too if it declares them."""
+  """A factory that passes on those of `modules` that `factory` declares."""
   return lambda d_out, mode, masked=False: build(
     factory, d_out=d_out, mode=mode, masked=masked, **modules
   )

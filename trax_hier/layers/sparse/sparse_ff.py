@@ -26,7 +26,7 @@ _TINY = 1e-6  # Keeps the noise finite, as the published code does.
 
 @configurable(module='trax_hier.layers')
 class SparseFF(ReplaysChoices):
-  """Feed-forward layer with one unit in N active: (.., d) -> (.., d).
+  """Feed-forward layer with one in N hidden units active: (.., d) -> (.., d).
 
   y = (relu(x W1) * mask) W2 + b2
 
@@ -50,8 +50,8 @@ class SparseFF(ReplaysChoices):
     d_lowrank: Width of the controller; None means d_ff / N, as in the published
       code and its checkpoints (the paper's text says d_model / N).
     temperature: Factor of the noise.
-    quant_prob: Probability that a training call, with its whole batch, uses the
-      choices; otherwise it uses the softmax.
+    quant_prob: Probability that a training call uses the choices as the mask of
+      its whole batch; otherwise it uses the softmax.
     multiply_by_controller_output: Whether to multiply a chosen unit by its
       probability.
     kernel_scaling: Whether to initialize W2 larger by sqrt(N), which preserves
@@ -147,7 +147,7 @@ class SparseFF(ReplaysChoices):
     """`_masked` for all tokens of x, a chunk of each sequence at a time."""
     length, size = x.shape[-2], self._chunk_size
 
-    # A chunk has tokens of every row, as the batch may be split over devices.
+    # Every chunk has tokens of all rows: devices may each hold some rows.
     def split(tokens):
       rows = tokens.reshape(-1, length, tokens.shape[-1])
       rows = jnp.pad(rows, [(0, 0), (0, -length % size), (0, 0)])
@@ -182,11 +182,11 @@ class SparseFF(ReplaysChoices):
       hard = jax.nn.one_hot(units, self._n_units)
       hard += mask - jax.lax.stop_gradient(mask)
       factor = jnp.where(select, hard, mask)
-      after = jnp.where(select, jax.lax.stop_gradient(mask), 1)
+      multiplier = jnp.where(select, jax.lax.stop_gradient(mask), 1)
     else:
       units = self._index(logits)
       factor = jax.nn.one_hot(units, self._n_units)
-      after = jax.nn.softmax(logits)
+      multiplier = jax.nn.softmax(logits)
     if isinstance(w1, Rows):
       w1, w2 = w1.matrix(tokens.dtype).T, w2.matrix(tokens.dtype)
 
@@ -196,7 +196,7 @@ class SparseFF(ReplaysChoices):
     # Masking before the ReLU leaves masked units without a gradient.
     hidden = jax.nn.relu((tokens @ w1) * by_unit(factor))
     if self._multiply:
-      hidden *= by_unit(after)
+      hidden *= by_unit(multiplier)
     return hidden @ w2 + b2, units
 
   def _gathered(self, tokens):

@@ -76,9 +76,9 @@ def SparseQKV(
     length_kernel_size: Size of the kernels in tokens.
     share_qk: Whether the queries are also the keys.
     v_concat: Whether the convolution for values also takes the layer's input,
-      concatenated module by module. (The published code also concatenates whole
-      vectors, across module borders: a mistake kept for old checkpoints, which
-      is not supported here.)
+      concatenated module by module. (The published code can also concatenate
+      whole vectors, which mixes modules: a mistake that it keeps for old
+      checkpoints. That option is not supported here.)
     mode: 'train', 'eval' or 'predict'.
     masked: As in `ModularConv`.
 

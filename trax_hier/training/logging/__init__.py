@@ -1,1 +1,1 @@
-"""Logs metrics to files and services (sinks), progress to the console."""
+"""Logs metrics to files and services (sinks); prints progress."""

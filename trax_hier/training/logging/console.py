@@ -17,7 +17,7 @@ class Console:
   """Prints messages and the progress of a run of a known number of steps."""
 
   def __init__(self, steps: int, enabled: bool = True):
-    """Nothing is printed before the first call.
+    """Prints nothing yet.
 
     Args:
       steps: Number of the last step.
@@ -37,7 +37,7 @@ class Console:
     self._console.print(text)
 
   def due(self, step: int) -> bool:
-    """Whether it is time to show progress."""
+    """Whether it is time to update the progress line."""
     every = _REDRAW_SECONDS if self._live else _PLAIN_SECONDS
     return step == self._steps or time.monotonic() - self._last_update >= every
 
@@ -49,7 +49,7 @@ class Console:
       self._start, self._first = now, step
     elif step < self._steps:
       per_step = (now - self._start) / (step - self._first)
-      text += f', {duration(per_step * (self._steps - step))} left'
+      text += f', {format_duration(per_step * (self._steps - step))} left'
     if self._live:
       self._redraw(step, text)
     else:
@@ -76,11 +76,11 @@ class Console:
     )
 
 
-def duration(seconds: float) -> str:
-  """Seconds for people to read: 42s, 3m 20s, 5h 07m, 2d 03h.
+def format_duration(seconds: float) -> str:
+  """Formats a duration for people to read, in its two largest units.
 
   Example:
-    >>> [duration(seconds) for seconds in (42, 200, 18420, 183600)]
+    >>> [format_duration(seconds) for seconds in (42, 200, 18420, 183600)]
     ['42s', '3m 20s', '5h 07m', '2d 03h']
   """
   seconds = round(seconds)

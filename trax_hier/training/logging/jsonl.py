@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the numbers of a run, one JSON object a line."""
+"""`metrics.jsonl`: the metrics of a run, one JSON object per line."""
 
 import json
 import os
@@ -8,14 +8,15 @@ from pathlib import Path
 from trax_hier.training.logging.sink import Sink
 
 _FILE = 'metrics.jsonl'
-# Kinds in the files of earlier versions.
+# Kinds in files of earlier versions, and their present names.
 _RENAMED = {'look': 'probe'}
 
 
 class JsonLines(Sink):
   """Writes lines `{"kind": "train", "step": n, name: value, ...}`.
 
-  The operating system gets each line at once, so a killed process loses none.
+  Each line is passed to the operating system at once, so a killed process loses
+  no line.
   """
 
   def __init__(self, directory: Path, last_step: int):

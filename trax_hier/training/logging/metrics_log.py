@@ -13,7 +13,7 @@ from trax_hier.training.logging.weights_and_biases import WeightsAndBiases
 
 
 class MetricsLog:
-  """Logs to `metrics.jsonl`, to TensorBoard, and to W&B if wanted.
+  """Logs to `metrics.jsonl`, TensorBoard and, optionally, W&B.
 
   An entry has a kind ('train', 'valid' or 'probe'), a step and a name;
   TensorBoard and W&B show it as `kind/name`.
@@ -28,7 +28,7 @@ class MetricsLog:
     enabled: bool = True,
     wandb: str | None = None,
   ):
-    """Opens the log and drops what a killed run logged after `last_step`.
+    """Opens the log and drops the entries after `last_step` of a killed run.
 
     Args:
       directory: Folder of the run.
@@ -53,7 +53,7 @@ class MetricsLog:
       self._stack = stack.pop_all()
 
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-    """Logs numbers of one step by name."""
+    """Logs numbers of one step, given by name."""
     values = {name: float(value) for name, value in values.items()}
     with self._writing():
       for sink in self._sinks:
@@ -91,7 +91,7 @@ class MetricsLog:
 
   @contextlib.contextmanager
   def _writing(self):
-    """Adds the folder to an error."""
+    """Adds the folder to the message of an OSError."""
     try:
       yield
     except OSError as error:

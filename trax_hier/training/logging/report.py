@@ -17,7 +17,7 @@ class NotFiniteError(FloatingPointError):
 
 
 class Reporter:
-  """Reports training steps, in order, and evaluations."""
+  """Checks, logs and prints the metrics of steps and evaluations."""
 
   def __init__(
     self,
@@ -29,11 +29,11 @@ class Reporter:
     log_every: int,
     peak_speed: float | None = None,
   ):
-    """Timing starts with the first step that is reported.
+    """Timing starts at the first reported step.
 
     Args:
-      log: Log of every `log_every`-th step and every evaluation.
-      console: Console of progress and evaluations.
+      log: Receives every `log_every`-th step and every evaluation.
+      console: Shows progress and evaluations.
       metrics: Names of a step's metrics, 'loss' among them.
       unit: Unit of a scored token, for the name `bits_per_<unit>`.
       tokens_per_step: Tokens of a global batch.
@@ -50,11 +50,11 @@ class Reporter:
     self._timers = {'log': _Timer(), 'console': _Timer()}
 
   def step(self, step: int, metrics: jax.Array) -> None:
-    """Reports a training step; waits until it is computed.
+    """Logs and prints a training step; waits until it is computed.
 
     Args:
       step: Number of the step.
-      metrics: Values in the order of the names, (n_metrics,).
+      metrics: Values (n_metrics,) in the order of the constructor's `metrics`.
 
     Raises:
       NotFiniteError: naming step and metric.
@@ -73,7 +73,7 @@ class Reporter:
       self._log.write('train', step, values)
     if self._console.due(step):
       speed = self._speed('console', step)
-      text = f'loss {values["loss"]:.4f}, {bits:.4f} {_spoken(self._bits)}, '
+      text = f'loss {values["loss"]:.4f}, {bits:.4f} {_readable(self._bits)}, '
       text += f'{speed:,.0f} tokens/s'
       if self._peak_speed:
         text += f', MFU {speed / self._peak_speed:.1%}'
@@ -88,7 +88,7 @@ class Reporter:
     """Prints an evaluation without logging it."""
     self._console.say(
       f'held-out at step {step}: {values[self._bits]:.4f} '
-      f'{_spoken(self._bits)}, loss {values["loss"]:.4f}, '
+      f'{_readable(self._bits)}, loss {values["loss"]:.4f}, '
       f'accuracy {values["accuracy"]:.3f}'
     )
 
@@ -117,5 +117,5 @@ class _Timer:
     return steps / elapsed if elapsed > 0 else 0.0
 
 
-def _spoken(name):
+def _readable(name):
   return name.replace('_', ' ')

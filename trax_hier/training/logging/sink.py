@@ -20,7 +20,7 @@ class Sink(Protocol):
     """Adds numbers of one step.
 
     Args:
-      kind: What they describe: 'train', 'valid' or 'probe'.
+      kind: Source of the numbers: 'train', 'valid' or 'probe'.
       step: Number of the step.
       values: Numbers by name.
     """

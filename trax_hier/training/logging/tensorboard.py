@@ -1,6 +1,6 @@
 """TensorBoard event files, written in the thread of the caller.
 
-Errors such as a full disk are thus raised where they occur.
+An error such as a full disk is thus raised by the call that causes it.
 """
 
 import textwrap
@@ -27,7 +27,7 @@ class TensorBoard(Sink):
 
     Args:
       directory: Folder of the run.
-      last_step: Last step that stays visible of those in earlier files.
+      last_step: TensorBoard hides later steps of earlier files.
 
     Raises:
       OSError: if the file cannot be written.
@@ -42,7 +42,7 @@ class TensorBoard(Sink):
 
   def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds `kind/name` for each value."""
-    # One event for all values is the cheapest.
+    # One event for all values takes the least time.
     merged = Summary()
     for name, value in values.items():
       merged.MergeFrom(summary.scalar(f'{kind}/{name}', value))

@@ -16,7 +16,7 @@ def check_wandb(project: str | None) -> None:
   """Checks `train.wandb`.
 
   Raises:
-    ValueError: if it is not a name, or wandb is not installed.
+    ValueError: if it is neither None nor a name, or wandb is not installed.
   """
   if project is None:
     return
