@@ -129,8 +129,8 @@ def train_recall(model, seed, arguments):
 def recall_scorer(model, shape):
   """A function: weights -> losses in nats of three groups of queries.
 
-  They are the first query, those of the first segment more than 5 windows after
-  the key, and those of the next segment.
+  The groups are the first query, queries of the first segment more than 5
+  windows after the key, and queries of the next segment.
   """
   layer = model(mode='eval')
   _, model_state = abstract_init(layer, token_shapes(shape))
@@ -415,7 +415,7 @@ def books(arguments):
       f'{name:28}{result["bits_per_byte"]:8.4f} bits per byte over '
       f'{result["tokens"]:,.0f} tokens; {arguments.steps} steps of '
       f'{math.prod(shape)} bytes in {seconds / 60:.1f} min; forward FLOPs '
-      f'{f / flops[0]:.3f} times those of the first model',
+      f'{f / flops[0]:.3f} times the first model',
       flush=True,
     )
 

@@ -283,10 +283,10 @@ def predict(name, batch, context, arguments):
 def torch_package(name, batch, context, arguments):
   """A decoder that calls the package's `generate`, which has no cache.
 
-  Two differences from our models cost it less: positions are learned and
-  absolute, and an Hourglass's shortening and upsampling attend only within a
-  group. d_ff is always 4 * d_model. It samples from the likeliest tenth of the
-  tokens and cannot decode greedily.
+  Its models differ from ours in two ways that cost less: positions are learned
+  and absolute, and an Hourglass's shortening and upsampling attend only within
+  a group. d_ff is always 4 * d_model. It samples from the most likely tenth of
+  the tokens and cannot decode greedily.
   """
   # Spinning threads, the default, are many times slower on a busy machine.
   os.environ.setdefault('OMP_WAIT_POLICY', 'passive')

@@ -9,8 +9,8 @@
 
 * decode: an encoder-decoder model of d_model 1024 decodes greedily, at batch 1,
   with random weights, at each capacity of its caches. The text is short, so the
-  capacity should not matter. Each row makes more layers sparse; d_ff is 4096,
-  and 6144 with sparse QKV. `--layers=24` is the published model.
+  capacity should not matter. Rows differ in which layers are sparse; d_ff is
+  4096, and 6144 with sparse QKV. `--layers=24` is the published model.
 * capacity: the row FF+QKV with short text at more capacities, and with a long
   prompt at the largest one.
 * big: the published model of 17 billion parameters, d_model 9216. In float32 as
@@ -32,8 +32,8 @@ Columns of decode, capacity and big:
 * ms: time per token, without the prompt, the encoder and compilation;
 * trax: the same for the peer;
 * params: millions of parameters that a token reads: one row of the tables of
-  embeddings and positions, one unit in N of SparseFF, none of the encoder and
-  of the projections of its output to keys and values, all of the rest;
+  embeddings and positions, one unit in N of SparseFF, nothing of the encoder or
+  of the projections of its output to keys and values, and all of the rest;
 * cache: MB of keys and values that a token reads, including the encoder's;
 * GB/s: bytes of parameters and cache over the time;
 * memory: GB/s at which a vector-matrix product reads 256 MiB;

@@ -5,8 +5,8 @@
         [--sources=512,2048,4096] [--lengths=4096,8192]
 
 * memory: temporary memory of the compiled gradient step of the whole model, by
-  the number of encoder layers, which equals that of decoder layers; and the
-  seconds to trace and compile the step and the model's initialization.
+  depth (encoder and decoder have this number of layers each); seconds to trace
+  and compile the step and the model's initialization.
 * step: seconds of a gradient step.
 * decode: milliseconds per token after long sources, at batch 1, and seconds
   from the source to the first token.
@@ -17,8 +17,8 @@ sizes: SparseFF, SRU, multiplicative convolutional attention, full attention in
 the encoder, learned positions, two attention layers in a decoder block, sparse
 loss layer. Dense variants have no SparseFF, SRU, convolutions or sparse loss
 layer. Models train with dropout 0.1 and the noise of SparseFF. Weights are
-random. What a table compares alternates in one process after a round that
-compiles. Figures are medians.
+random. The entries of a table alternate in one process, after a round that
+compiles them. Figures are medians.
 """
 
 import argparse

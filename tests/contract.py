@@ -1,7 +1,7 @@
-"""The table of models that `test_contract.py` holds to their contract.
+"""The table of toy models whose properties `test_contract.py` tests.
 
-A new model or variant is a new row. Weight trees are compared with a record;
-after a deliberate change, rewrite the record:
+Add a row for each new model or variant. Weight trees are compared with a golden
+file; after a deliberate change, rewrite it:
 
   python tests/contract.py --write-golden
 """
@@ -53,8 +53,8 @@ class Row:
       distances: the softmax cancels them. (With rotary positions the bias of
       keys matters.)
     thorough: Whether to decode with calls of many lengths.
-    noisy: Whether training samples random numbers besides dropout.
-    slow: Whether CI leaves the row out because other rows cover its layers.
+    noisy: Whether training samples random numbers other than dropout.
+    slow: Whether CI omits the row because other rows cover its layers.
   """
 
   model: Callable
@@ -73,8 +73,8 @@ def _hourglass(hierarchy='2@3', **kwargs):
 
 
 def _block_recurrent(**kwargs):
-  # Without memory of earlier calls: tests/models/test_block_recurrent.py tests
-  # that.
+  # Without memory between calls, which tests/models/test_block_recurrent.py
+  # tests.
   sizes = dict(toy.SIZES, n_layers=4, recurrent_layers=(3,), carry=False)
   return P(BlockRecurrentLM, attention=_SLIDING, **{**sizes, **kwargs})
 
@@ -90,7 +90,7 @@ def _bottom_up(**kwargs):
 
 
 def _retina(**kwargs):
-  # The shortest windows, so that every scale is attended to.
+  # Windows are so short that tokens attend to every scale.
   sizes = dict(toy.SIZES, scales=(1, 2), window=2, n_layers=2)
   return P(RetinaLM, **{**sizes, **kwargs})
 
@@ -212,7 +212,7 @@ ROWS = {
     idle=0,
     slow=True,
   ),
-  # ReLU could switch off units of the recurrent layer, which is not stacked.
+  # Not ReLU, which could leave units of the recurrent layer without a gradient.
   'block-recurrent feedback': Row(
     _block_recurrent(
       feedback=P(hl.FeedbackStack, window=4, n_states=3),
@@ -283,7 +283,7 @@ ROWS = {
   'scaling, all sparse, sources': Row(
     _with_sources(
       cross_attention=P(hl.SparseCrossAttention, n_modules=2),
-      # A convolution, so that the last layer sees earlier positions, too.
+      # A convolution, so that the last layer reads earlier positions, too.
       logits=P(hl.SparseDense, n_modules=1),
     ),
     idle=3,
@@ -341,7 +341,7 @@ ROWS = {
 
 
 class Subject:
-  """A model of the table with its programs, each compiled on first use."""
+  """A model in the table, and its programs, each compiled at its first use."""
 
   def __init__(self, name):
     self.row = ROWS[name]
@@ -419,7 +419,7 @@ def subject(name):
 
 
 def record(shapes):
-  """A tree of shapes, as JSON."""
+  """A tree of shapes as the JSON object in the golden file."""
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
   return {
     'n_weights': sum(s.size for _, s in leaves),
@@ -431,7 +431,7 @@ def record(shapes):
 
 
 def main():
-  """Writes the golden record of all rows."""
+  """Writes the golden file: the weight trees of all rows."""
   golden = {name: record(Subject(name).shapes) for name in ROWS}
   GOLDEN.parent.mkdir(exist_ok=True)
   GOLDEN.write_text(json.dumps(golden, indent=1) + '\n')

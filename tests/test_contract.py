@@ -1,4 +1,4 @@
-"""The contract of every model: properties of all rows of `contract.py`."""
+"""Contract tests: properties that every model in `contract.ROWS` must have."""
 
 import gc
 import json
@@ -43,7 +43,7 @@ def test_abstract_evaluation(model):
   assert (out.shape, out.dtype) == ((2, LENGTH, toy.VOCAB), jnp.float32)
 
 
-def test_weights_are_those_on_record(model, name):
+def test_weight_tree_equals_the_golden_file(model, name):
   assert contract.record(model.shapes) == GOLDEN[name]
 
 
@@ -53,8 +53,8 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
     changed[:, t] = (changed[:, t] + 1) % toy.VOCAB
     moved = model.eval(model.weights, changed) != model.logits
     moved = np.asarray(moved.any(axis=-1))
-    assert not moved[:, : t + 1].any(), f'token {t} is seen too early'
-    assert moved[:, t + 1 :].all(), f'token {t} is not seen'
+    assert not moved[:, : t + 1].any(), f'earlier logits depend on token {t}'
+    assert moved[:, t + 1 :].all(), f'token {t} has no effect'
 
 
 def is_bias(g, w):
@@ -76,11 +76,11 @@ def test_every_weight_gets_a_gradient(model):
   ]
   assert sum(idle) == model.row.idle
   for g in (g for g, unused in zip(leaves, idle, strict=True) if not unused):
-    # Every row, a block of a stack or a feature, except the rows of tokens and
-    # positions that are not in x.
+    # Every row (a block of a stack, or a feature) has a gradient, except in
+    # tables of tokens and positions, some of which are not in x.
     rows = np.any(g, axis=tuple(range(1, g.ndim)))
-    few = toy.VOCAB, contract.N_POSITIONS, contract.N_POSITIONS // 2
-    assert rows.all() or len(g) in few
+    table_sizes = toy.VOCAB, contract.N_POSITIONS, contract.N_POSITIONS // 2
+    assert rows.all() or len(g) in table_sizes
 
 
 def test_training_without_dropout_is_evaluation(model):

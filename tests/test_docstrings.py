@@ -60,7 +60,7 @@ def _is_shape(shape):
 
 
 def fault(docstring, *, example=False):
-  """What a docstring lacks, as a message; '' if it is complete."""
+  """Names the first missing item of a docstring; '' if it is complete."""
   if not docstring:
     return 'no docstring'
   if not shapes(docstring):

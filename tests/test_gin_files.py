@@ -13,6 +13,7 @@ import trax_hier.models
 import trax_hier.training.loop  # noqa: F401  registers train
 from trax_hier import config
 from trax_hier.layers import SparseFF, longest_sequence
+from trax_hier.layers.base.sharing import leaf_layers
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
 GIN = Path(config.packaged_gin_dir())
@@ -24,7 +25,7 @@ CONFIGURATIONS = sorted(
 
 
 def is_variant(name):
-  """Whether other files cover all layers of this one."""
+  """Whether other files cover all layers of this file."""
   infixes = (
     '/table1/',
     '_subwords',
@@ -58,7 +59,7 @@ SCALING = {
   '800m_ff_qkv_loss': 885_231_360,
   '800m_ff_qkv_loss_cross': 837_727_488,
 }
-# Of the published code: an encoder block, a decoder block, the rest.
+# Parameters in the published code: encoder block, decoder block, the rest.
 SCALING_COLUMNS = {
   '800m_dense': (12_596_224, 16_796_672, 66_620_672),
   '800m_ff': (12_923_904, 17_124_352, 66_620_672),
@@ -99,10 +100,10 @@ PUBLISHED_CODE = {
   'cifar10': 42_824_960,
   'wiki40b': 95_328_512,
 }
-# Without embeddings. All are counts of the published code except the last two:
-# 26 layers of 4 d^2 + 2 d f + 2 d + 33 h and a norm; and 'lstm_single' with
-# queries for states, d^2, a second output projection and h scales in 11 more
-# layers.
+# Parameters without embeddings, from the published code except the last two.
+# 'slide_26l' has 26 layers of 4 d^2 + 2 d f + 2 d + 33 h, and a norm.
+# 'feedback_lstm_single' adds, to 11 layers of 'lstm_single', queries for states
+# (d^2), a second output projection (d^2) and h scales.
 BLOCK_RECURRENT = {
   'xl_512': 151_023_712,
   'xl_1024': 151_023_712,
@@ -138,7 +139,7 @@ def _clear():
 
 
 def count_parameters(length):
-  """Counts the parameters of the model that the parsed files name."""
+  """Counts the parameters of the model that the parsed gin files configure."""
   model, data = (
     gin.query_parameter(f'trax_hier.training.train.{name}')
     for name in ('model', 'data')
@@ -161,7 +162,7 @@ def required(name):
   return [f"{name} = 'elsewhere'" for name in names]
 
 
-# Variants differ only in sizes; CI counts the other files.
+# Variants differ from other files only in sizes, so CI omits them.
 @pytest.mark.parametrize(
   'name',
   [
@@ -320,26 +321,20 @@ def test_scoped_factories_receive_the_models_dimensions(bindings, expected):
   rest = v * d + sizes['n_positions'] * d + 2 * d
   rest += loss * d + d * v // loss + v
   assert count_parameters(32) == 4 * block + rest
-  # They receive its mode, too: decoding adds no noise.
+  # Factories receive the mode of the model, too: decoding adds no noise.
   model = gin.query_parameter('trax_hier.training.train.model')
   layer = model.scoped_configurable_fn(mode='predict')
-  found = [sub for sub in leaves(layer) if isinstance(sub, SparseFF)]
-  assert found and {sub._mode for sub in found} == {'predict'}
-
-
-def leaves(layer):
-  """The layers without sublayers inside a layer."""
-  if not layer.sublayers:
-    return [layer]
-  return [x for sub in layer.sublayers for x in leaves(sub)]
+  leaves = leaf_layers(layer).values()
+  found = [leaf for leaf in leaves if isinstance(leaf, SparseFF)]
+  assert found and {leaf._mode for leaf in found} == {'predict'}
 
 
 @pytest.mark.parametrize(
   'name',
   [
-    # Only models that reset carried memory may ask for it.
+    # Only models that reset carried memory may set it.
     'DecoderBlock.carry',
-    # Only some models give a mask.
+    # Only some models pass a mask.
     'SelfAttention.masked',
     'SparseAttention.masked',
     'LSHAttention.masked',

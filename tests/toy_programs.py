@@ -1,9 +1,8 @@
-"""Decoding in several predict calls, and equations of traced programs."""
+"""Programs of layers: decoding in several predict calls, and jaxprs."""
 
 import jax
 import numpy as np
 import toy
-from jax.extend.core import jaxprs_in_params
 
 
 def decode(layer, x, weights, lengths, *others):
@@ -20,14 +19,6 @@ def decode(layer, x, weights, lengths, *others):
   return np.concatenate(outputs, axis=1)
 
 
-def equations(jaxpr):
-  """All equations of a program, including nested ones."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for sub in jaxprs_in_params(equation.params):
-      yield from equations(getattr(sub, 'jaxpr', sub))
-
-
 def program(layer, *arguments):
-  """The traced program of a layer for its input, weights, state and key."""
+  """The jaxpr of a layer for its input, weights, state and key."""
   return jax.make_jaxpr(layer.pure_fn)(*arguments).jaxpr

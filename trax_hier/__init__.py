@@ -1,9 +1,9 @@
-"""Efficient Transformers over long sequences as Trax layer combinators.
+"""Trax-style layer combinators for efficient, hierarchical Transformers.
 
     import trax_hier
     exported = trax_hier.load('my_model')
 
-Subpackages are imported on first use, so `import trax_hier` is instant.
+Subpackages are imported on first use, so `import trax_hier` takes no time.
 """
 
 import importlib

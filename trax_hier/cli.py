@@ -1,12 +1,16 @@
-"""The program `trax-hier`, for everything but training: `trax-hier --help`.
+"""The command-line program `trax-hier`: everything but training.
 
     trax-hier generate --run=runs/quickstart --prompt='def main('
     trax-hier evaluate --run=runs/quickstart
     trax-hier describe --config_file=quickstart.gin
 
-User errors end with one message on standard error and exit code 2, checkpoints
-that cannot be loaded with code 1, Ctrl-C with 130. To train a run, use
-`python -m trax_hier.trainer`.
+Each error is one message on standard error. Exit codes:
+
+    1    no checkpoint can be loaded, or the reader has closed the output pipe
+    2    any other user error
+    130  Ctrl-C
+
+To train a model, use `python -m trax_hier.trainer`.
 """
 
 import argparse
@@ -39,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   arguments = _parser().parse_args(argv)
   program = f'trax-hier {arguments.command}'
-  # The gin files of a run may import modules of the working directory, as with
-  # `python -m`.
+  # Gin files may import modules from the working directory, which `python -m`
+  # puts on the module path, but an installed program does not.
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   try:
@@ -52,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return failures.interrupted(program, 'interrupted')
   except BrokenPipeError:
-    # The reader, such as `head`, has closed the pipe. Without this, Python's
-    # final flush would fail again.
+    # The reader, such as `head`, has closed the pipe. Python's flush at exit
+    # would fail again, so it goes to the null device.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   return 0

@@ -3,11 +3,14 @@
     python -m trax_hier.trainer --config_file=gin/quickstart.gin \\
         --config='train.steps = 200' --output_dir=runs/quickstart
 
-A faulty configuration ends with one message on standard error and exit code 2,
-before anything is compiled. A training that fails later (a loss that is not
-finite, checkpoints that cannot be loaded, a full disk) ends with one message
-and exit code 1, Ctrl-C with 130. On SIGTERM the trainer saves a checkpoint and
-exits with 143. To resume a stopped run, repeat its command.
+Each error is one message on standard error. Exit codes:
+
+    1    checkpoints cannot be loaded, the loss is not finite, the disk is full
+    2    a flag or the configuration is invalid; nothing has been compiled
+    130  Ctrl-C
+    143  SIGTERM; the trainer has saved a checkpoint
+
+To resume a stopped run, repeat its command.
 
 On several hosts, run the same command in one process per host, with an
 output_dir on a shared file system and --distributed or, where JAX does not
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Failure as failure:
     return fail(_PROGRAM, failure, failure.code)
 
-  # Imported late: --help and mistyped flags are answered at once.
+  # Slow to import; --help and mistyped flags do not need it.
   import trax_hier.storage.configurables  # noqa: F401
   from trax_hier import config
 
@@ -95,7 +98,7 @@ def _parser():
 
 
 def _join_hosts(arguments):
-  """Connects the processes; must precede the first use of a JAX device.
+  """Connects the hosts; must precede the first use of a JAX device.
 
   Raises:
     ValueError, RuntimeError: Flags are missing, or the connection fails.
@@ -126,7 +129,7 @@ def _train(arguments):
   # Orbax also logs the errors that it raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   is_built = False
-  # A probe on one host would wait for the other hosts.
+  # Multi-host runs have no probes: one host would wait for the others.
   probes = Probes() if jax.process_count() == 1 else None
 
   def before_compile():
@@ -152,7 +155,7 @@ def _train(arguments):
 
 
 def _fail(error, is_built):
-  """Prints the message of an error; returns its exit code, None for a bug."""
+  """Prints an error and returns its exit code; returns None for a bug."""
   from trax_hier import config
   from trax_hier.compat import base
   from trax_hier.training.checkpoints import CheckpointError
@@ -169,7 +172,7 @@ def _fail(error, is_built):
   if is_built and isinstance(error, OSError):
     reason = error.strerror or message
     return fail(_PROGRAM, f'{reason}; training stopped, {_RESUME}', 1)
-  # Until everything is built, these errors come from the configuration.
+  # Before the first compilation, these errors come from the configuration.
   user_errors = ValueError, TypeError, OSError, base.LayerError
   if not is_built and isinstance(error, user_errors):
     return fail(_PROGRAM, message, 2)
@@ -201,5 +204,5 @@ if __name__ == '__main__':
   sys.stdout.flush()
   sys.stderr.flush()
   if code:
-    # Threads of the failed training may still run; exit without their errors.
+    # Threads of the failed run may still raise errors; do not print them.
     os._exit(code)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trax_hier import cli, config
+from trax_hier import cli
 from trax_hier.commands import compare_curves as curves
 from trax_hier.commands.compare import _differences, _Run
 
@@ -128,25 +128,6 @@ def test_settings_that_differ(make, compare):
     'settings that differ': ['a', 'b', 'c'],
     'TransformerLM.d_model': ['8', '16', '16'],
     'TextFiles.batch_size': ['4', '4', '8'],
-  }
-
-
-def test_parameters_of_gin_text():
-  text = """
-import json
-import subprocess
-import sys
-A = 1
-B = (%A, 2)
-x.y = [%B, @z(), 'text %A']
-s/x.y = %C
-x.long = \\
-    {'a': %A}
-"""
-  assert config.parameters(text) == {
-    'x.y': "[(1, 2), @z(), 'text %A']",
-    's/x.y': '%C',
-    'x.long': "{'a': 1}",
   }
 
 

@@ -139,7 +139,7 @@ def test_evaluate_gives_subwords_in_bits_per_byte_too(program, fake_run):
     ByteVocab(),
     'token',
     2,
-    n_bytes={'test': 120}.get,
+    count_bytes={'test': 120}.get,
   )
   fake_run(data)
   found = results(program('evaluate', '--run=x')[1])

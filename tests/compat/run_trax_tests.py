@@ -1,10 +1,10 @@
-"""Runs trax's own tests of the modules that we use, on `trax_hier.compat`.
+"""Runs trax's own tests of the modules that this library uses, as patched.
 
   python tests/compat/run_trax_tests.py [trax.layers.core_test ...]
 
 The tests come with the installed trax. Tests in KNOWN_FAILURES must fail, and
-all others must pass. Prints a line per module, and exits with 1 if any test
-does not.
+all others must pass. Prints a line per module, and exits with 1 after any other
+result.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ NOT_RUN = {
 
 
 def provide_for_tests():
-  """Provides modules and functions that the tests import but JAX removed."""
+  """Provides what the tests import: removed parts of JAX, `parameterized`."""
   jax.tree_map, jax.tree_structure = jax.tree.map, jax.tree.structure
   sys.modules['jax.config'] = types.SimpleNamespace(config=jax.config)
   sys.modules['jax.test_util'] = jax.test_util = types.SimpleNamespace()

@@ -227,9 +227,9 @@ def test_patch(name):
 def test_fails_without_patch(name):
   done = run(PATCHED[name], without=name, n_devices=2)
   assert done.returncode == 1
-  # The code fails, and not the import of the compatibility layer.
+  # The code itself fails, not the import of the compatibility layer.
   assert 'in <module>' in done.stderr
-  # The import of trax itself makes shape assertions.
+  # Importing trax already checks shapes.
   if name != 'trax.layers.assert_shape':
     assert 'import layers as tl' not in done.stderr
 

@@ -1,4 +1,4 @@
-"""The configuration on small fakes: names, types, use, round trips."""
+"""Configuration of small fakes: names, types, unused bindings, round trips."""
 
 import random
 import re
@@ -467,7 +467,7 @@ def test_macro_cycle():
 # Names that both trax and trax_hier register ----------------------------------
 
 
-def test_short_name_is_ours_and_full_name_theirs(fakes):
+def test_short_name_means_trax_hier_and_full_name_trax(fakes):
   parse("""
       FakePart.d_ff = 5
       testing.FakePart.d_ff = 6
@@ -483,7 +483,7 @@ def test_short_name_is_ours_and_full_name_theirs(fakes):
   assert '\nFakeBlock.parts = (@FakePart, @trax.testing.FakePart)\n' in text
 
 
-def test_ambiguous_name_of_ours_asks_for_the_full_one():
+def test_ambiguous_name_in_trax_hier_asks_for_the_full_name():
   gin.external_configurable(
     lambda x=1: x, 'FakePart', module='trax_hier.testing2'
   )
@@ -498,7 +498,7 @@ def test_ambiguous_name_of_ours_asks_for_the_full_one():
   )
 
 
-# Use --------------------------------------------------------------------------
+# Bindings without effect ------------------------------------------------------
 
 
 def unused(**kwargs) -> str:
@@ -581,6 +581,21 @@ def test_replacing_a_component_excuses_its_bindings(fakes):
   parse(text + '\nfakerun.steps = 3\nFakePart.d_ff = 1\n', 'fakerun.steps = 4')
   fakes['fakerun']()
   assert 'FakePart.d_ff = 1: nothing calls FakePart' in unused()
+
+
+def test_required_values_of_a_replaced_component_are_not_asked_for(fakes):
+  text = """
+      P = %gin.REQUIRED
+      fakerun.model = @FakeLM
+      fakerun.data = @FakeData()
+      FakeData.path = %P
+      """
+  parse(text, 'fakerun.data = @Protocolish()')
+  fakes['fakerun']()
+  config.check_used()
+  config.clear()
+  other = message(text, 'fakerun.model = @FakeBlock')
+  assert 'P must be given a value' in other
 
 
 def test_explain_shortens_the_messages_of_gin(fakes):
@@ -723,6 +738,25 @@ def test_resolved_gives_the_location_of_each_value():
   )
 
 
+def test_parameters_of_gin_text():
+  text = """
+import json
+import subprocess
+import sys
+A = 1
+B = (%A, 2)
+x.y = [%B, @z(), 'text %A']
+s/x.y = %C
+x.long = \\
+    {'a': %A}
+"""
+  assert config.parameters(text) == {
+    'x.y': "[(1, 2), @z(), 'text %A']",
+    's/x.y': '%C',
+    'x.long': "{'a': 1}",
+  }
+
+
 # Mutations --------------------------------------------------------------------
 
 
@@ -761,18 +795,3 @@ def test_mutated_files_parse_or_give_one_message():
       assert '\n' not in str(e)
     config.clear()
   assert failed > 150
-
-
-def test_required_values_of_a_replaced_component_are_not_asked_for(fakes):
-  text = """
-      P = %gin.REQUIRED
-      fakerun.model = @FakeLM
-      fakerun.data = @FakeData()
-      FakeData.path = %P
-      """
-  parse(text, 'fakerun.data = @Protocolish()')
-  fakes['fakerun']()
-  config.check_used()
-  config.clear()
-  other = message(text, 'fakerun.model = @FakeBlock')
-  assert 'P must be given a value' in other

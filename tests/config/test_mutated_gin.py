@@ -30,7 +30,7 @@ FILES = sorted(
 )
 N_MUTANTS = 200
 _STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')
-# Words that only a reader of the source understands.
+# Words of Python errors, which mean nothing to a user.
 _JARGON = (
   'Traceback',
   'NoneType',
@@ -51,7 +51,7 @@ _JARGON = (
 
 
 class NoPlace(Exception):
-  """A file has no place for an operator."""
+  """A file has no statement that an operator applies to."""
 
 
 class Mutant(typing.NamedTuple):
@@ -139,8 +139,9 @@ class Source:
     named = named or (f'mutant.gin:{at + 1}:',)
     return Mutant(operator, '\n'.join(lines) + '\n', named)
 
-  def set(self, name, values, operator, *named):
+  def set(self, name, values, *named):
     """The file with a binding to an illegal value at its end."""
+    operator = inspect.stack()[1].function
     value = self.rng.choice(values)
     text = '\n'.join([*self.lines, f'{name} = {value}', ''])
     return Mutant(operator, text, named or (name, name.rpartition('.')[2]))
@@ -150,7 +151,7 @@ def is_number(statement):
   return re.fullmatch(r'[0-9.e-]+', statement.value) and not statement.is_macro
 
 
-def is_whole(statement):
+def is_integer(statement):
   return statement.hint is int and statement.value.isdigit()
 
 
@@ -171,7 +172,7 @@ def misspelled_parameter(source):
 
 
 def misspelled_reference(source):
-  """A reference to nothing."""
+  """A reference to an unknown name."""
   s = source.pick(lambda s: s.value.startswith('@'))
   return source.mutant(s, f'{s.name} = {re.sub("@(.*/)?", "@Q", s.value)}')
 
@@ -198,19 +199,19 @@ def lost_macro(source):
 
 
 def lost_bracket(source):
-  """An open bracket."""
+  """A bracket that is not closed."""
   s = source.pick(lambda s: s.value[-1] in ')]')
   return source.mutant(s, f'{s.name} = {s.value[:-1]}', 'mutant.gin:')
 
 
 def lost_quote(source):
-  """An open string."""
+  """A string that is not closed."""
   s = source.pick(lambda s: s.value[-1] == "'")
   return source.mutant(s, f'{s.name} = {s.value[:-1]}', 'mutant.gin:')
 
 
 def curly_quotes(source):
-  """Not a Python string."""
+  """Typographic quotes around a string."""
   s = source.pick(lambda s: s.value[-1] == "'")
   value = s.value.replace("'", '\u2019')
   return source.mutant(s, f'{s.name} = {value}')
@@ -223,13 +224,13 @@ def lost_equals(source):
 
 
 def two_equals(source):
-  """A comparison is not a binding."""
+  """`==` in place of `=`."""
   s = source.pick(lambda s: True)
   return source.mutant(s, f'{s.name} == {s.value}')
 
 
 def no_value(source):
-  """A binding to nothing."""
+  """A binding without its value."""
   s = source.pick(lambda s: True)
   return source.mutant(s, f'{s.name} =', 'mutant.gin:')
 
@@ -286,15 +287,15 @@ def list_for_number(source):
   return source.mutant(s, f'{s.name} = [{s.value}]')
 
 
-def fraction_for_whole(source):
+def float_for_integer(source):
   """A fraction in place of an integer."""
-  s = source.pick(is_whole)
+  s = source.pick(is_integer)
   return source.mutant(s, f'{s.name} = {s.value}.5')
 
 
-def truth_for_whole(source):
+def boolean_for_integer(source):
   """A boolean in place of an integer."""
-  s = source.pick(is_whole)
+  s = source.pick(is_integer)
   return source.mutant(s, f'{s.name} = True')
 
 
@@ -347,38 +348,36 @@ def not_text(source):
   return source.with_line('# Größe \udcff', 'UTF-8')
 
 
-def no_whole_number_of_steps(source):
+def bad_numbers_of_steps(source):
   """Counts such as the number of steps are at least 1."""
   name = source.rng.choice(['steps', 'eval_every', 'accumulate_steps'])
-  return source.set(f'train.{name}', [0, -3], 'no_whole_number_of_steps')
+  return source.set(f'train.{name}', [0, -3])
 
 
 def bad_sizes(source):
   """Sizes of a model are at least 1."""
   name = source.rng.choice(['d_model', 'd_ff', 'vocab_size', 'n_heads'])
-  return source.set(f'{source.model}.{name}', [0, -16], 'bad_sizes', name)
+  return source.set(f'{source.model}.{name}', [0, -16], name)
 
 
 def too_many_heads(source):
   """The number of heads must divide the width."""
   if source.model == 'BlockRecurrentLM':
     raise NoPlace
-  return source.set(
-    f'{source.model}.n_heads', [3, 5, 10**9], 'too_many_heads', 'n_heads'
-  )
+  return source.set(f'{source.model}.n_heads', [3, 5, 10**9], 'n_heads')
 
 
 def bad_dropout(source):
   """Dropout is a rate, at least 0 and below 1."""
-  return source.set(f'{source.model}.dropout', [-0.1, 1.0], 'bad_dropout')
+  return source.set(f'{source.model}.dropout', [-0.1, 1.0])
 
 
 def bad_hierarchy(source):
-  """Not a palindrome of levels, each a multiple of the previous one."""
+  """A hierarchy must be a palindrome of nested shorten factors."""
   if source.model != 'HourglassLM':
     raise NoPlace
   bad = ["'3@3 2@2'", "'3@'", "'abc'", "'1@2 4@3 1@2'", "''", "'2x3'", "'1@0'"]
-  return source.set('HourglassLM.hierarchy', bad, 'bad_hierarchy')
+  return source.set('HourglassLM.hierarchy', bad)
 
 
 def bad_choice(source):
@@ -390,30 +389,28 @@ def bad_choice(source):
       ('multifactor.factors', ["'constant * x'", "''", "'linear warmup'"]),
     ]
   )
-  return source.set(name, values, 'bad_choice')
+  return source.set(name, values)
 
 
 def bad_batches(source):
   """A batch has at least one row and one token."""
   name = source.rng.choice(['batch_size', 'length', 'n_eval_rows'])
-  return source.set(f'Synthetic.{name}', [0, -8], 'bad_batches')
+  return source.set(f'Synthetic.{name}', [0, -8])
 
 
 def small_vocabulary(source):
   """The data has more ids than the model."""
-  return source.set(
-    f'{source.model}.vocab_size', [2, 40], 'small_vocabulary', 'vocab_size'
-  )
+  return source.set(f'{source.model}.vocab_size', [2, 40], 'vocab_size')
 
 
 def unused_scope(source):
-  """Nothing is called in the scope."""
-  return source.set(f'nowhere/{source.model}.d_ff', [64], 'unused_scope')
+  """A binding in a scope in which nothing is called."""
+  return source.set(f'nowhere/{source.model}.d_ff', [64])
 
 
 def unused_configurable(source):
-  """Nothing calls this."""
-  return source.set('HashingLM.width', [3], 'unused_configurable', 'HashingLM')
+  """A binding of a configurable that nothing calls."""
+  return source.set('HashingLM.width', [3], 'HashingLM')
 
 
 def no_data_there(source):
@@ -440,7 +437,7 @@ def wrong_kind(source):
       (f'{source.model}.positions', '@NoPositions()'),
     ]
   )
-  return source.set(name, [value], 'wrong_kind')
+  return source.set(name, [value])
 
 
 def bad_layers(source):
@@ -457,7 +454,7 @@ def bad_layers(source):
   if source.model not in bad:
     raise NoPlace
   name, values = bad[source.model]
-  return source.set(f'{source.model}.{name}', values, 'bad_layers', name)
+  return source.set(f'{source.model}.{name}', values, name)
 
 
 OPERATORS = (
@@ -481,8 +478,8 @@ OPERATORS = (
   string_for_number,
   none_for_number,
   list_for_number,
-  fraction_for_whole,
-  truth_for_whole,
+  float_for_integer,
+  boolean_for_integer,
   number_for_string,
   called_factory,
   uncalled_data,
@@ -492,7 +489,7 @@ OPERATORS = (
   circular_include,
   circular_macros,
   not_text,
-  no_whole_number_of_steps,
+  bad_numbers_of_steps,
   bad_sizes,
   too_many_heads,
   bad_dropout,
@@ -540,7 +537,7 @@ class Built(Exception):
 def main(tmp_path, monkeypatch, capsys):
   """Runs the trainer on a text; returns code, message, number of compilations.
 
-  Raises `Built` in place of compiling the training step.
+  Raises `Built` instead of compiling the training step.
   """
   monkeypatch.chdir(tmp_path)
   check_used = config.check_used

@@ -1,4 +1,4 @@
-"""The integer hash: pinned."""
+"""The integer hash, with pinned values."""
 
 import numpy as np
 
@@ -14,5 +14,5 @@ def test_hash_is_pinned():
   ]
 
 
-def test_hash_depends_on_the_order_of_words():
+def test_hash_depends_on_the_order_of_its_arguments():
   assert hash64(1, 2) != hash64(2, 1)

@@ -114,7 +114,7 @@ def next_log_p(name, weights, n_ids, source, rows):
 
 
 def cut(new, stop):
-  """New tokens without the longest stop sequence at the end, or None."""
+  """New tokens before the longest stop sequence at the end, None if none."""
   lengths = [
     len(s) for s in stop if list(s) == new[max(0, len(new) - len(s)) :]
   ]
@@ -162,7 +162,7 @@ def exhaustive(following, prompt, n_tokens, exponent, stop, n_ids):
       if left is not None:
         break
     left = list(tokens) if left is None else left
-    # A sequence ends in its first stop: others with this prefix are equal.
+    # A sequence ends at its first stop, so all with this prefix are equal.
     scores[tokens[: n + 1]] = log_p / penalty(n + 1, exponent), left
   return max(scores.values())[1]
 
@@ -190,7 +190,7 @@ def test_enough_beams_search_exhaustively(exponent, stop):
       PROMPTS[:1],
       4,
       seed,
-      n_beams=41,  # The 82 most likely of 81 continuations count.
+      n_beams=41,  # All 81 continuations are among the 2 * 41 candidates.
       length_penalty=exponent,
       stop=stop,
       n_ids=n_ids,
@@ -260,7 +260,7 @@ def constant(mode, max_len=2048):
   )
 
 
-def test_it_ends_when_no_beam_can_win(monkeypatch):
+def test_the_search_ends_when_no_beam_can_win(monkeypatch):
   n_fed = []
 
   def trace_back(search, tokens, lengths):
@@ -280,9 +280,9 @@ def test_it_ends_when_no_beam_can_win(monkeypatch):
       stop=[[0]],
     )
     assert [len(row) for row in rows] == [0, 0]
-  # Without the penalty, all but an immediate stop have lost. With it, 0.2, 0.04
-  # and 0.008 can still win with 40 tokens, which divide their logarithms by
-  # 7.5; 0.0016 cannot.
+  # Without the penalty, the immediate stop wins at once. With it, beams with
+  # probability 0.2, 0.04 and 0.008 could still win, since the penalty of 40
+  # tokens divides their log probability by 7.5. A beam with 0.0016 cannot.
   assert n_fed == [[1, 1, 3, 3], [4, 4, 6, 6]]
 
 
@@ -322,7 +322,7 @@ def test_fewer_ids_than_beams():
 
 
 def traced(name, n_beams):
-  """The decoding program, traced; capacity 1024."""
+  """The traced decoding program for a capacity of 1024."""
   prepared = prepare(MODELS[name], weights(name)).weights
   m = 4 if name == 'encoder-decoder' else None
   program = programs.programs_of(MODELS[name], '', 2, 1024, 'float32', m)
@@ -418,7 +418,7 @@ def test_the_most_likely_child_takes_the_slot_of_its_parent():
     (dict(temperature=0.5), 'leave out temperature'),
     (dict(top_k=2), 'leave out top_k'),
     (dict(top_p=1.0, seed=3), 'leave out top_p, seed'),
-    (dict(on_tokens=print), 'n_beams = 3 .* leave out on_tokens'),
+    (dict(on_tokens=print), 'n_beams = 3: .* leave out on_tokens'),
   ],
 )
 def test_bad_arguments(arguments, message):

@@ -61,7 +61,7 @@ def rows(*lengths):
   return [toy.tokens(n, batch=1, seed=n)[0] for n in lengths]
 
 
-def one(prompts, n_tokens, **settings):
+def new_tokens(prompts, n_tokens, **settings):
   return generate(
     MODEL, weights_of('transformer'), prompts, n_tokens, **settings
   )
@@ -86,14 +86,16 @@ def test_unequal_prompts_equal_one_at_a_time(name):
 
 
 def test_samples_depend_only_on_the_seed_and_the_row():
-  first, again, other = (one(prompt(4), 20, seed=seed) for seed in (0, 0, 1))
+  first, again, other = (
+    new_tokens(prompt(4), 20, seed=seed) for seed in (0, 0, 1)
+  )
   np.testing.assert_array_equal(first, again)
   assert (np.array(first) != other).any()
-  same = one([prompt(4)[0]] * 2, 20)
+  same = new_tokens([prompt(4)[0]] * 2, 20)
   assert (same[0] != same[1]).any()
-  # Not on the other prompts, their lengths, or n_tokens.
-  (alone,) = one([prompt(4)[0]], 30)
-  together = one([prompt(4)[0], prompt(9)[0]], 20)
+  # They depend on no other prompt, nor on its length or n_tokens.
+  (alone,) = new_tokens([prompt(4)[0]], 30)
+  together = new_tokens([prompt(4)[0], prompt(9)[0]], 20)
   np.testing.assert_array_equal(alone[:20], together[0])
 
 
@@ -144,8 +146,8 @@ def test_other_gin_bindings_make_another_model():
     config.clear()
 
 
-def stopping(new, stop):
-  """New tokens cut before the first stop sequence; plain reference."""
+def cut_at_stop(new, stop):
+  """Reference: new tokens before the first stop sequence."""
   for end in range(1, len(new) + 1):
     for s in sorted(stop, key=len, reverse=True):
       if len(s) <= end and list(new[end - len(s) : end]) == list(s):
@@ -154,55 +156,55 @@ def stopping(new, stop):
 
 
 def test_stop_ends_a_row_before_the_sequence():
-  free = one(rows(4, 7), 40, seed=2)
+  free = new_tokens(rows(4, 7), 40, seed=2)
   some = free[0][11:14], free[1][20:22], [free[0][30]]
-  stopped = one(rows(4, 7), 40, seed=2, stop=some)
+  stopped = new_tokens(rows(4, 7), 40, seed=2, stop=some)
   for new, whole in zip(stopped, free, strict=True):
-    np.testing.assert_array_equal(new, stopping(whole, some))
+    np.testing.assert_array_equal(new, cut_at_stop(whole, some))
   assert len(stopped[0]) < 40
   assert {len(new) for new in stopped} != {40}
 
 
 def test_a_stop_sequence_matches_no_prompt_tokens():
-  (free,) = one(rows(6), 12, temperature=0)
+  (free,) = new_tokens(rows(6), 12, temperature=0)
   (end,) = (row[-1] for row in rows(6))
-  (new,) = one(rows(6), 12, temperature=0, stop=[[end, free[0]]])
-  np.testing.assert_array_equal(new, stopping(free, [[end, free[0]]]))
+  (new,) = new_tokens(rows(6), 12, temperature=0, stop=[[end, free[0]]])
+  np.testing.assert_array_equal(new, cut_at_stop(free, [[end, free[0]]]))
   assert len(new) > 0
 
 
 @pytest.mark.parametrize('length', [1, 3, 11])
 def test_long_and_many_stop_sequences(length):
-  free = one(rows(4), 40, seed=2)[0]
+  free = new_tokens(rows(4), 40, seed=2)[0]
   never = [[16, 16, 16, 16, i] for i in range(6)]
   stop = [*never, free[20 : 20 + length]]
   np.testing.assert_array_equal(
-    one(rows(4), 40, seed=2, stop=stop)[0], stopping(free, stop)
+    new_tokens(rows(4), 40, seed=2, stop=stop)[0], cut_at_stop(free, stop)
   )
 
 
 def test_streamed_tokens_add_up_to_the_result(monkeypatch):
   # A callback at every token.
   monkeypatch.setattr(streaming, '_SECONDS_PER_CALLBACK', 0)
-  free = one(rows(4, 7), 40, seed=2)
+  free = new_tokens(rows(4, 7), 40, seed=2)
   for stop in ((), [free[0][11:14]], [free[1][37:40], [*free[0][20:22], 1]]):
     chunks = []
-    new = one(rows(4, 7), 40, seed=2, stop=stop, on_tokens=chunks.append)
+    new = new_tokens(rows(4, 7), 40, seed=2, stop=stop, on_tokens=chunks.append)
     assert len(chunks) > 2
     streamed = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
     for a, b, whole in zip(streamed, new, free, strict=True):
       np.testing.assert_array_equal(a, b)
-      np.testing.assert_array_equal(b, stopping(whole, stop))
+      np.testing.assert_array_equal(b, cut_at_stop(whole, stop))
 
 
 def test_max_len_can_be_filled_to_the_last_token():
-  free = one(rows(4), 20)
-  np.testing.assert_array_equal(one(rows(4), 20, max_len=24)[0], free[0])
+  free = new_tokens(rows(4), 20)
+  np.testing.assert_array_equal(new_tokens(rows(4), 20, max_len=24)[0], free[0])
   with pytest.raises(
     ValueError,
     match='4 tokens and n_tokens = 20 exceed max_len = 23: set max_len = 24',
   ):
-    one(rows(4), 20, max_len=23)
+    new_tokens(rows(4), 20, max_len=23)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ def test_all_precisions_generate_likely_tokens(name, precision, tolerance):
   _, state = toy.shapes(layer, whole)
   logits, _ = toy.run(layer, whole, weights_of(name), toy.zeros_like(state))
   logits = np.asarray(logits)[0, 20:]
-  # Not always the most likely token in float32, but close to it.
+  # New tokens need not be the most likely in float32, but must be close.
   lost = logits.max(-1) - logits[np.arange(9), new]
   assert (lost <= tolerance).all() and np.ptp(logits) > 1.5
 
@@ -325,7 +327,7 @@ class Letters:
 def test_text_ends_before_the_first_zero():
   ids = Letters().encode('abc')
   for seed in range(20):
-    new = list(one([ids], 20, temperature=3.0, seed=seed)[0])
+    new = list(new_tokens([ids], 20, temperature=3.0, seed=seed)[0])
     if 0 in new[1:]:
       break
   text = sample_text(
@@ -335,5 +337,5 @@ def test_text_ends_before_the_first_zero():
 
 
 def test_sampled_tokens_are_among_the_first_n_ids():
-  new = one(prompt(4), 30, temperature=9.0, n_ids=3)
+  new = new_tokens(prompt(4), 30, temperature=9.0, n_ids=3)
   assert set(np.ravel(new)) == {0, 1, 2}

@@ -17,7 +17,7 @@ pytest.importorskip('rouge_score')
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def clear_config():
   yield
   config.clear()
 
@@ -72,7 +72,7 @@ _BY_HAND = [
   ),
   # Common pairs: 'red fox', 'blue cow'; only one sentence is in order.
   ('red fox. Blue cow.', 'blue cow. Red fox.', (1, 2 / 3, 1 / 2, 1)),
-  # The same over other lines: sentences are not lines.
+  # The same texts with other line breaks: sentences are not lines.
   ('red fox. Blue\ncow.', 'blue cow.\nRed\nfox.', (1, 2 / 3, 1 / 2, 1)),
   # 'runs' and 'running' share a stem; 1 of 2 and 1 of 4 words: 2 * 1 / 6.
   ('runs home', 'running to the shop', (1 / 3, 0, 1 / 3, 1 / 3)),
@@ -94,7 +94,7 @@ def test_scores_are_means():
   assert list(found.values()) == pytest.approx(mean.tolist())
 
 
-def test_bad_texts_are_named():
+def test_unequal_or_zero_numbers_of_texts():
   with pytest.raises(ValueError, match='no reference'):
     rouge.score([], [])
   with pytest.raises(ValueError, match='shorter'):
@@ -174,7 +174,7 @@ def fake_generate(monkeypatch):
 
 
 def _table(out):
-  """The lines of the table by name, and the lines before it."""
+  """The numbers of the table by row name, and the lines before it."""
   lines = out.splitlines()
   start = next(i for i, line in enumerate(lines) if 'rougeLsum' in line)
   assert lines[start].split() == list(rouge.TYPES)
@@ -194,7 +194,7 @@ def test_bits_of_summaries(program):
 
 
 @pytest.mark.slow
-def test_summaries_are_those_of_the_model(program, monkeypatch, run):
+def test_rouge_scores_the_summaries_of_the_model(program, monkeypatch, run):
   scored = []
   score = rouge.score
   monkeypatch.setattr(
@@ -227,7 +227,7 @@ def test_summaries_are_those_of_the_model(program, monkeypatch, run):
   assert lines == [
     f'run: {run}, step 1, float32',
     'split: test, 5 of 5 pairs',
-    'decoding: the likeliest token each time; up to 12 tokens',
+    'decoding: the most likely token at each step; up to 12 tokens',
     f'rouge-score {version}: mean F1 in percent, with its stemmer',
   ]
   names = ['model', 'lead-3', 'first 12 tokens']

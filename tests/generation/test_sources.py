@@ -30,7 +30,7 @@ MODEL = functools.partial(
   positions=functools.partial(hl.LearnedPositions, 20),
   **SIZES,
 )
-# Fewer positions than the tokens of the largest chunk of a prompt.
+# Fewer positions than the largest chunk of a prompt has tokens.
 SHORT = dict(
   n_encoder_layers=0,
   n_decoder_layers=1,
@@ -61,7 +61,7 @@ def test_sources_of_unequal_lengths_equal_one_at_a_time():
     tokens = np.concatenate([start, row])
     best = np.argmax(evaluated(source, tokens), axis=-1)
     np.testing.assert_array_equal(best[len(start) :], row)
-  # An empty source too, whatever length it is padded to.
+  # An empty source gives the same tokens at any padded length.
   for empty in ([], np.zeros(3, np.int32)):
     first = generate(
       MODEL, weights(), [[1]] * 2, 8, temperature=0, sources=[empty, SOURCES[0]]
@@ -172,21 +172,21 @@ def test_decoding_does_not_recompute_the_encoder():
   layer = MODEL(mode='predict', max_len=16)
   first = np.stack([SOURCES[0]]), np.zeros((1, 1), np.int32)
   _, state = toy.shapes(layer, first)
-  laid_out = hl.decoding_weights(layer, weights())
-  fresh = hl.decoding_state(layer, laid_out, toy.zeros_like(state))
+  converted = hl.decoding_weights(layer, weights())
+  fresh = hl.decoding_state(layer, converted, toy.zeros_like(state))
   known = hl.decoding_state(
-    layer, laid_out, toy.zeros_like(state), inputs=first
+    layer, converted, toy.zeros_like(state), inputs=first
   )
 
   def n_products(state):
-    jaxpr = jax.make_jaxpr(layer.pure_fn)(first, laid_out, state, toy.KEY)
+    jaxpr = jax.make_jaxpr(layer.pure_fn)(first, converted, state, toy.KEY)
     return str(jaxpr).count('dot_general')
 
-  # An encoder block has 4 in attention and 6 in its feed-forward layer; two
-  # decoder blocks have keys and values.
+  # The encoder block has 4 products in attention, 6 in the feed-forward layer;
+  # two decoder blocks also compute keys and values.
   assert n_products(fresh) - n_products(known) >= 8
   outputs = [
-    layer.pure_fn(first, laid_out, s, toy.KEY)[0] for s in (fresh, known)
+    layer.pure_fn(first, converted, s, toy.KEY)[0] for s in (fresh, known)
   ]
   toy.close(*outputs)
 
@@ -241,11 +241,11 @@ def test_the_loss_depends_on_the_sources():
 
 
 def test_data_and_model_must_fit():
-  tokens_alone = functools.partial(
+  decoder_only = functools.partial(
     TransformerLM, **{**SIZES, 'vocab_size': 300}
   )
   with pytest.raises(ValueError, match=r'train\.model is a decoder-only model'):
-    build(tokens_alone, spans(), SGD)
+    build(decoder_only, spans(), SGD)
   with pytest.raises(ValueError, match=r'train\.data has no sources'):
     build(byte_model, data.Synthetic('copy', batch_size=4, length=48), SGD)
 

@@ -50,7 +50,7 @@ class Log:
 
 
 def test_probes_compile_once_and_keep_the_last_sample(monkeypatch):
-  monkeypatch.setattr(probes, '_TOKENS', 10)
+  monkeypatch.setattr(probes, '_NEW_TOKENS', 10)
   model = functools.partial(Decoder, sparse=True)
   built, weights = built_and_weights(model)
   probe, log, said = probes.Probes(), Log(), []
@@ -142,7 +142,7 @@ def test_the_sample_of_an_encoder_decoder_shows_the_source(monkeypatch):
     return 'target'
 
   monkeypatch.setattr(generation, 'sample_text', sample_text)
-  monkeypatch.setattr(probes, '_SHOWN', 2)
+  monkeypatch.setattr(probes, '_SOURCE_CHARACTERS', 2)
   batch = {'sources': np.array([[3, 1, 2, 0, 0]])}
   assert probes.sample(None, toy_training.Vocab(), None, batch) == (
     'sample, for a held-out source in brackets:\n[db…]target\n'

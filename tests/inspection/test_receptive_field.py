@@ -53,7 +53,7 @@ def test_distances_between_logits():
   )
 
 
-def test_models_with_a_memory_start_from_their_first_state():
+def test_recurrent_models_start_from_their_initial_state():
   layer = BlockRecurrentLM(
     n_layers=2,
     recurrent_layers=(1,),
@@ -70,7 +70,7 @@ def test_models_with_a_memory_start_from_their_first_state():
 
 @pytest.mark.parametrize('tokens', [[], [[1, 2]]])
 def test_tokens_must_be_one_sequence(tokens):
-  with pytest.raises(ValueError, match=r'tokens: want an array \(length,\)'):
+  with pytest.raises(ValueError, match=r'tokens must be an array \(length,\)'):
     receptive_field(transformer(), (), np.array(tokens))
 
 

@@ -1,4 +1,4 @@
-"""Decoding layouts give the same outputs as the original ones."""
+"""Weights and states for decoding give the same outputs as the originals."""
 
 import functools
 
@@ -20,7 +20,7 @@ TOKENS = toy.tokens(12)
 
 
 def logits(name, precision):
-  """Decodes TOKENS, 5 at once and then one by one; also weights and state."""
+  """Logits, weights and state after decoding TOKENS in calls of 5, 1, 1, .."""
   layer = MODELS[name](mode='predict')
   weights, state = toy.make(layer, TOKENS[:, :1], scale=0.1)
   weights = hl.decoding_weights(layer, weights, precision)

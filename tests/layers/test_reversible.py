@@ -46,7 +46,7 @@ def gradients(layer, weights, x, state, rng=toy.KEY):
   return jax.jit(jax.grad(loss(layer, state, rng), argnums=(0, 1)))(weights, x)
 
 
-def by_autodiff(monkeypatch):
+def use_autodiff(monkeypatch):
   """Removes the custom backward pass."""
   monkeypatch.setattr(reversible, '_run', reversible._run.fun)
 
@@ -56,7 +56,7 @@ def test_gradients_equal_autodiff(monkeypatch):
   weights, state = toy.make(layer, x)
   y, _ = toy.run(layer, x, weights, state)
   ours = gradients(layer, weights, x, state)
-  by_autodiff(monkeypatch)
+  use_autodiff(monkeypatch)
   expected, _ = toy.run(layer, x, weights, state)
   toy.close(y, expected)
   toy.close(ours, gradients(layer, weights, x, state), 2e-5)
@@ -88,14 +88,14 @@ def test_evaluation_is_training_without_noise():
 
 
 def test_decoding_is_evaluation():
-  def of(mode):
+  def stack(mode):
     return hl.ReversibleRepeat(P(sublayers, mode), 2, mode)
 
   x = inputs()
-  weights, state = toy.make(of('eval'), x)
-  y, _ = toy.run(of('eval'), x, weights, state)
-  _, state = toy.make(of('predict'), tuple(z[:, :1] for z in x))
-  step = jax.jit(of('predict').pure_fn)
+  weights, state = toy.make(stack('eval'), x)
+  y, _ = toy.run(stack('eval'), x, weights, state)
+  _, state = toy.make(stack('predict'), tuple(z[:, :1] for z in x))
+  step = jax.jit(stack('predict').pure_fn)
   decoded, start = [], 0
   for n in (2, 1, 1, 1):
     chunk = tuple(z[:, start : start + n] for z in x)
@@ -134,7 +134,7 @@ def test_context_gets_gradients_and_a_mask_does_not(monkeypatch):
     )(weights, x[2])
 
   ours = context_gradient()
-  by_autodiff(monkeypatch)
+  use_autodiff(monkeypatch)
   toy.close(ours, context_gradient())
   assert np.all(np.any(ours[1], axis=-1) == mask)
 
@@ -162,7 +162,7 @@ def test_memory_is_flat_in_depth_with_dropout_and_noise(monkeypatch):
   shallow, deep = growth(stack, (2, 16), x)
   # Each block keeps its choices: a byte for each of 8 units.
   assert deep <= 1.05 * shallow + 14 * 2 * 256 * 8
-  by_autodiff(monkeypatch)
+  use_autodiff(monkeypatch)
   shallow, deep = growth(stack, (2, 16), x)
   assert deep > 3 * shallow
 
@@ -203,7 +203,7 @@ def test_the_backward_pass_replays_the_choices(monkeypatch):
     with monkeypatch.context() as patch:
       patch.setattr(reversible, 'record_choices', lambda block, state: state)
       found['no replay'] = gradients(layer, weights, x, state)
-    by_autodiff(monkeypatch)
+    use_autodiff(monkeypatch)
     exact = gradients(layer, weights, x, state)
   gaps = {name: relative_gap(g[1], exact[1]) for name, g in found.items()}
   assert gaps['ours'] < 1e-5 < 1e-2 < gaps['no replay']
@@ -215,7 +215,7 @@ def test_bfloat16(monkeypatch):
   halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
   ours = gradients(layer, halves, x, state)
   assert {g.dtype.name for g in jax.tree.leaves(ours[0])} == {'bfloat16'}
-  by_autodiff(monkeypatch)
+  use_autodiff(monkeypatch)
   assert relative_gap(ours, gradients(layer, halves, x, state)) < 0.02
 
 
@@ -246,7 +246,7 @@ def test_lsh_attention_recomputes_from_its_initial_state(monkeypatch):
   y, after = toy.run(layer, x, weights, state)
   assert jax.tree.structure(after) == jax.tree.structure(state)
   ours = gradients(layer, weights, x, state)
-  by_autodiff(monkeypatch)
+  use_autodiff(monkeypatch)
   expected, kept = toy.run(layer, x, weights, state)
   toy.close((y, after), (expected, kept))
   toy.close(ours, gradients(layer, weights, x, state), 2e-5)

@@ -1,7 +1,7 @@
 """A slow, plain Block-Recurrent Transformer, for parity tests.
 
 Source: "Block-Recurrent Transformers (arXiv 2203.07852)" and its published
-code, which counts where the two differ. It settles that
+code, which decides where the two differ. In the code,
 
 - a token attends to the W tokens before it, never to itself;
 - the cache at the start of a document is zeros, and it is not masked;
@@ -33,7 +33,7 @@ MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class Config:
-  """The settings that the shapes of the weights do not show.
+  """The settings that the shapes of the weights do not determine.
 
   Attributes:
     n_heads: h.
@@ -104,13 +104,13 @@ def window_mask(window):
 
 
 def window_bias(t5, window):
-  """The table t5 (h, 32), looked up for a block: (h, W, 2W)."""
+  """Biases (h, W, 2W) of a block, looked up in the table t5 (h, 32)."""
   rows = distances(window)
   return t5[:, jnp.array([[bucket(n) for n in row] for row in rows])]
 
 
 def attention(q, k, v, scale, bias=None, mask=None):
-  """Attention with a sink.
+  """Attention with a constant sink logit.
 
   Args:
     q: queries (B, Q, h, dh), normalized.
@@ -156,7 +156,7 @@ def gated(params, state, candidate, hidden, gate):
 
 
 def state_inputs(params, state, n_heads):
-  """Keys, values and queries that the attention of a block uses of the state.
+  """Projections of the state that the attention of a block uses.
 
   Args:
     params: the 'state' dict of a recurrent layer.
@@ -252,7 +252,7 @@ def layer_block(params, x, memory, read, config):
   return y, after
 
 
-def read_of(params, memory, config):
+def read_state(params, memory, config):
   """Keys and values (B, S, h, dh) of the state of a recurrent layer."""
   k, v, _, _ = state_inputs(params['state'], memory['s'], config.n_heads)
   return k, v
@@ -317,7 +317,7 @@ def run_by_layer(layers, blocks, memory, config):
   for i, layer in enumerate(layers):
     outputs = []
     for x in blocks:
-      read = read_of(layer, memory[i], config) if 'state' in layer else None
+      read = read_state(layer, memory[i], config) if 'state' in layer else None
       y, memory[i] = layer_block(layer, x, memory[i], read, config)
       outputs.append(y)
     blocks = outputs
@@ -341,7 +341,7 @@ def run_by_block(layers, blocks, memory, config):
   outputs = []
   for x in blocks:
     # All layers read the state as it entered the block.
-    state = read_of(layers[recurrent], memory[recurrent], config)
+    state = read_state(layers[recurrent], memory[recurrent], config)
     for i, layer in enumerate(layers):
       read = state if 'wq2' in layer else None
       x, memory[i] = layer_block(layer, x, memory[i], read, config)

@@ -1,13 +1,13 @@
 """Slow, plain multi-scale language models, for parity tests.
 
 Source: "Multi-scale Transformer Language Models" (arXiv 2005.00581). Its
-abstract and the papers that cite it leave open these rules of ours:
+abstract and the papers that cite it do not settle these rules, which are ours:
 
 - block m of scale S covers tokens m S .. m S + S - 1 and may be used at token t
   if and only if it has ended: (m + 1) S - 1 <= t. Blocks that have not ended at
   the last token do not exist; nothing is padded;
-- while no block of a scale may be used, a learned vector replaces it; attention
-  has no keys of that scale instead;
+- until a block of a scale may be used, a learned vector replaces it, except in
+  attention, which then has no keys of that scale;
 - top-down: every scale is pooled from the embeddings and runs its blocks after
   the coarser scale, whose latest usable vector is injected;
 - bottom-up: every scale is pooled from the outputs of the finer one; all scales
@@ -42,7 +42,7 @@ MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class Config:
-  """The settings that the shapes of the weights do not show.
+  """The settings that the shapes of the weights do not determine.
 
   Attributes:
     scales: tokens in a block of each scale, finest (1) first.
@@ -86,7 +86,7 @@ def tokens_of(scale, m):
 
 
 def retina_keys(t, n_tokens, window, scales):
-  """The keys that token t sees in a layer of a retina.
+  """The keys that token t attends to in a layer of a retina.
 
   Args:
     t: the token.
@@ -100,13 +100,13 @@ def retina_keys(t, n_tokens, window, scales):
   chunk = t // window
   keys, start = [], 0
   for i, scale in enumerate(scales):
-    # Distances, in windows, at which this scale is seen.
+    # Keys of this scale are `start` to `end` - 1 windows back.
     end = start + (2 if i == 0 else scale)
     if i == len(scales) - 1:
       end = math.inf
     for m in usable_blocks(scale, t, n_tokens):
       in_windows = {chunk - token // window for token in tokens_of(scale, m)}
-      (distance,) = in_windows  # No block lies across two windows.
+      (distance,) = in_windows  # Each block is in one window.
       if start <= distance < end:
         keys.append((i, m))
     start = end
@@ -116,7 +116,7 @@ def retina_keys(t, n_tokens, window, scales):
   return keys
 
 
-# Parts
+# Layers
 # ------------------------------------------------------------------------------
 def dense(weights, x):
   """x (.., n) to (.., m), with {'kernel': (n, m), 'bias': (m,)}."""
@@ -297,7 +297,7 @@ def embed(weights, tokens):
   return np.stack([weights['embedding'][token] for token in shifted])
 
 
-def placed(weights, rows, i, config):
+def add_positions(weights, rows, i, config):
   """The rows of scale i, plus learned positions if there are any."""
   if config.positions != 'learned':
     return rows
@@ -316,8 +316,8 @@ def ratios(config):
 
 
 def transformer(weights, tokens, config):
-  """The plain decoder: 'embedding', 'blocks' [[..]], 'norm', 'logits'."""
-  x = placed(weights, embed(weights, tokens), 0, config)
+  """The logits (T, V) of a plain decoder, with weights as in `top_down`."""
+  x = add_positions(weights, embed(weights, tokens), 0, config)
   return logits(weights, blocks(weights['blocks'][0], weights, x, 1, config))
 
 
@@ -339,11 +339,11 @@ def top_down(weights, tokens, config):
     config: a Config.
   """
   n_tokens = len(tokens)
-  inputs = [placed(weights, embed(weights, tokens), 0, config)]
+  inputs = [add_positions(weights, embed(weights, tokens), 0, config)]
   for i, ratio in enumerate(ratios(config)):
     kernel = weights['shorten'][i] if config.shorten == 'linear' else None
     rows = pool(kernel, inputs[i], ratio, config.shorten)
-    inputs.append(placed(weights, rows, i + 1, config))
+    inputs.append(add_positions(weights, rows, i + 1, config))
 
   above = None
   for i in reversed(range(len(config.scales))):
@@ -383,7 +383,7 @@ def bottom_up(weights, tokens, config):
     if i > 0:
       kernel = weights['shorten'][i - 1] if config.shorten == 'linear' else None
       x = pool(kernel, outputs[i - 1], ratios(config)[i - 1], config.shorten)
-    x = placed(weights, x, i, config)
+    x = add_positions(weights, x, i, config)
     outputs.append(blocks(weights['blocks'][i], weights, x, scale, config))
 
   x = outputs[0]
@@ -435,7 +435,7 @@ def retina(weights, tokens, config):
   visible = [
     retina_keys(t, n_tokens, config.window, scales) for t in range(n_tokens)
   ]
-  x = placed(weights, embed(weights, tokens), 0, config)
+  x = add_positions(weights, embed(weights, tokens), 0, config)
   for layer in weights['blocks'][0]:
     rows = layer_norm(layer['norm1'], x)
     key_sets, pooled = [], rows

@@ -89,7 +89,7 @@ class Subject:
 
 
 def weights_like(shapes, seed=0):
-  """Matrices that preserve variance, and vectors around 1 of both signs."""
+  """Random matrices that preserve variance; vectors around 1, of both signs."""
   rng = np.random.default_rng(seed)
 
   def sample(s):
@@ -225,9 +225,9 @@ def test_logits_depend_on_earlier_tokens_and_no_others(name):
   for p in (0, 1, 15, 16, 31, 40, 63):
     changed = document(name, other_tokens(x, slice(None), p), [LENGTH])
     moved = (changed != y).any(axis=-1)
-    assert not moved[:, : p + 1].any(), f'token {p} is seen too early'
+    assert not moved[:, : p + 1].any(), f'earlier logits depend on token {p}'
     # The embedding changes the first of these logits, attention the second.
-    assert moved[:, p + 1 : p + 3].all(), f'token {p} is not seen'
+    assert moved[:, p + 1 : p + 3].all(), f'token {p} has no effect'
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -275,7 +275,7 @@ def test_lanes_are_independent(name):
   y, state = ours(x, [True, False], dirty)
   np.testing.assert_array_equal(y[0], fresh[0])
   assert np.abs(y[1] - fresh[1]).max() > 0.1
-  if name not in FEEDBACK:  # Its memory is not all in stacks.
+  if name not in FEEDBACK:  # Which has memory outside stacks.
     both = [lane_of(s, 0) for s in (state, fresh_state)]
     jax.tree.map(np.testing.assert_array_equal, *both)
 
@@ -382,7 +382,7 @@ def test_without_memory_calls_are_whole_sequences_of_any_length(name):
   layer = make(carry=False)(mode='eval')
   shapes, state = toy.shapes(layer, x)
   assert jax.tree.structure(shapes) == jax.tree.structure(ours.weights)
-  # Feedback keeps memory of one row, for the shapes it carries within a call.
+  # Feedback keeps memory of one row, for the shapes that its scan carries.
   assert name in FEEDBACK or all(map(is_rate, jax.tree.leaves(state)))
   y = document(name, x, [LENGTH])
   for length in (LENGTH, 40, 13)[: 3 if name == 'fixed skip' else 2]:
@@ -579,8 +579,8 @@ def test_cost_and_memory_of_the_published_model():
     < 1.03
   )
   sizes = [a.size for a in jax.tree.leaves(state)]
-  # The smallest are the last token, the flag that a sequence has begun, and the
-  # rates of 25 Dropout layers.
+  # The small arrays are the last token, a flag that a sequence has begun, and
+  # the rates of 25 Dropout layers.
   assert sum(n for n in sizes if n > 12) == 13_107_200
   assert sum(n for n in sizes if n <= 12) == 2 + 25
   assert toy.signature(state) == toy.signature(program(ours, 512)[1])

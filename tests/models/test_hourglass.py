@@ -35,7 +35,7 @@ def test_without_vanilla_layers_a_group_hides_its_tokens():
   model = toy_model(vanilla_layers=(0, 0), hierarchy='1@3', mode='eval')
   seen = dependencies(model, length)
   for i in range(length):
-    # All before the last token of the group above, and the one token before.
+    # All tokens of earlier groups, and the token right before.
     expected = {*range(i // k * k), *([i - 1] if i else [])}
     assert set(np.flatnonzero(seen[i])) == expected
   assert set(np.flatnonzero(seen[5])) == {0, 1, 2, 4}
@@ -227,7 +227,7 @@ def upsampling_flops(k, length):
 @pytest.mark.parametrize('k', [2, 3, 4])
 def test_upsampling_costs_less_with_longer_groups(k):
   """The FLOPs that grow with length squared are 6 d l ** 2 / k."""
-  length = 120  # Twice that is still one span of queries.
+  length = 120  # 2 * length is still one span of queries.
   square = upsampling_flops(k, 2 * length) - 2 * upsampling_flops(k, length)
   products = 2 * 3 * D * length**2 / k  # q.k, q.r and weights times v.
   assert products < square / 2 < 1.25 * products

@@ -30,7 +30,7 @@ CONCAT = dict(aggregate=hl.ConcatAggregation)
 
 
 class Record(base.Layer):
-  """x -> x; the state keeps x."""
+  """The identity, which keeps its input as state."""
 
   def init_weights_and_state(self, input_signature):
     self.state = jnp.zeros(input_signature.shape)
@@ -169,7 +169,8 @@ def test_blocks_in_progress_leak(name, monkeypatch):
     return toy.leaks(toy.dependencies(*program)[0])
 
   if name == 'retina':
-    # Blocks from the own window on, of which no token sees those in progress.
+    # All scales begin at the window of the query, where blocks in progress are
+    # hidden only by `n_complete`.
     monkeypatch.setattr(
       attend_to_scales.AttendToScales, '_begin', lambda self, j: 0
     )
@@ -186,17 +187,17 @@ def test_blocks_in_progress_leak(name, monkeypatch):
 
 
 def test_a_retina_that_forgets_a_window_has_gaps(monkeypatch):
-  ends = attend_to_scales.AttendToScales._begin
+  begin = attend_to_scales.AttendToScales._begin
   monkeypatch.setattr(
     attend_to_scales.AttendToScales,
     '_begin',
-    lambda self, j: ends(self, j) + (j > 0),
+    lambda self, j: begin(self, j) + (j > 0),
   )
   layer = toy_model(RetinaLM, scales=FINE, window=4, n_layers=1)
   _, *program = evaluate(layer, 16)
   seen, _ = toy.dependencies(*program)
   assert toy.leaks(seen) == []
-  # The window of shifted tokens that is two windows back.
+  # Two windows back, in shifted tokens.
   assert toy.gaps(seen) == [
     (i, j) for i in range(16) for j in range(i) if i // 4 - (j + 1) // 4 == 2
   ]
@@ -407,7 +408,7 @@ def costs(layer, length):
   'sizes', [COARSE, pytest.param(UNEQUAL, marks=slow)], ids=str
 )
 def test_a_layer_of_scale_s_costs_at_most_1_by_s(sizes, model):
-  """And at least 1 / S ** 2, the cost of its attention."""
+  """It also costs at least 1 / S ** 2, as its attention does."""
 
   def total(*n_layers):
     layer = toy_model(

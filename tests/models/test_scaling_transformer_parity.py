@@ -40,7 +40,7 @@ OUR_CROSS = dict(cross_attention=P(hl.SparseCrossAttention, n_modules=S))
 
 def their_arrays(layer, weights):
   """The arrays of trax's model in the order of their use, in our layout."""
-  if isinstance(weights, dict):  # A layer that occurred before.
+  if isinstance(weights, dict):  # Marker of a layer that occurs earlier.
     return
   if isinstance(layer, sparsity._SparseFFController):
     m1, m2, mb = weights
@@ -48,7 +48,7 @@ def their_arrays(layer, weights):
   elif isinstance(layer, sparsity._SparseFFMain):
     w1, w2, b2 = weights
     assert w2.shape == (N, F // N, D)
-    # Block by block, as in the other arrays.
+    # Units in order of their blocks, as in the other arrays.
     yield from (w1.reshape(D, F), w2.swapaxes(0, 1).reshape(F, D), b2)
   elif layer.sublayers:
     for sub, part in zip(layer.sublayers, weights, strict=True):

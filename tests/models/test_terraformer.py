@@ -57,7 +57,7 @@ def test_padding_anywhere_does_not_change_the_logits():
   toy.close(evaluated(with_gaps, TOKENS), expected)
   alone = evaluated(SOURCES[1:, :5], TOKENS[1:])
   toy.close(alone, expected[1:])
-  # The sources themselves do.
+  # Other sources do.
   assert np.abs(evaluated(SOURCES[::-1], TOKENS) - expected).max() > 0.01
 
 

@@ -359,7 +359,7 @@ def encoder_decoder(vocab, size):
   text = CONFIG.format(size=size)
   config.clear()
   config.parse(bindings=[text])
-  return export.Source(
+  return export.ExportableModel(
     model=config.value('train.model'),
     weights=ones(size),
     vocab=vocab,
@@ -371,8 +371,8 @@ def encoder_decoder(vocab, size):
 
 @pytest.mark.slow
 def test_sources_and_sentinels(tmp_path):
-  source = encoder_decoder(SentinelVocab(ByteVocab(), 260), 260)
-  export.save(tmp_path / 'model', source)
+  exportable = encoder_decoder(SentinelVocab(ByteVocab(), 260), 260)
+  export.save(tmp_path / 'model', exportable)
   loaded = trax_hier.load(tmp_path / 'model')
   assert (loaded.step, loaded.source_length) == (None, 5)
   assert loaded.vocab.size == 260
@@ -404,9 +404,9 @@ def test_the_subword_model_is_exported(tmp_path):
 
 
 def test_an_unknown_vocabulary_is_rejected(tmp_path):
-  source = encoder_decoder(object(), 260)
+  exportable = encoder_decoder(object(), 260)
   with pytest.raises(ValueError, match='object, cannot be exported'):
-    export.save(tmp_path / 'model', source)
+    export.save(tmp_path / 'model', exportable)
   assert not list(tmp_path.iterdir())
 
 
@@ -431,7 +431,7 @@ def test_existing_files_are_not_replaced(
 
 
 def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
-  source = encoder_decoder(ByteVocab(), 256)
+  exportable = encoder_decoder(ByteVocab(), 256)
   (tmp_path / 'empty').mkdir()
 
   def stop(*_):
@@ -440,15 +440,15 @@ def test_a_failure_leaves_no_files(tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(export, 'write_tensors', stop)
     with pytest.raises(KeyboardInterrupt):
-      export.save(tmp_path / 'empty', source)
+      export.save(tmp_path / 'empty', exportable)
   assert [*tmp_path.rglob('*')] == [tmp_path / 'empty']
-  export.save(tmp_path / 'empty', source)
+  export.save(tmp_path / 'empty', exportable)
   assert [*tmp_path.iterdir()] == [tmp_path / 'empty']
   assert (tmp_path / 'empty' / WEIGHTS).exists()
 
 
 def test_files_written_in_the_meantime_are_kept(tmp_path, monkeypatch):
-  source = encoder_decoder(ByteVocab(), 256)
+  exportable = encoder_decoder(ByteVocab(), 256)
 
   def intrude(*_):
     (tmp_path / 'model').mkdir()
@@ -456,21 +456,21 @@ def test_files_written_in_the_meantime_are_kept(tmp_path, monkeypatch):
 
   monkeypatch.setattr(export, 'write_tensors', intrude)
   with pytest.raises(OSError):
-    export.save(tmp_path / 'model', source)
+    export.save(tmp_path / 'model', exportable)
   assert [p.name for p in tmp_path.rglob('*')] == ['model', 'mine']
 
 
 def test_weights_of_another_model_are_rejected(tmp_path):
-  source = encoder_decoder(ByteVocab(), 256)
+  exportable = encoder_decoder(ByteVocab(), 256)
   config.parse(bindings=['ScalingTransformer.d_model = 4'])
   with pytest.raises(ValueError, match='weights do not fit the model'):
-    export.save(tmp_path / 'model', source)
+    export.save(tmp_path / 'model', exportable)
 
 
 def test_an_unknown_dtype_is_rejected(tmp_path):
-  source = encoder_decoder(ByteVocab(), 256)
+  exportable = encoder_decoder(ByteVocab(), 256)
   with pytest.raises(ValueError, match=r"'float16' must be one of float32, b"):
-    export.save(tmp_path / 'model', source, 'float16')
+    export.save(tmp_path / 'model', exportable, 'float16')
 
 
 def edit_tensors(change):

@@ -24,7 +24,7 @@ from trax_hier.models import HourglassLM
 from trax_hier.storage import trax_files
 from trax_hier.storage.import_trax import _kinds, hourglass_weights
 from trax_hier.storage.tensor_names import tensor_names
-from trax_hier.storage.trax_files import RefusedError, read_trax_weights
+from trax_hier.storage.trax_files import UnsafeFileError, read_trax_weights
 
 P = functools.partial
 LENGTH = 24
@@ -366,7 +366,7 @@ def test_attacks_are_rejected_and_not_executed(tmp_path, name, protocol):
   mark, file = tmp_path / 'mark', tmp_path / 'model.pkl.gz'
   content = attacks(mark)[name]
   write(file, content, protocol)
-  with pytest.raises(RefusedError, match=f'names {name.strip()}, which'):
+  with pytest.raises(UnsafeFileError, match=f'names {name.strip()}, which'):
     read_trax_weights(file)
   assert not mark.exists()
 
@@ -377,7 +377,7 @@ def test_attacks_are_rejected_and_not_executed(tmp_path, name, protocol):
 def test_dotted_names_are_rejected(tmp_path, name):
   file = tmp_path / 'model.pkl.gz'
   file.write_bytes(opcodes(b'\x80\4', f'cnumpy\n{name}\n'.encode()))
-  with pytest.raises(RefusedError, match=f'names numpy.{name}, which'):
+  with pytest.raises(UnsafeFileError, match=f'names numpy.{name}, which'):
     read_trax_weights(file)
 
 

@@ -11,14 +11,14 @@ from trax_hier.commands.failures import user_errors
 HELP = 'compare runs: metrics, settings that differ, a plot'
 DESCRIPTION = """
 Compares runs: their progress, the best and the last score on the held-out set,
-and the gin parameters in which they differ ("-" where a run lacks a parameter).
+and the gin parameters that differ ("-" where a run has no such parameter).
 --output also plots the held-out scores and the smoothed training scores against
 steps and, if the batches differ in size, against tokens. Runs are only read and
 may still be training.
 """
 
 _MISSING = '-'
-_SCORE = 'bits_per_'
+_SCORE_PREFIX = 'bits_per_'
 _MAX_WIDTH = 48  # Characters of a value in the table.
 
 
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     runs = [_read(folder) for folder in arguments.runs]
     for run, name in zip(runs, _names(arguments.runs), strict=True):
       run.name = name
-    lines = [*_numbers(runs), '', *_differences(runs)]
+    lines = [*_metrics(runs), '', *_differences(runs)]
     if arguments.output is not None:
       from trax_hier.commands import compare_curves
 
@@ -65,16 +65,16 @@ class _Run:
   parameters: dict[str, str]
   name: str = ''
 
-  def bits(self) -> str:
+  def score(self) -> str:
     """Returns the name of the score, such as 'bits_per_byte'."""
-    return next(key for key in self.lines()[0] if key.startswith(_SCORE))
+    return next(key for key in self.lines()[0] if key.startswith(_SCORE_PREFIX))
 
   def lines(self) -> list[dict]:
     """Returns the lines of metrics.jsonl about training and evaluation."""
     return [*self.train, *self.valid]
 
   def batch_tokens(self) -> int | None:
-    """Returns the tokens per training batch; None if the settings lack it."""
+    """Returns the tokens per training batch; None if the settings lack them."""
     data = self.parameters.get('train.data', '').strip('@()')
     sizes = [
       self.parameters.get(f'{data}.{name}', '')
@@ -90,9 +90,9 @@ class _Run:
 
     return compare_curves.Curves(
       name=self.name,
-      score=self.bits(),
-      train=[(m['step'], m[self.bits()]) for m in self.train],
-      valid=[(m['step'], m[self.bits()]) for m in self.valid],
+      score=self.score(),
+      train=[(m['step'], m[self.score()]) for m in self.train],
+      valid=[(m['step'], m[self.score()]) for m in self.valid],
       batch_tokens=self.batch_tokens(),
     )
 
@@ -122,13 +122,15 @@ def _read(folder):
   lines = [*by_kind['train'], *by_kind['valid']]
   if not lines:
     raise ValueError(f'{folder}: no metrics have been logged yet')
-  if not any(key.startswith(_SCORE) for key in lines[0]):
-    raise ValueError(f'{folder}: metrics.jsonl has no {_SCORE}... metric')
+  if not any(key.startswith(_SCORE_PREFIX) for key in lines[0]):
+    raise ValueError(
+      f'{folder}: metrics.jsonl has no {_SCORE_PREFIX}... metric'
+    )
   return _Run(**by_kind, parameters=config.parameters(file.read_text()))
 
 
 def _names(folders):
-  """Names of runs: the shortest ends of their paths that differ."""
+  """Names of runs: the shortest ends of their paths that are all different."""
   paths = [Path(folder).absolute().parts for folder in folders]
   for n in range(1, max(map(len, paths)) + 1):
     names = [str(Path(*path[-n:])) for path in paths]
@@ -140,7 +142,8 @@ def _names(folders):
 # Tables -----------------------------------------------------------------------
 
 
-def _numbers(runs):
+def _metrics(runs):
+  """Lines of a table of progress and scores."""
   rows = [
     ('', [run.name for run in runs]),
     ('steps', [f'{max(m["step"] for m in run.lines()):,}' for run in runs]),
@@ -149,7 +152,7 @@ def _numbers(runs):
     ('learning rate, last', [_last(run, 'learning_rate') for run in runs]),
     ('gradient norm, last', [_last(run, 'grad_norm') for run in runs]),
   ]
-  for score in dict.fromkeys(run.bits() for run in runs):
+  for score in dict.fromkeys(run.score() for run in runs):
     title = score.replace('_', ' ')
     rows += [
       (f'training {title}, last', [_last(run, score) for run in runs]),
@@ -197,7 +200,7 @@ def _tokens(run):
 def _speed(run):
   import statistics
 
-  # A process logs 0 on its first line, before anything is timed.
+  # Each process logs a speed of 0 on its first line: nothing is timed yet.
   speeds = [m['tokens_per_second'] for m in run.train if m['tokens_per_second']]
   return f'{statistics.median(speeds):,.0f}' if speeds else _MISSING
 

@@ -7,7 +7,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 _SMOOTHING = 0.05  # Window of the moving average, as a fraction of the run.
-_HEAD = 0.05  # Fraction of the run whose high scores do not set the scale.
+_HEAD = 0.05  # Initial fraction of the run; the y axis may cut its scores off.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,11 @@ def plot(runs: list[Curves], path: str) -> None:
   figure.savefig(path, dpi=150)
 
 
-def _draw(axis, run, color, tokens_per_step):
+def _draw(axis, run, color, x_per_step):
   if run.train:
     steps, scores = np.array(run.train).T
     axis.plot(
-      steps * tokens_per_step,
+      steps * x_per_step,
       _smooth(scores),
       color=color,
       alpha=0.4,
@@ -71,7 +71,7 @@ def _draw(axis, run, color, tokens_per_step):
   if run.valid:
     steps, scores = np.array(run.valid).T
     axis.plot(
-      steps * tokens_per_step,
+      steps * x_per_step,
       scores,
       color=color,
       marker='o',
@@ -81,7 +81,7 @@ def _draw(axis, run, color, tokens_per_step):
 
 
 def _smooth(scores):
-  """Moving average; the window is cut off at the ends."""
+  """Moving average; at the ends, the window is truncated."""
   n = max(1, round(_SMOOTHING * len(scores)))
   kernel = np.ones(2 * (n // 2) + 1)
   total = np.convolve(scores, kernel)
@@ -91,7 +91,7 @@ def _smooth(scores):
 
 
 def _limits(runs):
-  """Limits of the y axis that fit the later scores."""
+  """Limits of the y axis; they fit the curves after their first `_HEAD`."""
   shown = []
   for run in runs:
     for points in (run.train, run.valid):

@@ -18,12 +18,12 @@ training step. Weights are not allocated, so a model may be far larger than this
 machine.
 
 FLOPs count matrix multiplications and convolutions. A training step counts as
-three forward passes; rematerialization is not counted. Temporary memory is that
-of the step as XLA compiles it for the local devices; the numbers for CPU differ
-from those for GPU or TPU. --no_compile skips it.
+three forward passes; rematerialization is not counted. XLA reports temporary
+memory after compiling the step for the local devices; the numbers for CPU
+differ from those for GPU or TPU. --no_compile skips it.
 
-Bindings that a gin file requires must be given. If the data are not available,
---batch gives the shape of a batch instead:
+Give all bindings that a gin file requires. If the data are not available, give
+the shape of a batch instead, as --batch:
 
   trax-hier describe --config_file=terraformer/17b.gin --config="DATA = ''" \\
       --batch=64,256,512 --devices=64 --config="train.mesh = {'fsdp': 64}"
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-  """Builds the model on shapes alone and prints its sections."""
+  """Traces the model without arrays and prints the sections."""
   if arguments.devices is not None:
     _simulate_devices(arguments.devices)
   with user_errors():
@@ -111,7 +111,7 @@ def _batch_shape(text):
 def _simulate_devices(n):
   import jax
 
-  # JAX reads these when it first needs its devices.
+  # JAX reads these options at the first use of a device.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', n)
 
@@ -125,7 +125,7 @@ def _files(arguments):
 
 
 def _build(batch_shape):
-  """Builds what `train` would build from the parsed gin."""
+  """Builds the same objects as `train` from the parsed gin."""
   from trax_hier import config
   from trax_hier.training.build import build
 
@@ -158,7 +158,7 @@ def _data():
 
 
 def _zeros(batch_shape, model):
-  """A data set of zeros in the shape of --batch."""
+  """A data set of zeros in the shape that --batch gives."""
   from trax_hier.commands.describe_zero_batches import ZeroBatches
   from trax_hier.training.build import check_bindings
   from trax_hier.training.state import model_inputs
@@ -179,7 +179,7 @@ def _zeros(batch_shape, model):
 
 
 def _called_in_training(is_without_data):
-  """The configurables that training calls and `describe` does not."""
+  """Selectors of configurables that only training calls, not `describe`."""
   from trax_hier import config
 
   selectors = {binding.selector for binding in config.resolved()}

@@ -4,19 +4,18 @@ import inspect
 import re
 from collections.abc import Callable
 
-# `NAME = ` at the start of a line; indented lines continue the value.
+# `NAME = VALUE` at the start of a line; indented lines continue the value.
 _BINDING = re.compile(r'^([\w./]+) = ((?:.*)(?:\n {4}.*)*)', re.M)
 _DEFAULT = 'default'
-_SET_BY_CALLERS = ('output_dir', 'before_compile')
 _MACRO = re.compile(r'%([\w/]+)')
 
 
 def configuration(root: Callable) -> list[tuple[str, str, str]]:
-  """Lists the parameters in force; call it after `config.check_used`.
+  """Lists the gin parameters in use; call it after `config.check_used`.
 
   Args:
-    root: The configurable that has not been called, `train`; its defaults are
-      read from its signature.
+    root: `train`, which `describe` does not call: gin has not recorded its
+      defaults, so they are read from its signature.
 
   Returns:
     A row per parameter: name, value and origin. The origin is 'file:line' or
@@ -29,11 +28,11 @@ def configuration(root: Callable) -> list[tuple[str, str, str]]:
     name: ' '.join(value.removeprefix('\\').split())
     for name, value in _BINDING.findall(config.operative_text())
   }
-  for parameter in inspect.signature(root).parameters.values():
-    is_bindable = parameter.name not in _SET_BY_CALLERS
-    if is_bindable and parameter.default is not parameter.empty:
-      name = f'{root.__name__}.{parameter.name}'
-      values.setdefault(name, repr(parameter.default))
+  parameters = inspect.signature(root).parameters
+  for name in config.bindable_parameters(root.__name__):
+    default = parameters[name].default
+    if default is not inspect.Parameter.empty:
+      values.setdefault(f'{root.__name__}.{name}', repr(default))
   rows = [
     (name, _expand(value, values), _origin(name, bindings))
     for name, value in values.items()
@@ -68,7 +67,7 @@ def _origin(name, bindings):
 
 
 def _location(binding, bindings):
-  """Where a binding is set, or where the last macro that it refers to is."""
+  """Where a binding is set; for a macro, where the last macro is set."""
   via = ''
   while macro := _MACRO.fullmatch(repr(binding.value)):
     binding = bindings[macro[1]]

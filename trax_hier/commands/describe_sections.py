@@ -69,7 +69,7 @@ def _parameter_row(level, node, root):
 
 
 def _n_parameters(node):
-  """Counts every repetition of a repeated layer."""
+  """The parameters of a node, counted once per repetition of its layer."""
   return node.n * node.n_parameters
 
 

@@ -1,4 +1,4 @@
-"""A data set of zeros, which stands in for data that are not available."""
+"""A data set of zeros, to describe a model whose data are not available."""
 
 import types
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from trax_hier.data.batching.batches import Batch, make_batch
 
 
 class ZeroBatches:
-  """A data set of one batch of zeros; any vocabulary size fits it."""
+  """A data set of one batch of zeros; it fits any vocabulary size."""
 
   unit = 'token'
   vocab = types.SimpleNamespace(size=1)
 
   def __init__(self, rows: int, length: int, source_length: int | None = None):
-    """Takes the rows of a batch, tokens per row and tokens per source."""
+    """Takes the shape of the batch: rows, tokens per row and per source."""
     shape = rows, length
     self._batch = make_batch(
       np.zeros(shape, np.int32), np.zeros(shape, np.float32)

@@ -1,4 +1,4 @@
-"""`trax-hier evaluate`: scores a whole split and counts each byte once."""
+"""`trax-hier evaluate`: scores a whole split, each byte exactly once."""
 
 import argparse
 
@@ -13,14 +13,14 @@ Scores the model of a run on a whole split of its data. Each byte (or token, or
 dimension of an image) is counted exactly once.
 
 Context: the split is cut into windows of --window tokens, which start --stride
-tokens apart. The first window scores all its tokens, each later window its last
---stride tokens, so a token is predicted from at least window - stride and at
-most window - 1 tokens before it. If stride = window, the windows do not overlap
-and the first token of each is predicted from the beginning-of-sequence token
-alone. A smaller stride gives more context and a better score, and takes
-window / stride times as long. Data sets whose rows follow documents, such as
-@DocumentLanes, are not cut into windows: models with a memory carry it from row
-to row.
+tokens apart. All tokens of the first window are scored, and the last --stride
+tokens of each later window, so a token is predicted from at least
+window - stride and at most window - 1 tokens before it. If stride = window, the
+windows do not overlap, and the first token of each is predicted from the
+beginning-of-sequence token alone. A smaller stride gives more context and a
+better score, and takes window / stride times as long. Data sets whose rows
+follow documents, such as @DocumentLanes, are not cut into windows: a model with
+a memory carries it from row to row.
 
 With --rouge, the data must be pairs of texts, such as @TextPairs. The model
 generates a summary of each document, which is compared with the reference.

@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier.generation import rouge
     from trax_hier.storage.runs import open_run
 
-    # A missing package is reported before hours of generation.
+    # Reports a missing package now, not after hours of generation.
     rouge.import_rouge_score()
     enable_compilation_cache()
     run = open_run(arguments.run, arguments.config)
@@ -166,7 +166,7 @@ def _generate(run, weights, sources, batch_size, settings):
   beams = {}
   if settings['n_beams'] > 1:
     beams = {name: settings[name] for name in ('n_beams', 'length_penalty')}
-  # A smaller last batch would need another compilation.
+  # Padding the last batch avoids another compilation.
   padded = sources + sources[-1:] * (batch_size - len(sources))
   rows = generation.generate(
     run.model,
@@ -184,7 +184,7 @@ def _generate(run, weights, sources, batch_size, settings):
 
 def _decoding(settings):
   """Describes how summaries are decoded."""
-  how = 'the likeliest token each time'
+  how = 'the most likely token at each step'
   if settings['n_beams'] > 1:
     how = (
       f'{settings["n_beams"]} beams, length penalty '

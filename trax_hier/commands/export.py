@@ -7,7 +7,7 @@ from trax_hier.commands.flags import add_output_folder, add_run
 
 HELP = 'write the model of a run as a folder of safetensors'
 DESCRIPTION = """
-Writes a folder that is enough to use a model, without the run and its data:
+Writes a folder from which a model can be used without its run and data:
 model.safetensors, config.gin, config.json, the vocabulary if it is a file, and
 README.md, which describes the model and its scores. In Python:
 
@@ -45,13 +45,13 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier.training.state import n_parameters
 
     output = Path(arguments.output).expanduser()
-    # Fails before the data are read, which may take long.
+    # Checked first: reading the data may take long.
     export.check_free(output)
     run = open_run(arguments.run, arguments.config)
     batch = run.data.train_batch(0)
     step, weights = run.load_weights(arguments.step, print_note)
     sources = batch.get('sources')
-    source = export.Source(
+    exportable = export.ExportableModel(
       model=run.model,
       weights=weights,
       vocab=run.data.vocab,
@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
       data=run.data.describe(),
       metrics=_held_out(read_metrics(run.folder), step),
     )
-    export.save(output, source, arguments.dtype)
+    export.save(output, exportable, arguments.dtype)
   print(
     f'{output}: {n_parameters(weights):,} parameters of step {step}, '
     f'{arguments.dtype}'
@@ -78,7 +78,7 @@ def _config_text(folder, bindings):
 
 
 def _held_out(metrics, step):
-  """The metrics of the evaluation at a step; empty without an evaluation."""
+  """The held-out metrics at a step; empty if there was no evaluation."""
   for line in metrics:
     if (line['kind'], line['step']) == ('valid', step):
       return {k: v for k, v in line.items() if k not in ('kind', 'step')}

@@ -23,10 +23,10 @@ def fail(program: str, message: object, code: int) -> int:
 
 
 def interrupted(program: str, message: str) -> int:
-  """Handles Ctrl-C: prints a message; the process will exit with code 130.
+  """Handles Ctrl-C: prints a message and returns exit code 130.
 
-  XLA may still be compiling in its own threads. They crash if the interpreter
-  shuts down normally, so the process exits without a shutdown.
+  XLA may still be compiling in its own threads, which crash when the
+  interpreter shuts down. So the process is set to exit without a shutdown.
   """
   code = fail(program, message, 130)
   sys.stdout.flush()
@@ -35,7 +35,7 @@ def interrupted(program: str, message: str) -> int:
 
 
 def print_note(line: str) -> None:
-  """Prints a line on standard error, apart from the results."""
+  """Prints a line on standard error; results go to standard output."""
   print(line, file=sys.stderr)
 
 

@@ -42,12 +42,12 @@ def add_config(parser: argparse.ArgumentParser, overrides: str) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that choose the weights: --run, --step, --config."""
+  """Adds the flags that choose a checkpoint: --run, --step, --config."""
   parser.add_argument(
     '--run',
     required=True,
     metavar='DIR',
-    help='the run directory of a finished or a running training, or an '
+    help='the directory of a run, which may still be training, or an '
     'export; it is only read. The data of a run must be available, because '
     'they define the vocabulary; if they have moved: '
     """--config="DATA = 'path'\"""",
@@ -75,8 +75,8 @@ def check_files(arguments: argparse.Namespace) -> None:
   """Checks runs, gin files and bindings before the slow import of JAX.
 
   Args:
-    arguments: Parsed flags; `run`, `runs`, `config_file` and `config` are
-      checked if they exist.
+    arguments: Parsed flags, of which `run`, `runs`, `config_file` and `config`
+      are checked, if the program has them.
 
   Raises:
     Failure: A folder is not a run directory, a gin file is missing, or a file

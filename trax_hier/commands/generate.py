@@ -72,16 +72,19 @@ def _add_sampling(parser):
     type=float,
     default=1.0,
     metavar='T',
-    help='divisor of the logits; 0 takes the likeliest token; default: 1',
+    help='divisor of the logits; 0 takes the most likely token; default: 1',
   )
   parser.add_argument(
-    '--top_k', type=int, metavar='K', help='sample from the K likeliest tokens'
+    '--top_k',
+    type=int,
+    metavar='K',
+    help='sample from the K most likely tokens',
   )
   parser.add_argument(
     '--top_p',
     type=float,
     metavar='P',
-    help='sample from the fewest likeliest tokens with total probability P',
+    help='sample from the fewest most likely tokens of total probability P',
   )
   parser.add_argument(
     '--seed',
@@ -198,7 +201,7 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
 
 
 class _Printer:
-  """Prints a prompt and its new tokens as they arrive; times the arrivals."""
+  """Prints a prompt and its new tokens as they arrive; measures the speed."""
 
   def __init__(self, prompt, stream):
     self._prompt = prompt
@@ -206,18 +209,18 @@ class _Printer:
     self._arrivals = []
 
   def __call__(self, rows):
-    """Takes a chunk of new tokens of the only row."""
+    """Prints the next tokens of the only row."""
     (new,) = rows
     text = self._stream.push(new)
-    # The prompt waits for the first tokens: a rejected request prints only
-    # its message.
+    # The prompt is printed with the first tokens, so that a request that fails
+    # prints only its message.
     if not self._arrivals:
       text = self._prompt + text
     self._arrivals.append((time.perf_counter(), len(new)))
     print(text, end='', flush=True)
 
   def close(self):
-    """Prints the bytes held back for incomplete characters; ends the line."""
+    """Prints the bytes of an incomplete last character; ends the line."""
     print(self._stream.flush(), flush=True)
 
   def rate(self):

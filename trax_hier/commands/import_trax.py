@@ -60,6 +60,8 @@ def main(arguments: argparse.Namespace) -> None:
     export.check_free(output)
     config.clear()
     config.parse(arguments.config_file, arguments.config)
-    source = import_trax.hourglass_from_file(arguments.weights, arguments.vocab)
-    export.save(output, source)
-  print(f'{output}: {n_parameters(source.weights):,} parameters')
+    exportable = import_trax.hourglass_from_file(
+      arguments.weights, arguments.vocab
+    )
+    export.save(output, exportable)
+  print(f'{output}: {n_parameters(exportable.weights):,} parameters')

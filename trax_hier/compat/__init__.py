@@ -2,8 +2,8 @@
 
 The only package that imports trax. Importing it
 
-*   makes trax quick to import, and loads TensorFlow only when something needs
-    it (`import_hook`), for the whole process;
+*   makes trax quick to import in the whole process, and loads TensorFlow only
+    when something needs it (`import_hook`);
 *   patches trax 1.4.1 where it uses features that JAX has since removed
     (`patches`). Each patch affects only the trax module that needs it, and
     never JAX itself.

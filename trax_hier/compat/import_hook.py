@@ -4,8 +4,8 @@
 `trax` and `trax.*`. It changes their import:
 
 *   Importing TensorFlow and related packages yields stubs (`stubs`).
-*   `trax`, `trax.models` and `trax.rl` import their submodules and attributes
-    at first access, and not all at once.
+*   `trax`, `trax.models` and `trax.rl` import each submodule and attribute at
+    its first access.
 *   trax's TensorFlow-NumPy backend is not loaded.
 *   A module that has a patch is patched right after it has been executed.
 """
@@ -26,8 +26,8 @@ def install(patches):
   """Installs the finder, and patches trax modules that are already loaded.
 
   Args:
-    patches: Patch for each name of a trax module: a function that is called
-      with the module after its execution.
+    patches: Patches by name of a trax module: functions that are called with
+      the module after its execution.
 
   Returns:
     Whether trax had already been imported, without the hook.
@@ -51,7 +51,7 @@ def replace(module, name, value):
 
 
 class _Finder:
-  """Finds `trax` and `trax.*` where Python would, to load them by `_Loader`."""
+  """Finds `trax` and `trax.*` as Python does, but loads them with `_Loader`."""
 
   def __init__(self, patches):
     self._patches = patches
@@ -76,7 +76,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
     if self.name == 'trax.fastmath.tf':
       module.TF_BACKEND = _NoBackend()
       return
-    if not self.name.startswith('trax.tf_numpy'):  # All of it is TensorFlow.
+    if not self.name.startswith('trax.tf_numpy'):  # It needs TensorFlow.
       module.__builtins__ = {
         **vars(builtins),
         '__import__': stubs.import_for_trax,

@@ -1,7 +1,7 @@
 """Short error messages for exceptions in nested layers.
 
 At each layer that an exception passes, trax 1.4.1 raises a new `LayerError`
-that repeats the text of all earlier ones. This patch replaces them by one
+that repeats the text of all earlier ones. This patch replaces these by a single
 error, which states the path to the layer, the problem, the inputs, and advice:
 
     HourglassLM / Repeat(8) / DecoderBlock / FeedForward / Dense: ...
@@ -18,12 +18,12 @@ from typing import Any
 
 import jax
 
-# Combinators that paths leave out.
-_GLUE = ('Serial', 'Branch', 'Parallel', 'PreNormResidual')
+# Combinators that are omitted from paths.
+_OMITTED = ('Serial', 'Branch', 'Parallel', 'PreNormResidual')
 
-_INTERNAL = (os.path.dirname(jax.__file__) + os.sep,)
+_JAX_FOLDER = os.path.dirname(jax.__file__) + os.sep
 
-# Pattern of a message; a clearer message, or None to keep it; advice.
+# (pattern of a message, clearer message or None to keep it, advice).
 _ADVICE = (
   (
     r'.*ncompatible shapes for broadcasting: (?:shapes=\[(.*)\]|(.*))',
@@ -114,7 +114,7 @@ def patch(module: types.ModuleType) -> None:
 
 
 def _record_maker(find_frame, frame):
-  """Records in a new layer the function that makes it.
+  """Stores in a new layer the name of the function that makes it.
 
   Args:
     find_frame: Trax's function, which finds the caller of `__init__`.
@@ -129,7 +129,7 @@ def _record_maker(find_frame, frame):
 
 
 def _path_text(path) -> str:
-  """The names of the layers without combinators, outermost first."""
+  """The names of the layers, outermost first, without those in `_OMITTED`."""
   names = []
   for layer in path:
     name = layer.name.lstrip('_')
@@ -137,8 +137,8 @@ def _path_text(path) -> str:
     # Functions that make layers have names in CapWords.
     known = any(n.partition('(')[0] == maker for n in (*names, name))
     if layer.sublayers and maker[:1].isupper() and not known:
-      names += [maker] * (maker not in _GLUE)
-    if name and name not in _GLUE:
+      names += [maker] * (maker not in _OMITTED)
+    if name and name not in _OMITTED:
       names.append(name)
   return ' / '.join(names or ['Serial'])
 
@@ -175,9 +175,9 @@ def _without_internal_frames(error: Exception) -> Exception:
     return error
   kept = None
   for frame, line in reversed(frames):
-    if not frame.f_code.co_filename.startswith(_INTERNAL):
+    if not frame.f_code.co_filename.startswith(_JAX_FOLDER):
       kept = types.TracebackType(kept, frame, frame.f_lasti, line)
-  if frames[-1][0].f_code.co_filename.startswith(_INTERNAL):
+  if frames[-1][0].f_code.co_filename.startswith(_JAX_FOLDER):
     error.__cause__ = None  # An exception internal to JAX, if any.
   return error.with_traceback(kept)
 

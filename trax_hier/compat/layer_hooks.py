@@ -1,7 +1,7 @@
 """A hook that intercepts every call of a layer.
 
-For concerns that cut across all layers, such as the sharding of weights and the
-shapes of activations.
+It serves concerns that cut across all layers, such as the sharding of weights
+and the shapes of activations.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _hook = contextvars.ContextVar('hook', default=None)
 
 @contextlib.contextmanager
 def intercept(hook: Callable) -> Iterator[None]:
-  """Replaces `layer.pure_fn(*args)` by `hook(pure_fn, layer, *args)`.
+  """In this context, `layer.pure_fn(*args)` is `hook(pure_fn, layer, *args)`.
 
   Args:
     hook: Function of the original method, the layer, and the method's arguments

@@ -18,7 +18,7 @@ from trax_hier.compat.stubs import Overlay, Stub
 
 
 def _overlay(name, **names):
-  """A patch that replaces attributes of the module's global `name`."""
+  """Returns a patch that replaces attributes of a module's global `name`."""
 
   def patch(module):
     setattr(module, name, Overlay(getattr(module, name), **names))
@@ -95,7 +95,7 @@ def _one_per_device(devices):
 
 
 def _pmap(f, **kwargs):
-  """`jax.pmap` that moves its arguments to the devices, as earlier versions."""
+  """`jax.pmap` that moves its arguments to the devices, as in earlier JAX."""
   mapped = jax.pmap(f, **kwargs)
   if set(kwargs) - {'axis_name', 'donate_argnums'}:
     return mapped  # Some arguments may lack the leading axis of devices.
@@ -191,7 +191,7 @@ PATCHES = {
   'trax.layers.acceleration': _overlay(
     'jax', device_put_replicated=_device_put_replicated
   ),
-  # The import of trax makes 65 calls; each would read every frame's source.
+  # Importing trax makes 65 calls, which would read the source of every frame.
   'trax.layers.assert_shape': _overlay(
     'inspect', stack=_stack, getframeinfo=_frame_info
   ),

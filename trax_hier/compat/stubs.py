@@ -1,8 +1,8 @@
-"""Stubs for TensorFlow and gym in the modules of trax.
+"""Stubs that stand for TensorFlow and gym in the modules of trax.
 
 trax imports both in nearly all modules but rarely uses them. A `Stub` imports
 the package at its first real use, so that layers, models and `Loop` work
-without loading TensorFlow, and without it being installed.
+without loading TensorFlow, even if it is not installed.
 """
 
 import builtins
@@ -14,7 +14,7 @@ import sys
 
 PACKAGES = ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'gym')
 
-# Number of trax modules being executed now; the loader updates it.
+# Number of trax modules being imported now; the loader updates it.
 executing = 0
 
 
@@ -137,7 +137,7 @@ _SUBSTITUTES = {
   'tensorflow.compat.v2': Stub('tensorflow'),
   'tensorflow.io': Stub('tensorflow.io'),
   'tensorflow.io.gfile': _gfile(),
-  # The second argument of isinstance, for every shape.
+  # Second arguments of isinstance, which trax calls for every shape.
   'tensorflow.TensorShape': Stub('tensorflow.TensorShape'),
   'tensorflow.DType': Stub('tensorflow.DType'),
   # Loop seeds TensorFlow, which is unnecessary while it is not loaded.

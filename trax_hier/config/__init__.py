@@ -2,16 +2,17 @@
 
     config.parse(['quickstart.gin'], ['train.steps = 10'])
     ...                        # build; configurables take their bindings
-    config.check_used()        # every binding has an effect
+    config.check_used()        # raises if a binding has no effect
     config.operative_text()    # the values used, as a gin file
 
-The only package that imports gin: `configurable` is gin's decorator.
+The only package that imports gin, whose decorator `configurable` it re-exports.
 """
 
 from gin import configurable
 
 from trax_hier.config.errors import ConfigError, explain
 from trax_hier.config.files import Location, packaged_gin_dir
+from trax_hier.config.names import bindable_parameters
 from trax_hier.config.operative import differences, operative_text, parameters
 from trax_hier.config.parsing import (
   clear,
@@ -27,6 +28,7 @@ __all__ = [
   'Binding',
   'ConfigError',
   'Location',
+  'bindable_parameters',
   'check_used',
   'clear',
   'configurable',

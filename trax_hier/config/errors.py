@@ -1,4 +1,4 @@
-"""Errors of the configuration: one message that names the fault and the fix."""
+"""Configuration errors, with messages that name the fault and the fix."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-  """Returns '; did you mean ...?' for the known names near `name`, or ''."""
+  """Returns '; did you mean ...?' with known names close to `name`, or ''."""
   by_lower = {k.lower(): k for k in known}
   near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
   if not near:
@@ -23,16 +23,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def must_be_given(name: str) -> str:
-  """The message for a binding that only the user can choose."""
+  """Returns the message for a parameter or macro without a value."""
   return f"{name} must be given a value, as in --config='{name} = ...'"
 
 
 def explain(error: Exception) -> str:
-  """Returns the message of an error that passed through configurables.
+  """Shortens the message of an error raised inside configurables.
 
-  Gin appends the chain of calls to every error, and its bindings to a missing
-  argument. Here the chain is reduced to the configurable at fault, and a
-  missing argument to the binding that would set it.
+  Gin appends the chain of calls to every error message. Only the configurable
+  that failed is kept, or for a missing argument, the binding that would set it.
   """
   message, *calls = str(error).split('\n  In call to configurable ')
   if not calls:
@@ -40,8 +39,9 @@ def explain(error: Exception) -> str:
   missing = _MISSING.search(message)
   name = calls[0].split("'")[1]
   if not missing:
-    known = name in message or type(error).__name__ != 'ValueError'
-    return message if known else f'{name}: {message}'
+    # Compared by name: gin raises an error of a derived class with this name.
+    is_clear = name in message or type(error).__name__ != 'ValueError'
+    return message if is_clear else f'{name}: {message}'
   scope = _SCOPE.search(calls[0])
   binding = f'{scope[1]}/{name}' if scope else name
   binding += '.' + missing[1].split("'")[1]

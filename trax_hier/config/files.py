@@ -1,4 +1,4 @@
-"""Reads gin files into statements with their file and line.
+"""Reads gin files as statements, each with its file and line.
 
 Adds a search path, `include` and readable syntax errors to gin's own parser.
 Module `names` resolves the names.
@@ -15,7 +15,7 @@ from gin import config_parser
 
 from trax_hier.config.errors import ConfigError, suggest
 
-# The beginning of gin's message, and the usual cause.
+# {beginning of gin's message: the usual cause}
 _CAUSES = {
   'Unable to parse value': 'Strings take straight quotes, closed on their line',
   'Expected newline': 'Gin evaluates no expressions: a value is one literal',
@@ -54,7 +54,7 @@ class Location:
 
 
 class _Delegate(config_parser.ParserDelegate):
-  """Keeps references as written, to resolve them with their statement."""
+  """Keeps references as written; `names.link` resolves them."""
 
   def configurable_reference(self, scoped_name, evaluate):
     return Reference(scoped_name, '@', evaluate)
@@ -66,14 +66,14 @@ class _Delegate(config_parser.ParserDelegate):
 def packaged_gin_dir() -> pathlib.Path:
   """Returns the folder of the gin files that come with trax_hier.
 
-  A wheel has them inside the package, a source checkout next to it.
+  They lie inside the package in a wheel, and next to it in a source checkout.
   """
   inside = _PACKAGE / 'gin'
   return inside if inside.is_dir() else _PACKAGE.parent / 'gin'
 
 
 def parse_value(text: str):
-  """Returns the value written in `text`; raises SyntaxError or the like."""
+  """Parses one value; raises the errors of gin's parser."""
   return config_parser.ConfigParser(text, _Delegate()).parse_value()
 
 
@@ -81,7 +81,7 @@ def read_bindings(bindings: str) -> Iterator[tuple]:
   """Yields (statement, Location) for a `--config` string.
 
   Raises:
-    ConfigError: A syntax error, or an included file cannot be read.
+    ConfigError: The text has a syntax error, or an include fails.
   """
   yield from _statements(bindings, None, ())
 
@@ -93,7 +93,7 @@ def read_file(
 
   Args:
     name: Path, or short name of a packaged file.
-    at: The include statement; None for a file named by the user.
+    at: Place of the include statement; None if the user named the file.
     stack: Resolved paths of the files being read, outermost first.
 
   Raises:
@@ -119,7 +119,7 @@ def read_file(
 
 
 def _find(name: str, prefix: str, includer: str | None) -> str:
-  """Searches the current folder, the includer's and the packaged files."""
+  """Searches the current folder, the folder of `includer`, packaged files."""
   if not name.strip():
     raise ConfigError(f'{prefix}the name of a gin file is empty')
   packaged = packaged_gin_dir()
@@ -141,7 +141,7 @@ def _find(name: str, prefix: str, includer: str | None) -> str:
 
 
 def _display(path: str) -> str:
-  """The path relative to the current folder if it lies inside."""
+  """The path, relative to the current folder if it lies inside."""
   relative = os.path.relpath(path)
   return path if relative.startswith('..') else relative
 
@@ -198,5 +198,7 @@ def _with_cause(message: str) -> str:
       ' leading @, macros a leading %; Python spells True, False and None'
     )
   message = ' '.join(message.split())
-  causes = (text for gins, text in _CAUSES.items() if message.startswith(gins))
+  causes = (
+    cause for begin, cause in _CAUSES.items() if message.startswith(begin)
+  )
   return ' '.join([message, *causes])

@@ -38,7 +38,7 @@ def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
   Args:
     name: The end of a selector; selectors of trax_hier take precedence.
     at: The statement with the name; None outside of gin text.
-    sigil: '@' for a reference, for the message.
+    sigil: '@' if the name is a reference; part of the message.
 
   Raises:
     ConfigError: No configurable has this name, or several have it.
@@ -60,15 +60,20 @@ def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
   return matches[0]
 
 
+def bindable_parameters(name: str) -> list[str]:
+  """Returns the parameters of a configurable that gin can bind."""
+  found = registry()[resolve(name)]
+  named = types.parameter_hints(found.wrapped)
+  legal = [p for p in named if p not in (found.denylist or ())]
+  return [p for p in legal if p in (found.allowlist or legal)]
+
+
 def check_parameter(selector: str, parameter: str, at: Location) -> None:
   """Raises ConfigError unless gin can bind `parameter` of `selector`."""
-  found = registry()[selector]
-  named = types.parameters(found.wrapped)
-  legal = [p for p in named if p not in (found.denylist or ())]
-  legal = [p for p in legal if p in (found.allowlist or legal)]
+  legal = bindable_parameters(selector)
   if parameter in legal:
     return
-  if parameter in named:
+  if parameter in types.parameter_hints(registry()[selector].wrapped):
     fault = f"sets its parameter '{parameter}' itself: gin cannot bind it"
   else:
     fault = f"has no parameter '{parameter}'{suggest(parameter, legal)}"
@@ -80,7 +85,7 @@ def check_parameter(selector: str, parameter: str, at: Location) -> None:
 
 
 def link(ref: Reference, at: Location) -> GinReference:
-  """Converts a reference as written into gin's, with its full selector."""
+  """Converts a `Reference` to gin's own type, with its full selector."""
   if ref.sigil == '%':
     try:
       return gin.config.ParserDelegate().macro(ref.name)
@@ -97,7 +102,7 @@ def scoped_name(scope: str, selector: str) -> str:
 
 
 def short_name(selector: str) -> str:
-  """The shortest unambiguous name: the last part for trax_hier, else all."""
+  """The last part of a selector if unique in trax_hier, else the selector."""
   name = selector.rsplit('.')[-1]
   own = [m for m in registry().matching_selectors(name) if m.startswith(_OWN)]
   return name if own == [selector] else selector
@@ -132,7 +137,7 @@ def macro_name(ref: GinReference) -> str:
 
 
 def is_given(ref: GinReference) -> bool:
-  """False for `%gin.REQUIRED`."""
+  """Whether a reference is anything other than `%gin.REQUIRED`."""
   return (
     ref.configurable.selector != CONSTANT
     or ref.scoped_configurable_fn() is not gin.REQUIRED

@@ -1,4 +1,4 @@
-"""The operative configuration: the values a run used, written and compared."""
+"""Writes and compares operative configurations: the values that a run used."""
 
 import inspect
 from collections.abc import Collection
@@ -49,7 +49,7 @@ def operative_text() -> str:
 
 
 def parameters(gin_text: str) -> dict[str, str]:
-  """Returns the parameters in a gin text, as gin text with macros expanded.
+  """Returns {name: value} of a gin text: values as gin text, macros expanded.
 
   Names stay as written; nothing is resolved or bound.
 
@@ -85,17 +85,17 @@ def differences(
 ) -> dict[str, tuple[str | None, str | None]]:
   """Compares an earlier `operative_text` with the present one.
 
-  A parameter that the earlier text lacks and that has its default now is no
-  difference: it may be newer than the text. The parameters of a configurable
-  that only one text has are left out: the parameter that selects the
-  configurable is the difference.
+  A parameter that the earlier text lacks is a difference only if its present
+  value is not the default, since it may be newer than the text. If only one
+  text has a configurable, its parameters are left out: the parameter that
+  selects it is a difference already.
 
   Args:
     saved: The earlier text.
     ignored: Names of parameters that may differ, such as 'train.steps'.
 
   Returns:
-    By name, the earlier and the present value as gin text, or None.
+    {name: (earlier, present)}: values as gin text, or None if there is none.
 
   Raises:
     ConfigError: `saved` is not valid gin.

@@ -1,9 +1,10 @@
 """Parses gin files and bindings, checks them and binds them in gin.
 
-Stricter than gin 0.5.0, which accepts any type, and any name that a `**kwargs`
-swallows: names, types and macros are checked when parsed, and each fault is one
-`ConfigError`. A short name that several modules register means the configurable
-of trax_hier; a fully qualified name selects the others.
+Names, types and macros are checked when parsed, and each fault is one
+`ConfigError`. Gin 0.5.0 itself accepts a value of any type, and any parameter
+name if the configurable takes `**kwargs`. A short name that several modules
+register means the configurable of trax_hier; a fully qualified name selects the
+others.
 """
 
 import copy
@@ -26,11 +27,11 @@ def parse(
 ) -> None:
   """Reads gin files, then bindings, checks them and binds them in gin.
 
-  Later files and bindings win. Files are searched for in the current folder,
-  then, if included, in the folder of the including file, then among the
-  packaged files by their short name (`quickstart.gin`).
+  Later files and bindings override earlier ones. Files are searched for in the
+  current folder, then, if included, in the folder of the including file, then
+  among the packaged files by their short name (`quickstart.gin`).
 
-  The modules that register the configurables must be imported before, by the
+  The modules that register the configurables must be imported first, by the
   caller or by `import x.y` in the gin file. After an error nothing is bound.
 
   Args:
@@ -38,7 +39,7 @@ def parse(
     bindings: Gin statements such as `'train.steps = 10'`.
 
   Raises:
-    ConfigError: One message that names file, line and binding.
+    ConfigError: A file or binding has a fault; the message says where.
 
   Example:
     >>> from trax_hier import data, models, training
@@ -68,7 +69,7 @@ def current_table() -> Table:
 
 
 def resolved() -> list[Binding]:
-  """Returns the bindings in force, each with the place that set it."""
+  """Returns the bindings in force, each with its location."""
   return list(_table.bindings.values())
 
 
@@ -85,7 +86,7 @@ def value(name: str) -> Any:
   binding = _table.bindings.get(('', names.resolve(configurable), parameter))
   if binding is None:
     raise ConfigError(must_be_given(name))
-  # gin resolves references when they are copied.
+  # Gin resolves references when they are deep-copied.
   return copy.deepcopy(binding.value)
 
 

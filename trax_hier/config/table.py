@@ -1,4 +1,4 @@
-"""The table of bindings in force, and the checks that need all of them."""
+"""The table of bindings in force, and checks that need several of them."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ Key = tuple[str, str, str]
 
 
 class Binding(NamedTuple):
-  """One value in force: `scope/selector.parameter = value`, set at `location`.
+  """A binding in force: `scope/selector.parameter = value`, at `location`.
 
   As in gin, a macro NAME has the scope 'NAME', the selector 'gin.macro' and the
   parameter 'value'.
@@ -26,7 +26,7 @@ class Binding(NamedTuple):
 
   @property
   def key(self) -> Key:
-    """The key that a later binding shares if it replaces this one."""
+    """(scope, selector, parameter): a later binding with it replaces this."""
     return self[:3]
 
   @property
@@ -45,7 +45,7 @@ class Binding(NamedTuple):
 
 @dataclasses.dataclass
 class Table:
-  """Everything parsed so far.
+  """Bindings, imports and sources parsed so far.
 
   Attributes:
     bindings: The bindings in force.
@@ -70,13 +70,13 @@ class Table:
     """Adds a binding; it replaces an earlier one with its key."""
     old = self.bindings.get(binding.key)
     # An override that selects another component makes bindings of the replaced
-    # component idle. That is no fault of those bindings.
+    # component idle, which is not an error.
     if old and repr(old.value) != repr(binding.value) and _selects(old.value):
       self.excused |= set(self.bindings)
     self.excused.discard(binding.key)
     self.bindings[binding.key] = binding
 
-  def macros_below(self, keys: Iterable[Key]) -> dict[Key, Binding]:
+  def macros_of(self, keys: Iterable[Key]) -> dict[Key, Binding]:
     """The macros these bindings refer to, directly or through other macros."""
     found, pending = {}, list(keys)
     while pending:
@@ -106,14 +106,14 @@ class Table:
           f'{binding.location}: there is no macro %{macro}'
           f'{suggest(macro, known)}'
         )
-    if binding.is_macro and binding.key in self.macros_below([binding.key]):
+    if binding.is_macro and binding.key in self.macros_of([binding.key]):
       raise ConfigError(
         f'{binding.location}: the macro {binding.name} refers to itself'
       )
 
   def _is_given(self, binding: Binding) -> bool:
     """Whether neither the value nor a macro in it is `%gin.REQUIRED`."""
-    below = self.macros_below([binding.key]).values()
+    below = self.macros_of([binding.key]).values()
     return all(
       names.is_given(ref)
       for each in (binding, *below)
@@ -130,12 +130,13 @@ class Table:
     )
 
   def _check_given(self, binding: Binding) -> None:
+    """Rejects `%gin.REQUIRED`, unless only replaced components use it."""
     if all(map(names.is_given, names.references(binding.value))):
       return
     users = [
       user
       for user in self.bindings.values()
-      if binding.key in self.macros_below([user.key])
+      if binding.key in self.macros_of([user.key])
     ]
     parameters = [user for user in users if not user.is_macro]
     if parameters and all(map(self._is_replaced, parameters)):
@@ -150,7 +151,7 @@ class Table:
 
   def _check_type(self, binding: Binding) -> None:
     wrapped = names.registry()[binding.selector].wrapped
-    hint = types.parameters(wrapped)[binding.parameter]
+    hint = types.parameter_hints(wrapped)[binding.parameter]
     value = self._expand(binding.value)
     if types.conforms(value, hint):
       return
@@ -162,7 +163,7 @@ class Table:
     kind = '' if is_reference or value is None else type(value).__name__ + ' '
     via = ', '.join(
       f'%{macro.name} is set at {macro.location.short}'
-      for macro in self.macros_below([binding.key]).values()
+      for macro in self.macros_of([binding.key]).values()
     )
     raise ConfigError(
       f'{binding.location}: {binding.name} takes {types.describe(hint)}, not'

@@ -15,10 +15,10 @@ from gin.config import ConfigurableReference
 _TEXT = (str, bytes)
 
 
-def parameters(fn_or_class) -> dict[str, typing.Any]:
+def parameter_hints(fn_or_class) -> dict[str, typing.Any]:
   """Returns {name: hint} for the named parameters of a function or class.
 
-  An unannotated parameter gets a hint from its default: any number or None for
+  An unannotated parameter gets a hint from its default: int, float or None for
   a number; its type or None for a boolean, string, tuple, list or dict; else
   `Any`. `*args` and `**kwargs` are left out: their names cannot be checked.
   """
@@ -28,7 +28,7 @@ def parameters(fn_or_class) -> dict[str, typing.Any]:
     if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
       continue
     hint = hints.get(name, _hint_of_default(p.default))
-    # Older code writes `x: int = None`.
+    # `x: int = None` accepts None too.
     found[name] = hint if p.default is not None else typing.Optional[hint]  # noqa: UP045
   return found
 
@@ -90,16 +90,16 @@ def describe(hint) -> str:
 
 def takes_reference(hint) -> bool:
   """Whether the hint is a Callable or a union with one."""
-  arms = typing.get_args(hint) if _is_union(hint) else (hint,)
-  return any((typing.get_origin(a) or a) is Callable for a in arms)
+  members = typing.get_args(hint) if _is_union(hint) else (hint,)
+  return any((typing.get_origin(m) or m) is Callable for m in members)
 
 
 def advice(value, hint, write: Callable[[typing.Any], str]) -> str:
   """Returns '; did you mean ...?' if a conforming value is near, else ''.
 
   Args:
-    value: The value.
-    hint: The annotation.
+    value: The value, which does not conform.
+    hint: The annotation of its parameter.
     write: Writes a value as gin text.
   """
   literals = [a for a in _literals(hint) if isinstance(a, str)]
@@ -128,7 +128,7 @@ def advice(value, hint, write: Callable[[typing.Any], str]) -> str:
 
 
 def _reference_conforms(ref: ConfigurableReference, kind) -> bool:
-  """Whether `@f`, which is f, or `@f()`, its result, conforms to a class."""
+  """Whether f, for `@f`, or its result, for `@f()`, conforms to a class."""
   if not _is_class(kind):
     return kind is not None and kind is not typing.Literal
   made = ref.configurable.wrapped
@@ -151,8 +151,8 @@ def _reference_conforms(ref: ConfigurableReference, kind) -> bool:
 def _is_factory(ref: ConfigurableReference, kind) -> bool:
   """Whether a reference is a factory of `kind`, as far as its hints say.
 
-  Layers are callable, but not factories of layers. So f in `@f()` must be
-  annotated as returning another callable.
+  Layers are callable but are not factories of layers. So `@f()` is a factory
+  only if f is annotated as returning a callable other than `kind`.
   """
   made = ref.configurable.wrapped
   if not inspect.isclass(made):
@@ -188,7 +188,7 @@ def _hints(fn_or_class) -> dict[str, typing.Any]:
     fn = fn.__init__ if fn.__init__ is not object.__init__ else fn.__new__
   try:
     return typing.get_type_hints(fn)
-  except Exception:  # Names that only a type checker imports.
+  except Exception:  # A name that only a type checker imports.
     return {}
 
 

@@ -13,12 +13,12 @@ def check_used(called_later: Sequence[str] = ()) -> None:
   """Checks that each binding has had an effect by now.
 
   A binding that a deeper scope hides still counts as used. When an override
-  selects another component, earlier bindings of the replaced component may be
-  idle.
+  selects another component, earlier bindings of the replaced component may
+  have no effect.
 
   Args:
     called_later: Names of configurables that the run calls only after this
-      check; their bindings are not checked.
+      check; their bindings are not checked, but are part of `operative_text`.
 
   Raises:
     ConfigError: Names each binding without effect and says why.
@@ -41,7 +41,7 @@ def check_used(called_later: Sequence[str] = ()) -> None:
 
 
 def live_keys(table: Table) -> set[Key]:
-  """The bindings that a call used or will use, and the macros they need."""
+  """The keys of bindings that a call used or will use, and of their macros."""
   calls = names.calls()
 
   def is_used(binding: Binding) -> bool:
@@ -57,7 +57,7 @@ def live_keys(table: Table) -> set[Key]:
     for key, binding in table.bindings.items()
     if not binding.is_macro and is_used(binding)
   }
-  return live | set(table.macros_below(live))
+  return live | set(table.macros_of(live))
 
 
 def _why_idle(
@@ -65,7 +65,7 @@ def _why_idle(
 ) -> str:
   """The reason why a binding has no effect."""
   if binding.is_macro:
-    if binding.key in table.macros_below(table.bindings):
+    if binding.key in table.macros_of(table.bindings):
       return f'only bindings without effect use %{binding.name}'
     return (
       f'no binding uses the macro %{binding.name} (a parameter would be'

@@ -161,8 +161,8 @@ def _write_pairs(folder, split, examples, n_pairs, pair):
         n_written += 1
   if n_written < n_pairs:
     print(
-      f'{split}: skipped {n_pairs - n_written:,} of {n_pairs:,} pairs '
-      'with a text that is blank or contains the character NUL'
+      f'{split}: skipped {n_pairs - n_written:,} of {n_pairs:,} pairs, '
+      'because a text is blank or contains the character NUL'
     )
 
 

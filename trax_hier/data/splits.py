@@ -67,7 +67,7 @@ def _map_file(path: Path, binding, fractions):
 def _read_folder(root: Path, binding, fractions):
   contents = read_texts(root)
   if not contents:
-    raise ValueError(f'{binding}: the folder holds no UTF-8 text file')
+    raise ValueError(f'{binding}: the folder contains no UTF-8 text file')
   sizes = {name: len(content) for name, content in contents.items()}
   splits = split_files(contents, fill_splits(sizes, *fractions))
   if _are_filled(splits, fractions):

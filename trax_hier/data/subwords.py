@@ -24,7 +24,7 @@ _PROGRAM = 'trax_hier.data.subwords'
 
 def _print_result(flags, splits, how, vocab):
   """Prints the text and vocabulary sizes, bytes per token and gin bindings."""
-  sizes = ', '.join(f'{split} {len(content):,}' for split, content in splits.items())
+  sizes = ', '.join(f'{split} {len(c):,}' for split, c in splits.items())
   print(f'{flags.text} ({how}): {sizes} bytes')
   bytes_per_token = ', '.join(
     f'{split} {len(content) / len(encode_split(content, vocab)):.2f}'

@@ -1,4 +1,4 @@
-"""Generation: prompts in, sampled tokens out, by compiled programs."""
+"""Generation: continues prompts by sampling or beam search."""
 
 from trax_hier.generation.generate import (
   Prepared,

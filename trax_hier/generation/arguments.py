@@ -1,4 +1,4 @@
-"""Checks of the arguments of `generate`, before anything is compiled."""
+"""Checks the arguments of `generate` before anything is compiled."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ _SMALLEST_CAPACITY = 64
 
 
 def token_rows(name: str, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """Rows of token ids as arrays (l,).
+  """Returns rows of token ids as arrays (l,).
 
   Args:
     name: Name of the argument, for the message.
-    rows: The rows.
+    rows: Token ids of each row.
 
   Raises:
     ValueError: There are no rows, or a row does not hold token ids.
@@ -40,7 +40,7 @@ def are_token_ids(array: np.ndarray) -> bool:
 def source_rows(
   sources: Sequence[np.ndarray], n_prompts: int
 ) -> list[np.ndarray]:
-  """Sources as arrays (m,).
+  """Returns sources as arrays (m,).
 
   Raises:
     ValueError: A row does not hold token ids or has a 0 before another token,
@@ -67,7 +67,7 @@ def check_at_least_1(**numbers: int | None) -> None:
 
 
 def check_sampling(temperature: float, top_p: float | None, seed: int) -> None:
-  """Raises ValueError if a setting of sampling is out of its range."""
+  """Raises ValueError if a sampling setting is out of range."""
   if not (np.isfinite(temperature) and temperature >= 0):
     raise ValueError(f'temperature = {temperature} must be a number >= 0')
   if top_p is not None and not 0 < top_p <= 1:
@@ -90,15 +90,15 @@ def check_beams(n_beams: int, length_penalty: float, **is_given: bool) -> None:
   unused = [name for name, given in is_given.items() if given]
   if n_beams > 1 and unused:
     raise ValueError(
-      f'n_beams = {n_beams} does not sample, and returns tokens only at the '
-      f'end of the search: leave out {", ".join(unused)}'
+      f'n_beams = {n_beams}: beam search does not sample and returns tokens '
+      f'only at its end: leave out {", ".join(unused)}'
     )
 
 
-def round_up(n: int) -> int:
+def next_power_of_two(n: int) -> int:
   """The smallest power of two that is at least n.
 
-  Programs are compiled for each size, so rounded sizes save compilations.
+  A program is compiled for each size, so rounding sizes up saves compilations.
   """
   return 1 << (n - 1).bit_length()
 
@@ -108,7 +108,7 @@ def capacity(longest: int, n_tokens: int, max_len: int | None) -> int:
 
   Args:
     longest: Length of the longest prompt.
-    n_tokens: Number of new tokens.
+    n_tokens: Maximum number of new tokens.
     max_len: Capacity that the caller asked for; None means as many tokens as
       needed, rounded up to a power of two.
 
@@ -117,7 +117,7 @@ def capacity(longest: int, n_tokens: int, max_len: int | None) -> int:
   """
   needed = longest + n_tokens
   if max_len is None:
-    return max(_SMALLEST_CAPACITY, round_up(needed))
+    return max(_SMALLEST_CAPACITY, next_power_of_two(needed))
   if needed > max_len:
     raise ValueError(
       f'a prompt of {longest} tokens and n_tokens = {n_tokens} exceed max_len '
@@ -133,13 +133,13 @@ def check_fits(
   n_tokens: int,
   sources: list[np.ndarray] | None,
 ) -> None:
-  """Raises ValueError if the model lacks a token id or a position.
+  """Raises ValueError if tokens or lengths exceed the limits of the model.
 
   Args:
     n_ids: Number of token ids of the model.
     n_positions: Number of its learned positions; None means any number.
     prompts: Prompts, (l,) each.
-    n_tokens: Number of new tokens.
+    n_tokens: Maximum number of new tokens.
     sources: Sources, (m,) each, or None.
   """
   sources = sources or []

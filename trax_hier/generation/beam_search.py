@@ -1,8 +1,8 @@
-"""Beam search: the most likely continuations of each row, followed together.
+"""Beam search: extends the most likely continuations of each row in parallel.
 
 Each of b rows has k beams; beam i of row r is row r k + i of the model. When
-beams change slots, only the state of the model moves. Tokens stay where they
-were written, each with its parent: the beam that it extends.
+beams change slots, only the state of the model is reordered. Tokens stay where
+they were written, each with its parent: the beam that it extends.
 
 Source: Google's Neural Machine Translation System (arXiv 1609.08144) section 7,
 without its coverage penalty.
@@ -26,7 +26,7 @@ class Hypothesis:
   """A finished continuation of each row.
 
   Attributes:
-    score: Log probability over the length penalty, (b,); -inf before any
+    score: Log probability divided by the length penalty, (b,); -inf before any
       continuation has finished.
     position: Position of its last token, from which `trace_back` starts, (b,).
     beam: Beam of that token, 0 to k - 1, (b,).
@@ -42,13 +42,13 @@ class Hypothesis:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """The state of the search of a batch.
+  """The state of beam search for a batch.
 
   Attributes:
     log_p: Log probabilities of the beams, (b, k); -inf for empty slots.
     parents: Parent of the token of each beam at each position, 0 to k - 1,
       int32 (b k, l).
-    best: The best finished continuation: the only one worth keeping.
+    best: The best finished continuation of each row; others are discarded.
     length_penalty: Exponent of the length penalty.
   """
 
@@ -58,7 +58,7 @@ class Search:
   length_penalty: jax.Array
 
   def score(self, log_p: jax.Array, length: jax.Array) -> jax.Array:
-    """Score of a number of tokens, stop sequence included: equation 14."""
+    """Score of `length` tokens, stop sequence included: equation 14."""
     return log_p / ((5 + length) / 6) ** self.length_penalty
 
 
@@ -103,13 +103,13 @@ def extend(
   n_ids: jax.Array,
   stop: jax.Array,
 ) -> Candidates:
-  """The most likely candidates, enough for k that do not end in a stop.
+  """The most likely candidates, enough that k end in no stop sequence.
 
   Args:
     log_p: Log probabilities of the beams, (b, k).
     recent: Their last w new tokens, (b k, w).
     logits: Logits of their next tokens, (b k, v).
-    n_ids: Number of allowed token ids, from 0.
+    n_ids: Number of allowed token ids: 0 to n_ids - 1.
     stop: Stop sequences, (s, w).
   """
   b, k = log_p.shape
@@ -128,7 +128,7 @@ def extend(
 
 
 def select_beams(candidates: Candidates, k: int) -> Candidates:
-  """The next beams: the k most likely candidates that do not end in a stop.
+  """The next beams: the k most likely candidates that end in no stop sequence.
 
   The most likely child of a beam takes its slot. The other children take the
   slots of beams without children.
@@ -155,7 +155,7 @@ def update_best(
   length: jax.Array,
   n_tokens: jax.Array,
 ) -> tuple[Hypothesis, jax.Array]:
-  """The best finished continuation, and whether none can exceed it, (b,).
+  """Returns the best finished continuations, and which rows are done, (b,).
 
   Args:
     search: The search before these tokens.
@@ -163,38 +163,39 @@ def update_best(
     beams: From `select_beams`.
     t: Position of these tokens.
     length: Number of new tokens, these included, (b,).
-    n_tokens: Number of new tokens at most.
+    n_tokens: Maximum number of new tokens.
   """
   k = search.log_p.shape[1]
 
   def at(t):
     return jnp.full_like(length, t)
 
-  # Candidates have the same length, so the most likely has the best score.
+  # Only the 2 k most likely candidates count. They have the same length, so the
+  # most likely has the best score.
   first = jnp.argmax(candidates.matched > 0, axis=1)
   stop = jax.tree.map(lambda x: _gather(x, first[:, None])[:, 0], candidates)
-  counts = (stop.matched > 0) & (first < 2 * k)
+  is_stopped = (stop.matched > 0) & (first < 2 * k)
   score = search.score(stop.log_p, length)
   # The last token belongs to the stop sequence, which is left out.
   stopped = Hypothesis(score, at(t - 1), stop.parents, length - stop.matched)
-  best = _better(search.best, stopped, counts)
+  best = _better(search.best, stopped, is_stopped)
   last = length >= n_tokens
   log_p, beam = jnp.max(beams.log_p, axis=1), jnp.argmax(beams.log_p, axis=1)
   full = Hypothesis(search.score(log_p, length), at(t), beam, length)
   best = _better(best, full, last)
-  # Beams only lose probability, and their penalty is smallest at the end.
+  # An upper bound: log probabilities only fall, and the divisor only grows.
   reachable = search.score(log_p, n_tokens)
   return best, last | (best.score >= reachable)
 
 
 def _better(a, b, where):
-  """Hypothesis b in rows `where` (b,) its score is higher, else a."""
+  """Takes b in the rows of `where` (b,) where its score is higher, else a."""
   take = where & (b.score > a.score)
   return jax.tree.map(lambda a, b: jnp.where(take, b, a), a, b)
 
 
 def _gather(x, index):
-  """Entries index (b, m) of each row of x (b, n, ..): (b, m, ..)."""
+  """Gathers from each row of x (b, n, ..) at index (b, m): (b, m, ..)."""
   return jax.vmap(lambda x, index: x[index])(x, index)
 
 
@@ -206,7 +207,7 @@ def trace_back(
   Args:
     search: The finished search.
     tokens: Tokens of the beams at each position, int32 (b k, l).
-    lengths: Position before the first new token of each row, (b,).
+    lengths: Position of the last prompt token of each row, 0 if none, (b,).
   """
   best = jax.tree.map(np.asarray, search.best)
   shape = *search.log_p.shape, -1
@@ -224,7 +225,7 @@ def trace_back(
 
 
 def row_axes(state: Any, other: Any) -> Any:
-  """For each array of a model's state, the axis of the rows, else -1.
+  """The axis of the rows in each array of a model's state; -1 if there is none.
 
   It is the axis whose size changes with the number of rows. Where an axis
   combines rows with something else, such as heads, rows are the outer part.
@@ -262,10 +263,10 @@ def repeat_rows(state: Any, axes: Any, b: int, k: int) -> Any:
 
 
 def reorder_state(state: Any, axes: Any, parents: jax.Array) -> Any:
-  """The state of the new beams, each a continuation of its parent.
+  """The state of the new beams: each slot gets the state of its parent.
 
-  Only the rows of beams that change are written, in place. Values computed once
-  from a source are the same for all beams of a row, and stay.
+  Only slots whose parent is another slot are written, in place. Values computed
+  once from a source stay: they are the same for all beams of a row.
 
   Args:
     state: State of the model.

@@ -1,4 +1,4 @@
-"""Generation: prompts in, sampled tokens out, by compiled programs."""
+"""The entry points of generation: `prepare`, `generate` and `sample_text`."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def prepare(
     model: Factory of the model.
     weights: Weights of the model.
     precision: 'float32', 'bfloat16' (weights, caches and compute; for
-      accelerators: CPUs widen everything again every few tokens) or 'int8'
+      accelerators: CPUs upcast everything again every few tokens) or 'int8'
       (kernels of dense layers, with a scale for each output channel, and the
       rows of `SparseFF`; embedding tables and the rest of sparse layers stay
       as they are).
@@ -72,17 +72,17 @@ def generate(
 ) -> list[np.ndarray]:
   """Continues prompts with tokens sampled from the model.
 
-  A row gets the same tokens whatever the other prompts are. Its random numbers
+  The tokens of a row do not depend on the other prompts. Its random numbers
   depend on its place in the batch.
 
   With n_beams = k above 1, beam search replaces sampling. It looks for the
   continuation of each row with the highest score,
   log p / ((5 + length) / 6) ** length_penalty, where length counts all new
   tokens, the stop sequence included. At each step, the k beams are extended by
-  one token. Of the 2 k most likely candidates, those that end in a stop
-  sequence compete by their score; of all others, the k most likely are the next
-  beams. The search ends when no beam can reach the best score, or after
-  n_tokens, when the beams compete as well.
+  one token. Among the 2 k most likely candidates, those that end in a stop
+  sequence are finished. The k most likely candidates that end in none are the
+  next beams. The search ends when no beam can exceed the best finished score,
+  or after n_tokens, when the beams count as finished too.
 
   Args:
     model: Factory of the model, called with `mode` and `max_len`. Programs are
@@ -91,15 +91,14 @@ def generate(
     prompt: Tokens int32 (b, l), or a sequence of arrays (l,), which may differ
       in length and be empty. Tokens beyond the shortest prompt are read one by
       one, while that prompt is continued.
-    n_tokens: Number of new tokens of each row, at most.
+    n_tokens: Maximum number of new tokens of each row.
     temperature: Divisor of the logits; 0 takes the most likely token.
     top_k: Number of most likely tokens to sample from; None means all.
     top_p: Samples from the fewest most likely tokens whose probabilities, after
       temperature and top_k, add up to at least this; None means all.
     seed: Seed of sampling.
     stop: Sequences of tokens; a row ends as soon as its new tokens end in one.
-    n_ids: Number of token ids to sample from, from 0; None means all ids of the
-      model.
+    n_ids: Only ids below this are generated; None means all ids of the model.
     max_len: Capacity in tokens, prompt included; None means as many as needed,
       rounded up to a power of two.
     on_tokens: Called several times a second with the new tokens of each row
@@ -110,12 +109,12 @@ def generate(
     n_beams: Number of beams of each row. Beam search allows no temperature
       other than 0 or 1, and no top_k, top_p, seed or on_tokens: tokens are
       known only at the end of the search.
-    length_penalty: Exponent that favors long continuations in beam search; 0
-      compares probabilities.
+    length_penalty: Exponent that favors long continuations in beam search; with
+      0, the score is the log probability.
 
   Returns:
     The new tokens of each row, int32 (n,) with n at most n_tokens, without the
-    stop sequence that ended it.
+    stop sequence that ended the row.
 
   Raises:
     ValueError: An argument is out of its range, or a prompt and its new tokens
@@ -162,7 +161,7 @@ def generate(
   source_length = None
   if sources is not None:
     sources = arguments.source_rows(sources, len(prompts))
-    source_length = arguments.round_up(max(1, *map(len, sources)))
+    source_length = arguments.next_power_of_two(max(1, *map(len, sources)))
   program = programs.programs_of(
     model,
     config.fingerprint(),
@@ -211,14 +210,14 @@ def sample_text(
   seed: int = 0,
   source: np.ndarray | None = None,
 ) -> str:
-  """Continues a text.
+  """Continues a text; returns only the new text.
 
   Args:
     model: Factory of the model.
     weights: Weights of the model, or the result of `prepare`.
     vocab: Vocabulary that encodes the prompt and decodes the new tokens.
     prompt: The text.
-    n_tokens: Number of new tokens, at most. The text ends before the first
+    n_tokens: Maximum number of new tokens. The text ends before the first
       token 0, which ends a document.
     temperature: Divisor of the logits; 0 takes the most likely token.
     seed: Seed of sampling.

@@ -35,12 +35,12 @@ SMALLEST_CHUNK = _CHUNKS[-1]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """The settings of one call, as arrays: new values compile nothing.
+  """The settings of one call, as arrays: new values do not recompile.
 
   Attributes:
     sampling: Settings of sampling.
     rng: Random key, (2,).
-    n_tokens: Number of new tokens of a row, at most.
+    n_tokens: Maximum number of new tokens of a row.
     stop: Stop sequences from `stop_array`, int32 (s, w).
   """
 
@@ -53,7 +53,7 @@ class Request:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-  """The progress of a batch.
+  """The state of decoding a batch.
 
   With k beams, `state`, `sources`, `tokens` and `recent` have b k rows.
 
@@ -93,15 +93,15 @@ class Programs:
 
   Attributes:
     start: weights, tokens, lengths, request, sources -> the first `Decoding`.
-    prefill: weights, `Decoding` -> `Decoding` that has read all of the shortest
-      prompt but a few tokens.
+    prefill: weights, `Decoding` -> `Decoding` after all but a few tokens of the
+      shortest prompt.
     start_beams: weights, `Decoding`, k, length penalty -> `Decoding` with k
       beams.
     decode: weights, `Decoding`, request, limit -> `Decoding` in which every row
       has ended or `limit` tokens are fed.
     n_ids: Number of token ids of the model.
-    n_positions: Number of tokens that the model has positions for; None means
-      any number.
+    n_positions: Number of learned positions of the model; None means any number
+      of tokens.
     source_length: Length of the sources, padding included; None without
       sources.
   """
@@ -122,7 +122,7 @@ class Programs:
     if layer.n_in == 1 and source_length is not None:
       raise ValueError('only encoder-decoder models take sources')
     if source_length is not None and has_prefix(layer):
-      # Its sources occupy rows of the same caches.
+      # The caches of a model with a prefix also hold its sources.
       layer = model(mode='predict', max_len=max_len + source_length)
     self.n_positions = longest_sequence(layer)
     if source_length is not None:
@@ -166,7 +166,7 @@ class Programs:
     )
 
   def _feed(self, weights, decoding, n):
-    """Feeds the next n tokens; returns the logits (b, v) after them as well."""
+    """Feeds the next n tokens; returns the logits (b, v) after the last too."""
     x = jax.lax.dynamic_slice_in_dim(decoding.tokens, decoding.t, n, axis=1)
     x = x if decoding.sources is None else (decoding.sources, x)
     logits, state = self._layer.pure_fn(x, weights, decoding.state, self._rng)
@@ -184,7 +184,7 @@ class Programs:
     return decoding
 
   def _row_axes(self, weights, decoding, n_rows):
-    """Axes of rows in the state, compared with a state of n_rows."""
+    """Axes of rows in the state, found by comparing it with one of n_rows."""
     other = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((n_rows, *x.shape[1:]), x.dtype),
       decoding.first_inputs,
@@ -225,7 +225,7 @@ class Programs:
     )
 
 
-# Kept per `config.fingerprint()`: gin's bindings change what a factory makes.
+# Cached per `config.fingerprint()`: a factory's model depends on gin bindings.
 @functools.lru_cache(maxsize=16)
 def programs_of(
   model: Callable[..., base.Layer],
@@ -235,7 +235,7 @@ def programs_of(
   precision: str,
   source_length: int | None = None,
 ) -> Programs:
-  """The programs of a model, kept for later calls with the same arguments."""
+  """The programs of a model, cached for calls with the same arguments."""
   del fingerprint
   return Programs(model, batch, max_len, precision, source_length)
 
@@ -244,7 +244,7 @@ def programs_of(
 def weights_converter(
   model: Callable[..., base.Layer], fingerprint: str, precision: str
 ) -> Callable[[Any], Any]:
-  """The program weights -> weights for decoding, kept as in `programs_of`."""
+  """The program that converts weights for decoding, cached in the same way."""
   del fingerprint
   layer = model(mode='predict')
   return jax.jit(lambda weights: decoding_weights(layer, weights, precision))
@@ -253,7 +253,7 @@ def weights_converter(
 def _append_tokens(decoding, request, logits):
   """Writes sampled tokens at t, except in a prompt or a finished row."""
   t = decoding.t
-  n_sampled = t - decoding.prompt_lengths  # Not positive inside the prompt.
+  n_sampled = t - decoding.prompt_lengths  # At most 0 inside the prompt.
   rows = jnp.arange(len(n_sampled))
   keys = jax.vmap(jax.random.fold_in, (None, 0))(request.rng, rows)
   keys = jax.vmap(jax.random.fold_in)(keys, n_sampled)

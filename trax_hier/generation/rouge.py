@@ -2,8 +2,8 @@
 
     score([reference], [prediction])  # {'rouge1': 41.2, 'rouge2': ...}
 
-The package `rouge-score` computes the numbers. It compares stemmed words of the
-letters a to z and digits, so texts in other scripts score 0.
+The package `rouge-score` computes the numbers. It compares stems of words of
+the letters a to z and digits, so texts in other scripts score 0.
 
 Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
 """
@@ -25,7 +25,7 @@ _ABBREVIATION = re.compile(
   r'|secs?|vol|vs) ?)\Z',
   re.IGNORECASE,
 )
-_LONGEST = 8  # characters that _ABBREVIATION matches
+_LONGEST = 8  # Characters of the longest match of _ABBREVIATION.
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -54,7 +54,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def lead(text: str, n_sentences: int) -> str:
-  """The first sentences of a text: a strong baseline for summaries.
+  """The first sentences of a text: lead-n, a strong baseline for summaries.
 
   Example:
     >>> lead('One. Two. Three.', 1)
@@ -64,7 +64,7 @@ def lead(text: str, n_sentences: int) -> str:
 
 
 def import_rouge_score() -> ModuleType:
-  """The module rouge_score.rouge_scorer, which only `score` needs.
+  """Imports rouge_score.rouge_scorer, which only `score` needs.
 
   Raises:
     ValueError: The package is not installed.
@@ -73,7 +73,7 @@ def import_rouge_score() -> ModuleType:
     from rouge_score import rouge_scorer
   except ImportError as error:
     raise ValueError(
-      "needs the rouge-score package: pip install 'trax_hier[rouge]'"
+      "ROUGE needs the rouge-score package: pip install 'trax_hier[rouge]'"
     ) from error
   return rouge_scorer
 

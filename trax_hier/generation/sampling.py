@@ -9,14 +9,14 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Settings of sampling, as arrays: new values compile nothing.
+  """Settings of sampling, as arrays: new values do not recompile.
 
   Attributes:
     temperature: Divisor of the logits; 0 takes the most likely token.
     top_k: Number of most likely tokens to sample from.
     top_p: Samples from the fewest most likely tokens, out of those that top_k
       keeps, whose probabilities add up to at least this.
-    n_ids: Number of token ids to sample from, from 0.
+    n_ids: Number of allowed token ids: 0 to n_ids - 1.
   """
 
   temperature: jax.Array
@@ -51,7 +51,7 @@ def sample_tokens(
   logits = jnp.where(jnp.arange(n) < sampling.n_ids, logits, -jnp.inf)
 
   def most_likely():
-    # XLA for CPU takes longer for `argmax`.
+    # Faster than `argmax` in XLA for CPU.
     best = logits == jnp.max(logits, axis=-1, keepdims=True)
     return jnp.min(jnp.where(best, jnp.arange(n), n - 1), axis=-1)
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier.generation.arguments import are_token_ids, round_up
+from trax_hier.generation.arguments import are_token_ids, next_power_of_two
 
 _PADDING = -1
-# Recorded in place of a prompt's token, so that it matches no stop sequence.
+# Replaces prompt tokens among recent tokens, since they match no stop sequence.
 NOT_NEW = -2
 
 
@@ -35,7 +35,8 @@ def stop_array(stop: Sequence[Sequence[int]]) -> np.ndarray:
         f'[[0], [13, 10]], got {sequence!r}'
       )
     longest = max(longest, len(ids))
-  shape = round_up(max(4, len(stop))), round_up(max(8, longest))
+  n, width = max(4, len(stop)), max(8, longest)
+  shape = next_power_of_two(n), next_power_of_two(width)
   array = np.full(shape, _PADDING, np.int32)
   for row, sequence in zip(array, stop, strict=False):
     row[-len(sequence) :] = sequence
@@ -43,7 +44,7 @@ def stop_array(stop: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def matched_length(recent: jax.Array, stop: jax.Array) -> jax.Array:
-  """Length of the longest stop sequence that ends recent tokens, or 0.
+  """Length of the longest stop sequence at the end of recent tokens, or 0.
 
   Args:
     recent: The last w tokens, (.., w).

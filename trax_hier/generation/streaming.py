@@ -20,12 +20,12 @@ def stream(
   held_back: int,
   on_tokens: Callback,
 ) -> list[np.ndarray]:
-  """Decodes to the end; returns the new tokens of each row.
+  """Decodes to the end with callbacks; returns the new tokens of each row.
 
   Args:
     decode: `Programs.decode` with its weights.
-    decoding: The batch after prefill.
-    request: The request.
+    decoding: State after prefill.
+    request: Settings of the call.
     lengths: Lengths of the prompts, (b,).
     held_back: Number of tokens that a stop sequence can still remove. A row
       holds back this many of its last tokens until it ends.

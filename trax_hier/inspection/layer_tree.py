@@ -3,6 +3,10 @@
     print(tree(HourglassLM(vocab_size=256, mode='eval'), (1, 512)))
 
 The model is traced on shapes and never run, so it may have any size.
+
+Layers without weights are left out if they keep the shapes or only rearrange
+axes. A `Serial` or `Parallel` directly inside the layer function that made it
+is merged into the node of that function. The blocks of a `Repeat` are one node.
 """
 
 import dataclasses
@@ -75,7 +79,7 @@ class Node:
 
 
 def tree(layer: base.Layer, *inputs: tuple[int, ...] | ShapeDtype) -> Node:
-  """The tree of the layers in a layer, for inputs of given shapes.
+  """The tree of the layers of a layer or model, for inputs of given shapes.
 
   Args:
     layer: A layer or a model, initialized or not.
@@ -117,14 +121,10 @@ def model_tree(
 ) -> Node:
   """The tree of the layers of a model, for a batch.
 
-  Layers without weights are left out if they keep the shapes or only rearrange
-  axes. Layers in series in one layer function count as one layer. The blocks of
-  a `Repeat` are one node.
-
   Args:
     layer: An initialized model.
     weights: Its weights, or their shapes.
-    model_state: Its state, or the shapes of it.
+    model_state: Its state, or the shapes of its arrays.
     batch: A batch, or the shapes of its arrays.
   """
   return _trace(
@@ -211,9 +211,9 @@ def _name(layer, maker, makers):
 
 
 def _maker(layer):
-  """The class of a layer, or the layer function that composed it.
+  """The name of a layer's class, or of the layer function that composed it.
 
-  '' if the function is not a layer function, whose name is in CapWords.
+  '' if another function composed it: layer functions have names in CapWords.
   """
   if not _composes(layer):
     return type(layer).__name__.lstrip('_')

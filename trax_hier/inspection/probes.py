@@ -1,4 +1,4 @@
-"""Probes of a model in training: a sample of text, its gates, its choices.
+"""Probes of a model in training: text samples, and gate and choice histograms.
 
     probes = Probes()
     result = train(..., probe=probes)
@@ -25,10 +25,10 @@ from trax_hier.training.step import apply_model
 PyTree = object
 Batch = Mapping[str, np.ndarray]
 
-_PROMPT = 32
-_TOKENS = 256
+_PROMPT_TOKENS = 32
+_NEW_TOKENS = 256
 _TEMPERATURE = 0.8
-_SHOWN = 300  # Characters of a source.
+_SOURCE_CHARACTERS = 300  # A sample shows at most this many.
 
 
 class Probes:
@@ -41,7 +41,7 @@ class Probes:
   def __init__(self):
     """Compiles nothing yet."""
     self._batch = self._observations = None
-    self._sample = None, ''  # Its step and text.
+    self._sample = None, ''  # Step and text of the last one.
     self._failures = {}
 
   def __call__(
@@ -55,7 +55,7 @@ class Probes:
     """Logs the probes of a step.
 
     Args:
-      built: The run.
+      built: The model and data of the run.
       step: The finished step.
       weights: The weights after it.
       log: Receives a text, histograms and numbers of kind 'probe'.
@@ -85,7 +85,7 @@ class Probes:
   ) -> str:
     """A continuation of a held-out text, or why there is none.
 
-    The last sample is kept: asking for its step again generates nothing.
+    The last sample is cached: a second call for its step generates nothing.
 
     Args:
       step: Step of the weights.
@@ -147,13 +147,13 @@ def sample(
   if 'sources' in batch:
     source, prompt = np.trim_zeros(batch['sources'][0], 'b'), ''
     shown, what = vocab.decode(source), 'for a held-out source'
-    if len(shown) > _SHOWN:
-      shown = f'{shown[:_SHOWN]}…'
+    if len(shown) > _SOURCE_CHARACTERS:
+      shown = f'{shown[:_SOURCE_CHARACTERS]}…'
   else:
-    source, prompt = None, vocab.decode(batch['inputs'][0, :_PROMPT])
+    source, prompt = None, vocab.decode(batch['inputs'][0, :_PROMPT_TOKENS])
     shown, what = prompt, 'after held-out text'
   text = generation.sample_text(
-    model, weights, vocab, prompt, _TOKENS, _TEMPERATURE, 0, source
+    model, weights, vocab, prompt, _NEW_TOKENS, _TEMPERATURE, 0, source
   )
   return f'sample, {what} in brackets:\n[{shown}]{text}\n'
 
@@ -165,8 +165,9 @@ class Observations:
     """Traces the model; compiles it if a layer emits observations.
 
     Args:
-      built: The run.
-      weights: Weights, or others of the same shapes and shardings.
+      built: The model and data of the run.
+      weights: Weights of the model; later calls may pass others of the same
+        shapes and shardings.
       batch: Input of the model in every call.
     """
     batch = pad_rows(built.mesh, batch)
@@ -185,7 +186,7 @@ class Observations:
     self._run = traced.lower().compile() if self._counts else None
 
   def __call__(self, weights: PyTree) -> dict[str, np.ndarray]:
-    """Counts by name: gates (N_BINS,), choices (B, N); see `observe`."""
+    """Counts by name: gates (N_BINS,), choices (B, n); see `observe`."""
     if self._run is None:
       return {}
     self._run(weights, self._batch)
@@ -198,7 +199,7 @@ def _summary(counts):
     edges = np.linspace(0, 1, N_BINS + 1)
     mean = counts @ (edges[:-1] + edges[1:]) / 2 / counts.sum()
     return counts, edges, {'mean': mean}
-  # How often each unit is chosen; 1 in a uniform choice.
+  # n_units * share is 1 for each unit in a uniform choice.
   n_units = counts.shape[1]
   share = counts / counts.sum(axis=1, keepdims=True)
   bins, edges = np.histogram(n_units * share, N_BINS, (0, n_units))

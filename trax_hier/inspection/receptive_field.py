@@ -3,8 +3,9 @@
     distances = receptive_field(model(mode='eval'), weights, tokens)
     plt.imshow(distances > 0)
 
-A row is a prediction, a column a token. A causal model is zero on and above the
-diagonal; a model with a short receptive field is zero far from it.
+Rows are predictions and columns are tokens. The distances of a causal model are
+zero on and above the diagonal; with a short receptive field, they are also zero
+far below it.
 """
 
 import jax
@@ -21,13 +22,13 @@ PyTree = object
 def receptive_field(
   layer: base.Layer, weights: PyTree, tokens: np.ndarray
 ) -> np.ndarray:
-  """How far each prediction moves when one token changes.
+  """Measures how much each prediction changes when one token is replaced.
 
-  One program computes all rows, one at a time. A prediction that does not
-  depend on a token is thus equal bit for bit, and its distance is exactly 0.
+  One program computes all sequences, one at a time, so a prediction that does
+  not depend on the token is bitwise equal and its distance is exactly 0.
 
   Args:
-    layer: A model without sources, in mode 'eval'; starts from its first state.
+    layer: A model without sources, in mode 'eval', run from its initial state.
     weights: Weights of the model.
     tokens: int32 (l,). Each token in turn is replaced by another one, not 0.
 
@@ -36,7 +37,7 @@ def receptive_field(
     of the change in the logits that predict token t when token u changes.
 
   Raises:
-    ValueError: tokens has another shape, or the vocabulary fewer than 3 ids.
+    ValueError: tokens has another shape, or the vocabulary has under 3 ids.
 
   Example: a model that depends only on the previous token.
     >>> from trax_hier.compat import tl
@@ -49,7 +50,7 @@ def receptive_field(
   """
   tokens = np.asarray(tokens, np.int32)
   if tokens.ndim != 1 or not len(tokens):
-    raise ValueError(f'tokens: want an array (length,), got {tokens.shape}')
+    raise ValueError(f'tokens must be an array (length,), got {tokens.shape}')
   like, rng = token_shapes((1, len(tokens))), jax.random.PRNGKey(0)
 
   @jax.jit
@@ -66,10 +67,10 @@ def receptive_field(
     def changed(u):
       n_ids = jax.eval_shape(logits, tokens).shape[-1]
       if n_ids < 3:
-        raise ValueError(f'the vocabulary has {n_ids} ids: want 3 or more')
+        raise ValueError(f'the vocabulary has {n_ids} ids: it needs 3 or more')
       return tokens.at[u].set(1 + tokens[u] % (n_ids - 1))
 
-    # The unchanged sequence is the last row of the same program.
+    # The last row is the unchanged sequence.
     last = len(tokens)
     rows = jax.lax.map(
       lambda u: logits(jnp.where(u < last, changed(u % last), tokens)),

@@ -14,7 +14,7 @@ def text(
   numbers: Sequence[int] = (),
   width: int | None = None,
 ) -> str:
-  """A table of rows below the names of their columns.
+  """Returns a table of rows below the names of their columns.
 
   Args:
     columns: Names of the columns.

@@ -1,4 +1,4 @@
-"""Layer combinators for long sequences; all are plain Trax layers."""
+"""Layers and combinators for long sequences; all are plain Trax layers."""
 
 from trax_hier.layers.attention.cache import KeyValueCache, PastInputs, PastRows
 from trax_hier.layers.attention.causal_attention import (

@@ -41,9 +41,9 @@ def DecoderBlock(
     d_model: Width of inputs and outputs.
     d_ff: Width of the hidden layer of the feed-forward layer.
     n_heads: Number of attention heads.
-    attention: Factory of the causal self-attention. Receives the other
-      arguments of this function that its signature names.
-    feed_forward: Factory of the feed-forward layer. Receives the same.
+    attention: Factory of the causal self-attention. Receives the arguments of
+      this function that its signature names.
+    feed_forward: Factory of the feed-forward layer, called like `attention`.
     norm: Factory of a normalization layer.
     dropout: Rate of all dropout in the block.
     mode: 'train', 'eval' or 'predict'.
@@ -109,7 +109,7 @@ def EncoderBlock(
   encodes a whole sequence.
 
   Raises:
-    ValueError: attention returns a layer that takes other inputs.
+    ValueError: `attention` makes a layer that does not take x and mask.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -158,7 +158,8 @@ def EncoderDecoderBlock(
       other arguments are those of `DecoderBlock`.
 
   Raises:
-    ValueError: cross_attention returns a layer that takes other inputs.
+    ValueError: `cross_attention` makes a layer that does not take x, y and
+      mask.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -200,7 +201,7 @@ def PreNormResidual(
 ) -> base.Layer:
   """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d).
 
-  Further inputs of `layer` follow x.
+  If `layer` takes more inputs, they follow x.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree

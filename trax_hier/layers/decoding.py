@@ -1,10 +1,10 @@
 """Converts weights and states to the layout for decoding.
 
 Training stacks the weights of equal blocks, and one scan runs them. A scan
-copies the weights and caches of each block. Decoding one token at a time does
-little more than read these, so its programs store each block separately.
+copies the weights and caches of each block. Decoding one token is bound by
+reading these arrays, so decoding programs store each block separately.
 
-A layer with its own layout of weights has a method
+A layer whose weights have another layout for decoding has a method
 `decoding_weights(weights, precision)`.
 """
 
@@ -32,8 +32,8 @@ def decoding_weights(
   Args:
     layer: The model in 'predict' mode.
     weights: Its weights.
-    precision: 'float32' keeps the dtypes. 'bfloat16' casts to bfloat16, in
-      which the model then computes. 'int8' quantizes the kernels of dense
+    precision: 'float32' keeps the dtypes. 'bfloat16' casts to bfloat16, and
+      the model computes in bfloat16. 'int8' quantizes the kernels of dense
       layers, with a scale for each output channel, and the rows of `SparseFF`,
       with a scale for each row.
 
@@ -55,7 +55,7 @@ def decoding_weights(
 
   def convert(layer, weights):
     if isinstance(weights, dict):
-      return weights  # Trax marks a layer that occurred before by a dictionary.
+      return weights  # Trax's marker of a layer that occurs earlier.
     if isinstance(layer, Stack):
       (stacked,), (block,) = weights, layer.sublayers
       trees = unstack(stacked, layer.n)
@@ -84,10 +84,10 @@ def decoding_state(
     weights: Its `decoding_weights`.
     state: Its initial state.
     precision: Precision of the weights.
-    inputs: Inputs of a first call, such as tokens (b, l); None leaves it to
-      the first call to compute each `Once` and to read each prefix of a
-      `Prefixed`. With inputs, the new state contains the results, and decoding
-      programs do not contain these computations.
+    inputs: Inputs of a first call, such as tokens (b, l). From these, the
+      outputs of each `Once` and the prefix of each `Prefixed` are computed into
+      the state, so that decoding programs omit the computations. With None, the
+      first call of a decoding program computes them.
 
   Example:
     >>> from trax_hier.layers import Relu

@@ -1,8 +1,8 @@
 """Reversible residual stacks: activation memory of one block at any depth.
 
-Each residual sublayer reads one of two streams and is added to the other. The
-inputs of a block can therefore be computed from its outputs, and the backward
-pass reconstructs them instead of storing them.
+Each residual sublayer reads one of two streams and adds its output to the
+other. The inputs of a block can therefore be computed from its outputs, and the
+backward pass reconstructs them instead of storing them.
 
 Source: RevNets (arXiv 1707.04585); Reformer (arXiv 2001.04451), section 3.
 """
@@ -26,7 +26,7 @@ def ReversibleRepeat(
 ):
   """`n` equal blocks of reversible residual sublayers, as one compiled loop.
 
-  x1, x2 (b, l, d), *context -> y1, y2, *context. Each sublayer f in turn does
+  x1, x2 (b, l, d), *context -> y1, y2, *context. Each sublayer f in turn sets
 
   x1, x2 = x2, x1 + f(x2, *context)
 
@@ -36,9 +36,9 @@ def ReversibleRepeat(
   differentiation up to rounding.
 
   Args:
-    sublayers: Factory of the sublayers of one block, which map x, *context to
-      f of the shape of x. Must return new layers at every call; blocks must not
-      share layers.
+    sublayers: Factory of the sublayers of one block, each of which maps
+      x, *context to an array shaped like x. Must return new layers at every
+      call; blocks must not share layers.
     n: Number of blocks; 0 is the identity.
     mode: 'train', 'eval' or 'predict'.
 
@@ -170,7 +170,7 @@ class _ReversibleStack(Stack):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(block, x, weights, state, rngs):
-  """The outputs and the new state of all blocks in turn."""
+  """The outputs of the last block, and the new states of all blocks."""
   return jax.lax.scan(
     lambda x, xs: block.run(x, *xs), x, (weights, state, rngs)
   )

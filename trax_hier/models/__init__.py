@@ -1,4 +1,4 @@
-"""Language models, composed of the layers."""
+"""Language models and encoder-decoders, built from `trax_hier.layers`."""
 
 from trax_hier.models.block_recurrent import BlockRecurrentLM
 from trax_hier.models.bottom_up import BottomUpLM

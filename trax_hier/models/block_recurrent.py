@@ -1,4 +1,4 @@
-"""Block-Recurrent Transformers: language models recurrent over blocks."""
+"""Block-Recurrent Transformers: recurrence over blocks of tokens."""
 
 import functools
 import math
@@ -48,11 +48,11 @@ def BlockRecurrentLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """A Transformer with sliding attention and some recurrent layers.
+  """A language model with sliding attention and some recurrent layers.
 
   Tokens (b, l) int32, start_of_sequence (b,) bool -> logits (b, l, v) float32;
   logits at position t predict token t from the tokens before it, including
-  those of earlier calls. `start_of_sequence` marks the rows that begin a
+  tokens of earlier calls. `start_of_sequence` marks the rows that begin a
   sequence; the other rows continue the sequence of the previous call. In
   predict mode, and without `carry`, tokens are the only input.
 
@@ -68,19 +68,18 @@ def BlockRecurrentLM(
     n_heads: Number of attention heads.
     d_head: Width of a head; None means d_model / n_heads.
     dropout: Rate of all dropout.
-    block: Factory of a block, called with those of the model's dimensions and
-      factories that it declares.
-    attention: Factory of the attention of the other blocks; takes its window as
-      an argument.
-    recurrent_attention: Factory of the attention of the recurrent blocks; takes
-      its window as an argument.
+    block: Factory of a block, called with the dimensions and factories of the
+      model that its signature names.
+    attention: Factory of the attention of blocks without recurrence; has its
+      own `window`.
+    recurrent_attention: Factory of the attention of the recurrent blocks; has
+      its own `window`.
     feed_forward: Factory of the feed-forward layers.
     norm: Factory of the normalization layers.
     positions: Factory of the position scheme of all attention layers.
     feedback: Factory of a `FeedbackStack`, in which all layers read the states
-      of the one recurrent layer. It takes its window and number of states as
-      arguments and replaces `attention` and `recurrent_attention`. None means
-      no feedback.
+      of the one recurrent layer. It has its own `window` and `n_states`, and
+      replaces `attention` and `recurrent_attention`. None means no feedback.
     carry: Whether calls in 'train' and 'eval' modes continue the sequences of
       the previous call.
     remat: What the backward pass recomputes, as in `Repeat`.
@@ -120,7 +119,7 @@ def BlockRecurrentLM(
   )
   recurrent = _recurrent_layers(recurrent_layers, n_layers, feedback)
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
-  # Embeddings start with about the norm that the first RMSNorm gives them.
+  # At variance 1, initial embeddings hardly change in the first RMSNorm.
   embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
   make = functools.partial(
     build,
@@ -172,7 +171,7 @@ def BlockRecurrentLM(
 
 
 def _recurrent_layers(layers, n_layers, feedback):
-  """The numbers of the recurrent layers in order, checked."""
+  """Checks and sorts the numbers of the recurrent layers."""
   binding = f'BlockRecurrentLM.recurrent_layers = {layers}'
   distinct = len(set(layers)) == len(layers)
   if not distinct or not all(1 <= i <= n_layers for i in layers):
@@ -185,6 +184,6 @@ def _recurrent_layers(layers, n_layers, feedback):
 
 
 def _logits(table, x):
-  """Products with the embeddings, at first of variance 1: float32 (b, l, v)."""
+  """Float32 logits (b, l, v) from the embeddings, initially of variance 1."""
   logits = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
   return logits / math.sqrt(x.shape[-1])

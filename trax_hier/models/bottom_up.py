@@ -42,7 +42,7 @@ def BottomUpLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """Bottom-up: each scale builds on the finer one; then all are aggregated.
+  """A bottom-up language model: fine to coarse scales, then aggregation.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
   token t from the tokens before it. Any length.
@@ -56,22 +56,22 @@ def BottomUpLM(
     vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model at all scales.
     d_ff: Width inside the feed-forward layers.
-    scales: Tokens per vector, finest first: 1, then each a multiple of the one
-      before.
+    scales: Tokens per vector, finest scale first: 1, then multiples of the
+      preceding scale.
     n_layers: Number of blocks at each scale before aggregation.
     n_post: Number of blocks at full length after aggregation.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    block: Factory of a block at full length, called with those of the model's
-      dimensions that it declares.
-    coarse_block: Factory of a block at the other scales, called likewise.
+    block: Factory of a block at full length, called with the dimensions of the
+      model that its signature names.
+    coarse_block: Factory of a block at the other scales, called like `block`.
     shorten: Factory of the shortening: `AverageShorten`, `LinearShorten` (a
       strided convolution) or `AttentionShorten`.
     aggregate: Factory of the aggregation: `AttentionAggregation`, or
       `ConcatAggregation`, which is cheaper.
     positions: Factory of the position scheme of all attention layers.
     remat: What the backward pass recomputes, as in `Repeat`: one policy for all
-      blocks, or one for each scale. It never recomputes the aggregation.
+      blocks, or one for each scale. The aggregation is not recomputed.
     max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
 

@@ -37,7 +37,7 @@ def embed(
 
 
 def EmbeddingTable(vocab_size: int, d_model: int) -> base.Layer:
-  """Embeddings (v, d) that several layers share: () -> (v, d).
+  """A table of embeddings that several layers share: () -> (v, d).
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -49,14 +49,14 @@ def EmbeddingTable(vocab_size: int, d_model: int) -> base.Layer:
 
 
 def Embed(table: base.Layer) -> base.Layer:
-  """Looks tokens up in a table of embeddings (v, d): (b, l) -> (b, l, d)."""
+  """Looks up tokens in a table of embeddings (v, d): (b, l) -> (b, l, d)."""
   return tl.Serial(
     table, tl.Fn('Embed', lambda table, tokens: table[tokens], n_out=1)
   )
 
 
 def PaddingMask() -> base.Layer:
-  """Which tokens are not padding: (b, l) int32 -> (b, l) bool.
+  """True where tokens are not padding (0): (b, l) int32 -> (b, l) bool.
 
   Example:
     >>> import numpy as np

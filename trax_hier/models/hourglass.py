@@ -45,7 +45,7 @@ def HourglassLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """Hourglass: shorten the sequence, work on it, upsample back.
+  """Hourglass: shortens the sequence, runs layers on it, and upsamples back.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
   token t from the tokens before it. Any length.
@@ -60,17 +60,17 @@ def HourglassLM(
       shorter than the tokens, as a palindrome such as '1@2 4@4 1@2'.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    vanilla_block: Factory of a block at full length, called with those of the
-      model's dimensions that it declares.
-    shortened_block: Factory of a block at the shortened lengths, called
-      likewise.
+    vanilla_block: Factory of a block at full length, called with the dimensions
+      of the model that its signature names.
+    shortened_block: Factory of a block at the shortened lengths, called like
+      `vanilla_block`.
     shorten: Factory of the shortening: `AttentionShorten`, `LinearShorten` or
       `AverageShorten`.
     upsample: Factory of the upsampling: `AttentionUpsample`, `LinearUpsample`
       or `RepeatUpsample`.
     positions: Factory of the position scheme of all attention layers.
     shorten_factor_dropout: Shorten factors to train with, one sampled at each
-      step. They include the factor in `hierarchy`, which other modes use.
+      step. They must include the factor in `hierarchy`, which other modes use.
       Requires one level, and shortening and upsampling layers whose weights do
       not depend on the factor, such as `AverageShorten` and `RepeatUpsample`.
     remat: What the backward pass recomputes, as in `Repeat`: one policy for all
@@ -119,7 +119,7 @@ def HourglassLM(
     **dimensions,
   )
   levels = _levels(hierarchy, shorten_factor_dropout)
-  # The last group of every level must fit in whole.
+  # Rounds up, so that the last group of every level fits.
   max_len += -max_len % math.prod(k for _, k in levels)
   vanilla_remat, shortened_remat = remat_per_stack(
     remat, 2, 'HourglassLM.remat'

@@ -1,6 +1,6 @@
 """Multi-scale Transformer language models: top-down, bottom-up, retina.
 
-These are three ways to combine tokens and blocks of tokens in one model. The
+The three models combine tokens and blocks of tokens in different ways. The
 paper has no public code, and only little of its text was available: the three
 names, and that 30 layers need less memory than 14. Others report that causal
 layers alternate with poolings or convolutions, or that the past is compressed
@@ -54,7 +54,7 @@ def scale_layers(
   coarse_block: Callable[..., base.Layer],
   remat: Sequence[RematPolicy],
 ) -> tuple[Callable[[int], base.Layer], Callable[[int], base.Layer]]:
-  """Factories of the layers of each scale, as functions of its index j.
+  """Returns factories of the layers of scale j, as functions of j.
 
   Args:
     configurable: Name of the model, for messages.

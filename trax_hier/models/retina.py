@@ -34,20 +34,20 @@ def RetinaLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """Retina: every layer attends to near tokens and to blocks of far ones.
+  """A retina language model: attends to near tokens and blocks of far ones.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
   token t from the tokens before it. Any length.
 
-  A `TransformerLM` with `RetinaAttention`, which other models' blocks can use
-  as their attention, too.
+  A `TransformerLM` with `RetinaAttention`, which blocks of other models can use
+  as `attention`, too.
 
   Args:
     vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model.
     d_ff: Width inside the feed-forward layers.
-    scales: Tokens per key, finest first: 1, then each a multiple of the one
-      before.
+    scales: Tokens per key, finest scale first: 1, then multiples of the
+      preceding scale.
     window: Number of tokens in a window of `RetinaAttention`.
     n_layers: Number of blocks.
     n_heads: Number of attention heads.

@@ -1,7 +1,7 @@
-"""Scaling Transformers: language models of sparse layers.
+"""Scaling Transformers: Transformers with sparse layers.
 
-Feed-forward layers, attention projections and the last layer have as many
-parameters as dense ones, but read only a few of them to decode a token.
+Sparse feed-forward layers, attention projections and last layers have as many
+parameters as dense ones, but decoding a token reads only a few of them.
 
 Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763) and its
 published code.
@@ -201,7 +201,7 @@ def ScalingTransformer(
   )
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   table = EmbeddingTable(vocab_size, d_model)
-  # The encoder sees whole sequences in predict mode, too.
+  # The encoder reads whole sequences, even in predict mode.
   encoder_mode = 'train' if mode == 'train' else 'eval'
 
   def encoder_block():

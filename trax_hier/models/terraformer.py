@@ -126,7 +126,7 @@ def Terraformer(
   scheme = build(positions, d_model=d_model, n_heads=n_heads)
   table = EmbeddingTable(vocab_size, d_model)
   dimensions |= dict(max_len=max_len, stride=1, positions=scheme, masked=True)
-  # The encoder sees whole sequences in predict mode, too.
+  # The encoder reads whole sequences, even in predict mode.
   encoder_mode = 'train' if mode == 'train' else 'eval'
 
   def encoder_block():
@@ -236,8 +236,8 @@ def ReversibleLM(
 
 def _attention(name, factory, dimensions):
   """Normalization, attention and dropout: x, mask -> f."""
-  # Causal attention declares `masked`; attention that declares `causal` may be
-  # either.
+  # Causal attention has an argument `masked`. Attention with an argument
+  # `causal` can be either.
   is_causal = accepts(factory, 'masked')
   if not accepts(factory, 'causal') and is_causal != dimensions['causal']:
     kind = (

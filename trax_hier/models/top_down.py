@@ -41,7 +41,7 @@ def TopDownLM(
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
-  """Top-down: the coarsest scale runs first and informs the finer ones.
+  """A top-down language model: coarse to fine scales.
 
   Tokens (b, l) int32 -> logits (b, l, v) float32; logits at position t predict
   token t from the tokens before it. Any length.
@@ -49,25 +49,25 @@ def TopDownLM(
   c_0 = embeddings; c_j = shorten(c_{j-1})
   H_K = blocks(c_K); H_j = blocks(inject(c_j, newest complete row of H_{j+1}))
 
-  A learned vector replaces H_{j+1} before its first row is complete.
+  A learned vector replaces rows of H_{j+1} before the first is complete.
 
-  An Hourglass without layers before its shortened ones also works on the
-  shortened sequence first, then at full length. It adds upsampled vectors to
-  its inputs, while this model injects the newest coarse vector, and its blocks
-  begin at other tokens (see `trax_hier.layers.hierarchy.scales`).
+  An Hourglass without layers before its shortened ones also runs layers on the
+  shortened sequence first, then at full length. But Hourglass adds upsampled
+  vectors to its inputs, this model injects the newest coarse vector, and the
+  blocks of tokens differ (see `trax_hier.layers.hierarchy.scales`).
 
   Args:
     vocab_size: Number of token ids; id 0 also precedes the first token.
     d_model: Width of the model at all scales.
     d_ff: Width inside the feed-forward layers.
-    scales: Tokens per vector, finest first: 1, then each a multiple of the one
-      before.
+    scales: Tokens per vector, finest scale first: 1, then multiples of the
+      preceding scale.
     n_layers: Number of blocks at each scale.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    block: Factory of a block at full length, called with those of the model's
-      dimensions that it declares.
-    coarse_block: Factory of a block at the other scales, called likewise.
+    block: Factory of a block at full length, called with the dimensions of the
+      model that its signature names.
+    coarse_block: Factory of a block at the other scales, called like `block`.
     shorten: Factory of the shortening: `AverageShorten`, `LinearShorten` (a
       strided convolution) or `AttentionShorten`.
     inject: Factory of the layer that joins c_j and H_{j+1}: `ConcatDense` or

@@ -1,4 +1,4 @@
-"""The Transformer decoder language model: the baseline of every table."""
+"""The baseline: a decoder-only Transformer language model."""
 
 from collections.abc import Callable
 
@@ -46,8 +46,8 @@ def TransformerLM(
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    block: Factory of a block, called with those of the model's dimensions that
-      it declares.
+    block: Factory of a block, called with the dimensions of the model that its
+      signature names.
     positions: Factory of the position scheme of all attention layers.
     logits: Factory of the last layer, of width `d_out`.
     remat: What the backward pass recomputes, as in `Repeat`.

@@ -1,6 +1,6 @@
 """Saves models as self-contained folders and loads them.
 
-    save('my_model', source)              # or: trax-hier export
+    save('my_model', exportable)          # or: trax-hier export
     exported = trax_hier.load('my_model')
     print(exported.sample('def main('))
 
@@ -12,7 +12,7 @@ An export needs neither the run nor its data. The folder holds
     vocab.model         the SentencePiece model, if there is one
     README.md           the model card
 
-Loading imports the modules that config.gin imports by `import x.y`, from
+Loading runs the statements `import x.y` of config.gin, which import modules on
 Python's module path. It executes no other code of the folder.
 """
 
@@ -36,7 +36,7 @@ from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.data import ByteVocab, SentencePieceVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
-from trax_hier.storage.model_card import Facts, model_card
+from trax_hier.storage.model_card import CardFields, model_card
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
@@ -53,8 +53,8 @@ _FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """A model to export.
+class ExportableModel:
+  """A model to export, and the facts that its export states.
 
   Attributes:
     model: Factory of the model.
@@ -62,9 +62,9 @@ class Source:
     vocab: Vocabulary: bytes or SentencePiece, optionally with sentinels.
     config_text: Gin text that binds `train.model` and all that it needs.
     length: Tokens per row of a training batch.
-    source_length: Tokens per source; None without an encoder.
+    source_length: Tokens per source; None for a model without an encoder.
     step: Number of training steps; None if unknown.
-    unit: What a token is: 'byte', 'dim' or 'token'.
+    unit: Kind of token: 'byte', 'dim' (of an image) or 'token' (any other).
     data: Description of the training data.
     metrics: Held-out metrics at `step`; may be empty.
   """
@@ -91,9 +91,10 @@ class Exported:
     weights: Weights in float32, as nested tuples.
     vocab: Vocabulary that encodes and decodes text.
     step: Number of training steps; None if unknown.
-    unit: What a token is: 'byte', 'dim' or 'token'.
+    unit: Kind of token: 'byte', 'dim' (of an image) or 'token' (any other).
     length: Tokens per row of a training batch.
-    source_length: Maximum tokens per source; None without an encoder.
+    source_length: Maximum tokens per source; None for a model without an
+      encoder.
   """
 
   model: Callable[..., base.Layer]
@@ -105,7 +106,7 @@ class Exported:
   source_length: int | None
 
   def sample(self, prompt: str, n_tokens: int = 256, **settings: Any) -> str:
-    """Continues a text; `settings` go to `generation.sample_text`."""
+    """Continues a text; see `generation.sample_text` for the settings."""
     from trax_hier.generation import sample_text
 
     return sample_text(
@@ -113,18 +114,20 @@ class Exported:
     )
 
 
-def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
+def save(
+  folder: str | Path, exportable: ExportableModel, dtype: str = 'float32'
+) -> None:
   r"""Writes an export; the folder appears only when it is complete.
 
   Args:
     folder: A new or empty folder.
-    source: The model and its description.
+    exportable: The model and its description.
     dtype: Type of the weights in the file: 'float32', unchanged, or 'bfloat16',
       rounded to half the bytes.
 
   Raises:
-    ValueError: The folder is not empty, dtype is not one of these, the weights
-      do not fit the model, or the vocabulary cannot be exported.
+    ValueError: The folder is not empty, dtype is neither of the two, the
+      weights do not fit the model, or the vocabulary cannot be exported.
 
   Example:
     >>> import tempfile
@@ -134,10 +137,11 @@ def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
     >>> text += 'TransformerLM.n_layers = 0\nTransformerLM.d_model = 32'
     >>> config.parse(bindings=[text])
     >>> model = config.value('train.model')
-    >>> shapes, _ = abstract_init(model(mode='eval'), batch_like(96, None))
+    >>> shapes, _ = abstract_init(model(mode='eval'), batch_shapes(96, None))
     >>> weights = jax.tree.map(lambda w: np.ones(w.shape, w.dtype), shapes)
+    >>> exportable = ExportableModel(model, weights, ByteVocab(), text, 96)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...   save(folder, Source(model, weights, ByteVocab(), text, length=96))
+    ...   save(folder, exportable)
     ...   exported = load(folder)
     >>> exported.vocab.size, exported.length
     (256, 96)
@@ -149,44 +153,46 @@ def save(folder: str | Path, source: Source, dtype: str = 'float32') -> None:
     'format': _FORMAT,
     'trax_hier': trax_hier.__version__,
     'dtype': dtype,
-    'step': source.step,
-    'unit': source.unit,
-    'length': source.length,
-    'source_length': source.source_length,
-    'vocab': _describe_vocab(source.vocab),
+    'step': exportable.step,
+    'unit': exportable.unit,
+    'length': exportable.length,
+    'source_length': exportable.source_length,
+    'vocab': _describe_vocab(exportable.vocab),
   }
-  layer, shapes = _abstract(source.model, facts)
-  if _shapes(source.weights) != _shapes(shapes):
+  layer, shapes = _abstract(exportable.model, facts)
+  if _shapes(exportable.weights) != _shapes(shapes):
     raise ValueError('the weights do not fit the model')
   card = model_card(
-    Facts(
-      config=source.config_text,
+    CardFields(
+      config=exportable.config_text,
       n_parameters=n_parameters(shapes),
       dtype=dtype,
-      step=source.step,
-      data=source.data,
-      metrics=source.metrics,
+      step=exportable.step,
+      data=exportable.data,
+      metrics=exportable.metrics,
     )
   )
   with _new_folder(folder) as new:
-    (new / CONFIG_FILE).write_text(source.config_text)
+    (new / CONFIG_FILE).write_text(exportable.config_text)
     (new / FACTS_FILE).write_text(json.dumps(facts, indent=2) + '\n')
     (new / CARD_FILE).write_text(card)
-    base_vocab = _base_vocab(source.vocab)
+    base_vocab = _base_vocab(exportable.vocab)
     if isinstance(base_vocab, SentencePieceVocab):
       (new / VOCAB_FILE).write_bytes(base_vocab.content)
-    write_tensors(new / WEIGHTS_FILE, layer, source.weights, DTYPES[dtype])
+    write_tensors(new / WEIGHTS_FILE, layer, exportable.weights, DTYPES[dtype])
 
 
 def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
-  """Loads an export, as `trax_hier.load`; this clears all gin bindings.
+  """Loads an export and clears all earlier gin bindings.
+
+  Also available as `trax_hier.load`.
 
   Args:
     folder: The export.
     bindings: Gin statements that override its config.gin.
 
   Raises:
-    ValueError: The folder is not an export, a file is damaged or has a later
+    ValueError: The folder is not an export, a file is damaged or has another
       format, or the tensors do not fit the model.
   """
   folder = Path(folder).expanduser()
@@ -207,7 +213,7 @@ def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
   )
 
 
-def batch_like(
+def batch_shapes(
   length: int, source_length: int | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of a batch (1, length) and its sources, if any."""
@@ -220,7 +226,7 @@ def batch_like(
 def _abstract(model, facts):
   """Builds the layer in eval mode; returns it and its weight shapes."""
   layer = model(mode='eval')
-  batch = batch_like(facts['length'], facts['source_length'])
+  batch = batch_shapes(facts['length'], facts['source_length'])
   weights, _ = abstract_init(layer, batch)
   return layer, weights
 
@@ -242,7 +248,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
   unfinished.mkdir()
   try:
     yield unfinished
-    # Replaces an empty folder; raises OSError for any other.
+    # Replaces an empty folder; raises OSError if it is no longer empty.
     unfinished.rename(folder)
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -292,7 +298,7 @@ def _read_facts(folder):
 
 def _base_vocab(vocab):
   """The vocabulary without sentinels."""
-  return vocab.below if isinstance(vocab, SentinelVocab) else vocab
+  return vocab.base if isinstance(vocab, SentinelVocab) else vocab
 
 
 def _describe_vocab(vocab):

@@ -1,8 +1,8 @@
 """Converts the weights of Trax's own Hourglass.
 
-Trax stores the layers one by one. Here the equal blocks of a `Repeat` are
-stacked, the shared biases come first, and the projections of an attention layer
-have another order. The numbers are the same.
+Trax stores the layers one by one. trax_hier stacks the equal blocks of a
+`Repeat`, puts the shared biases first, and has another order of the projections
+of an attention layer. The numbers are the same.
 """
 
 import inspect
@@ -22,14 +22,14 @@ from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.storage.trax_files import read_trax_weights
 from trax_hier.training.state import abstract_init, token_shapes
 
-# Arbitrary: no weight of an Hourglass depends on the length.
+# Arbitrary, as no weight of an Hourglass depends on the length.
 _LENGTH = 1
 
 
 def hourglass_from_file(
   file: str | Path, vocab: str | None = None
-) -> export.Source:
-  """Converts a file of Trax's Hourglass into a `Source` for `export.save`.
+) -> export.ExportableModel:
+  """Converts a file of Trax's Hourglass for `export.save`.
 
   `train.model` must be bound in gin, to @HourglassLM with the arguments of
   Trax's model: vanilla_layers, hierarchy, widths, kinds of shortening and
@@ -56,8 +56,8 @@ def hourglass_from_file(
   if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
     raise ValueError(
       f'HourglassLM.vocab_size = {n_ids}, but the vocabulary has '
-      f'{vocabulary.size} ids: vocab must be the SentencePiece model of the '
-      'training, and is not given if tokens are bytes'
+      f'{vocabulary.size} ids: vocab must be the SentencePiece model used in '
+      'training; leave it out if tokens are bytes'
     )
 
   weights = hourglass_weights(
@@ -67,7 +67,7 @@ def hourglass_from_file(
     _value('hierarchy'),
     **_kinds(names),
   )
-  return export.Source(
+  return export.ExportableModel(
     model=model,
     weights=weights,
     vocab=vocabulary,
@@ -79,10 +79,10 @@ def hourglass_from_file(
 
 
 def _kinds(names):
-  """The arguments of `hourglass_weights` about shortening and upsampling.
+  """Finds the kinds of shortening and upsampling for `hourglass_weights`.
 
   Args:
-    names: Names of the tensors of our model.
+    names: Names of the tensors of our `HourglassLM`.
   """
 
   def has(layer):
@@ -124,11 +124,12 @@ def hourglass_weights(
       throughout.
     template: Weights of our `HourglassLM` of the same configuration, or their
       shapes; the result has this structure.
-    vanilla_layers: Argument of both models.
-    hierarchy: Argument of both models.
+    vanilla_layers: The argument of both models.
+    hierarchy: The argument of both models.
     dense_shorten: Whether shortening has a dense layer: `LinearPooling`, alone
       or inside `AttentionResampling`.
-    dense_upsample: Whether upsampling has one: `LinearUpsampling`, likewise.
+    dense_upsample: Whether upsampling has a dense layer: `LinearUpsampling`,
+      alone or inside `AttentionResampling`.
     attention_shorten: Whether shortening is `AttentionResampling`.
     attention_upsample: Whether upsampling is `AttentionResampling`.
 
@@ -197,8 +198,8 @@ def hourglass_weights(
   shapes = [np.shape(x) for x in result]
   if position != len(source) or shapes != [x.shape for x in expected]:
     raise ValueError(
-      f"the Trax model's {len(source)} weights do not fit the "
-      f'{len(expected)} of ours: vanilla_layers, hierarchy, widths or the '
-      'kinds of shortening and upsampling differ'
+      f'the {len(source)} arrays of the Trax model do not fit the '
+      f'{len(expected)} arrays of HourglassLM: vanilla_layers, hierarchy, '
+      'widths or the kinds of shortening and upsampling differ'
     )
   return jax.tree.unflatten(jax.tree.structure(template), result)

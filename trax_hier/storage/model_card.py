@@ -42,8 +42,8 @@ step, the lengths and the vocabulary. The training data are not needed.
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-  """The contents of a model card.
+class CardFields:
+  """The facts that a model card states.
 
   Attributes:
     config: Gin text of the run.
@@ -51,7 +51,7 @@ class Facts:
     dtype: Type of the weights in the file.
     step: Number of training steps; None if unknown.
     data: Description of the training data.
-    metrics: Held-out metrics at this step; may be empty.
+    metrics: Held-out metrics at `step`; may be empty.
   """
 
   config: str
@@ -62,16 +62,16 @@ class Facts:
   metrics: Mapping[str, float]
 
 
-def model_card(facts: Facts) -> str:
+def model_card(fields: CardFields) -> str:
   """Returns the model card as Markdown."""
-  lines = facts.config.strip().splitlines()
+  lines = fields.config.strip().splitlines()
   return _TEMPLATE.format(
     model=_model(lines),
-    n_parameters=facts.n_parameters,
-    dtype=facts.dtype,
-    steps='unknown' if facts.step is None else f'{facts.step:,} steps',
-    data=facts.data.replace('|', '\\|').replace('\n', ' '),
-    metrics=_metrics(facts),
+    n_parameters=fields.n_parameters,
+    dtype=fields.dtype,
+    steps='unknown' if fields.step is None else f'{fields.step:,} steps',
+    data=fields.data.replace('|', '\\|').replace('\n', ' '),
+    metrics=_metrics(fields),
     config='\n'.join(lines),
   )
 
@@ -82,13 +82,13 @@ def _model(lines):
   return values[-1].partition('@')[2].strip() if values else 'model'
 
 
-def _metrics(facts):
-  if not facts.metrics:
+def _metrics(fields):
+  if not fields.metrics:
     return ''
   rows = [
     f'| {name.replace("_", " ")} | {value:,.4f} |'
-    for name, value in facts.metrics.items()
+    for name, value in fields.metrics.items()
     if name != 'tokens'
   ]
-  head = [f'| held out, at step {facts.step:,} | |', '|---|---|']
+  head = [f'| held out, at step {fields.step:,} | |', '|---|---|']
   return '\n'.join(['', *head, *rows, ''])

@@ -1,4 +1,4 @@
-"""The files of a run directory; this module imports neither JAX nor gin."""
+"""Finds the files of a run directory without importing JAX or gin."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Opens run directories, to evaluate or to sample from their models.
+"""Opens run directories to evaluate their models or sample from them.
 
     run = open_run('runs/quickstart')
     step, weights = run.load_weights()
@@ -24,6 +24,15 @@ from trax_hier.training.state import abstract_init, shapes_of
 
 PyTree = object
 
+# Attributes of `_ExportedData` that open the data set.
+_DATA_ATTRIBUTES = (
+  'eval_batches',
+  'count_bytes',
+  'describe',
+  'pairs',
+  'target_length',
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -34,7 +43,7 @@ class Run:
     model: Factory of the model.
     data: The data set.
     compute_dtype: Name of the type of activations.
-    mesh: Axes of the device mesh, as `train.mesh`; None if it is not bound.
+    mesh: Value of `train.mesh`, the axes of devices; None if it is not bound.
   """
 
   folder: Path
@@ -131,6 +140,8 @@ def _open_export(folder, bindings):
 
 @dataclasses.dataclass(frozen=True)
 class _ExportedRun(Run):
+  """An export with the interface of a run; its only step is loaded already."""
+
   exported: export.Exported
 
   def load_weights(self, step=None, say=print):
@@ -143,16 +154,16 @@ class _ExportedRun(Run):
 
 
 class _ExportedData:
-  """The vocabulary and shapes of an export; opens the data set on demand."""
+  """The vocabulary and batch shape of an export; opens its data on demand."""
 
   def __init__(self, exported):
     self.vocab, self.unit = exported.vocab, exported.unit
-    self._batch = export.batch_like(exported.length, exported.source_length)
+    self._batch = export.batch_shapes(exported.length, exported.source_length)
     if exported.source_length is not None:
       self.source_length = exported.source_length
 
   def train_batch(self, step):
-    """Returns the shapes of a batch of one row."""
+    """Returns the shapes of the arrays of a batch of one row."""
     del step
     return self._batch
 
@@ -161,16 +172,7 @@ class _ExportedData:
     return config.value('train.data')
 
   def __getattr__(self, name):
-    # Other names, which Python itself looks up, must not open the data set.
+    # Python looks up other names, which must not open the data set.
     if name not in _DATA_ATTRIBUTES:
       raise AttributeError(name)
     return getattr(self._data, name)
-
-
-_DATA_ATTRIBUTES = (
-  'eval_batches',
-  'count_bytes',
-  'describe',
-  'pairs',
-  'target_length',
-)

@@ -1,4 +1,4 @@
-"""Saves weights as safetensors and loads them, one named tensor per array."""
+"""Saves and loads weights as safetensors, with a named tensor per array."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def read_tensors(file: str | Path, layer: base.Layer, shapes: Any) -> Any:
   Args:
     file: File written by `write_tensors`.
     layer: The model in 'train' or 'eval' mode.
-    shapes: Shapes of its weights, as nested tuples.
+    shapes: Shapes of the weights, as nested tuples.
 
   Returns:
     A tree of arrays like `shapes`.

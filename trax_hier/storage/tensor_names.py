@@ -9,22 +9,22 @@ A name is the path from the model to the array, joined by dots:
     logits.dense.weights
 
 1. The name of a layer is its class in snake case (`LayerNorm`: `layer_norm`),
-   or its role in the enclosing layer if that says more: `encoder`, `shorten`,
-   `logits`.
+   or a role in the enclosing layer: `encoder`, `shorten`, `logits`.
 2. Layers that only arrange others (`Serial`, `Branch`, `Remat`, `Lanes`, ...)
    have no name; their sublayers belong to the enclosing layer.
-3. A residual layer is `attention` if it attends, else `feed_forward`; one that
-   wraps whole levels, as in Hourglass, has no name. `query`, `key` and `value`
-   are projections; a dense layer at the end of an attention is its `output`.
-4. Several residual layers in sequence form a block, and so does the layer that
-   a `Repeat` repeats; stacked arrays are split into blocks. The blocks of a
-   layer are `blocks.0`, `blocks.1`, ..., whether they are in one `Repeat`, in
-   several or in none.
+3. A residual layer is `attention` if it attends, else `feed_forward`; a
+   residual around whole levels, as in Hourglass, has no name. `query`, `key`
+   and `value` are projections; a dense layer at the end of an attention is its
+   `output`.
+4. Two or more residual layers in sequence form a block, and so does the layer
+   that a `Repeat` repeats; stacked arrays are split into blocks. Blocks are
+   named `blocks.0`, `blocks.1`, ..., whether one `Repeat`, several or none runs
+   them.
 5. Other sibling layers of the same name are numbered: `layer_norm_0`.
 6. `ShareWeights` is `shared`: each shared array appears once.
 7. The arrays of a layer are `weights` and `bias`, or as listed in `_ARRAYS`.
 
-So names depend neither on rematerialization nor on how the blocks are run.
+So a name depends neither on rematerialization nor on how blocks are run.
 """
 
 import collections
@@ -55,7 +55,8 @@ _SUBLAYERS = {
   Prefixed: {0: 'encoder', 1: 'decoder'},
   Recurrence: {1: 'project', 2: 'advance'},
 }
-# Names of arrays by class; others are `weights`, or `weights_0` and so on.
+# Names of arrays by class. The arrays of other classes are named `weights`, or
+# `weights_0`, `weights_1`, ... if there are several.
 _ARRAYS = {
   'Dense': ('weights', 'bias'),
   'FixedGate': ('bias',),
@@ -181,14 +182,14 @@ def _blocks(stack, weights):
     pairs = list(zip(template.sublayers, own, strict=True))
     if isinstance(template, _UNNAMED):
       return _all_nodes(pairs)
-    # A reversible block adds the outputs of its sublayers itself.
+    # A reversible block adds the output of each sublayer, as a residual does.
     return [n for p in pairs for n in _residual(p[0], _nodes(*p))]
 
   return [_Node(_BLOCKS, block(i)) for i in range(stack.n)]
 
 
 def _unnamed(layer, pairs):
-  """The nodes of a layer without a name; encoder and logits get one."""
+  """The nodes of an unnamed layer; a block, encoder or logits is one node."""
   nodes = _all_nodes(pairs)
   weighted = [sub for sub, w in pairs if jax.tree.leaves(w)]
   if len(weighted) > 1 and all(_is_residual(x) and _role(x) for x in weighted):
@@ -201,7 +202,7 @@ def _unnamed(layer, pairs):
 
 
 def _is_residual(layer):
-  """Whether `tl.Residual` made the layer."""
+  """Whether the layer is the result of `tl.Residual`."""
   return [sub.name for sub in layer.sublayers] == ['Branch', 'Add']
 
 
@@ -216,7 +217,7 @@ def _residual(layer, nodes):
 
 
 def _role(layer):
-  """The role of a residual layer; '' if it wraps whole levels."""
+  """The role of a residual layer; '' for a residual around whole levels."""
   classes = {type(sub) for sub in _walk(layer)}
   if any(issubclass(c, Stack | ShortenedStack) for c in classes):
     return ''

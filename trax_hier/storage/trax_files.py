@@ -1,8 +1,8 @@
-"""Reads the weights in Trax's files without executing anything from them.
+"""Reads weights from Trax's files without executing code in them.
 
-A pickle may name any function of any module and have it called. This reader
-maps the few names that arrays and their metadata need to its own classes, which
-only unpack bytes and shapes; any other name aborts the read.
+A pickle can call any function of any module. This reader maps the few names
+that arrays and their metadata need to its own classes, which only unpack bytes
+and shapes; any other name aborts the read.
 """
 
 import gzip
@@ -18,8 +18,8 @@ _KEY = 'flat_weights'
 _KINDS = re.compile(r'[<>|=]?[biuf][1248]')
 
 
-class RefusedError(ValueError):
-  """A file names something that weights do not need."""
+class UnsafeFileError(ValueError):
+  """A pickle names a function or class that weights do not need."""
 
 
 def read_trax_weights(file: str | Path) -> list[np.ndarray]:
@@ -35,7 +35,7 @@ def read_trax_weights(file: str | Path) -> list[np.ndarray]:
     layer; bfloat16 becomes float32.
 
   Raises:
-    RefusedError: The file names something other than arrays and containers.
+    UnsafeFileError: The file names something other than arrays and containers.
     ValueError: The file is damaged or of another kind.
   """
   file = Path(file).expanduser()
@@ -43,7 +43,7 @@ def read_trax_weights(file: str | Path) -> list[np.ndarray]:
     raise ValueError(f'{file}: no such file')
   try:
     arrays = _read(file)
-  except RefusedError:
+  except UnsafeFileError:
     raise
   # A damaged pickle may raise any exception.
   except Exception as error:
@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module, name):
     known = _KNOWN.get((module, name))
     if known is None:
-      raise RefusedError(
+      raise UnsafeFileError(
         f'{self._name}: names {module}.{name}, which weights do not need; the '
         'file was rejected and nothing in it was executed'
       )
@@ -113,7 +113,7 @@ def _array(x):
 
 
 class _Function:
-  """A function that a pickle may call but cannot change."""
+  """A function that a pickle may call but not modify."""
 
   __slots__ = ('_call',)
 
@@ -159,13 +159,13 @@ class _Array:
 
   def value(self):
     content, dtype, shape, order = self._parts
-    # frombuffer gives a read-only array.
+    # frombuffer returns a read-only array.
     flat = np.frombuffer(content, dtype.value())
     return flat.reshape(shape, order=order).copy()
 
 
 def _from_jax(function, args, state, *_):
-  """Rebuilds an array of JAX, a pickled NumPy array with further state."""
+  """Rebuilds a JAX array, pickled as a NumPy array and more state."""
   if not isinstance(function, _Function):
     raise ValueError('an unknown kind of JAX array')
   array = function(*args)
@@ -174,7 +174,7 @@ def _from_jax(function, args, state, *_):
 
 
 class _Ignored:
-  """Stub of an object beside the weights; drops its arguments and state."""
+  """Stub of an object other than a weight; drops its arguments and state."""
 
   __slots__ = ()
 

@@ -160,7 +160,7 @@ def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
   directory = Path(init_from).expanduser().absolute() / 'checkpoints'
   if not directory.is_dir():
     raise ValueError(
-      f'train.init_from = {init_from!r} is not the folder of a run: it has no '
+      f'train.init_from = {init_from!r}: not a run directory: it has no '
       'checkpoints'
     )
   return directory

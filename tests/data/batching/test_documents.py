@@ -1,4 +1,4 @@
-"""Rows of documents."""
+"""Documents cut into rows."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from trax_hier.data.batching.documents import DocumentRows, Documents
 def test_rows_hold_one_document_each():
   tokens = np.arange(1, 18)
   ends = np.array([9, 9, 12, 16, 17])
-  rows = DocumentRows(Documents.end_to_end(tokens, ends), 4)
+  rows = DocumentRows(Documents.adjacent(tokens, ends), 4)
   assert rows.n_rows == 6
   out, weights = rows.rows(np.arange(7))
   assert out.tolist() == [

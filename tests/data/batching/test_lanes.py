@@ -7,15 +7,15 @@ from trax_hier.data.batching.lanes import LaneRows, LaneSchedule, epochs
 
 
 def _documents(lengths):
-  """Documents of the given lengths: 101, 102, …, 201, 202, …"""
+  """Documents of the given lengths, with tokens 101, 102, … and 201, 202, …"""
   tokens = [
     100 * i + j for i, n in enumerate(lengths, start=1) for j in range(1, n + 1)
   ]
-  return Documents.end_to_end(np.array(tokens), np.cumsum(lengths))
+  return Documents.adjacent(np.array(tokens), np.cumsum(lengths))
 
 
 def test_the_published_example():
-  """Lengths 10, 3, 9 and 4 in segments of 4 on two lanes, in that order."""
+  """Lengths 10, 3, 9 and 4, in that order, in segments of 4 on two lanes."""
   rows = LaneRows(_documents((10, 3, 9, 4)), 4, 2, range(4))
   assert rows.n_rows() == 8
   tokens, weights, starts = rows.rows(np.arange(10))
@@ -76,7 +76,7 @@ def test_lookups_in_any_order_agree():
   places = [(step, lane) for step in range(200) for lane in range(5)]
   expected = [in_order.locate(*place) for place in places]
   assert [jumped.locate(*place) for place in places] == expected
-  # Lanes are never idle between documents.
+  # Lanes are never idle.
   assert None not in expected
 
 

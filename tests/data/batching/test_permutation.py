@@ -1,4 +1,4 @@
-"""The shuffle: a permutation per key, pinned."""
+"""Keyed permutations: one to one, well mixed, with pinned values."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_permutation_takes_a_key_per_index():
   )
 
 
-def test_permutation_spreads():
+def test_permutation_is_well_mixed():
   """Neighbors are separated, and the orders of two keys are unrelated."""
   n = 10_000
   index = np.arange(n)
@@ -38,7 +38,7 @@ def test_permutation_spreads():
   assert np.mean(np.abs(np.diff(a)) == 1) < 0.005
 
 
-def test_stream_holds_each_item_once_an_epoch():
+def test_stream_contains_each_item_once_an_epoch():
   epoch, item = shuffled(np.arange(21), 7, seed=3)
   assert epoch.tolist() == [0] * 7 + [1] * 7 + [2] * 7
   orders = item.reshape(3, 7)

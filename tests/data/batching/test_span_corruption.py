@@ -1,4 +1,4 @@
-"""SpanCorruption: lossless windows, and the distribution of the noise."""
+"""SpanCorruption: windows are recoverable, and noise has its distribution."""
 
 from math import comb
 
@@ -73,7 +73,7 @@ def _unpad(row):
 
 
 def _rows(batch):
-  """Yields (window, spans) of each row, from its sources and targets.
+  """Yields (window, spans) of each row, recovered from sources and targets.
 
   A window is a list of tokens, a span a range of positions in it. Checks the
   order of the sentinels, the padding and the weights.
@@ -173,7 +173,7 @@ def test_least_lengths_fit(length, density, mean_span, n_noise, n_spans):
       SpanCorruption(data, **least | {name: value - 1}, **kwargs)
 
 
-def test_types():
+def test_dtypes():
   batch = _corrupted(_windows()).train_batch(0)
   types = {key: value.dtype for key, value in batch.items()}
   assert types == {
@@ -232,9 +232,9 @@ def test_noise_differs_by_row_and_seed():
 
 
 def _probability(position, n_noise, n_kept, n_spans):
-  """Returns how probable noise is at a position, by counting partitions."""
+  """Returns the probability of noise at a position, by counting partitions."""
   ways = 0
-  # It is in noise span j, after `kept` kept tokens and `noise` noise tokens.
+  # Noise span j, after `kept` kept tokens and `noise` noise tokens.
   for j in range(1, n_spans + 1):
     for noise in range(min(n_noise, position)):
       kept = position - noise
@@ -249,7 +249,7 @@ def _probability(position, n_noise, n_kept, n_spans):
   return ways / comb(n_kept - 1, n_spans - 1) / comb(n_noise - 1, n_spans - 1)
 
 
-def test_noise_has_its_probability_at_each_position():
+def test_noise_has_the_expected_probability_at_each_position():
   n_rows = 4096
   corrupted = _corrupted(_windows(64, batch_size=n_rows))
   share = _is_noise(corrupted.train_batch(0), 64).mean(axis=0)
@@ -279,7 +279,7 @@ def test_all_partitions_are_equally_probable():
 
 
 def _check_whole(batches, tokens):
-  """Checks that the batches hold each token once."""
+  """Checks that the batches contain each token once."""
   rows = [window for batch in batches for window, _ in _rows(batch)]
   assert np.concatenate(rows).tolist() == tokens.tolist()
 
@@ -461,6 +461,11 @@ def test_gin(tmp_path):
   ('arguments', 'message'),
   [
     (dict(data=TextFiles), r'data must be a data set such as @TextFiles\(\)'),
+    (
+      dict(data=SpanCorruption(_windows(), 57, 14, 5004)),
+      r'data must be a data set without sources such as @TextFiles\(\), got '
+      r'SpanCorruption: ',
+    ),
     (dict(source_length=0), r'source_length = 0'),
     (dict(target_length=-1), r'target_length = -1'),
     (dict(vocab_size=0.5), r'vocab_size = 0\.5'),

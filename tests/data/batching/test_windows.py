@@ -1,4 +1,4 @@
-"""Windows: pinned, and each token in one."""
+"""Windows of token arrays: coverage, offsets and pinned values."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_window_edges_move_over_all_alignments():
   assert set(windows.rows(index)[0][:, 0] % 8) == set(range(8))
 
 
-def test_window_edges_stay_when_asked():
+def test_window_edges_do_not_move_on_request():
   windows = TrainWindows(np.arange(40), 8, seed=0, move_edges=False)
   assert windows.n_windows == 5
   assert sorted(windows.rows(np.arange(5))[0][:, 0]) == [0, 8, 16, 24, 32]

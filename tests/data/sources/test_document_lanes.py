@@ -1,4 +1,4 @@
-"""DocumentLanes: lanes, scored tokens, and the ways to give documents."""
+"""DocumentLanes: lanes, scored tokens, and the three forms of input."""
 
 import json
 import sys
@@ -99,8 +99,8 @@ def test_lanes_read_whole_documents(tmp_path):
     assert any(text.startswith(unfinished) for text in known)
 
 
-def test_epochs_hold_each_document_once(tmp_path):
-  """Two lanes never share a document within an epoch."""
+def test_epochs_contain_each_document_once(tmp_path):
+  """Two lanes never read the same document within an epoch."""
   path, documents = _write_docs(tmp_path)
   data = DocumentLanes(path, 3, 8)
   taken = []
@@ -190,7 +190,7 @@ def test_evaluation_begins_with_the_longest_document(tmp_path):
   lengths = (8, 80, 24, 40, 16, 32)
   path, _ = _write_docs(tmp_path, {'train': (9,), 'test': lengths})
   batches = DocumentLanes(path, 2, 8).eval_batches('test')
-  # 25 segments, so no order needs fewer steps.
+  # No order needs fewer steps, because there are 25 segments on 2 lanes.
   assert len(batches) == 13
   lanes = _texts(_read_lanes(batches))
   assert [len(lane[0]) for lane in lanes] == [80, 40]
@@ -281,7 +281,7 @@ def test_malformed_tables_are_named(tmp_path, table, message):
   assert str(caught.value).startswith(f"DocumentLanes.path = '{path}': ")
 
 
-def test_empty_documents_are_left_out(tmp_path):
+def test_empty_documents_are_dropped(tmp_path):
   path, _ = _write_docs(tmp_path, {'train': (9,), 'test': (20,)})
   table = tmp_path / 'my.docs.json'
   rows = json.loads(table.read_text())['docs']
@@ -321,8 +321,8 @@ def test_fraction_too_small_for_a_file_is_named(tmp_path):
     (tmp_path / f'{i}.txt').write_text('ten bytes!')
   with pytest.raises(
     ValueError,
-    match=r'DocumentLanes\.path.*DocumentLanes\.valid_fraction = 0\.05 of the '
-    r'bytes holds no file: there are 10, and the smallest has 0\.1 of',
+    match=r'DocumentLanes\.path.*DocumentLanes\.valid_fraction = 0\.05: no '
+    r'file fits .*: the smallest of 10 files has 0\.1 of them',
   ):
     DocumentLanes(str(tmp_path), 1, 8, test_fraction=0.1)
   with pytest.raises(ValueError, match=r'DocumentLanes\.test_fraction = 0\.05'):
@@ -386,12 +386,12 @@ def test_a_prepared_folder_of_subwords(tmp_path, monkeypatch):
     [300 + i for i in b'four'],
     [0, 0, 0, 0],
   ]
-  # Bits of the scored tokens over the bytes of all tokens would be too few.
+  # The bits of the scored tokens are too few for the bytes of all tokens.
   assert data.count_bytes('test') is None
   data = DocumentLanes(str(tmp_path), 2, 4, predict_first=True)
   assert data.count_bytes('test') == len('held outé'.encode())
 
-  # A token that is not scored does not count.
+  # The bytes of a token that is not scored are not counted.
   ids = np.fromfile(tmp_path / 'test.tokens', '<u2')
   ids[2] = 0
   ids.tofile(tmp_path / 'test.tokens')

@@ -1,4 +1,4 @@
-"""Enwik8 and its download program, on a small stub of the file."""
+"""Enwik8 and its download command, on a small stub of the file."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ _CONTENT = np.arange(2000).astype(np.uint8).tobytes()
 
 @pytest.fixture
 def small(monkeypatch):
-  """Makes `_CONTENT` pass as the file of the benchmark."""
+  """Makes Enwik8 accept `_CONTENT` as the file of the benchmark."""
   monkeypatch.setattr(enwik8, 'SIZE', len(_CONTENT))
   monkeypatch.setattr(enwik8, 'SHA256', hashlib.sha256(_CONTENT).hexdigest())
   monkeypatch.setattr(enwik8, '_HELD_OUT', 100)

@@ -105,7 +105,7 @@ def test_a_missing_folder_names_the_command(tmp_path):
     ),
     ({'train': _images(2).astype(np.float32)}, r'float32 \(2, 4, 4, 3\)'),
     ({'train': _images(2)[..., :1]}, r'uint8 \(2, 4, 4, 1\)'),
-    ({'train': _images(0)}, r'train\.npy holds no image'),
+    ({'train': _images(0)}, r'train\.npy contains no image'),
   ],
 )
 def test_bad_arrays_are_named(tmp_path, splits, message):

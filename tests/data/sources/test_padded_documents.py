@@ -1,4 +1,4 @@
-"""PaddedDocuments, and the program that prepares tfds data sets."""
+"""PaddedDocuments, and the command that prepares tfds data sets."""
 
 import sys
 import types
@@ -48,7 +48,7 @@ class _Builder:
 
 @pytest.fixture
 def tfds(monkeypatch):
-  """Stubs tensorflow_datasets; set its `toy` to a builder."""
+  """Stubs tensorflow_datasets, whose builder is its attribute `toy`."""
   module = types.ModuleType('tensorflow_datasets')
   module.as_numpy = lambda data: data
   module.builder = lambda name, data_dir: module.toy

@@ -1,4 +1,4 @@
-"""StandardLibrary: a corpus without a download."""
+"""StandardLibrary: splits, skipped folders and imports."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trax_hier.data import StandardLibrary
+from trax_hier.data.files import read_texts
 from trax_hier.data.sources import standard_library
 from trax_hier.data.splits import split_of
 
@@ -65,7 +66,8 @@ def test_only_source_of_the_library_is_read(tmp_path, monkeypatch):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('x = 1\n' * 100)
-  assert list(standard_library._read(tmp_path)) == ['a.py', 'json/b.py']
+  contents = read_texts(tmp_path, '.py', standard_library._skip)
+  assert list(contents) == ['a.py', 'json/b.py']
 
   monkeypatch.setattr(
     standard_library.sysconfig, 'get_path', lambda _: str(tmp_path / 'zip')

@@ -1,4 +1,4 @@
-"""TextFiles: any file or folder."""
+"""TextFiles: splits, windows and errors of files and folders."""
 
 import gin
 import numpy as np
@@ -118,8 +118,8 @@ def test_evaluation_length_and_stride(tmp_path):
   assert _scored(data, 'test') == content[3600:]
 
 
-# The test split of 400 bytes: shorter than a window; divided evenly or with a
-# remainder; by a stride that divides neither it nor the window.
+# The test split has 400 bytes: less than a window; a multiple of the stride or
+# not; and with a stride that divides neither the split nor the window.
 @pytest.mark.parametrize(
   ('window', 'stride'),
   [(512, 512), (512, 100), (400, 400), (64, 64), (64, 8), (70, 33), (1, 1)],

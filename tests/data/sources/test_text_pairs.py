@@ -1,4 +1,4 @@
-"""TextPairs, and the program that writes its files."""
+"""TextPairs, and the command that writes its files."""
 
 import io
 import json
@@ -51,13 +51,13 @@ def _texts(data, split):
 
 
 def _shown(batch):
-  """The scored targets of a batch, as text."""
+  """Yields the scored targets of a batch as text."""
   for row, weights in zip(batch['targets'], batch['weights'], strict=True):
     if weights.any():
       yield bytes(row[weights > 0].tolist()).rstrip(b'\0').decode()
 
 
-def test_batches_are_as_written_out(folder):
+def test_batches_equal_a_written_out_example(folder):
   batches = _data(folder).eval_batches('test')
   assert (len(batches), batches.context) == (2, None)
   first, last = batches
@@ -171,7 +171,7 @@ def test_an_evaluation_has_each_pair_once(tmp_path):
 @pytest.mark.parametrize('block', [1, 2, 50, 1 << 24])
 @pytest.mark.parametrize('end', ['\n', ''])
 def test_lines(tmp_path, monkeypatch, block, end):
-  """Blank lines count as lines, but hold no pair."""
+  """Blank lines count as lines, but are not pairs."""
   monkeypatch.setattr(json_pairs, '_BLOCK', block)
   lines = list(_lines(_ROWS))
   content = f'\n{lines[0]}\r\n \n\r\n{lines[1]}\n\n{lines[2]}{end}'
@@ -203,9 +203,9 @@ def test_pairs(folder):
 def test_description(folder):
   data = _data(folder, source_length=9, target_length=1)
   assert data.describe() == (
-    f'TextPairs: {folder}: train 7, valid 2, test 4 pairs; of 7 in train, 7 '
-    'are truncated at source_length = 9 and 7 at target_length = 1; batches of '
-    '3 rows'
+    f'TextPairs: {folder}: train 7, valid 2, test 4 pairs; of 7 sampled in '
+    'train, 7 are truncated at source_length = 9 and 7 at target_length = 1; '
+    'batches of 3 rows'
   )
   data = _data(folder, source_length=10, target_length=2)
   assert '0 are truncated at source_length = 10 and 0 at' in data.describe()
@@ -242,7 +242,7 @@ def test_gin_and_field_names(tmp_path):
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-  """Returns a factory of lossless vocabularies; settings change them."""
+  """Returns a function that trains a lossless vocabulary, unless overridden."""
   sentencepiece = pytest.importorskip('sentencepiece')
 
   def make(**settings):
@@ -289,7 +289,7 @@ def test_subwords(tmp_path, model):
   n = [len(ids[0][1]) + 1, 8]
   assert batch['weights'].sum(axis=1).tolist() == n
   assert data.unit == 'token'
-  # The end of the first counts as a byte; the second is truncated.
+  # The end of the first summary counts as a byte; the second is truncated.
   kept = data.vocab.decode(ids[1][1][:8]).encode()
   assert data.count_bytes('test') == len('the text') + 1 + len(kept)
   assert 'texts of texts 😀'.encode().startswith(kept)
@@ -364,7 +364,7 @@ def test_a_text_without_tokens_is_named(folder, model, monkeypatch):
     ),
     (
       '{"document": "a\\u0000b", "summary": "b"}',
-      r"source = 'document': {file}, line {n}: holds the character NUL",
+      r"source = 'document': {file}, line {n}: contains the character NUL",
     ),
     (
       '{"document": "a", "summary": "\\ud800"}',
@@ -450,7 +450,7 @@ class _Text:
 
 @pytest.fixture
 def tfds(monkeypatch):
-  """Stubs tensorflow_datasets; call the fixture to set its data."""
+  """Stubs tensorflow_datasets; returns a function that sets its data."""
   module = types.ModuleType('tensorflow_datasets')
   module.as_numpy = lambda data: data
   module.features = types.SimpleNamespace(Text=_Text)

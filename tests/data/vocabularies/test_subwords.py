@@ -1,4 +1,4 @@
-"""Subword vocabularies: the program that trains them, and their use."""
+"""Subword vocabularies: the command that trains them, and their use."""
 
 import io
 import sys
@@ -41,7 +41,7 @@ NASTY = (
 
 
 def _text(n_lines=400, seed=0):
-  """Lines of words and of indented code, with two characters of two bytes."""
+  """Lines of words and of indented code, with two two-byte characters."""
   rng = np.random.default_rng(seed)
   lines = []
   for i in range(n_lines):
@@ -51,7 +51,7 @@ def _text(n_lines=400, seed=0):
 
 
 def _run(tmp_path, content, *flags, name='my.model'):
-  """Writes the text and trains on it; returns the paths of both."""
+  """Trains on a text; returns the exit code and the paths of text and model."""
   text, model = tmp_path / 'my.txt', tmp_path / name
   text.write_bytes(content)
   arguments = [f'--text={text}', f'--output={model}', f'--size={SIZE}', *flags]
@@ -72,7 +72,7 @@ def vocab(model):
 
 
 def _other_model(tmp_path, **settings):
-  """Trains a model with settings other than the program's."""
+  """Trains a model with settings other than those of the command."""
   written = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(_text().split('\n')),
@@ -125,7 +125,8 @@ def test_special_ids_fit_the_package(vocab):
   assert vocab.size == SIZE
   assert vocab.keeps_zero_free()
   assert vocab.decode([0]) == ''
-  # So that a stop or a cut at a line end does not depend on its context.
+  # A line end is one id in any context, so that stopping or cutting there is
+  # exact.
   ids = [vocab.encode(part) for part in ('a line', '\n', '\t', 'and the text')]
   assert [ids[1].tolist(), ids[2].tolist()] == [[2], [3]]
   whole = vocab.encode('a line\n\tand the text')
@@ -138,7 +139,7 @@ def test_held_out_text_does_not_shape_pieces(tmp_path):
   flags = '--valid_fraction=0', f'--test_fraction={fraction}'
   _, _, path = _run(tmp_path, train + held_out, *flags, name='split.model')
   vocab = SentencePieceVocab(path)
-  # Byte pieces, because its characters do not occur elsewhere.
+  # Byte pieces, because these characters do not occur in the training text.
   assert len(vocab.encode('zyqj')) == 4
   assert all(4 <= i < 260 for i in vocab.encode('zyqj'))
   # The word does become a piece when it is training text.
@@ -168,7 +169,7 @@ def test_a_folder_and_a_long_line(tmp_path, capsys):
   root = tmp_path / 'texts'
   root.mkdir()
   for i in range(60):
-    # Longer than the library's default limit of a line.
+    # One line, longer than SentencePiece reads by default.
     text = _text(100, seed=i).replace('\n', ' ') + '▅\r'
     (root / f'{i}.txt').write_text(text)
   model = tmp_path / 'new' / 'my.model'
@@ -251,7 +252,7 @@ def test_blocks_do_not_change_the_encoding(vocab, text):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({}, r'.*its id 0 stands for text.*data\.subwords'),
+    ({}, r'.*its id 0 encodes text.*data\.subwords'),
     (
       {'pad_id': 0, 'unk_id': 1, 'bos_id': -1, 'eos_id': -1},
       r'.* in the text decodes to .*data\.subwords',
@@ -379,7 +380,7 @@ def test_a_vocabulary_from_gin(tmp_path, model):
   ]
   config.parse([], [*bindings, f'Subwords.size = {SIZE}'])
   assert config.value('train.data').vocab.size == SIZE
-  # The model of the program, trained only once.
+  # The same file as from the command, and trained only once.
   with open(model, 'rb') as expected:
     assert output.read_bytes() == expected.read()
   text.unlink()
@@ -395,7 +396,7 @@ def test_empty_text_and_missing_package_are_named(
   tmp_path, capsys, monkeypatch
 ):
   assert _run(tmp_path, b'\n\0\n' * 9)[0] == 2
-  assert 'holds no text' in capsys.readouterr().err
+  assert 'contains no text' in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, 'sentencepiece', None)
   assert _run(tmp_path, _text().encode())[0] == 2
   assert 'pip install sentencepiece' in capsys.readouterr().err

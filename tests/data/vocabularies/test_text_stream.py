@@ -60,8 +60,11 @@ def test_cost_of_a_push_does_not_grow():
 
 
 class _Subwords:
-  """Decodes as SentencePiece does: drops a leading space, and decodes each byte
-  of an incomplete character to a replacement character."""
+  """Decodes as SentencePiece does.
+
+  Drops a leading space, and decodes each byte of an incomplete character to a
+  replacement character.
+  """
 
   _PIECES = ('', '▁', '▁the', '▁cat', 's', *'é世'.encode())
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from toy_programs import decode, equations, program
+from jaxprs import equations
+from toy_programs import decode, program
 
 from trax_hier import layers as hl
 from trax_hier.models import HourglassLM, TransformerLM
@@ -34,6 +35,26 @@ def test_past_inputs(n):
     np.testing.assert_array_equal(
       y, expected[:, start : end + n].astype(jnp.bfloat16)
     )
+    start = end
+
+
+@pytest.mark.parametrize('carry', [False, True])
+def test_past_rows(carry):
+  window, calls = 4, [6, 1, 3]
+  k, v = (toy.normal(2, 3, 10, 5, seed=seed) for seed in (0, 1))
+  layer = hl.PastRows(window, carry, 'eval')
+  weights, state = toy.make(layer, (k[..., :6, :], v[..., :6, :]))
+  start = 0
+  for n in calls:
+    end = start + n
+    rows = k[..., start:end, :], v[..., start:end, :]
+    outputs, state = toy.run(layer, rows, weights, state)
+    for y, x in zip(outputs, (k, v), strict=True):
+      past = np.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
+      expected = past[..., start : end + window, :].copy()
+      if not carry:
+        expected[..., :window, :] = 0
+      np.testing.assert_array_equal(y, expected)
     start = end
 
 

@@ -17,7 +17,7 @@ def test_int8_equals_the_product_with_the_rounded_kernel(shape):
   small = quantize(jnp.asarray(kernel))
   assert isinstance(small, Int8Kernel) and small.values.dtype == jnp.int8
   rounded = np.asarray(small.values, np.float64) * np.asarray(small.scale)
-  # Rounding is off by half a level of each channel's range.
+  # Rounding errs by at most half a level of each channel's range.
   step = np.abs(kernel).max(0) / 127
   assert (np.abs(rounded - kernel) <= 0.51 * step + 1e-30).all()
   x = toy.normal(2, 3, shape[0], seed=2)

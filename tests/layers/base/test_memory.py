@@ -1,4 +1,4 @@
-"""Memory in lanes: which state is reset, and carried shifts."""
+"""Memory in lanes: which state is reset, and shifts across calls."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ AXES = [0, 1, 1, 2, 0]
 
 
 def dirty(state):
-  """The same tree without zeros."""
+  """The same tree, with no element zero."""
   return jax.tree.map(lambda a: jnp.full(a.shape, 7, a.dtype), state)
 
 
@@ -131,23 +131,3 @@ def test_shift_is_the_identity_in_predict_mode():
   x = toy.tokens(8)
   for carry in (False, True):
     np.testing.assert_array_equal(shift(carry, 'predict', [x]), x)
-
-
-@pytest.mark.parametrize('carry', [False, True])
-def test_past_rows(carry):
-  window, calls = 4, [6, 1, 3]
-  k, v = (toy.normal(2, 3, 10, 5, seed=seed) for seed in (0, 1))
-  layer = hl.PastRows(window, carry, 'eval')
-  weights, state = toy.make(layer, (k[..., :6, :], v[..., :6, :]))
-  start = 0
-  for n in calls:
-    end = start + n
-    rows = k[..., start:end, :], v[..., start:end, :]
-    outputs, state = toy.run(layer, rows, weights, state)
-    for y, x in zip(outputs, (k, v), strict=True):
-      past = np.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
-      expected = past[..., start : end + window, :].copy()
-      if not carry:
-        expected[..., :window, :] = 0
-      np.testing.assert_array_equal(y, expected)
-    start = end

@@ -37,7 +37,7 @@ def kept(layer, x):
 
 
 def test_policies_keep_the_right_arrays():
-  """Blocks with a projection to 16, a product of rows, and a tanh of each."""
+  """Blocks have a projection to 16, a product of rows, and a tanh of each."""
 
   def mixing():
     rows = tl.Fn('Rows', lambda x: jnp.tanh(x @ jnp.swapaxes(x, 1, 2)))

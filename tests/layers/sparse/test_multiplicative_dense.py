@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from jaxprs import equations
 from sparse_reference import multiplicative
-from toy_programs import equations, program
+from toy_programs import program
 
 from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype

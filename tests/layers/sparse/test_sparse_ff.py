@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from jax.extend.core import jaxprs_in_params
+from jaxprs import inner_jaxprs
 
 from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype, tl
@@ -433,11 +433,11 @@ def test_chunks_save_memory_in_training():
 def leaf_equations(jaxpr):
   """The equations of a program that contain no other equations."""
   for equation in jaxpr.eqns:
-    inner = list(jaxprs_in_params(equation.params))
+    inner = list(inner_jaxprs(equation))
     if not inner:
       yield equation
     for sub in inner:
-      yield from leaf_equations(getattr(sub, 'jaxpr', sub))
+      yield from leaf_equations(sub)
 
 
 def test_memory_of_a_prompt_is_linear_in_hidden_units():

@@ -80,7 +80,8 @@ class SpanCorruption:
     """Checks that corrupted training windows fit.
 
     Args:
-      data: Data set of the windows, such as @TextFiles().
+      data: Data set of the windows, such as @TextFiles(); not one that has
+        'sources', such as @TextPairs().
       source_length: Tokens in a row of sources.
       target_length: Tokens in a row of targets.
       vocab_size: Number of ids, including sentinels.
@@ -110,6 +111,12 @@ class SpanCorruption:
       raise ValueError(
         f'SpanCorruption.mean_span = {mean_span!r}: must be 1 or more'
       )
+    batch = data.train_batch(0)
+    if 'sources' in batch:
+      raise ValueError(
+        'SpanCorruption.data must be a data set without sources such as '
+        f'@TextFiles(), got {data.describe()}'
+      )
     self._data = data
     self._source_length = source_length
     self._target_length = target_length
@@ -117,7 +124,7 @@ class SpanCorruption:
     self._mean_span = mean_span
     self._seed = seed
     self.vocab = SentinelVocab(data.vocab, vocab_size)
-    self._length = data.train_batch(0)['inputs'].shape[1]
+    self._length = batch['inputs'].shape[1]
     self._check_lengths(self._length, self._length)
 
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
@@ -180,8 +187,8 @@ class SpanCorruption:
   def _check_lengths(self, width, stride):
     """Raises ValueError if corrupted windows `stride` apart do not fit.
 
-    Padded rows fit if full rows do: a shorter row has no longer sources or
-    targets.
+    Padded rows fit if full rows do, because sources and targets of a shorter
+    row are not longer.
     """
     windows = f'windows of {width:,} tokens'
     if stride < width:

@@ -1,1 +1,1 @@
-"""Sources: data sets, each in a file of its own."""
+"""Sources: the data sets, one per file."""

@@ -1,4 +1,4 @@
-"""DocumentLanes: long documents, read across batches."""
+"""DocumentLanes: long documents, each read over consecutive batches."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,12 @@ from trax_hier.data.batching.documents import Documents
 from trax_hier.data.batching.lanes import LaneRows, epochs
 from trax_hier.data.files import find_path, read_texts
 from trax_hier.data.sources.prepared_documents import is_prepared, read_prepared
-from trax_hier.data.splits import SPLITS, fill_splits
+from trax_hier.data.splits import (
+  SPLITS,
+  TEST_FRACTION,
+  VALID_FRACTION,
+  fill_splits,
+)
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 
@@ -24,8 +29,8 @@ def DocumentLanes(
   seed: int = 0,
   predict_first: bool = False,
   eval_batch_size: int | None = None,
-  valid_fraction: float = 0.05,
-  test_fraction: float = 0.05,
+  valid_fraction: float = VALID_FRACTION,
+  test_fraction: float = TEST_FRACTION,
 ) -> DataSet:
   """Documents, such as books, for models that carry state between batches.
 
@@ -33,48 +38,50 @@ def DocumentLanes(
   of `length` tokens per batch, and then takes the next document in the order of
   the epoch. 'start_of_sequence', (b,) bool, is True for rows that begin a
   document. Within an epoch, no two lanes read the same document. At the
-  boundary of two epochs they may; with fewer documents than lanes, they always
+  boundary of two epochs they may; with fewer documents than lanes, some always
   do.
 
-  Evaluation reads each document once, the longest first. If a long document
-  began last, the other lanes would be padding for most of it.
+  Evaluation reads each document once, the longest first: a long document that
+  began last would leave the other lanes padding.
 
   Id 0 is padding and never scored. The first token of a segment is not scored
   either, as in Block-Recurrent Transformers (arXiv 2203.07852), unless
-  `predict_first` is True. Bits per byte of a byte vocabulary are over the
-  scored bytes. The bytes of single subwords are not defined, so `count_bytes`
-  of a subword vocabulary is None unless `predict_first` is True.
+  `predict_first` is True. With a byte vocabulary, bits per byte average over
+  the scored bytes. The bytes of single subwords are not defined, so
+  `count_bytes` of a subword vocabulary is None unless `predict_first` is True.
 
   Args:
     path: One of
       a folder of text files, each a document; all but hidden and binary files
         are read into memory, and whole files are held out;
       a file of concatenated documents, with a table in a file of the same name
-        plus .json: a list, or an object with the list as 'docs', of
-        [name, split, offset, length] in bytes;
+        plus .json: a list of [name, split, offset, length], in bytes, or an
+        object with this list as 'docs';
       a folder that `python -m trax_hier.data.prepare` wrote.
-      The last two are mapped. Without a validation split, or with a
-      `valid_fraction` of 0, valid is test.
+      The last two are memory-mapped. If valid has no document, as with a
+      `valid_fraction` of 0, it is the test split.
     batch_size: Number of lanes.
     length: Tokens in a segment.
     seed: Seed of the shuffle.
     predict_first: Whether to score the first token of each segment. It is
       predicted from the BOS token in the first segment of a document, and from
-      the state of the previous segment in others.
+      the state after the previous segment in other segments.
     eval_batch_size: Number of lanes in evaluation; None means `batch_size`.
     valid_fraction: Fraction of the bytes held out for validation; only for a
       folder of text files.
-    test_fraction: Fraction of the bytes held out for the test, likewise.
+    test_fraction: Fraction of the bytes held out for the test; only for a
+      folder of text files.
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable or
-      malformed, if train or test has no document, or if a number is not
-      legal.
+      malformed, if train or test has no document, or if a number is invalid.
 
   Example:
-    >>> from trax_hier import data
-    >>> folder = data.__path__[0]  # Here each Python file is a document.
-    >>> lanes = DocumentLanes(folder, batch_size=2, length=128)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   for i in range(30):
+    ...     _ = Path(folder, f'{i}.txt').write_text('A long book. ' * 40)
+    ...   lanes = DocumentLanes(folder, batch_size=2, length=128)
     >>> lanes.train_batch(0)['inputs'].shape
     (2, 128)
     >>> [lanes.train_batch(i)['start_of_sequence'].tolist() for i in (0, 1)]
@@ -118,7 +125,7 @@ def DocumentLanes(
     )
     return lanes.rows, lanes.n_rows()
 
-  def n_bytes(split):
+  def count_bytes(split):
     return splits[split].n_bytes(vocab, skip_zeros=True)
 
   sizes = ', '.join(
@@ -134,7 +141,7 @@ def DocumentLanes(
     vocab,
     unit,
     batch_size,
-    n_bytes=n_bytes if is_subwords and predict_first else None,
+    count_bytes=count_bytes if is_subwords and predict_first else None,
     eval_batch_size=eval_batch_size,
   )
 
@@ -143,29 +150,31 @@ def _read_folder(root, valid_fraction, test_fraction):
   """Reads the splits of a folder of text files."""
   contents = read_texts(root)
   if not contents:
-    raise ValueError('the folder holds no UTF-8 text file')
+    raise ValueError('the folder contains no UTF-8 text file')
   sizes = {name: len(content) for name, content in contents.items()}
-  split_of = fill_splits(sizes, valid_fraction, test_fraction)
+  split_by_name = fill_splits(sizes, valid_fraction, test_fraction)
   fractions = {'valid': valid_fraction, 'test': test_fraction}
   for split, fraction in fractions.items():
-    if fraction and split not in split_of.values():
+    if fraction and split not in split_by_name.values():
       smallest = min(sizes.values()) / sum(sizes.values())
       raise ValueError(
-        f'DocumentLanes.{split}_fraction = {fraction:g} of the bytes holds no '
-        f'file: there are {len(sizes)}, and the smallest has {smallest:.3g} of '
-        'the bytes'
+        f'DocumentLanes.{split}_fraction = {fraction:g}: no file fits into '
+        f'this fraction of the bytes: the smallest of {len(sizes)} files has '
+        f'{smallest:.3g} of them'
       )
   splits = {}
   for split in SPLITS:
-    texts = [contents[name] for name in contents if split_of[name] == split]
+    texts = [
+      contents[name] for name in contents if split_by_name[name] == split
+    ]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     tokens = np.frombuffer(b''.join(texts), np.uint8)
-    splits[split] = Documents.end_to_end(tokens, ends)
+    splits[split] = Documents.adjacent(tokens, ends)
   return splits
 
 
 def _map_file(path):
-  """Maps the splits of a file of documents, as its table lists them."""
+  """Memory-maps the splits that the table of a file of documents lists."""
   table = Path(f'{path}.json')
   if not table.is_file():
     raise ValueError(
@@ -191,7 +200,7 @@ def _map_file(path):
 
 
 def _checked_row(row, n_bytes, table):
-  """Returns the split, begin and end of a row of the table."""
+  """Returns (split, begin, end) of a row of the table."""
   match row:
     case [_, str(split), int(offset), int(length)] if split in SPLITS:
       if offset < 0 or length < 0 or offset + length > n_bytes:
@@ -206,7 +215,7 @@ def _checked_row(row, n_bytes, table):
 
 
 def _drop_empty(splits):
-  """Drops documents without tokens; if valid has none left, it is test."""
+  """Drops empty documents; valid is test if no document is left in it."""
   kept = {}
   for split, (tokens, begins, ends) in splits.items():
     full = ends > begins

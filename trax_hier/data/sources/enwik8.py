@@ -1,7 +1,7 @@
 """Enwik8: the first 100,000,000 bytes of English Wikipedia, 2006.
 
 `python -m trax_hier.data.enwik8 --output_dir=DIR` downloads the file; training
-never does.
+never downloads it.
 """
 
 import gzip
@@ -24,7 +24,7 @@ _COMMAND = 'python -m trax_hier.data.enwik8 --output_dir=DIR'
 
 _HELD_OUT = 5_000_000  # bytes of valid and of test, at the end of the file
 
-# Errors of the unpackers for a broken archive, or one without enwik8.
+# Errors for an archive that is broken or does not contain enwik8.
 _BROKEN = (EOFError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
@@ -41,8 +41,8 @@ def Enwik8(
   """The enwik8 benchmark: raw bytes, the published split 90M / 5M / 5M.
 
   Args:
-    path: The raw file, which is mapped, or a .zip, .gz or .xz archive of it,
-      which is unpacked in memory.
+    path: The raw file, which is memory-mapped, or a .zip, .gz or .xz archive of
+      it, which is unpacked in memory.
     batch_size: Rows of the global batch.
     length: Bytes in a training window.
     seed: Seed of the shuffle.
@@ -54,7 +54,7 @@ def Enwik8(
 
   Raises:
     ValueError: naming the binding, if the file is missing, unreadable or not
-      enwik8, or if a number is not legal.
+      enwik8, or if a number is invalid.
   """
   binding = f'Enwik8.path = {path!r}'
   found = find_path(path, binding, 'file', f'. To download it: {_COMMAND}')
@@ -83,10 +83,9 @@ def Enwik8(
 
 
 def read(path: Path) -> np.ndarray:
-  """Returns the bytes of a raw or packed file as (n,) uint8; maps a raw file.
+  """Reads a packed file or memory-maps a raw one, as (n,) uint8.
 
-  Unpacks at most one byte more than `SIZE`, so a wrong archive cannot fill the
-  memory.
+  Unpacks at most `SIZE` + 1 bytes, so a wrong archive cannot fill the memory.
 
   Raises:
     OSError: if the file cannot be read.
@@ -111,7 +110,7 @@ def check(tokens: np.ndarray, checksum: bool) -> None:
 
   Args:
     tokens: Unpacked bytes.
-    checksum: Whether to check the sha256 too, in a fraction of a second.
+    checksum: Whether to check the sha256 too, which takes under a second.
 
   Raises:
     ValueError: naming the size or checksum that differs.

@@ -19,23 +19,23 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 def ImageBytes(
   path: str, batch_size: int, seed: int = 0, n_valid: int = 0
 ) -> DataSet:
-  """Whole images of 256 values per channel, flattened as R G B R G B (HWC).
+  """Whole 8-bit RGB images, flattened to R G B R G B … (HWC).
 
   A row of a batch is an image, so its length is height * width * 3. The unit is
   the dimension, so "bits per byte" are the bits per dim of the papers. Reads a
-  folder that holds either
-    train.npy, test.npy and optionally valid.npy: uint8 (n, h, w, 3), mapped, as
-    `python -m trax_hier.data.prepare` writes them; or
-    data_batch*.bin and test_batch.bin, CIFAR-10's official binary files, read
-    into memory.
+  folder that contains either
+    train.npy, test.npy and optionally valid.npy, uint8 (n, h, w, 3), which
+    `python -m trax_hier.data.prepare` writes; they are memory-mapped; or
+    data_batch*.bin and test_batch.bin, CIFAR-10's official binary files; they
+    are read into memory.
 
   Args:
     path: Folder of the images.
     batch_size: Images of the global batch.
     seed: Seed of the shuffle.
     n_valid: Images at the end of train to hold out for validation. With 0 and
-      no valid.npy, valid is test, because published results on these sets train
-      on all of train.
+      no valid.npy, valid is the test split, because published results on these
+      sets train on all of train.
 
   Raises:
     ValueError: naming the binding, if files are missing or not images.
@@ -99,7 +99,7 @@ def _read_folder(root, binding):
 
 
 def _read_npy(file, binding):
-  """Maps one array of images."""
+  """Memory-maps one array of images."""
   try:
     array = np.load(file, mmap_mode='r', allow_pickle=False)
   except ValueError as error:
@@ -110,12 +110,12 @@ def _read_npy(file, binding):
       '(n, height, width, 3)'
     )
   if not array.size:
-    raise ValueError(f'{binding}: {file.name} holds no image')
+    raise ValueError(f'{binding}: {file.name} contains no image')
   return array
 
 
 def _read_cifar(paths, binding):
-  """Reads CIFAR-10 binary files as one uint8 (n, 32, 32, 3)."""
+  """Reads CIFAR-10 binary files into one array, uint8 (n, 32, 32, 3)."""
   if not paths:
     raise ValueError(f'{binding}: the folder has no data_batch*.bin')
   parts = []

@@ -1,4 +1,4 @@
-"""Pairs of texts in JSON lines, mapped and read by number."""
+"""Pairs of texts in memory-mapped JSON lines, read by number."""
 
 import json
 from pathlib import Path
@@ -16,28 +16,28 @@ _BLOCK = 1 << 24  # bytes searched for line ends at a time
 def is_usable(text: str) -> bool:
   """Returns whether TextPairs accepts a text: not blank, and without NUL.
 
-  NUL would be read as padding, or as the end of a text.
+  NUL has id 0, which is padding and the end of a text.
   """
   return bool(text.strip()) and '\0' not in text
 
 
 class MappedLines:
-  """The lines of a mapped file.
+  """The lines of a memory-mapped file.
 
   Attributes:
     path: Path of the file.
-    numbers: Line numbers from 0, except of blank lines of at most two bytes,
-      (n,) int64.
+    numbers: Numbers of the lines from 0, (n,) int64, without blank lines of at
+      most two bytes.
   """
 
   def __init__(self, path: Path):
     """Finds the lines; raises OSError if the file cannot be read."""
     self.path = path
-    # An empty file cannot be mapped.
+    # An empty file cannot be memory-mapped.
     empty = not path.stat().st_size
     self._content = b'' if empty else np.memmap(path, np.uint8, mode='r')
     self._edges = _line_edges(self._content)
-    # Longer blank lines are malformed, like any line that is not a JSON object.
+    # A longer blank line is an error, like any line that is not a JSON object.
     short = np.flatnonzero(np.diff(self._edges) <= 2)
     blank = [line for line in short.tolist() if not self.read(line).strip()]
     self.numbers = np.delete(np.arange(len(self._edges) - 1), blank)
@@ -49,7 +49,7 @@ class MappedLines:
 
 
 def _line_edges(content):
-  """Returns the begin of each line and the end of the last, (lines + 1,)."""
+  """Returns where each line begins and the last one ends, (lines + 1,)."""
   ends = [np.zeros(1, np.int64)]
   for begin in range(0, len(content), _BLOCK):
     is_end = content[begin : begin + _BLOCK] == ord('\n')
@@ -74,8 +74,8 @@ class PairReader:
     Args:
       file: File of the pairs.
       lines: Line numbers of the pairs, (n,).
-      fields: Names of the JSON fields of 'source' and 'target'.
-      vocab: Vocabulary of both.
+      fields: Name of the JSON field of 'source' and of 'target'.
+      vocab: Vocabulary of source and target.
     """
     self._file = file
     self._lines = lines
@@ -127,7 +127,7 @@ class PairReader:
     if not isinstance(text, str):
       raise self._error(i, name, f'must be a string, got {text!r:.60}')
     if not is_usable(text):
-      fault = 'holds the character NUL' if text.strip() else 'is blank'
+      fault = 'contains the character NUL' if text.strip() else 'is blank'
       raise self._error(i, name, fault)
     return text
 
@@ -139,7 +139,7 @@ class PairReader:
 def find_splits(
   path: str, valid_fraction: float, test_fraction: float
 ) -> dict[str, tuple[MappedLines, np.ndarray]]:
-  """Returns the file and the line numbers of each split.
+  """Returns the file and the line numbers (n,) of each split.
 
   Args:
     path: A file, or a folder with a file per split; `~` is the home folder.

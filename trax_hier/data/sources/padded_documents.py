@@ -1,4 +1,4 @@
-"""PaddedDocuments: rows with tokens of one document each, padded."""
+"""PaddedDocuments: padded rows, each with tokens of one document only."""
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
@@ -16,11 +16,12 @@ _COMMAND = 'python -m trax_hier.data.prepare --name=wiki40b/en --output_dir=DIR'
 def PaddedDocuments(
   path: str, batch_size: int, length: int, seed: int = 0
 ) -> DataSet:
-  """Documents, such as wiki40b's articles, each in separate rows.
+  """Documents, such as wiki40b's articles, cut into padded rows.
 
-  Maps a folder that `python -m trax_hier.data.prepare` wrote. The vocabulary is
-  the SentencePiece model that the folder was prepared with, or bytes. If the
-  set has no validation split, valid is test.
+  A row has tokens of one document only. Memory-maps a folder that
+  `python -m trax_hier.data.prepare` wrote. The vocabulary is the SentencePiece
+  model that the folder was prepared with, or bytes. If the set has no
+  validation split, valid is the test split.
 
   Args:
     path: Folder of the documents.
@@ -30,7 +31,7 @@ def PaddedDocuments(
 
   Raises:
     ValueError: naming the binding, if files are missing or do not fit
-      together, or if a number is not legal.
+      together, or if a number is invalid.
   """
   binding = f'PaddedDocuments.path = {path!r}'
   checks.check_positive('PaddedDocuments.length', length)
@@ -54,7 +55,7 @@ def PaddedDocuments(
   def eval_rows(split, _):
     return rows[split].rows, rows[split].n_rows
 
-  def n_bytes(split):
+  def count_bytes(split):
     return documents[split].n_bytes(vocab)
 
   sizes = ', '.join(f'{split} {r.n_rows:,}' for split, r in rows.items())
@@ -66,5 +67,5 @@ def PaddedDocuments(
     vocab,
     'token' if is_subwords else 'byte',
     batch_size,
-    n_bytes=n_bytes if is_subwords else None,
+    count_bytes=count_bytes if is_subwords else None,
   )

@@ -1,7 +1,7 @@
-"""Folders of documents that `python -m trax_hier.data.prepare` writes.
+"""Reads folders of documents that `python -m trax_hier.data.prepare` wrote.
 
-`{split}.tokens` holds the concatenated ids of all documents, of the dtype
-`token_dtype`; `{split}.ends.npy` holds the end of each document, int64.
+`{split}.tokens` contains the concatenated ids of all documents, of the dtype
+`token_dtype`; `{split}.ends.npy` contains the end of each document, int64.
 """
 
 from pathlib import Path
@@ -18,19 +18,19 @@ VOCAB_FILE = 'sentencepiece.model'
 
 
 def is_prepared(path: Path) -> bool:
-  """Returns whether a path is a folder for `read_prepared`."""
+  """Returns whether a path is a folder that `read_prepared` can read."""
   return (path / 'train.tokens').is_file()
 
 
 def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
-  """Maps the documents of a prepared folder.
+  """Memory-maps the documents of a prepared folder.
 
   Args:
     root: Folder that `python -m trax_hier.data.prepare` wrote.
 
   Returns:
-    The vocabulary and 'train', 'valid' and 'test'; valid is test if the set has
-    no validation split.
+    The vocabulary, and 'train', 'valid' and 'test'; valid is the test split if
+    the set has no validation split.
 
   Raises:
     OSError: if a file is missing or cannot be read.
@@ -53,4 +53,4 @@ def _read_split(root, split, dtype):
   tokens = np.memmap(root / f'{split}.tokens', dtype, mode='r')
   if not len(ends) or ends[-1] != len(tokens):
     raise ValueError(f'{split}.ends.npy does not fit {split}.tokens')
-  return Documents.end_to_end(tokens, ends)
+  return Documents.adjacent(tokens, ends)

@@ -1,18 +1,18 @@
-"""StandardLibrary: Python's library source, a corpus on every machine."""
+"""StandardLibrary: the source of Python's standard library, as a corpus."""
 
 import sysconfig
 from pathlib import Path
 
 from trax_hier.config import configurable
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.files import is_text, list_files
+from trax_hier.data.files import read_texts
 from trax_hier.data.splits import split_files, split_of
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _VALID_FRACTION = 0.03
 _TEST_FRACTION = 0.05
 
-# Not the source of the library: tests, installed packages, examples, and
+# Folders without source of the library: tests, installed packages, examples and
 # generated tables (character maps, help topics, build settings).
 _SKIPPED = frozenset(
   (
@@ -36,10 +36,10 @@ _SKIPPED_PREFIXES = ('.', '_sysconfigdata', 'config-')
 def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
   """Bytes of the standard library of the running Python, split by file.
 
-  About 8 MB in 400 files, found at run time. A hash of the relative path holds
-  out about 3 % of the files for validation and 5 % for the test, so a file is
-  in the same split in every Python release. The text and its bits per byte
-  differ slightly between releases.
+  About 8 MB in 400 files. A hash of its relative path assigns each file to a
+  split, so a file is in the same split in every Python release; about 3 % of
+  the files are valid and 5 % are test. The text and its bits per byte differ
+  slightly between releases.
 
   Args:
     batch_size: Rows of the global batch.
@@ -48,7 +48,7 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
 
   Raises:
     ValueError: if this Python has no library source on disk, or if a number is
-      not legal.
+      invalid.
 
   Example:
     >>> data = StandardLibrary(batch_size=4, length=128)
@@ -56,7 +56,7 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
     (4, 128)
   """
   root = Path(sysconfig.get_path('stdlib'))
-  contents = _read(root) if root.is_dir() else {}
+  contents = read_texts(root, '.py', _skip) if root.is_dir() else {}
   if not contents:
     raise ValueError(
       f'StandardLibrary: no Python source in {root}; train on your own files '
@@ -78,14 +78,3 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
 
 def _skip(name):
   return name in _SKIPPED or name.startswith(_SKIPPED_PREFIXES)
-
-
-def _read(root):
-  """Returns the bytes of the source files by relative name."""
-  contents = {}
-  for path in list_files(root, _skip):
-    if path.suffix == '.py':
-      content = path.read_bytes()
-      if content and is_text(content):
-        contents[path.relative_to(root).as_posix()] = content
-  return contents

@@ -21,18 +21,18 @@ def Synthetic(
   seed: int = 0,
   n_eval_rows: int = 256,
 ) -> DataSet:
-  """Endless generated text; only the predictable characters are scored.
+  """Generated text for memory tasks; only predictable characters are scored.
 
   copy:   '\\n' w '\\n' w with random letters w; scores the second w.
   recall: 'c7k0a3x7' + noise + 'a3x7c7k0': pairs of a letter and a digit, random
           capital letters, and the pairs in another order; scores the last
-          digits, at least length - 14 tokens after their first occurrence. A
-          model without memory needs ln 10 = 2.303 nats for each.
+          digits, at least length - 14 tokens after their first occurrence. The
+          loss of a model without memory is ln 10 = 2.303 nats per digit.
 
-  Every character is an integer hash of (split, row, position): batches are
-  bitwise equal on every machine. Ids are bytes (`ByteVocab`), the unit is the
-  token. Valid and test rows differ from training rows and do not depend on the
-  seed.
+  Training rows do not end. Every character is a hash of (seed, split, row,
+  position): batches are bitwise equal on every machine. Ids are bytes
+  (`ByteVocab`); the unit is the token. Valid and test rows differ from training
+  rows and do not depend on the seed.
 
   Args:
     task: 'copy' or 'recall'.
@@ -44,7 +44,7 @@ def Synthetic(
 
   Raises:
     ValueError: naming the binding, if the task does not exist or a number is
-      not legal.
+      invalid.
 
   Example:
     >>> data = Synthetic('recall', batch_size=2, length=20)
@@ -94,20 +94,20 @@ def Synthetic(
 
 
 def _sample(keys, n, choices):
-  """Samples (b, n) int32 from range(choices) with row keys (b,)."""
+  """Samples (b, n) int32 uniformly from range(choices), with keys (b,)."""
   samples = hash64(keys[:, None], np.arange(n)) % np.uint64(choices)
   return samples.astype(np.int32)
 
 
 def _shuffle(keys, n):
-  """Shuffles range(n) for each row, (b, n) int32."""
+  """Shuffles range(n) for each of (b,) keys, (b, n) int32."""
   # Stable, so that ties have the same order on every machine.
   order = np.argsort(hash64(keys[:, None], np.arange(n)), axis=1, kind='stable')
   return order.astype(np.int32)
 
 
 def _copy_rows(keys, length):
-  """Returns tokens (b, l) int32 and weights (b, l) float32."""
+  """Returns 'copy' tokens, (b, l) int32, and weights, (b, l) float32."""
   half = length // 2
   tokens = np.full((len(keys), length), _NEWLINE, np.int32)
   tokens[:, 1:half] = _LOWER + _sample(keys, half - 1, _LETTERS)
@@ -118,7 +118,7 @@ def _copy_rows(keys, length):
 
 
 def _recall_rows(keys, length):
-  """Returns tokens (b, l) int32 and weights (b, l) float32."""
+  """Returns 'recall' tokens, (b, l) int32, and weights, (b, l) float32."""
   noise, letters, digits, order = (hash64(keys, use) for use in range(4))
   pairs = np.stack(
     (

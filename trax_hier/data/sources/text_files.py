@@ -1,4 +1,4 @@
-"""TextFiles: bytes or subwords of any text file or folder."""
+"""TextFiles: bytes or subwords of any file or folder of text."""
 
 from collections.abc import Mapping
 
@@ -31,15 +31,15 @@ def TextFiles(
 ) -> DataSet:
   """Bytes or subwords of a file, or of the text files below a folder.
 
-  A file may hold any bytes; it is mapped and cut in order into train, valid and
-  test. The UTF-8 files below a folder, except hidden ones, are read into
-  memory, sorted by path, with a zero byte after each. In the order of a hash of
-  their relative paths, whole files fill test and valid up to their fractions.
-  If either stays less than half full, as with few or very unequal files, the
-  joined bytes are cut in order instead.
+  A file may contain any bytes; it is memory-mapped and cut into train, valid
+  and test, in this order. The UTF-8 files below a folder, except hidden ones,
+  are read into memory, sorted by path, with a zero byte after each. In the
+  order of a hash of their relative paths, whole files fill test and valid up to
+  their fractions. If either stays less than half full, as with few or very
+  unequal files, the joined bytes are cut like a file.
 
   With a vocabulary, the same splits are encoded into memory, with zero bytes as
-  id 0; the `vocab_size` of the model is the number of pieces.
+  id 0; the model's `vocab_size` must be the number of pieces.
 
   Args:
     path: File or folder; `~` is the home folder.
@@ -56,16 +56,17 @@ def TextFiles(
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable, empty,
-      holds no text, or is shorter than a window; if the vocabulary is missing,
-      is lossy, or has text with id 0; or if a number is not legal.
+      has no text, or is shorter than a window; if the vocabulary is missing, is
+      lossy, or encodes text as id 0; or if a number is invalid.
 
   Example:
-    >>> from trax_hier import data
-    >>> folder = data.__path__[0]  # Any file or folder; here Python files.
-    >>> texts = TextFiles(folder, batch_size=4, length=128)
-    >>> texts.train_batch(0)['inputs'].shape
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   _ = pathlib.Path(folder, 'my.txt').write_text('Some text. ' * 1000)
+    ...   data = TextFiles(folder, batch_size=4, length=128)
+    >>> data.train_batch(0)['inputs'].shape
     (4, 128)
-    >>> texts.eval_batches('valid', window=256)[0]['inputs'].shape
+    >>> data.eval_batches('valid', window=256)[0]['inputs'].shape
     (4, 256)
   """
   checks.check_fractions('TextFiles', valid_fraction, test_fraction)
@@ -90,7 +91,7 @@ def TextFiles(
     unit,
     eval_length=eval_length,
     eval_stride=eval_stride,
-    n_bytes=None if vocab is None else n_bytes.__getitem__,
+    count_bytes=None if vocab is None else n_bytes.__getitem__,
   )
 
 
@@ -100,7 +101,7 @@ def _encode_splits(
   try:
     return {split: encode_split(c, vocab) for split, c in splits.items()}
   except ValueError as error:
-    # Bits per byte would count bytes that no scored token encodes.
+    # Bits per byte of a lossy vocabulary would count bytes without a token.
     raise ValueError(
       f'{binding}: {error}. To train a lossless vocabulary: {SUBWORDS_COMMAND}'
     ) from error

@@ -20,7 +20,7 @@ from trax_hier.data.splits import (
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
 
-_N_CHECKED = 8  # pairs of each split read on construction
+_N_CHECKED = 8  # pairs of each split that the constructor checks
 _N_SAMPLED = 100  # pairs that `describe` reads
 
 
@@ -45,12 +45,12 @@ class TextPairs(DataSet):
 
   A pair is two fields of a JSON object, one object a line, in UTF-8. `path` is
   one file, or a folder with train.jsonl, valid.jsonl and test.jsonl, such as
-  `python -m trax_hier.data.prepare` writes; without valid.jsonl, valid is test.
-  A hash of the line number splits one file: a line keeps its split when others
-  are appended, and the fractions are nearly exact for many lines.
+  `python -m trax_hier.data.prepare` writes; valid.jsonl defaults to test.jsonl.
+  A single file is split by a hash of the line number: a line keeps its split
+  when others are appended, and the fractions are nearly exact for many lines.
 
-  Files are mapped: memory holds the line offsets, and a batch decodes and
-  encodes its pairs on demand.
+  Files are memory-mapped: only line offsets are in memory, and a batch parses
+  and encodes its pairs on demand.
 
   Batches have
     'sources', (b, source_length) int32, the document, padded with 0 on the
@@ -95,7 +95,7 @@ class TextPairs(DataSet):
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
   ):
-    """Finds the lines and reads the first pairs of each split.
+    """Finds the lines, and checks the first pairs of each split.
 
     Args:
       path: File or folder; `~` is the home folder.
@@ -104,7 +104,7 @@ class TextPairs(DataSet):
       target_length: Tokens in a row of targets, including the end.
       source: Field of the document.
       target: Field of the summary.
-      vocab: SentencePiece model file in which no text has id 0, such as
+      vocab: SentencePiece model file that encodes no text as id 0, such as
         `python -m trax_hier.data.subwords` writes; None means that tokens are
         bytes.
       valid_fraction: Fraction of the lines of one file held out for validation.
@@ -113,10 +113,10 @@ class TextPairs(DataSet):
 
     Raises:
       ValueError: naming the binding, if the path is missing, is unreadable or
-        has no training pair, if the vocabulary is missing or has text with id
-        0, or if a number is not legal; naming file and line, if a line is not
+        has no training pair, if the vocabulary is missing or encodes text as
+        id 0, or if a number is invalid; naming file and line, if a line is not
         an object with the two fields, or if a field is not text, is blank, or
-        holds the character NUL. Lines after the first pairs are checked when
+        contains the character NUL. Lines after the first pairs are checked when
         they are read, and raise the same errors.
     """
     checks.check_positive('TextPairs.batch_size', batch_size)
@@ -160,7 +160,7 @@ class TextPairs(DataSet):
       vocabulary,
       'byte' if vocab is None else 'token',
       batch_size,
-      n_bytes=None if vocab is None else self._count_target_bytes,
+      count_bytes=None if vocab is None else self._count_target_bytes,
     )
 
   def pairs(self, split: str) -> Sequence[Pair]:
@@ -179,8 +179,8 @@ class TextPairs(DataSet):
   def count_bytes(self, split: str) -> int | None:
     """Returns the bytes that the scored tokens of 'valid' or 'test' encode.
 
-    The end of a summary counts as one byte, truncated text as none. None if
-    tokens are bytes.
+    The end of a summary counts as one byte; truncated text does not count. None
+    if tokens are bytes.
     """
     checks.check_choice('count_bytes: split', split, EVAL_SPLITS)
     return super().count_bytes(split)
@@ -200,8 +200,8 @@ class TextPairs(DataSet):
       cut_targets += len(target) + 1 > self.target_length  # 1 for the end
     sizes = ', '.join(f'{s} {len(p):,}' for s, p in self._splits.items())
     return (
-      f'TextPairs: {self._description}: {sizes} pairs; of {n:,} in train, '
-      f'{cut_sources:,} are truncated at source_length = '
+      f'TextPairs: {self._description}: {sizes} pairs; of {n:,} sampled in '
+      f'train, {cut_sources:,} are truncated at source_length = '
       f'{self.source_length:,} and {cut_targets:,} at target_length = '
       f'{self.target_length:,}; batches of {self._batch_size} rows'
     )
@@ -216,7 +216,7 @@ class TextPairs(DataSet):
     return total
 
   def _rows(self, pairs, index):
-    """Returns rows by the number of their pair; past the last, all padding."""
+    """Returns rows by pair number; rows past the last pair are padding."""
     sources = np.zeros((len(index), self.source_length), np.int32)
     targets = np.zeros((len(index), self.target_length), np.int32)
     weights = np.zeros(targets.shape, np.float32)
@@ -232,7 +232,7 @@ class TextPairs(DataSet):
 
 
 class _Pairs(Sequence[Pair]):
-  """The pairs of a split, with documents truncated to `length` tokens."""
+  """The pairs of a split, with document ids truncated to `length`."""
 
   def __init__(self, pairs: PairReader, length: int):
     self._pairs = pairs

@@ -1,1 +1,1 @@
-"""Vocabularies: text to token ids and back."""
+"""Vocabularies: encode text as token ids and decode ids to text."""

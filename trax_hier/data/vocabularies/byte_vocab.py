@@ -6,7 +6,7 @@ import numpy as np
 
 
 class ByteVocab:
-  """The bytes of UTF-8 text as ids; id 0 is BOS and padding.
+  """Vocabulary of UTF-8 bytes; id 0 is BOS and padding.
 
   Attributes:
     size: 256.

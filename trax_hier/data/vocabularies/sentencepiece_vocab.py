@@ -13,8 +13,8 @@ SUBWORDS_COMMAND = (
   'python -m trax_hier.data.subwords --text=my.txt --output=my.model'
 )
 
-# SentencePiece writes a space as this character, and decodes the character to a
-# space unless its bytes are encoded.
+# SentencePiece represents a space by this character. It also decodes the
+# character itself to a space, unless it was encoded as byte pieces.
 SPACE_MARK = '\u2581'
 
 # Bytes that are not UTF-8, as Python's surrogateescape decodes them.
@@ -37,10 +37,10 @@ def import_sentencepiece() -> ModuleType:
 
 
 class SentencePieceVocab:
-  """The pieces of a SentencePiece model, with the ids of the model.
+  """Vocabulary of the pieces of a SentencePiece model, with its ids.
 
-  This package uses id 0 as BOS and padding, so it fits models whose id 0 is
-  padding, such as T5's.
+  This package uses id 0 as BOS and padding. A model whose id 0 is padding, such
+  as T5's, fits.
 
   Attributes:
     size: Number of pieces.
@@ -70,17 +70,17 @@ class SentencePieceVocab:
 
   @property
   def content(self) -> bytes:
-    """The bytes of the model file."""
+    """Content of the model file."""
     return self._model.serialized_model_proto()
 
   def encode_bytes(self, content: bytes) -> np.ndarray:
     """Encodes bytes without loss.
 
     A zero byte, which separates files, becomes id 0. Bytes that are not UTF-8,
-    such as those of a character that a split has cut, become byte pieces.
+    such as those of a character cut between two splits, become byte pieces.
 
     Args:
-      content: n bytes of text.
+      content: Bytes of text.
 
     Returns:
       Ids, (l,) int32.
@@ -104,7 +104,7 @@ class SentencePieceVocab:
 
   def keeps_zero_free(self) -> bool:
     """Returns whether no text encodes to id 0, which is BOS and padding."""
-    # If each byte has a piece, no text is unknown.
+    # If each byte has a piece, no text encodes to the unknown piece.
     return self._model.is_control(0) or (
       self._model.is_unknown(0) and self._byte_ids is not None
     )
@@ -121,7 +121,7 @@ class SentencePieceVocab:
     """Encodes the text between runs of characters that the model cannot encode.
 
     Args:
-      marks: The characters, as the inside of a regular expression's [].
+      marks: The characters, as in the brackets of a regular expression.
       text: Text to encode.
 
     Returns:
@@ -131,7 +131,7 @@ class SentencePieceVocab:
     return parts[::2], self._model.encode(parts[::2]), parts[1::2]
 
   def _join(self, texts, ids, runs):
-    """Interleaves the ids of texts and the ids of the runs between, (l,)."""
+    """Interleaves the ids of texts with the ids of the runs between, (l,)."""
     joined = [np.asarray(ids[0], np.int32)]
     for run, rest in zip(runs, ids[1:], strict=True):
       joined += [self._ids_of_run(run), np.asarray(rest, np.int32)]
@@ -164,7 +164,7 @@ def load_vocab(path: str, name: str) -> SentencePieceVocab:
 
   Raises:
     ValueError: naming the argument, if the file does not exist, is not a model,
-      or has text with id 0.
+      or encodes text as id 0.
   """
   binding = f'{name} = {path!r}'
   found = find_path(path, binding, 'file')
@@ -174,7 +174,7 @@ def load_vocab(path: str, name: str) -> SentencePieceVocab:
     raise ValueError(f'{binding}: {error}') from error
   if not vocab.keeps_zero_free():
     raise ValueError(
-      f'{binding}: its id 0 stands for text, but must be padding. To train a '
+      f'{binding}: its id 0 encodes text, but must be padding. To train a '
       f'suitable vocabulary: {SUBWORDS_COMMAND}'
     )
   return vocab

@@ -9,10 +9,10 @@ from trax_hier.data.vocabularies.vocab import Vocab
 
 
 class SentinelVocab:
-  """A vocabulary with sentinel ids above the ids of another vocabulary.
+  """A base vocabulary with sentinel ids above its own ids.
 
   Attributes:
-    below: Vocabulary of the ids below the sentinels.
+    base: Vocabulary of the ids below the sentinels.
     size: Number of ids, including the sentinels.
 
   Example:
@@ -30,9 +30,9 @@ class SentinelVocab:
     Args:
       vocab: Vocabulary of the ids below the sentinels.
       size: Number of ids, including the sentinels, which count down from
-        size - 1. All ids from vocab.size on decode as sentinels.
+        size - 1. All ids of at least vocab.size are sentinels.
     """
-    self.below = vocab
+    self.base = vocab
     self.size = size
 
   def encode(self, text: str) -> np.ndarray:
@@ -40,11 +40,11 @@ class SentinelVocab:
     ids = []
     for i, part in enumerate(re.split(r'<(\d+)>', text)):
       if i % 2 == 0:
-        ids.append(self.below.encode(part))
-      elif int(part) < self.size - self.below.size:
+        ids.append(self.base.encode(part))
+      elif int(part) < self.size - self.base.size:
         ids.append(np.array([self.size - 1 - int(part)]))
       else:
-        ids.append(self.below.encode(f'<{part}>'))
+        ids.append(self.base.encode(f'<{part}>'))
     return np.concatenate(ids).astype(np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -63,9 +63,9 @@ class SentinelVocab:
     if len(outside):
       raise ValueError(f'id {outside[0]}: must be in [0, {self.size})')
     text, begin = [], 0
-    for at in [*np.flatnonzero(ids >= self.below.size), len(ids)]:
+    for at in [*np.flatnonzero(ids >= self.base.size), len(ids)]:
       if at > begin:
-        text.append(self.below.decode(ids[begin:at]))
+        text.append(self.base.decode(ids[begin:at]))
       if at < len(ids):
         text.append(f'<{self.size - 1 - int(ids[at])}>')
       begin = at + 1

@@ -1,4 +1,4 @@
-"""Subwords: a subword vocabulary that gin trains on first use."""
+"""Subwords: a subword vocabulary, trained if its file does not exist."""
 
 from pathlib import Path
 
@@ -30,9 +30,9 @@ def Subwords(
     text: File or folder, as `TextFiles.path`.
     output: SentencePiece model file, written if it does not exist.
     size: Number of pieces.
-    valid_fraction: Value of `TextFiles.valid_fraction`, so that training uses
-      no held-out text.
-    test_fraction: Value of `TextFiles.test_fraction`, likewise.
+    valid_fraction: Must equal `TextFiles.valid_fraction`, so that no held-out
+      text is trained on.
+    test_fraction: Must equal `TextFiles.test_fraction`, for the same reason.
 
   Returns:
     `output`.

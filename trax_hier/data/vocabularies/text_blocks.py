@@ -1,4 +1,4 @@
-"""Encoding of long texts, block by block."""
+"""Encodes long texts block by block."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def encode_split(content: np.ndarray, vocab: SentencePieceVocab) -> np.ndarray:
   """Encodes the bytes of a split, block by block.
 
   Args:
-    content: Bytes of text, (n,) uint8, in memory or mapped.
+    content: Bytes of text, (n,) uint8, in memory or memory-mapped.
     vocab: Vocabulary that encodes any byte of the text.
 
   Returns:
@@ -36,8 +36,8 @@ def blocks(content: np.ndarray, size: int = _BLOCK) -> Iterator[bytes]:
   space, after a character.
 
   Args:
-    content: Bytes of text, (n,) uint8, in memory or mapped.
-    size: Maximal bytes of a block, at least the bytes of a character.
+    content: Bytes of text, (n,) uint8, in memory or memory-mapped.
+    size: Largest number of bytes in a block, at least a character's 4.
   """
   begin = 0
   while begin < len(content):
@@ -54,7 +54,7 @@ def _end(block):
   space = block.rfind(b' ')
   if line or space > 0:
     return line or space
-  # A character is one byte, and up to three more of the form 0b10xxxxxx.
+  # A character is one byte and up to three bytes of the form 0b10xxxxxx.
   for end in range(len(block) - 1, max(0, len(block) - 4), -1):
     if block[end] & 0xC0 != 0x80:
       return end

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 
 class TextStream:
-  """Decodes a stream of tokens; its texts join to the text of all tokens.
+  """Decodes a stream of tokens; its outputs concatenate to the whole text.
 
   A character that is split between two chunks of tokens is returned with the
   chunk that completes it.
@@ -16,15 +16,14 @@ class TextStream:
     ['n', '', 'é']
   """
 
-  # An incomplete character decodes to this, once for each of its bytes so far:
-  # three at most, as a character has at most four.
+  # Each byte of an incomplete character, at most three, decodes to this.
   _INCOMPLETE = '\ufffd'
   _MAX_INCOMPLETE = 3
 
   def __init__(
     self, decode: Callable[[list[int]], str], context: Iterable[int] = ()
   ):
-    """Begins after the tokens `context`, whose text is not returned.
+    """Begins a stream after the tokens `context`, whose text is not returned.
 
     Args:
       decode: Function from ids to text, such as a vocabulary's `decode`.
@@ -36,7 +35,7 @@ class TextStream:
     self._n_returned = len(decode(self._ids))
 
   def push(self, ids: Iterable[int]) -> str:
-    """Returns the text that (l,) further ids complete."""
+    """Returns the text of (l,) more ids, as far as characters are complete."""
     self._ids.extend(ids)
     text = self._decode(self._ids)
     complete = text.rstrip(self._INCOMPLETE)
@@ -52,8 +51,8 @@ class TextStream:
     return self._decode(self._ids)[self._n_returned :]
 
   def _drop_all_but(self, ids):
-    """Drops earlier tokens, so that the cost of a push does not grow."""
+    """Drops tokens before `ids`, so that the cost of a push does not grow."""
     text = self._decode(ids)
-    # Without a word before it, a subword would lose its leading space.
+    # At least one word is kept: a subword at the start loses its leading space.
     if text.strip():
       self._ids, self._n_returned = ids, len(text)

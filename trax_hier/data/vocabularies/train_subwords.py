@@ -1,4 +1,4 @@
-"""Training of a subword vocabulary."""
+"""Trains a subword vocabulary with SentencePiece."""
 
 import io
 import re
@@ -15,8 +15,8 @@ from trax_hier.data.vocabularies.sentencepiece_vocab import (
 )
 from trax_hier.data.vocabularies.text_blocks import blocks
 
-# The trainer skips a sentence with its own mark of an unknown piece, and takes
-# its mark of a space for a space. Neither occurs in the sentences it is given.
+# The trainer skips a sentence with its mark of an unknown piece, and reads its
+# mark of a space as a space. Texts are split at both marks to avoid this.
 _UNKNOWN_MARK = '\u2585'
 _NOT_IN_SENTENCES = re.compile(f'[\0\n{SPACE_MARK}{_UNKNOWN_MARK}]+')
 
@@ -34,7 +34,7 @@ def train(content: np.ndarray, size: int) -> bytes:
     size: Number of pieces.
 
   Returns:
-    The bytes of a model file, which are a pure function of the arguments.
+    The content of a model file, a pure function of the arguments.
 
   Raises:
     ValueError: if sentencepiece is not installed, or if the text has too few
@@ -82,7 +82,7 @@ def _user_message(message, size):
       f'{least[1]}'
     )
   if '!sentences_.empty()' in message:
-    return 'the training split holds no text'
+    return 'the training split contains no text'
   return message
 
 
@@ -103,7 +103,7 @@ def write_vocab(
     OSError: if the file cannot be written.
     ValueError: as `train`.
   """
-  # First, because training may take minutes and its result must not be lost.
+  # Created before training, which may take minutes, so that errors come early.
   output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output.parent) as name:
     scratch = Path(name) / output.name

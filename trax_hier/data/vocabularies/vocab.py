@@ -1,4 +1,4 @@
-"""The interface of a vocabulary."""
+"""Vocab: the interface of a vocabulary, and the dtype that stores its ids."""
 
 from collections.abc import Iterable
 from typing import Protocol

@@ -35,8 +35,8 @@ def _fit(rows, buffer):
   rows = rows.reshape(-1, *rows.shape[-2:]).astype(buffer.dtype)
   if rows.shape[0] != buffer.shape[0]:
     raise ValueError(
-      f'the batch has {rows.shape[0]} sequences (batch times heads), but the '
-      f'cache has {buffer.shape[0]}: initialize the state for this batch size'
+      f'the input has {rows.shape[0]} sequences (batch times heads), but the '
+      f'state has {buffer.shape[0]}: initialize it for this batch size'
     )
   return rows
 

@@ -37,10 +37,11 @@ class DotProductAttention(base.Layer):
   If `masked`, the last input is a mask (b, 1, l, 1) bool, which predict mode
   caches like keys; keys where it is False are not attended to.
 
-  Long sequences are cut to skip most of the masked products. With a window,
-  each block of queries attends to its own block of keys and the previous one.
-  Without a window, queries are cut into a few spans. Each span attends to the
-  keys before its end, in chunks if it is long (see `in_chunks`).
+  Long sequences are cut to skip most of the products that the causal mask or
+  the window discards. With a window, each block of queries attends to its own
+  block of keys and the previous one. Without a window, queries are cut into a
+  few spans. Each span attends to the keys before its end, in chunks if it is
+  long (see `in_chunks`).
 
   Source of the sizes: benchmarks/hourglass.py on CPU. 4 spans save 3 / 8 of the
   products; 8 spans would save 7 / 16 but double the size of the program.
@@ -57,9 +58,9 @@ class DotProductAttention(base.Layer):
     [0.  0.  0.5 0.5]
   """
 
-  _N_SPANS = 4
-  _MIN_SPAN = 128
-  _MIN_CACHE = 128
+  _N_SPANS = 4  # Maximum.
+  _MIN_SPAN = 128  # Minimum number of queries of a span.
+  _MIN_CACHE = 128  # Smaller caches are read whole.
 
   def __init__(
     self,

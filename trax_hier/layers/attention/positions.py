@@ -145,7 +145,7 @@ def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
 def sinusoid(positions, d_model: int):
   """Sines, then cosines, of positions (n,): float32 (n, d_model).
 
-  An odd d_model has one more column.
+  An odd d_model gives d_model + 1 columns.
   """
   frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
   angles = positions[:, None] * frequencies

@@ -73,7 +73,7 @@ def Normalize() -> base.Layer:
 
 
 class _HeadScale(base.Layer):
-  """q (b, h, l, d_head) -> learned scale of each head (h,)."""
+  """Learned scale of each head: q (b, h, l, d_head) -> (h,)."""
 
   def init_weights_and_state(self, input_signature):
     self.weights = jnp.ones(input_signature.shape[1], jnp.float32)
@@ -109,7 +109,7 @@ class ScaledAttention(base.Layer):
 
 
 def _factor(scale, q):
-  """|scale| sqrt(d_head), (h, 1, 1), from `scale` (h,) and q (.., d_head).
+  """Factor |scale| sqrt(d_head), (h, 1, 1), for `scale` (h,), q (.., d_head).
 
   Attention divides scores by sqrt(d_head), which leaves |scale|.
   """

@@ -102,7 +102,7 @@ class RelativePositions(NoPositions):
           f'RelativePositions has heads of d_model / n_heads = {u.shape[-1]}, '
           f'but the attention has d_head = {q.shape[-1]}'
         )
-      return q + u, grid.logits(q + v, r, offsets, n_keys)
+      return q + u, grid.bias(q + v, r, offsets, n_keys)
 
     layer = tl.Serial(  # q, k
       distances,  # r
@@ -113,7 +113,7 @@ class RelativePositions(NoPositions):
 
 
 class _FineKeys:
-  """Logits where the queries' stride is `ratio` >= 1 times the keys' stride.
+  """Bias where the queries' stride is `ratio` >= 1 times the keys' stride.
 
   Distances range from the last query's distance to the first key up to ratio -
   1 keys ahead. One product scores all queries against all these distances;
@@ -130,14 +130,14 @@ class _FineKeys:
       self._stride
     )
 
-  def logits(self, q, r, offsets, n_keys):
-    """Bias of queries and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+  def bias(self, q, r, offsets, n_keys):
+    """Bias from q and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
     return _shift(_scores(q, r[:, -n_keys - self._ratio :]), self._ratio)
 
 
 class _CoarseKeys:
-  """Logits where the keys' stride is `ratio` times the queries' stride.
+  """Bias where the keys' stride is `ratio` times the queries' stride.
 
   The distance from query i = ratio * a + m to key j is ratio * (j - a) - m. For
   each m, the distances shift with a as in `_FineKeys`. The cost is n_queries *
@@ -154,8 +154,8 @@ class _CoarseKeys:
     m = jnp.arange(self._ratio)[:, None]
     return ((groups * self._ratio - m) * self._stride).ravel()
 
-  def logits(self, q, r, offsets, n_keys):
-    """Bias of queries and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
+  def bias(self, q, r, offsets, n_keys):
+    """Bias from q and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
     del offsets
     *batch, n_queries, d = q.shape
     q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
@@ -168,11 +168,11 @@ class _CoarseKeys:
 
 
 class _AnyOffsets:
-  """Logits for positions that are known only at run time, in predict mode.
+  """Bias for positions that are known only at run time, in predict mode.
 
   The table holds every distance possible in a cache of `max_len` tokens; the
   first n_keys keys need only its last rows. For several queries and keys that
-  are not coarser, `logits` shifts a slice of the scores as in `_FineKeys`;
+  are not coarser, `bias` shifts a slice of the scores as in `_FineKeys`;
   otherwise, it gathers the score of each offset.
   """
 
@@ -187,7 +187,7 @@ class _AnyOffsets:
     """Distances in tokens for the table's rows."""
     return (jnp.arange(self._n_rows) - self._n_past) * self._stride
 
-  def logits(self, q, r, offsets, n_keys):
+  def bias(self, q, r, offsets, n_keys):
     """Bias: (.., h, q, d) x (h, c, d), offsets (.., q, k) -> (.., h, q, k)."""
     n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
     rows = offsets // self._stride + n_past

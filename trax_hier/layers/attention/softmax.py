@@ -22,7 +22,7 @@ def softmax_attention(q, k, v, bias, mask, dropout, rng):
 
 
 def scores(q, k, bias):
-  """(q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
+  """Attention scores (q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
   # Cached keys have one axis for batch and heads: see `cache.empty_buffer`.
   q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
   products = jnp.einsum(

@@ -1,8 +1,8 @@
 """Calls a layer factory with the dimensions that its signature names.
 
 Models offer one set of dimensions (d_model, n_heads, mode, ...) to the layer
-factories that gin injects. A factory receives only those that it declares:
-`LinearShorten` does not declare `n_heads`, so it does not receive it.
+factories that gin injects. A factory receives only the dimensions that it
+declares: `LinearShorten` does not declare `n_heads`, so it does not receive it.
 """
 
 import inspect
@@ -38,6 +38,6 @@ def accepts(factory: Callable[..., Any], argument: str) -> bool:
 
 
 def _parameters(factory):
-  # A class that gin has scoped has its arguments only in __init__.
+  # For a class under a gin scope, only __init__ has the real signature.
   function = factory.__init__ if inspect.isclass(factory) else factory
   return inspect.signature(function).parameters

@@ -1,6 +1,6 @@
-"""Checks of the arguments of models and layers.
+"""Range checks of the arguments of models and layers.
 
-The name of an argument says its rule: `d_model` is positive everywhere.
+The name of an argument determines its range: `d_model` is positive everywhere.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from trax_hier.compat import base
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-  """What a value must be.
+  """A condition that the value of an argument must meet.
 
   Attributes:
-    legal: The legal values in words; {name} is the value of another argument.
-    holds: (value, all arguments) -> whether the value is legal.
+    legal: The condition in words; {name} is the value of another argument.
+    holds: (value, all arguments) -> whether the value meets the condition.
   """
 
   legal: str
@@ -36,7 +36,7 @@ _POSITIVE_OR_NONE = _Rule(
 )
 _NOT_NEGATIVE = _Rule('must not be negative', lambda n, _: n >= 0)
 
-# The rule of each name.
+# Rules by argument name.
 _RULES = {
   'vocab_size': _POSITIVE,
   'd_model': _POSITIVE,
@@ -77,9 +77,9 @@ def check_arguments(configurable: str, **arguments: Any) -> None:
   """Raises ValueError for the first argument that breaks the rule of its name.
 
   Args:
-    configurable: Name of the configurable that takes the arguments; '' in a
-      helper that several of them call.
-    **arguments: Values by name, including those that a rule compares with:
+    configurable: Name of the configurable that takes the arguments; '' in code
+      that several configurables share.
+    **arguments: Values by name, including those that a rule refers to:
       `n_heads` needs `d_model`.
 
   Example:

@@ -1,8 +1,9 @@
-"""Discrete choices that a recomputation replays.
+"""Discrete choices that rematerialization replays.
 
 The backward pass of a reversible stack recomputes activations from inputs that
-it reconstructs. Rounding in these could flip a discrete choice, and with it the
-gradient, so layers record their choices in the forward pass and replay them.
+it reconstructs. Their rounding errors could flip a discrete choice, and so
+change the gradient. Layers therefore record choices in the forward pass, and
+replay them in the backward pass.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ class Choices:
   """The state of a layer that records or replays its choices.
 
   In 'train' mode, a `ReplaysChoices` layer whose state is `Choices(None)`
-  records its choices in its new state. A layer whose state holds choices takes
-  them in place of its own. Its usual state is (), which records nothing.
+  records its choices in its new state. A layer whose state holds choices uses
+  them instead of its own. With its usual state, (), it does neither.
 
   Attributes:
     indices: The choices, an integer array; None before they are recorded.
@@ -38,7 +39,7 @@ def record_choices(layer: base.Layer, state: Any) -> Any:
   if isinstance(layer, ReplaysChoices):
     return Choices(None)
   if isinstance(state, dict) or not layer.sublayers:
-    return state  # Trax marks a layer that ran before by a dictionary.
+    return state  # Trax's marker of a layer that occurs earlier is a dict.
   parts = zip(layer.sublayers, state, strict=True)
   return tuple(record_choices(*part) for part in parts)
 

@@ -1,7 +1,7 @@
 """Dense layers, and int8 kernels for decoding."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,18 @@ import jax.numpy as jnp
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 
-# Weights converted to float32 at a time: 256 KB, a fraction of a core's cache.
-_CHUNK = 1 << 16
+# `_dot_by_rows` converts this many weights at a time, but at least _MIN_ROWS
+# rows: 256 KB in float32, a fraction of a core's cache.
+_CHUNK_SIZE = 1 << 16
 _MIN_ROWS = 16
 # With at most this many rows of x, conversion costs more than multiplication.
-_FEW = 16
+_FEW_ROWS = 16
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8Kernel:
-  """An int8 matrix: values * scale.
+  """A matrix quantized to int8: values * scale.
 
   Attributes:
     values: int8 (d_in, d_out).
@@ -46,7 +47,7 @@ def quantize(kernel: jax.Array) -> Int8Kernel:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """A matrix whose rows are gathered one by one: values * scale.
+  """A matrix stored for gathering single rows: values * scale[:, None].
 
   Attributes:
     values: (n, d); each row is contiguous in memory.
@@ -118,7 +119,7 @@ class Dense(tl.Dense):
 
 @configurable(module='trax_hier.layers')
 def NoProjection():
-  """The identity, for slots that take a projection: (.., d) -> (.., d).
+  """The identity, in place of a projection: (.., d) -> (.., d).
 
   Example:
     >>> from trax_hier.layers import SelfAttention
@@ -153,8 +154,8 @@ def Linear(d_out: int, variance: float = 1.0):
 class Projections(base.Layer):
   """n parallel dense layers: x (.., d_in) -> n tensors (.., d_out).
 
-  The weights are those of the n layers, or `merge_projections` of them: with
-  few rows of x, one large product reads its kernel faster than n small ones.
+  The weights are those of the n layers. For decoding they are merged: with few
+  rows of x, one large product reads its kernel faster than n small ones.
 
   Args:
     d_out: Width of each output.
@@ -177,19 +178,14 @@ class Projections(base.Layer):
 
   def decoding_weights(self, weights: tuple, precision: str) -> tuple:
     """The weights merged into one product, whose kernel may be int8."""
-    (weights,) = merge_projections(weights)
-    return (quantize_dense(weights) if precision == 'int8' else weights,)
+    merged = jax.tree.map(lambda *ws: jnp.concatenate(ws, -1), *weights)
+    return (quantize_dense(merged) if precision == 'int8' else merged,)
 
   def forward(self, x):
     outputs = [_affine(x, weights) for weights in self.weights]
     if len(outputs) < self.n_out:
       outputs = jnp.split(outputs[0], self.n_out, axis=-1)
     return outputs if self.n_out > 1 else outputs[0]
-
-
-def merge_projections(weights: Sequence) -> tuple:
-  """The weights of `Projections`, merged into those of one product."""
-  return (jax.tree.map(lambda *ws: jnp.concatenate(ws, -1), *weights),)
 
 
 def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
@@ -214,7 +210,7 @@ def _affine(x, weights):
 def _product(x, kernel):
   if not isinstance(kernel, Int8Kernel):
     return jnp.dot(x, kernel)
-  few = x.size <= _FEW * x.shape[-1]
+  few = x.size <= _FEW_ROWS * x.shape[-1]
   y = jax.lax.platform_dependent(
     x, kernel.values, cpu=_dot_by_rows if few else _dot, default=_dot
   )
@@ -226,13 +222,13 @@ def _dot(x, values):
 
 
 def _dot_by_rows(x, values):
-  """The product, converting a few rows at a time, which stay in the cache.
+  """`_dot` that converts a few rows at a time, which stay in the cache.
 
-  Otherwise, XLA for CPU writes the converted matrix to memory and reads it
+  In `_dot`, XLA for CPU writes the converted matrix to memory and reads it
   back.
   """
   d_in, d_out = values.shape
-  n_rows = min(d_in, max(_MIN_ROWS, _CHUNK // d_out))
+  n_rows = min(d_in, max(_MIN_ROWS, _CHUNK_SIZE // d_out))
   while d_in % n_rows:
     n_rows -= 1
 

@@ -1,4 +1,4 @@
-"""Feed-forward layers of dense layers, and their activations."""
+"""Dense feed-forward layers and their activations."""
 
 import math
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def _gelu(x):
 
 @_gelu.defjvp
 def _gelu_jvp(primals, tangents):
-  """Keeps one array for the backward pass, the derivative; autodiff keeps 9."""
+  """Keeps one array, the derivative, for the backward pass, instead of 9."""
   (x,), (t,) = primals, tangents
   tanh = jnp.tanh(_SLOPE * (x + _CUBIC * x**3))
   inner = _SLOPE * (1 + 3 * _CUBIC * x**2)

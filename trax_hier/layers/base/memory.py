@@ -1,9 +1,9 @@
 """Memory: state that layers carry between calls, in training too.
 
 A model receives a long sequence segment by segment, one sequence in each row of
-the batch (a "lane"). Layers keep what they need of earlier segments in their
-state; gradients stop there. Fresh memory is all zeros, so `Lanes` resets a lane
-by zeroing its memory in all layers of a model.
+the batch (a "lane"). Layers keep in their state what they need from earlier
+segments; gradients do not cross segments. Initial memory is all zeros, so
+`Lanes` resets a lane by zeroing its memory in all layers of a model.
 """
 
 from collections.abc import Callable
@@ -38,11 +38,11 @@ class Memory(base.Layer):
 class Lanes(base.Layer):
   """Runs a layer and resets its memory in lanes where a sequence starts.
 
-  x (b, ..), start_of_sequence (b,) bool -> layer(x). First zeroes the `Memory`
-  of lanes where start_of_sequence is True.
+  x (b, ..), start_of_sequence (b,) bool -> layer(x). Before the call, zeroes
+  the `Memory` of lanes where start_of_sequence is True.
 
   Args:
-    layer: A layer of x. The weights of `Lanes` are a 1-tuple of its weights.
+    layer: The layer. The weights of `Lanes` are a 1-tuple of its weights.
     carry: Whether `layer` has memory; if not, x is the only input.
 
   Example: a sequence starts in the second lane at both calls.
@@ -100,16 +100,16 @@ def map_memory(
   """Maps fn(array, batch axis) over the memory in the state of a layer.
 
   Args:
-    fn: Function of memory (b, ..) and 0, or of memory (n, b, ..) of n stacked
-      layers and 1, and so on for nested stacks.
+    fn: Called with each array and its batch axis: (b, ..) and 0, or (n, b, ..)
+      and 1 for n stacked layers, and so on for nested stacks.
     layer: The layer.
     state: Its state.
-    axis: Batch axis of the memory of the layer itself.
+    axis: Batch axis of memory outside the stacks in `layer`.
   """
   if isinstance(layer, Memory):
     return jax.tree.map(lambda x: fn(x, axis), state)
   if isinstance(state, dict) or not layer.sublayers:
-    return state  # Trax marks a layer that ran before by a dictionary.
+    return state  # Trax's marker of a layer that occurs earlier is a dict.
   axis += isinstance(layer, Stack)
   pairs = zip(layer.sublayers, state, strict=True)
   return tuple(map_memory(fn, *pair, axis) for pair in pairs)
@@ -118,8 +118,8 @@ def map_memory(
 class ShiftRight(Memory):
   """Shifts tokens right by one position: (b, l) int32 -> (b, l).
 
-  The first position gets 0 or, if memory is carried, the last token of the
-  previous call. In predict mode, where the caller shifts, this is the identity.
+  The first position gets 0 or, with `carry`, the last token of the previous
+  call. In predict mode, where the caller shifts, this is the identity.
 
   Args:
     carry: Whether calls in 'train' and 'eval' modes continue one sequence.

@@ -1,6 +1,6 @@
 """Observations from inside layers: gate values and chosen units.
 
-Layers emit observations, which cost a program nothing unless it is traced
+Layers emit observations, which cost nothing in a program unless it is traced
 inside `collecting`:
 
     counts = Counts()
@@ -13,8 +13,8 @@ inside `collecting`:
     run(x)
     counts.take()  # {'blocks.0.FixedGate/keep': array, ...}
 
-Counts leave the program by callbacks and are summed, so the order and number of
-loop iterations do not matter.
+Callbacks in the program report counts, which are summed, so the order and
+number of loop iterations do not matter.
 """
 
 import contextlib
@@ -102,22 +102,22 @@ class _Scope:
   """The path of named layers whose calls are being traced.
 
   Attributes:
-    total: Receives the counts.
+    counts: The sums to which observations are added.
     path: Labels of the layers, outermost first, joined by dots.
     block_labels: Directly inside a `Stack`, labels of its remaining blocks.
-    labels: Labels of the layers called so far in this scope. A `Stack` has the
+    labels: Labels of the layers called so far in this scope; for a `Stack`, the
       index of its first block.
   """
 
-  total: Counts
+  counts: Counts
   path: str = ''
   block_labels: Iterator[str] | None = None
   labels: dict[base.Layer, Any] = dataclasses.field(default_factory=dict)
 
   def emit(self, name, counts):
     name = f'{self.path}/{name}'
-    self.total.expect(name, counts.shape)
-    jax.debug.callback(functools.partial(self.total.add, name), counts)
+    self.counts.expect(name, counts.shape)
+    jax.debug.callback(functools.partial(self.counts.add, name), counts)
 
   def inside(self, layer):
     """The scope inside a layer that is called in this scope."""
@@ -136,7 +136,7 @@ class _Scope:
     return self._below(label)
 
   def _below(self, label):
-    return _Scope(self.total, f'{self.path}.{label}' if self.path else label)
+    return _Scope(self.counts, f'{self.path}.{label}' if self.path else label)
 
 
 def _call(pure_fn, layer, x, weights, state, rng, use_cache):
@@ -150,7 +150,7 @@ def _call(pure_fn, layer, x, weights, state, rng, use_cache):
   finally:
     _scope.reset(token)
   if stacked:
-    # The layers around it expect the state as it was, stacked.
+    # The enclosing layers expect stacked state.
     (blocks,) = state
     state = (jax.tree.map(lambda *xs: jnp.stack(xs), *blocks.trees),)
   return y, state

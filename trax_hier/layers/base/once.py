@@ -1,4 +1,4 @@
-"""Layers whose output decoding computes once and then reuses."""
+"""Layers whose output is computed once in decoding, then reused."""
 
 import dataclasses
 from typing import Any
@@ -16,8 +16,9 @@ class FromWeights(base.Layer):
   A decoding program computes the output once: see `decoding_state`.
 
   Args:
-    layer: A layer without inputs and without state; its weights are this one's.
-    n_in: Number of inputs to take.
+    layer: The layer that computes the output, without inputs or state. Its
+      weights become those of `FromWeights`.
+    n_in: Number of inputs, which are ignored.
   """
 
   def __init__(self, layer: base.Layer, n_in: int):
@@ -26,7 +27,7 @@ class FromWeights(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     self.weights, _ = self._layer.init((), self.rng)
-    # Frees the second reference to the weights.
+    # Drops the second reference to the weights.
     self._layer.weights = jax.tree.map(
       lambda w: ShapeDtype(w.shape, w.dtype), self.weights
     )
@@ -57,7 +58,7 @@ class Once(base.Layer):
 
   For values that later calls do not change, for example the keys of another
   sequence (b, m, d). `layer` must have no state. In 'train' and 'eval' modes,
-  this is `layer`.
+  equals `layer`.
 
   A decoding program computes it before the first call: see `decoding_state`.
 
@@ -72,6 +73,7 @@ class Once(base.Layer):
   def __init__(self, layer: base.Layer, mode: str):
     super().__init__(layer.n_in, layer.n_out)
     self._mode = mode
+    # The second sublayer only provides a state, which holds the output.
     self._sublayers = (layer, base.Layer(name='Memory'))
     self._weights = (None, None)
     self._state = (None, None)
@@ -107,5 +109,5 @@ class Once(base.Layer):
     known, value = memory
     value = apply_if(~known, lambda value: cast(compute(), value), value)
     self.state = state, (jnp.ones((), bool), value)
-    # The state may be wider than the dtype of compute.
+    # The state may have a wider dtype than the output of this call.
     return cast(value, jax.eval_shape(compute))

@@ -22,9 +22,8 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
   Compile time and program size do not grow with n. Each block has its own
   initial weights and its own dropout.
 
-  A layer object that occurs in every block is a shared layer, as in Trax. A
-  `ShareWeights` before the stack must own its weights; the blocks then read
-  them from there.
+  A layer object that occurs in every block is shared, as in Trax. Its weights
+  must be owned by a `ShareWeights` before the stack.
 
   Args:
     block: Factory of one block; its outputs have the shapes and dtypes of its
@@ -71,11 +70,15 @@ class Blocks:
 
 
 class Stack(base.Layer):
-  """One template layer applied n times; see `Repeat`, which makes it.
+  """One template layer applied n times; made by `Repeat`.
 
-  Weights and state are 1-tuples, either of arrays stacked over the blocks,
-  which one scan runs, or of `Blocks`, which a decoding program runs one after
-  another.
+  Weights and state are 1-tuples of arrays stacked over the blocks, which run in
+  one scan, or, in decoding programs, of `Blocks`, which run one after another.
+
+  Args:
+    template: The block.
+    other: Another block, compared with `template` to find shared layers.
+    n: Number of blocks.
   """
 
   def __init__(self, template: base.Layer, other: base.Layer, n: int):
@@ -95,8 +98,8 @@ class Stack(base.Layer):
     """The number of blocks."""
     return self._n
 
-  # The setters of `Layer` would also set those of the template, which has the
-  # weights and state of only one block.
+  # The setters of `Layer` would also set the weights and state of the template,
+  # whose shapes are those of a single block.
 
   @property
   def weights(self):
@@ -105,7 +108,7 @@ class Stack(base.Layer):
 
   @weights.setter
   def weights(self, weights):
-    if not isinstance(weights, dict):  # Trax marks a layer that ran before.
+    if not isinstance(weights, dict):  # Marker of a layer that occurs earlier.
       self._weights = weights
 
   @property
@@ -132,7 +135,7 @@ class Stack(base.Layer):
           f'{layer.name} is shared between the blocks of {self.name}, so its '
           'weights must be owned outside: put ShareWeights(...) before it'
         )
-    self.rng = self.rng  # The template must not keep the traced one.
+    self.rng = self.rng  # Replaces the traced key in the template.
     self.weights, self.state = (weights,), (state,)
 
   def forward(self, x):

@@ -104,7 +104,7 @@ class Convolution(base.Layer):
 
 @jax.custom_vjp
 def _convolve(x, kernel):
-  """x (b, L - 1 + l, S, n), kernel (L, k, n, M) -> (b, l, S, M)."""
+  """Convolves x (b, L - 1 + l, S, n) by a kernel (L, k, n, M): (b, l, S, M)."""
   side = kernel.shape[1] // 2
   return jax.lax.conv_general_dilated(
     x,

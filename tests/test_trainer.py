@@ -223,7 +223,7 @@ def test_it_starts_with_the_weights_of_another_run(run, tmp_path):
   code, _, err = run(
     f"train.init_from = '{tmp_path}/none'", folder=tmp_path / 'new'
   )
-  assert code == 2 and 'not the folder of a run' in err
+  assert code == 2 and 'not a run directory' in err
   assert not (tmp_path / 'new' / 'config.gin').exists()
 
 

@@ -1,8 +1,9 @@
-"""A run and an export that older code wrote, in the same file formats.
+"""A run and an export of older code load and give the same numbers.
 
-The code that wrote tests/fixtures/before_layout.tar.xz had another package
-layout. The archive holds a `run` of 4 steps with its checkpoint, an `export` of
-it, eval logits of the export, and the metrics after the run was resumed.
+The code that wrote tests/fixtures/older_run_and_export.tar.xz had another
+package layout. The archive holds a `run` of 4 steps with its checkpoint, an
+`export` of it, eval logits of the export, and the metrics after the run was
+resumed.
 """
 
 import json
@@ -16,17 +17,18 @@ import pytest
 import toy
 
 import trax_hier
+import trax_hier.storage.configurables
 from trax_hier import cli, config, trainer
 
-FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures/before_layout.tar.xz'
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures'
 TOKENS = np.array([list(b'\nabc\nabcdefgh')], np.int32)
 
 
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
   """The folder of the unpacked archive; tests only read it."""
-  folder = tmp_path_factory.mktemp('before_layout')
-  with tarfile.open(FIXTURE) as file:
+  folder = tmp_path_factory.mktemp('older_files')
+  with tarfile.open(FIXTURES / 'older_run_and_export.tar.xz') as file:
     file.extractall(folder, filter='data')
   return folder
 
@@ -47,7 +49,7 @@ def test_export_gives_the_same_logits(archive):
   exported = trax_hier.load(archive / 'export')
   assert (exported.step, exported.unit, exported.length) == (4, 'token', 48)
   layer = exported.model(mode='eval')
-  # The states of the recurrent cell start from constants, not from weights.
+  # The recurrent cell starts from constant states, not from weights.
   state = jax.jit(lambda: layer.init(toy.signature(TOKENS), toy.KEY)[1])()
   logits, _ = toy.run(layer, TOKENS, exported.weights, state)
   assert logits.shape == (1, 13, 256)
@@ -65,13 +67,14 @@ def test_evaluate_gives_the_logged_score(archive, capsys):
   assert f'bits per token: {bits:.4f}' in out
 
 
+@pytest.mark.slow
 def test_run_resumes_to_the_same_losses(archive, tmp_path, capsys):
   run = shutil.copytree(archive / 'run', tmp_path / 'run')
   before = config.parameters((run / 'config.gin').read_text())
   flags = [f'--config_file={run / "config.gin"}', f'--output_dir={run}']
   # Probes would take most of the time.
   bindings = ['--config=train.steps = 6', '--config=train.look_every = 0']
-  # The trainer would refuse to resume if the configuration had changed.
+  # The trainer does not resume if the configuration has changed.
   assert trainer.main([*flags, *bindings]) == 0
   assert 'resuming after step 4' in capsys.readouterr().out
   for kind, steps in (('train', (5, 6)), ('valid', (6,))):
