@@ -126,7 +126,7 @@ def train(
       sends nothing.
     accept_changes: Whether to resume although the configuration has changed.
     before_compile: Function called after the model is built and before anything
-      is compiled or written.
+      is compiled.
     probe: Function that logs samples and statistics of the model, such as
       `probes.Probes()`; None logs none.
 

@@ -19,7 +19,8 @@ def check_profile_steps(steps: object) -> None:
   if not fits or not all(type(n) is int and n >= 1 for n in steps):
     raise ValueError(
       'train.profile_steps must be None or (first, n), the first step and the '
-      f'number of steps, both at least 1, such as (10, 5), got {steps!r}'
+      'number of steps, whole numbers of at least 1, such as (10, 5), got '
+      f'{steps!r}'
     )
 
 

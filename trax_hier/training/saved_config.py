@@ -56,9 +56,10 @@ def check_unchanged(file: Path) -> None:
 
 def save_config(file: Path) -> None:
   """Writes the operative configuration atomically."""
+  text = config.operative_text()
   temporary = file.with_suffix('.tmp')
   with temporary.open('w') as opened:
-    opened.write(config.operative_text())
+    opened.write(text)
     opened.flush()
     os.fsync(opened.fileno())
   temporary.replace(file)

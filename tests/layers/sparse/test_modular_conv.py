@@ -9,6 +9,7 @@ from sparse_reference import convolution
 from toy_programs import decode
 
 from trax_hier import layers as hl
+from trax_hier.inspection.layer_tree import tree
 from trax_hier.layers.sparse import modular_conv
 
 
@@ -26,6 +27,14 @@ def test_modular_convolution(sizes, mode):
     y = decode(layer, x, weights, [1, 3, 1, 1])
   expected = convolution(x, *map(np.asarray, jax.tree.leaves(weights)), 3)
   np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
+
+
+def test_layer_tree_has_no_row_for_a_wrapper():
+  layer = tree(hl.ModularConv(8, n_modules=2), (2, 12, 8))
+  assert [child.name for child in layer.children] == [
+    'PastInputs',
+    'Convolution',
+  ]
 
 
 @pytest.mark.parametrize('kernel_size, length_kernel_size', [(3, 3), (1, 2)])

@@ -39,8 +39,8 @@ class QKNormalization(NoPositions):
     def apply(arrays, offsets, q, n_keys):
       *arrays, scale = arrays
       q, bias = inner.apply(arrays, offsets, q, n_keys)
-      factor = _factor(scale, q)
-      return (q * factor).astype(q.dtype), bias * factor
+      scaled = (q * _factor(scale, q)).astype(q.dtype)
+      return scaled, bias * _factor(scale, q)
 
     return dataclasses.replace(
       inner,

@@ -24,7 +24,7 @@ def run_complete_groups(layer, weights, state, rng, tail, x, start, more):
     rng: PRNG key of the layer.
     tail: (b, k - 1, d), the last rows of earlier calls.
     x: (b, l, d), the new rows.
-    start: Index of the first group in the concatenation of `tail` and `x`.
+    start: First row of the first group in `tail` and `x` concatenated.
     more: Whether the call completes l // k + 1 groups, a bool scalar.
 
   Returns:

@@ -57,12 +57,12 @@ def ModularConv(
     )
   check_arguments('ModularConv', length_kernel_size=length_kernel_size)
   return tl.Serial(
-    MaskedPastInputs(length_kernel_size - 1, masked, mode),
+    masked_past_inputs(length_kernel_size - 1, masked, mode),
     Convolution(d_out, n_modules, kernel_size, length_kernel_size),
   )
 
 
-def MaskedPastInputs(n, masked, mode):
+def masked_past_inputs(n, masked, mode):
   """`PastInputs` of masked rows: x (b, l, d)[, mask (b, l)] -> (b, n + l, d).
 
   Rows where the mask is False become zeros, like rows before the start.

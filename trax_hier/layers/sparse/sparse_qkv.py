@@ -18,8 +18,8 @@ from trax_hier.config import configurable
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.sparse.modular_conv import (
   Convolution,
-  MaskedPastInputs,
   ModularConv,
+  masked_past_inputs,
 )
 from trax_hier.layers.sparse.multiplicative_dense import (
   MultiplicativeDense,
@@ -97,7 +97,7 @@ def SparseQKV(
     return Convolution(d_out, n_modules, kernel_size, length_kernel_size)
 
   def past():
-    return MaskedPastInputs(length_kernel_size - 1, masked, mode)
+    return masked_past_inputs(length_kernel_size - 1, masked, mode)
 
   def concatenate(z, x):
     modules = [y.reshape(*y.shape[:2], n_modules, -1) for y in (z, x)]
