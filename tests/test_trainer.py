@@ -154,7 +154,8 @@ def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
     patched.setattr(shutil, 'disk_usage', usage)
     code, _, err = run()
   assert (
-    code == 1 and 'MB, 0.0 MB are free; last complete checkpoint: none' in err
+    code == 1
+    and 'MB, but 0.0 MB are free; last complete checkpoint: none' in err
   )
   assert len(err.strip().splitlines()) == 1
   plain = TensorBoard.scalars

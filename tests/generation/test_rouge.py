@@ -281,8 +281,8 @@ def test_settings_are_passed_on(program, fake_generate):
   [
     (['--n_beams=2'], '--n_beams goes with --rouge'),
     (['--lead=2'], '--lead goes with --rouge'),
-    (['--rouge', '--window=4'], '--window does not go with --rouge'),
-    (['--rouge', '--stride=4'], '--stride does not go with --rouge'),
+    (['--rouge', '--window=4'], '--window cannot be combined with --rouge'),
+    (['--rouge', '--stride=4'], '--stride cannot be combined with --rouge'),
     (['--rouge', '--lead=0'], '--lead = 0: must be an integer of 1 or more'),
     (['--rouge', '--n_tokens=0'], '--n_tokens = 0: must be'),
     (['--rouge', '--n_examples=-1'], '--n_examples = -1: must be'),

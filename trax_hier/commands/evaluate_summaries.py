@@ -112,7 +112,7 @@ def _rouge_settings(arguments):
 
   for name in ('window', 'stride'):
     if getattr(arguments, name) is not None:
-      raise ValueError(f'--{name} does not go with --rouge')
+      raise ValueError(f'--{name} cannot be combined with --rouge')
   settings = {}
   for name in SETTINGS:
     value = getattr(arguments, name)

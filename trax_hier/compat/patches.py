@@ -1,6 +1,7 @@
 """Patches that make trax 1.4.1 work on current JAX, and quick to import.
 
-Each patch affects only the trax module that needs it, and never JAX itself.
+Each patch affects only the trax module that needs it, and never JAX itself. To
+add one, write a function of the module to patch and list it in `PATCHES`.
 """
 
 import functools

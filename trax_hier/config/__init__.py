@@ -6,6 +6,14 @@
     config.operative_text()    # the values used, as a gin file
 
 The only package that imports gin, whose decorator `configurable` it re-exports.
+
+`parsing` binds values and `operative` reports those that a run used. `errors`
+defines ConfigError, which the module that finds an error raises:
+
+* `files`: missing files and syntax errors.
+* `names`: unknown modules, configurables and parameters.
+* `types`, `table`: values of a wrong type or not given, and unknown macros.
+* `usage`: bindings without effect.
 """
 
 from gin import configurable

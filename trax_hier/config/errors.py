@@ -1,4 +1,7 @@
-"""Configuration errors, with messages that name the fault and the fix."""
+"""ConfigError, and parts of its messages, which name the fault and the fix.
+
+The package docstring lists the modules that raise it.
+"""
 
 import difflib
 import re

@@ -91,7 +91,7 @@ def value(name: str) -> Any:
 
 
 def fingerprint() -> str:
-  """Returns a text that changes whenever gin may supply other values."""
+  """Returns a string that changes whenever gin may supply other values."""
   return f'{names.bindings()} {gin.current_scope_str()}'
 
 

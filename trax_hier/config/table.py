@@ -26,12 +26,12 @@ class Binding(NamedTuple):
 
   @property
   def key(self) -> Key:
-    """(scope, selector, parameter): a later binding with it replaces this."""
+    """(scope, selector, parameter); of equal keys, the last binding counts."""
     return self[:3]
 
   @property
   def is_macro(self) -> bool:
-    """Whether this is `NAME = value`."""
+    """Whether this binds a macro, as in `NAME = value`."""
     return self.selector == names.MACRO
 
   @property

@@ -13,8 +13,8 @@ def check_used(called_later: Sequence[str] = ()) -> None:
   """Checks that each binding has had an effect by now.
 
   A binding that a deeper scope hides still counts as used. When an override
-  selects another component, earlier bindings of the replaced component may
-  have no effect.
+  selects another component, earlier bindings of the replaced component need
+  not have an effect.
 
   Args:
     called_later: Names of configurables that the run calls only after this

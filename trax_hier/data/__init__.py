@@ -1,5 +1,9 @@
 """Data sets: random-access token batches, made with numpy alone.
 
+The data sets are in `sources`, the vocabularies in `vocabularies`. The modules
+`enwik8`, `prepare` and `subwords` are programs, such as `python -m
+trax_hier.data.enwik8`.
+
 Every data set is an object with
 
   train_batch(step, shard=0, n_shards=1): one batch or a shard of it, a pure

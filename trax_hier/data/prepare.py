@@ -57,7 +57,10 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
     splits = {'train': 'train', 'test': 'validation'}
   for source in splits.values():
     if source not in builder.info.splits:
-      raise ValueError(f'{builder.name} has no split {source}')
+      raise ValueError(
+        f'{builder.name} has no split {source}; its splits are '
+        f'{", ".join(builder.info.splits)}'
+      )
   write = _choose_writer(builder, sentencepiece)
   output_dir.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output_dir) as name:

@@ -1,4 +1,11 @@
-"""Generation: continues prompts by sampling or beam search."""
+"""Generation: continues prompts by sampling or beam search.
+
+* `generate`: the entry points; `arguments` checks their arguments.
+* `programs`: the compiled decoding loop, which all calls share.
+* `sampling`, `beam_search`: how the loop chooses tokens.
+* `stop_sequences`, `streaming`: early ends, and tokens as they are sampled.
+* `rouge`: scores of summaries.
+"""
 
 from trax_hier.generation.generate import (
   Prepared,

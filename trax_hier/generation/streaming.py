@@ -20,7 +20,7 @@ def stream(
   held_back: int,
   on_tokens: Callback,
 ) -> list[np.ndarray]:
-  """Decodes to the end with callbacks; returns the new tokens of each row.
+  """Decodes until all rows end; returns the new tokens of each row.
 
   Args:
     decode: `Programs.decode` with its weights.

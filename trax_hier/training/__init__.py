@@ -1,4 +1,16 @@
-"""Training: schedules, optimizers, the jitted step, checkpoints, the loop."""
+"""Training: the loop and all that it uses.
+
+* `loop`: `train`, which calls all others.
+* `run`: starts or resumes a run; `saved_config` refuses a changed
+  configuration, and `checkpoints` loads the newest checkpoint.
+* `build`, `state`: jitted functions and their state, split by `mesh`.
+* `step`, `accumulate`: the training step and gradient accumulation.
+* `optimizers`, `schedules`: optax optimizers and learning rates.
+* `evaluate`: scores on held-out data.
+* `intervals`, `stopping`: when to evaluate, save, probe and exit.
+* `flops`, `utilization`, `profile`: measurements of speed.
+* `logging`: metrics and progress.
+"""
 
 from trax_hier.training.checkpoints import CheckpointError
 from trax_hier.training.logging.jsonl import read_metrics

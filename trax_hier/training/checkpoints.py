@@ -133,7 +133,7 @@ class Checkpoints:
       free = shutil.disk_usage(self._directory).free
       if free < needed:
         raise OSError(
-          f'it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
+          f'it needs {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free'
         )
       self._manager.save(
         step,

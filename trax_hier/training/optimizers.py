@@ -1,7 +1,8 @@
 """Optimizers: gin-configurable factories over optax.
 
 Each factory returns an `Optimizer`: an optax transformation and its
-learning-rate schedule, which the training step also logs.
+learning-rate schedule, which the training step also logs. To add an optimizer,
+write a factory here and export it from `trax_hier.training`.
 """
 
 import dataclasses

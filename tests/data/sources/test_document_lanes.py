@@ -322,7 +322,7 @@ def test_fraction_too_small_for_a_file_is_named(tmp_path):
   with pytest.raises(
     ValueError,
     match=r'DocumentLanes\.path.*DocumentLanes\.valid_fraction = 0\.05: no '
-    r'file fits .*: the smallest of 10 files has 0\.1 of them',
+    r'file fits .*: the smallest of 10 files has 0\.1 of all bytes',
   ):
     DocumentLanes(str(tmp_path), 1, 8, test_fraction=0.1)
   with pytest.raises(ValueError, match=r'DocumentLanes\.test_fraction = 0\.05'):

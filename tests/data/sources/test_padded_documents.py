@@ -124,7 +124,8 @@ def test_a_set_without_images_or_text_is_named(tmp_path, tfds, capsys):
 def test_a_set_without_training_data_is_named(tmp_path, tfds, capsys):
   tfds.toy = _Builder('text', {'test': []})
   assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 1
-  assert 'toy has no split train' in capsys.readouterr().err
+  message = capsys.readouterr().err
+  assert 'toy has no split train; its splits are test' in message
 
 
 def test_missing_tfds_is_named(tmp_path, monkeypatch, capsys):

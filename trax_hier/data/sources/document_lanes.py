@@ -160,7 +160,7 @@ def _read_folder(root, valid_fraction, test_fraction):
       raise ValueError(
         f'DocumentLanes.{split}_fraction = {fraction:g}: no file fits into '
         f'this fraction of the bytes: the smallest of {len(sizes)} files has '
-        f'{smallest:.3g} of them'
+        f'{smallest:.3g} of all bytes'
       )
   splits = {}
   for split in SPLITS:
@@ -174,7 +174,7 @@ def _read_folder(root, valid_fraction, test_fraction):
 
 
 def _map_file(path):
-  """Memory-maps the splits that the table of a file of documents lists."""
+  """Memory-maps a file of documents, split as its table says."""
   table = Path(f'{path}.json')
   if not table.is_file():
     raise ValueError(

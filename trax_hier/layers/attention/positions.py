@@ -12,6 +12,9 @@ The model itself calls `embed(mode)`: layers that add positions to its
 embeddings and to the inputs of its coarser scales. `shared` lists layers whose
 weights all attention layers of the model share.
 
+To add a scheme, subclass `NoPositions` in a new module and export the class
+from `trax_hier.layers`.
+
 Letters: b batch, h heads, l length.
 """
 

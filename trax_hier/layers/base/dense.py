@@ -66,7 +66,7 @@ class Rows:
     return cls(matrix.astype(precision))
 
   def take(self, indices: jax.Array) -> jax.Array:
-    """Rows (.., d) at indices (..), in float32 whatever their stored dtype."""
+    """Rows (.., d) at indices (..), in float32 for any stored dtype."""
     # Without 'clip', XLA for CPU checks bounds for every element.
     rows = jnp.take(self.values, indices, axis=0, mode='clip')
     rows = rows.astype(jnp.float32)
