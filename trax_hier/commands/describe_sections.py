@@ -128,7 +128,7 @@ def print_memory(built: Build, batch: Batch, compiled: bool) -> None:
     kind = built.mesh.devices.flat[0].device_kind
     print(
       '\nTemporary memory holds activations, gradients and scratch buffers of '
-      f'the step as XLA compiles it for {kind}.'
+      f'the step,\nas XLA compiles it for {kind}.'
     )
 
 
