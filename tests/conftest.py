@@ -1,7 +1,9 @@
 """Settings of the test suite; they take effect before JAX is imported."""
 
+import gc
 import importlib.metadata
 import os
+import pathlib
 import tempfile
 import types
 
@@ -29,6 +31,23 @@ def pytest_configure(config):
   """
   if config.getoption('dist', 'no') == 'load':
     config.option.dist = 'loadfile'
+
+
+# Compiled programs hold memory maps. Linux allows a process 65,530 of them, and
+# one more lets XLA's compiler crash.
+_MAPS = pathlib.Path('/proc/self/maps')
+_MOST_MAPS = 20_000
+
+
+def pytest_runtest_teardown(nextitem):
+  """Releases compiled programs after a test if there are too many."""
+  if nextitem is None or not _MAPS.exists():
+    return
+  if _MAPS.read_bytes().count(b'\n') > _MOST_MAPS:
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')

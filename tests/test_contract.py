@@ -83,6 +83,21 @@ def test_every_weight_gets_a_gradient(model):
     assert rows.all() or len(g) in table_sizes
 
 
+def test_no_small_weight_dominates_the_first_gradient(model):
+  def start():
+    layer = model.row.model(mode='train', dropout=0.0)
+    return layer.init(toy.signature(model.tokens), toy.KEY)[0]
+
+  gradients, _ = model.train_and_gradients(jax.jit(start)(), toy.KEY)
+  leaves = jax.tree.leaves(gradients)
+  squares = [np.sum(np.square(g)) for g in leaves]
+  n_weights = sum(g.size for g in leaves)
+  for g, square in zip(leaves, squares, strict=True):
+    if g.size < n_weights / 50:
+      # Clipping by the norm would cut the gradients of all other weights.
+      assert square < 0.5 * sum(squares), g.shape
+
+
 def test_training_without_dropout_is_evaluation(model):
   logits = [
     model.train_and_gradients(model.weights, jax.random.PRNGKey(seed))[1]

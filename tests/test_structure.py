@@ -20,7 +20,15 @@ _LAYERS = _BLOCKS | {
   'layers.reversible',
   'layers.sparse',
 }
-_VOCABULARIES = {'config', 'data.checks', 'data.files', 'data.splits'}
+_VOCABULARIES = {
+  'config',
+  'data.checks',
+  'data.files',
+  'data.fingerprints',
+  'data.folders',
+  'data.named_splits',
+  'data.splits',
+}
 _BATCHING = _VOCABULARIES | {'data.hashing', 'data.vocabularies'}
 _SOURCES = _BATCHING | {'data.batching'}
 _DATA = _SOURCES | {'data', 'data.sources'}
@@ -29,6 +37,8 @@ _TOP = _LAYERS | _DATA | _TRAINING | {'models', 'generation', 'inspection'}
 
 # Packages that each package may import. Every module must belong to one.
 MAY_IMPORT = {
+  # Imported by all; it imports nothing.
+  'environment': set(),
   'compat': set(),
   'config': set(),
   'layers.base': {'compat', 'config'},
@@ -44,7 +54,10 @@ MAY_IMPORT = {
   'data.checks': set(),
   'data.files': set(),
   'data.hashing': set(),
-  'data.splits': {'data.files'},
+  'data.fingerprints': {'data.files'},
+  'data.folders': {'data.files'},
+  'data.named_splits': {'data.folders'},
+  'data.splits': {'data.files', 'data.folders', 'data.named_splits'},
   'data.vocabularies': _VOCABULARIES,
   'data.batching': _BATCHING,
   'data.sources': _SOURCES,
@@ -129,7 +142,7 @@ def test_imports_follow_the_allowed_directions(path):
     # `import trax_hier` reads only the version.
     if within(name, 'trax_hier') and name != 'trax_hier':
       other = package_of(name.removeprefix('trax_hier').lstrip('.'))
-      assert other in MAY_IMPORT[package] | {package}, name
+      assert other in MAY_IMPORT[package] | {package, 'environment'}, name
 
 
 def test_directions_have_no_cycle():
@@ -219,3 +232,21 @@ def test_all_packages_are_in_pyproject():
   assert len(folders) == len(settings['packages'])
   assert all((ROOT / folder).is_dir() for folder in folders)
   assert {str(path.parent.relative_to(ROOT)) for path in SOURCES} <= folders
+
+
+@each_source
+def test_text_files_are_utf8_whatever_the_locale(path):
+  for node in ast.walk(parse(path)):
+    if not isinstance(node, ast.Call):
+      continue
+    name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+    words = {k.arg for k in node.keywords}
+    n = {'read_text': 0, 'write_text': 1}.get(name)
+    if n is not None:
+      assert len(node.args) > n or 'encoding' in words, ast.unparse(node)
+    if name in ('open', 'fdopen') and 'encoding' not in words:
+      modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
+      text = [m for m in modes if m in ('r', 'w', 'a', 'x', 'r+', 'w+', 'rt')]
+      # A call of open() without a mode reads text.
+      assert not text, ast.unparse(node)
+      assert name != 'open' or not isinstance(node.func, ast.Name) or modes

@@ -28,6 +28,7 @@ from trax_hier.commands import (
   generate,
   import_trax,
 )
+from trax_hier.environment import flag_names, print_any_text
 
 _COMMANDS = {
   'generate': generate,
@@ -41,12 +42,9 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  arguments = _parser().parse_args(argv)
+  print_any_text()
+  arguments = _parser().parse_args(flag_names(argv))
   program = f'trax-hier {arguments.command}'
-  # Gin files may import modules from the working directory, which `python -m`
-  # puts on the module path, but an installed program does not.
-  if '' not in sys.path and os.getcwd() not in sys.path:
-    sys.path.insert(0, os.getcwd())
   try:
     flags.check_files(arguments)
     _COMMANDS[arguments.command].main(arguments)

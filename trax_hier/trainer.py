@@ -5,10 +5,12 @@
 
 Each error is one message on standard error. Exit codes:
 
-    1    checkpoints cannot be loaded, the loss is not finite, the disk is full
-    2    a flag or the configuration is invalid; nothing has been compiled
-    130  Ctrl-C
-    143  SIGTERM; the trainer has saved a checkpoint
+    1    checkpoints or data cannot be read, the loss is not finite, the disk is
+         full
+    2    a flag or the configuration is invalid, or another trainer writes to
+         the output_dir; nothing has been compiled
+    130  Ctrl-C; the trainer has saved a checkpoint, unless it was pressed twice
+    143  SIGTERM; the trainer has saved a checkpoint (129 for SIGHUP)
 
 To resume a stopped run, repeat its command.
 
@@ -20,6 +22,7 @@ recognize the cluster:
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -29,14 +32,16 @@ from collections.abc import Sequence
 from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import Failure, fail, interrupted
 from trax_hier.commands.flags import add_config, add_config_file, check_files
+from trax_hier.commands.interrupts import watch_interrupts
+from trax_hier.environment import flag_names, platform_message, print_any_text
 
 _PROGRAM = 'trax_hier.trainer'
-_RESUME = 'the same command resumes the run'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  arguments = _parser().parse_args(argv)
+  print_any_text()
+  arguments = _parser().parse_args(flag_names(argv))
 
   try:
     check_files(arguments)
@@ -47,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   import trax_hier.storage.configurables  # noqa: F401
   from trax_hier import config
 
+  config.clear()  # An earlier call may have left bindings.
   try:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
@@ -124,56 +130,101 @@ def _train(arguments):
 
   from trax_hier import config
   from trax_hier.inspection.probes import Probes
+  from trax_hier.training.logging.not_finite import not_finite
   from trax_hier.training.loop import train
 
   # Orbax also logs the errors that it raises.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   is_built = False
   # Multi-host runs have no probes: one host would wait for the others.
-  probes = Probes() if jax.process_count() == 1 else None
-
-  def before_compile():
-    nonlocal is_built
-    config.check_used()
-    is_built = True
-
   try:
-    result = train(
-      output_dir=arguments.output_dir,
-      accept_changes=arguments.accept_changes,
-      before_compile=before_compile,
-      probe=probes,
-    )
-  except (Exception, KeyboardInterrupt) as error:
-    code = _fail(error, is_built)
-    if code is None:
+    probes = Probes() if jax.process_count() == 1 else None
+  except (RuntimeError, AssertionError) as error:
+    message = platform_message(error)
+    if message is None:
       raise
-    return code
+    return fail(_PROGRAM, message, 2)
+
+  with contextlib.ExitStack() as stack:
+
+    def before_compile():
+      nonlocal is_built
+      config.check_used()
+      is_built = True
+      stack.enter_context(watch_interrupts(_note_interrupt, abort))
+
+    def abort():
+      return _interrupted(arguments.output_dir)
+
+    try:
+      result = train(
+        output_dir=arguments.output_dir,
+        accept_changes=arguments.accept_changes,
+        before_compile=before_compile,
+        probe=probes,
+      )
+    except (Exception, KeyboardInterrupt) as error:
+      code = _fail(error, is_built, arguments.output_dir)
+      if code is None:
+        raise
+      return code
   if jax.process_index() == 0:
     _print_result(result, probes, arguments.output_dir)
+  if text := not_finite(result.evaluation):
+    return fail(_PROGRAM, f'not finite after step {result.step}: {text}', 1)
   return 0
 
 
-def _fail(error, is_built):
+def _note_interrupt():
+  print(
+    f'{_PROGRAM}: interrupted: the step in progress is finished and saved; '
+    'Ctrl-C again aborts at once',
+    file=sys.stderr,
+  )
+
+
+def _interrupted(output_dir):
+  """Prints what is saved after an abort by Ctrl-C; returns the exit code."""
+  return interrupted(_PROGRAM, f'interrupted: {_saved(output_dir)}')
+
+
+def _saved(output_dir):
+  """Says which checkpoint is the newest, and what the same command does."""
+  from trax_hier.training.checkpoints import saved_steps
+
+  folder = os.path.join(os.path.expanduser(output_dir), 'checkpoints')
+  if steps := saved_steps(folder):
+    return f'checkpoint {steps[-1]} is saved; the same command resumes the run'
+  return 'no checkpoint is saved; the same command starts from the first step'
+
+
+def _fail(error, is_built, output_dir):
   """Prints an error and returns its exit code; returns None for a bug."""
   from trax_hier import config
   from trax_hier.compat import base
   from trax_hier.training.checkpoints import CheckpointError
+  from trax_hier.training.data_error import DataError
   from trax_hier.training.logging.report import NotFiniteError
+  from trax_hier.training.run_lock import FolderInUseError
   from trax_hier.training.stopping import Stopped
 
   if isinstance(error, KeyboardInterrupt):
-    return interrupted(_PROGRAM, f'interrupted; {_RESUME}')
+    return _interrupted(output_dir)
   message = config.explain(error)
   if isinstance(error, Stopped):
-    return fail(_PROGRAM, f'{message}; {_RESUME}', 143)
+    what = 'resumes the run' if error.step else 'starts from the first step'
+    message = f'{message}; the same command {what}'
+    return fail(_PROGRAM, message, 128 + error.signal)
+  if isinstance(error, FolderInUseError):
+    return fail(_PROGRAM, message, 2)
   if isinstance(error, NotFiniteError | CheckpointError):
     return fail(_PROGRAM, message, 1)
-  if is_built and isinstance(error, OSError):
-    reason = error.strerror or message
-    return fail(_PROGRAM, f'{reason}; training stopped, {_RESUME}', 1)
+  if is_built and isinstance(error, DataError | OSError):
+    reason = getattr(error, 'strerror', None) or message
+    saved = _saved(output_dir)
+    return fail(_PROGRAM, f'{reason}; training stopped: {saved}', 1)
   # Before the first compilation, these errors come from the configuration.
-  user_errors = ValueError, TypeError, OSError, base.LayerError
+  user_errors = ValueError, TypeError, OSError, MemoryError, base.LayerError
   if not is_built and isinstance(error, user_errors):
     return fail(_PROGRAM, message, 2)
   return None

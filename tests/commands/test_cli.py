@@ -112,10 +112,47 @@ def test_ctrl_c_is_code_130(program, monkeypatch):
 
 
 def test_gin_files_may_import_from_the_working_directory(
-  monkeypatch, fake_run, capsys
+  monkeypatch, tmp_path, program
 ):
-  here = os.getcwd()
-  fake_run(Synthetic('copy', 2, 16))
-  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p not in ('', here)])
-  cli.main(['evaluate', '--run=x'])
-  assert sys.path[0] == here
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p])
+  Path('module_of_mine.py').write_text('', encoding='utf-8')
+  program('describe', '--config_file=quickstart.gin', '--config=x = 1')
+  assert str(tmp_path) not in sys.path
+  both = '--config=import module_of_mine', '--config=x = 1'
+  assert program('describe', '--config_file=quickstart.gin', *both)[0] == 2
+  assert sys.modules.pop('module_of_mine') and sys.path[0] == str(tmp_path)
+
+
+def test_flags_may_have_dashes(program, tmp_path):
+  code, _, err = program(
+    'import-trax'.replace('-', '_'),
+    '--config-file=x.gin',
+    f'--weights={tmp_path}',
+    f'--output={tmp_path}',
+  )
+  assert code == 2 and "no gin file 'x.gin'" in err
+
+
+def test_output_that_is_not_utf8(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'trax_hier.cli', 'compare', 'Größe', 'Größe'],
+    capture_output=True,
+    env=os.environ | {'PYTHONIOENCODING': 'ascii'},
+    cwd=tmp_path,
+    check=False,
+  )
+  assert (
+    done.returncode == 2 and b'Gr\\xf6\\xdfe: no such folder' in done.stderr
+  )
+
+
+@pytest.mark.parametrize('path', ['~nosuchuser/x', '~nosuchuser'])
+def test_an_unknown_home(program, path):
+  for command in (
+    ['evaluate', f'--run={path}'],
+    ['generate', '--run=x', f'--prompt_file={path}'],
+    ['compare', path, path],
+  ):
+    code, _, err = program(*command)
+    assert code == 2 and len(err.splitlines()) == 1

@@ -129,6 +129,25 @@ def test_evaluate_images(program, fake_run, tmp_path):
   assert code == 2 and 'window and stride do not apply to ImageBytes' in err
 
 
+def test_an_error_of_the_data_is_one_message(program, fake_run):
+  windows = EvalWindows(np.arange(1, 31), 8, 8)
+
+  def rows(index):
+    if index[0]:
+      raise ValueError('line 7: is blank')
+    return windows.rows(index)
+
+  data = DataSet(
+    'Mine', '', rows, lambda split, _: (rows, 4), ByteVocab(), 'token', 2
+  )
+  fake_run(data)
+  code, out, err = program('evaluate', '--run=x')
+  assert (code, out) == (1, '')
+  assert err == (
+    'trax-hier evaluate: held-out batch 2 cannot be read: line 7: is blank\n'
+  )
+
+
 def test_evaluate_gives_subwords_in_bits_per_byte_too(program, fake_run):
   windows = EvalWindows(np.arange(1, 31), 8, 8)
   data = DataSet(

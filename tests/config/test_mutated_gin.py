@@ -28,7 +28,7 @@ FILES = sorted(
   for path in GIN.rglob('*.gin')
   if path.parent.name != 'base' and not path.name.startswith('smoke')
 )
-N_MUTANTS = 200
+N_MUTANTS = 240
 _STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')
 # Words of Python errors, which mean nothing to a user.
 _JARGON = (
@@ -403,6 +403,44 @@ def small_vocabulary(source):
   return source.set(f'{source.model}.vocab_size', [2, 40], 'vocab_size')
 
 
+def unhashable_key(source):
+  """A dictionary whose key is a list."""
+  s = source.pick(lambda s: not s.is_macro)
+  key = source.rng.choice(['[1]', '{}', '(1, [2])'])
+  return source.mutant(s, f'{s.name} = {{{key}: 1}}')
+
+
+def name_of_gin(source):
+  """Names that serve gin itself."""
+  s = source.pick(lambda s: True)
+  name = source.rng.choice(['gin.constant', 'constant', 'gin.macro'])
+  return source.mutant(s, f'{s.name} = @{name}()')
+
+
+def huge_literal(source):
+  """A number that Python does not convert, or a long string."""
+  s = source.pick(is_number)
+  value = source.rng.choice(['9' * 5000, "'" + 'y' * 3000 + "'", '[' * 3000])
+  return source.mutant(s, f'{s.name} = {value}')
+
+
+def odd_character(source):
+  """A character that no statement has."""
+  s = source.pick(lambda s: True)
+  character = source.rng.choice(['\0', '\ufeff', '?', '$', '\u2028'])
+  return source.mutant(s, f'{character}{s.name} = {s.value}', 'mutant.gin:')
+
+
+def bad_seed(source):
+  """A seed is a number of 63 bits."""
+  return source.set('train.seed', [-1, 2**63, 2**64])
+
+
+def unknown_home(source):
+  """The home folder of nobody."""
+  return source.set('train.init_from', ["'~nosuchuser/run'"], '~nosuchuser')
+
+
 def unused_scope(source):
   """A binding in a scope in which nothing is called."""
   return source.set(f'nowhere/{source.model}.d_ff', [64])
@@ -500,6 +538,12 @@ OPERATORS = (
   wrong_kind,
   unused_configurable,
   no_data_there,
+  unhashable_key,
+  name_of_gin,
+  huge_literal,
+  odd_character,
+  bad_seed,
+  unknown_home,
 )
 # Found only after tracing the model, which takes seconds.
 TRACED = small_vocabulary, unused_scope

@@ -1,4 +1,5 @@
 """ROUGE, and `trax-hier evaluate --rouge`, which generates summaries."""
+# ruff: noqa: RUF001  # Texts are in many scripts.
 
 import importlib.metadata
 import json
@@ -49,6 +50,16 @@ def clear_config():
     ('pi is 3.14 of www.x.org', ['pi is 3.14 of www.x.org']),
     (' \n', []),
     ('', []),
+    # Other scripts; a space need not follow.
+    (
+      '今天下雨。明天晴！「好吗？」没有',
+      ['今天下雨。', '明天晴！', '「好吗？」', '没有'],
+    ),
+    ('値は３．１４です．次に', ['値は３．１４です．', '次に']),
+    ('یہ ایک ہے۔ دوسرا؟ تیسرا', ['یہ ایک ہے۔', 'دوسرا؟', 'تیسرا']),
+    ('पहला। दूसरा॥ तीसरा', ['पहला।', 'दूसरा॥', 'तीसरा']),
+    ('ሰላም። ሌላ፧ አዎ', ['ሰላም።', 'ሌላ፧', 'አዎ']),
+    ('Первое. Второе! Да', ['Первое.', 'Второе!', 'Да']),
   ],
 )
 def test_sentences(text, expected):
@@ -101,6 +112,74 @@ def test_unequal_or_zero_numbers_of_texts():
     rouge.score(['a', 'b'], ['a'])
 
 
+# A reference and a prediction with half of its words; they have equal lengths.
+_SCRIPTS = {
+  'Chinese': ('北京下雨', '北京晴天'),
+  'Chinese with digits': ('北京2008年', '上海2008天'),
+  'Chinese with Latin': ('GPT 模型 很强', 'GPT 模样 太弱'),
+  'Latin with Chinese': ('OpenAI 系统', 'OpenAI 模型'),
+  'Japanese': ('カメラが', 'カメきれ'),
+  'Korean': ('나는 학교에 간다 오늘', '나는 집에 간다 내일'),
+  'Thai': ('กขคง', 'กขจฉ'),
+  'Russian': ('Москва слезам не верит', 'Москва словам не поверит'),
+  'Greek': ('ένα δύο τρία τέσσερα', 'ένα δύο πέντε έξι'),
+  'Arabic': ('واحد اثنان ثلاثة أربعة', 'واحد اثنان خمسة ستة'),
+  'Hebrew': ('יום טוב', 'יום רע'),
+  'Hindi': ('हिन्दी भाषा', 'हिन्दी बोली'),
+  'Tamil': ('தமிழ் மொழி', 'தமிழ் எழுத்து'),
+  'Armenian': ('բարև ձեզ', 'բարև քեզ'),
+  'Georgian': ('დილა მშვიდობისა', 'დილა ღამე'),
+  'letters with diacritics': ('ä ö', 'ä é'),
+}
+
+
+@pytest.mark.parametrize('script', _SCRIPTS)
+def test_texts_of_any_script(script):
+  reference, prediction = _SCRIPTS[script]
+  found = rouge.score([reference], [prediction])
+  if script == 'Chinese with digits':  # 2008 of 4 words
+    assert found['rouge1'] == pytest.approx(25)
+  elif script == 'Chinese with Latin':  # GPT, 模 of 5 words
+    assert found['rouge1'] == pytest.approx(40)
+  elif script == 'Latin with Chinese':  # OpenAI of 3 words
+    assert found['rouge1'] == pytest.approx(100 / 3)
+  else:
+    assert found['rouge1'] == found['rougeL'] == pytest.approx(50)
+  same = rouge.score([reference], [reference])
+  assert list(same.values()) == pytest.approx([100] * 4)
+  assert rouge.score([reference], [''])['rouge1'] == 0
+
+
+@pytest.mark.parametrize('text', ['', '...', '。', '—'])
+def test_texts_without_words_score_zero(text):
+  for texts in ((text, text), ('some words', text), (text, 'some words')):
+    assert set(rouge.score(texts[:1], texts[1:]).values()) == {0}
+
+
+_ENGLISH = (
+  'The naïve café owner’s co-op sold 1,234.5 Größen in 2008, e.g. to us.',
+  'A λ-phage and β-sheets: “quoted” text — with dashes… and résumés.',
+  'we prove x_1 > 0 .\nrunning runners ran',
+)
+
+
+def test_scores_of_english_are_those_of_rouge_score():
+  """Also if a prediction is in another script."""
+  from rouge_score import rouge_scorer
+
+  scorer = rouge_scorer.RougeScorer(rouge.TYPES, use_stemmer=True)
+  predictions = (*_ENGLISH[1:], 'we prove β-sheets — 北京。')
+  pairs = [*zip(_ENGLISH, predictions, strict=True)]
+  pairs += [(text, text) for text in _ENGLISH]
+  for texts in pairs:
+    lines = ['\n'.join(rouge.sentences(text)) for text in texts]
+    expected = scorer.score(*lines)
+    found = rouge.score(texts[:1], texts[1:])
+    for name in rouge.TYPES:
+      assert found[name] == 100 * expected[name].fmeasure
+  assert found['rouge1'] == 100
+
+
 # evaluate --rouge -------------------------------------------------------------
 
 _TEST = [
@@ -141,6 +220,7 @@ def run(tmp_path_factory):
       'TextPairs.batch_size = 2',
       'TextPairs.source_length = 24',
       'TextPairs.target_length = 12',
+      'TextPairs.test_as_valid = True',
       'train.steps = 1',
     ],
   )
@@ -258,6 +338,14 @@ def test_scores_of_given_summaries(program, fake_generate):
   assert call == dict(n_tokens=12, temperature=0, stop=[[0]], n_ids=256)
 
 
+def test_references_in_other_scripts_are_counted(
+  program, fake_generate, monkeypatch
+):
+  monkeypatch.setattr(rouge, 'n_other_scripts', lambda texts: len(texts) - 3)
+  _, out, _ = program('--rouge')
+  assert '2 of 5 references are not in Latin letters' in out
+
+
 def test_settings_are_passed_on(program, fake_generate):
   flags = ['--n_beams=4', '--n_tokens=9', '--batch_size=3', '--split=valid']
   _, out, _ = program('--rouge', *flags)
@@ -309,7 +397,9 @@ def test_a_missing_package_is_named(program, monkeypatch):
 def test_an_empty_split_is_named(program, run):
   (run.parent / 'valid.jsonl').write_text('')
   try:
-    code, _, err = program('--rouge', '--split=valid')
+    code, _, err = program(
+      '--rouge', '--split=valid', '--config=TextPairs.test_as_valid = False'
+    )
   finally:
     (run.parent / 'valid.jsonl').unlink()
   assert code == 2 and 'the valid split is empty' in err

@@ -105,7 +105,7 @@ def test_bad_hierarchy(hierarchy, message):
       dict(hierarchy='1@2 1@4 1@2', shorten_factor_dropout=(2, 3)),
       'with one level',
     ),
-    (dict(shorten=3), 'expected a layer factory such as @DecoderBlock, got 3'),
+    (dict(shorten=3), 'HourglassLM.shorten = 3 must make a shortening'),
   ],
 )
 def test_bad_arguments(arguments, message):

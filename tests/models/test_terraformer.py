@@ -216,7 +216,7 @@ def test_gradients_of_shards_equal_those_of_one_device():
     (dict(attention=hl.EncoderAttention), r'Terraformer\.attention .* causal'),
     (
       dict(encoder_attention=hl.CrossAttention),
-      r'Terraformer\.encoder_attention must make a layer of 2 inputs',
+      r'Terraformer\.encoder_attention = .* must make attention to all rows',
     ),
     (
       dict(encoder_attention=SPARSE),
@@ -250,7 +250,7 @@ def test_hashed_attention_is_causal_in_the_decoder_alone():
 
 
 def test_shared_positions_raise():
-  with pytest.raises(ValueError, match='cannot share layers'):
+  with pytest.raises(ValueError, match='which reversible layers cannot'):
     Terraformer(**{**SIZES, 'positions': hl.RelativePositions})
 
 

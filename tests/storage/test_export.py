@@ -245,7 +245,8 @@ def test_commands_accept_an_export_as_a_run(exported, tiny_run, capsys):
   for folder in (tiny_run.folder, exported):
     generate = ['generate', f'--run={folder}', '--prompt=na', '--n_tokens=9']
     assert cli.main([*generate, '--seed=1']) == 0
-    assert cli.main(['evaluate', f'--run={folder}', '--split=valid']) == 0
+    path = f"--config=TextFiles.path = '{tiny_run.folder.parent}/text.txt'"
+    assert cli.main(['evaluate', f'--run={folder}', '--split=valid', path]) == 0
     generated, *evaluated = capsys.readouterr().out.split('run: ')
     outputs.append((generated, evaluated[0].split('\n', 1)[1]))
   assert outputs[0] == outputs[1]

@@ -21,7 +21,7 @@ from trax_hier import cli, config
 from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype, base
 from trax_hier.models import HourglassLM
-from trax_hier.storage import trax_files
+from trax_hier.storage import trax_files, trax_unpickler
 from trax_hier.storage.import_trax import _kinds, hourglass_weights
 from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.storage.trax_files import UnsafeFileError, read_trax_weights
@@ -388,8 +388,8 @@ def opcodes(*parts):
 
 def allowed():
   """A snapshot of the objects that a pickle may name, and of their state."""
-  calls = [getattr(x, '_call', x) for x in trax_files._KNOWN.values()]
-  return list(trax_files._KNOWN), calls, dict(vars(trax_files._Ignored))
+  calls = [getattr(x, '_call', x) for x in trax_unpickler._KNOWN.values()]
+  return list(trax_unpickler._KNOWN), calls, dict(vars(trax_unpickler._Ignored))
 
 
 @pytest.mark.parametrize(
@@ -463,3 +463,45 @@ def test_errors_are_one_message(files, run):
     assert (code, len(output.splitlines())) == (2, 1)
     assert output.startswith('trax-hier import_trax: ') and message in output
     assert not (files / 'out').exists()
+
+
+HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000,)}"
+
+
+@pytest.mark.parametrize(
+  'name, content, message',
+  [
+    ('x.npy.gz', b'PK\3\4' * 9, 'magic string'),  # A renamed .npz.
+    ('x.npy.gz', b'\x93NUMPY\1\0v\0' + HUGE.ljust(117) + b'\n', 'memory'),
+    (
+      'x.pkl.gz',
+      b'\x80\4C\1a0' + b'\x8e' + (2**27).to_bytes(8, 'little'),
+      'damaged',
+    ),
+    # A key that takes 2^60 steps to hash.
+    ('x.pkl.gz', b'\x80\4}(K\1' + b'2\x86' * 60 + b'K\1u.', '2 seconds'),
+    ('x.pkl.gz', b'\x80\4}r\xff\xff\xff\xf0.', 'memory'),
+    ('x.pkl.gz', b'\x80\4](' + b'\0' * (70 << 20), 'damaged'),
+  ],
+)
+def test_files_that_ask_for_memory_or_time(
+  tmp_path, monkeypatch, name, content, message
+):
+  monkeypatch.setattr(trax_files, '_SECONDS', 2)
+  (tmp_path / name).write_bytes(gzip.compress(content, 1))
+  with pytest.raises(ValueError, match=message):
+    read_trax_weights(tmp_path / name)
+
+
+def test_an_array_may_not_be_listed_without_end(tmp_path):
+  content = pickle.dumps({'flat_weights': [np.ones(10**6, np.float32)] * 99})
+  (tmp_path / 'x.pkl.gz').write_bytes(gzip.compress(content))
+  with pytest.raises(ValueError, match='larger than the file allows'):
+    read_trax_weights(tmp_path / 'x.pkl.gz')
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+  content = b'\x80\4B' + (2**28).to_bytes(4, 'little') + bytes(2**28) + b'.'
+  (tmp_path / 'x.pkl.gz').write_bytes(gzip.compress(content, 1))
+  with pytest.raises(ValueError, match='than its size allows'):
+    read_trax_weights(tmp_path / 'x.pkl.gz')

@@ -18,7 +18,7 @@ def stub_steps(monkeypatch):
     return dataclasses.replace(
       build(*arguments),
       step=lambda state, batch: (state, np.ones(4)),
-      evaluator=lambda weights: scores,
+      evaluator=lambda weights, before_batch: scores,
     )
 
   monkeypatch.setattr(loop, 'build', build_stubs)

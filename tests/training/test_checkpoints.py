@@ -32,11 +32,12 @@ def abstract(state):
   )
 
 
-def open_and_save(folder, steps, keep=10, metrics=None):
+def open_and_save(folder, steps, keep=10, losses=None):
   checkpoints = Checkpoints(folder, keep)
   for step in steps:
-    values = {'loss': metrics[step]} if metrics else None
-    checkpoints.save(step, make_state(step), {'step': step}, values)
+    checkpoints.save(step, make_state(step), {'step': step})
+    if losses and step in losses:
+      checkpoints.evaluated(step, losses[step])
   checkpoints.wait()
   return checkpoints
 
@@ -162,11 +163,21 @@ def test_another_model_does_not_load(tmp_path, other):
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
   losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.5}
-  checkpoints = open_and_save(tmp_path, losses, keep=2, metrics=losses)
+  checkpoints = open_and_save(tmp_path, losses, keep=2, losses=losses)
   assert checkpoints.steps() == [2, 4, 5]
+  checkpoints.close()
+  # A resumed run knows the losses of its log.
+  checkpoints = Checkpoints(tmp_path, keep=2, losses=losses)
+  checkpoints.save(6, make_state(6), {'step': 6})
+  assert checkpoints.steps() == [2, 5, 6]
+  checkpoints.evaluated(6, 0.5)
+  checkpoints.save(7, make_state(7), {'step': 7})
+  checkpoints.save(8, make_state(8), {'step': 8})
+  checkpoints.save(9, make_state(9), {'step': 9})
+  assert checkpoints.steps() == [6, 8, 9]
 
 
-def test_without_metrics_only_the_newest_checkpoints_are_kept(tmp_path):
+def test_without_losses_only_the_newest_checkpoints_are_kept(tmp_path):
   assert open_and_save(tmp_path, range(1, 6), keep=2).steps() == [4, 5]
 
 

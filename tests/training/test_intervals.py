@@ -1,6 +1,7 @@
 """Steps at which a run probes the model, and the order of its actions."""
 
 import contextlib
+import signal
 import time
 
 import jax
@@ -47,8 +48,9 @@ def test_a_probe_runs_after_saving_and_is_not_timed(tmp_path, stub_steps):
 
 
 def test_no_probe_after_sigterm(tmp_path, stub_steps, monkeypatch):
-  should_stop = contextlib.nullcontext(lambda step: step == 2)
-  monkeypatch.setattr(loop, 'listen_for_sigterm', lambda: should_stop)
+  signals = iter([None, None, signal.SIGTERM])  # Before steps 1, 2 and 3.
+  should_stop = contextlib.nullcontext(lambda: next(signals))
+  monkeypatch.setattr(loop, 'listen_for_signals', lambda: should_stop)
   with pytest.raises(Stopped):
     toy_training.run(tmp_path, 4, probe=pytest.fail, look_every=2, eval_every=4)
 

@@ -91,8 +91,8 @@ class _Run:
     return compare_curves.Curves(
       name=self.name,
       score=self.score(),
-      train=[(m['step'], m[self.score()]) for m in self.train],
-      valid=[(m['step'], m[self.score()]) for m in self.valid],
+      train=_scored(self.train, self.score()),
+      valid=_scored(self.valid, self.score()),
       batch_tokens=self.batch_tokens(),
     )
 
@@ -126,7 +126,7 @@ def _read(folder):
     raise ValueError(
       f'{folder}: metrics.jsonl has no {_SCORE_PREFIX}... metric'
     )
-  return _Run(**by_kind, parameters=config.parameters(file.read_text()))
+  return _Run(**by_kind, parameters=config.parameters(file.read_text('utf-8')))
 
 
 def _names(folders):
@@ -212,10 +212,23 @@ def _last(run, name):
 
 def _held_out(run, score, index=None):
   """The score of evaluation `index`, or the lowest if None, with its step."""
-  scored = [m for m in run.valid if score in m]
-  if not scored:
-    return _MISSING
-  chosen = min(scored, key=lambda m: m[score])
   if index is not None:
-    chosen = scored[index]
-  return f'{chosen[score]:.4f} (step {chosen["step"]:,})'
+    scored = [(m['step'], m[score]) for m in run.valid if score in m]
+    chosen = scored[index] if scored else None
+  else:
+    best = _scored(run.valid, score)
+    chosen = min(best, key=lambda point: point[1], default=None)
+  if chosen is None:
+    return _MISSING
+  step, value = chosen
+  shown = f'{value:.4f}' if math.isfinite(value) else 'not finite'
+  return f'{shown} (step {step:,})'
+
+
+def _scored(lines, score):
+  """(step, score) of the lines whose score is finite."""
+  return [
+    (line['step'], line[score])
+    for line in lines
+    if math.isfinite(line.get(score, math.nan))
+  ]

@@ -1,6 +1,9 @@
 """JAX's persistent cache of compiled programs."""
 
+import contextlib
 import os
+
+from trax_hier.commands.failures import print_note
 
 _MAX_BYTES = 4 * 10**9
 
@@ -10,17 +13,25 @@ def enable_compilation_cache() -> None:
 
   The cache is `trax_hier/compiled` in the user's cache folder and holds at most
   4 GB. JAX_COMPILATION_CACHE_DIR chooses another folder,
-  JAX_ENABLE_COMPILATION_CACHE=0 disables the cache.
+  JAX_ENABLE_COMPILATION_CACHE=0 disables the cache. Also turns off 64-bit
+  types, which decoding does not support.
   """
   import jax
 
+  if jax.config.jax_enable_x64:
+    print_note('JAX_ENABLE_X64 is ignored: models compute in 32 bits')
+    jax.config.update('jax_enable_x64', False)
   if jax.config.jax_compilation_cache_dir is not None:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = os.path.join(os.path.expanduser(cache), 'trax_hier', 'compiled')
-  try:
+  with contextlib.suppress(OSError):  # The home folder may be read-only.
     os.makedirs(folder, exist_ok=True)
-  except OSError:
-    return  # The home directory may be read-only.
+  if not os.access(folder, os.W_OK):
+    print_note(
+      f'compiled programs are not kept for later: {folder} cannot be written; '
+      'JAX_COMPILATION_CACHE_DIR chooses another folder'
+    )
+    return
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_compilation_cache_max_size', _MAX_BYTES)

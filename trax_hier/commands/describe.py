@@ -5,7 +5,7 @@ import inspect
 
 from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import user_errors
-from trax_hier.commands.flags import add_config, add_config_file
+from trax_hier.commands.flags import add_config, add_config_file, add_trust
 
 _TRAIN = 'trax_hier.training.train'
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   model.add_argument(
     '--run', metavar='DIR', help='a run directory, instead of --config_file'
   )
+  add_trust(parser)
   add_config(parser, 'the files')
   parser.add_argument(
     '--batch',
@@ -76,7 +77,12 @@ def main(arguments: argparse.Namespace) -> None:
 
     enable_compilation_cache()
     config.clear()
-    config.parse(_files(arguments), arguments.config)
+    is_trusted = arguments.run is None or arguments.trust_code
+    config.parse(_files(arguments), arguments.config, is_trusted)
+    if arguments.run is not None and arguments.batch is None:
+      from trax_hier.storage.runs import check_vocabulary
+
+      check_vocabulary()
     built = _build(arguments.batch)
     config.check_used(_called_in_training(arguments.batch is not None))
     layer, weights, model_state, batch = _model(built)

@@ -4,7 +4,12 @@ import argparse
 
 from trax_hier.commands import evaluate_summaries
 from trax_hier.commands.compilation_cache import enable_compilation_cache
-from trax_hier.commands.failures import print_note, user_errors
+from trax_hier.commands.failures import (
+  Failure,
+  data_errors,
+  print_note,
+  user_errors,
+)
 from trax_hier.commands.flags import add_run
 
 HELP = 'score a held-out split: bits per byte, or ROUGE of summaries'
@@ -26,7 +31,8 @@ With --rouge, the data must be pairs of texts, such as @TextPairs. The model
 generates a summary of each document, which is compared with the reference.
 Baselines are scored too: the first sentences of the document (lead-3) and its
 first tokens. ROUGE is F1 in percent, from the package rouge-score with its
-stemmer.
+stemmer. References that are not in Latin letters are compared by words of
+letters and digits, and in scripts without spaces by letters.
 """
 
 
@@ -73,11 +79,13 @@ def _evaluate_bits(arguments):
 
     from trax_hier.storage.runs import open_run
     from trax_hier.training.build import COMPUTE_DTYPES
+    from trax_hier.training.data_error import reading
     from trax_hier.training.evaluate import Evaluator
+    from trax_hier.training.logging.not_finite import not_finite
     from trax_hier.training.mesh import weight_shardings
 
     enable_compilation_cache()
-    run = open_run(arguments.run, arguments.config)
+    run = open_run(arguments.run, arguments.config, arguments.trust_code)
     batches = run.data.eval_batches(
       arguments.split, arguments.window, arguments.stride
     )
@@ -92,11 +100,15 @@ def _evaluate_bits(arguments):
     )
     step, weights = run.load_weights(arguments.step, print_note)
   shardings = weight_shardings(mesh, weights)
-  result = evaluator(jax.device_put(weights, shardings))
-  n_bytes = run.data.count_bytes(arguments.split)
+  with data_errors():
+    result = evaluator(jax.device_put(weights, shardings))
+    with reading(f'the {arguments.split} split'):
+      n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
   print(f'split: {arguments.split}')
   print(f'context: {_context(batches, run.data.unit, layer)}')
+  if text := not_finite(result):
+    raise Failure(f'the scores are not finite: {text}', 1)
   _print_result(result, run.data.unit, n_bytes)
 
 

@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Reports a missing package now, not after hours of generation.
     rouge.import_rouge_score()
     enable_compilation_cache()
-    run = open_run(arguments.run, arguments.config)
+    run = open_run(arguments.run, arguments.config, arguments.trust_code)
     if not hasattr(run.data, 'pairs'):
       name = run.data.describe().partition(':')[0]
       raise ValueError(
@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
   print(f'run: {arguments.run}, step {step}, float32')
   print(f'split: {arguments.split}, {n:,} of {len(pairs):,} pairs')
   print(f'decoding: {_decoding(settings)}')
-  _print_scores(scores)
+  _print_scores(scores, rouge.n_other_scripts(references), n)
 
 
 def _rouge_settings(arguments):
@@ -134,8 +134,10 @@ def _summarize(run, weights, pairs, n, settings):
     Lists of texts in the same order: 'reference', 'model' and the baselines.
   """
   from trax_hier.generation import rouge
+  from trax_hier.training.data_error import reading
 
-  lengths = [len(pairs[i].ids) for i in range(n)]
+  with reading('a pair'):
+    lengths = [len(pairs[i].ids) for i in range(n)]
   order = sorted(range(n), key=lambda i: -lengths[i])
   batch_size = min(n, settings['batch_size'])
   lead, n_tokens = settings['lead'], settings['n_tokens']
@@ -144,7 +146,8 @@ def _summarize(run, weights, pairs, n, settings):
   heads = texts.setdefault(f'first {n_tokens} tokens', [])
   begin = noted = time.monotonic()
   for start in range(0, n, batch_size):
-    batch = [pairs[i] for i in order[start : start + batch_size]]
+    with reading('a pair'):
+      batch = [pairs[i] for i in order[start : start + batch_size]]
     sources = [pair.ids for pair in batch]
     texts['model'] += _generate(run, weights, sources, batch_size, settings)
     texts['reference'] += [pair.target for pair in batch]
@@ -193,13 +196,18 @@ def _decoding(settings):
   return f'{how}; up to {settings["n_tokens"]:,} tokens'
 
 
-def _print_scores(scores):
+def _print_scores(scores, n_other, n):
   import importlib.metadata
 
   from trax_hier.generation import rouge
 
   version = importlib.metadata.version('rouge-score')
   print(f'rouge-score {version}: mean F1 in percent, with its stemmer')
+  if n_other:
+    print(
+      f'{n_other:,} of {n:,} references are not in Latin letters: words of all '
+      'scripts count, and each letter of scripts without spaces'
+    )
   width = max(map(len, scores))
   print(' ' * width, *(f'{name:>9}' for name in rouge.TYPES))
   for name, row in scores.items():

@@ -4,6 +4,7 @@ import argparse
 
 from trax_hier.commands.failures import print_note, user_errors
 from trax_hier.commands.flags import add_output_folder, add_run
+from trax_hier.environment import expand_home
 
 HELP = 'write the model of a run as a folder of safetensors'
 DESCRIPTION = """
@@ -37,17 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
   """Writes the export and prints a summary of it."""
   with user_errors():
-    from pathlib import Path
-
     from trax_hier.storage import export
     from trax_hier.storage.runs import open_run
     from trax_hier.training.logging.jsonl import read_metrics
     from trax_hier.training.state import n_parameters
 
-    output = Path(arguments.output).expanduser()
+    output = expand_home(arguments.output)
     # Checked first: reading the data may take long.
     export.check_free(output)
-    run = open_run(arguments.run, arguments.config)
+    run = open_run(arguments.run, arguments.config, arguments.trust_code)
     batch = run.data.train_batch(0)
     step, weights = run.load_weights(arguments.step, print_note)
     sources = batch.get('sources')
@@ -71,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _config_text(folder, bindings):
-  text = (folder / 'config.gin').read_text()
+  text = (folder / 'config.gin').read_text('utf-8')
   if not bindings:
     return text
   return '\n'.join([text.rstrip(), '', '# Given to export', *bindings, ''])

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from trax_hier.environment import platform_message
+
 
 class Failure(Exception):
   """Ends a program with one message and an exit code."""
@@ -40,21 +42,49 @@ def print_note(line: str) -> None:
 
 
 @contextlib.contextmanager
+def data_errors() -> Iterator[None]:
+  """Turns errors of the data after the model is built into a `Failure`.
+
+  Raises:
+    Failure: Code 1, for a `DataError`.
+  """
+  from trax_hier.training.data_error import DataError
+
+  try:
+    yield
+  except DataError as error:
+    raise Failure(error, 1) from error
+
+
+@contextlib.contextmanager
 def user_errors() -> Iterator[None]:
   """Turns errors that user input can cause into a `Failure`.
 
   Raises:
-    Failure: Code 1 for checkpoints that cannot be loaded, 2 for other errors.
+    Failure: Code 1 for checkpoints that cannot be loaded and for a `DataError`,
+      2 for other errors.
   """
   from trax_hier import config
   from trax_hier.compat import base
   from trax_hier.training.checkpoints import CheckpointError
 
   try:
-    yield
+    with data_errors():
+      yield
   except BrokenPipeError:
     raise
   except CheckpointError as error:
     raise Failure(error, 1) from error
-  except (ValueError, TypeError, OSError, base.LayerError) as error:
+  except (
+    ValueError,
+    TypeError,
+    OSError,
+    MemoryError,
+    base.LayerError,
+  ) as error:
     raise Failure(config.explain(error), 2) from error
+  except (RuntimeError, AssertionError) as error:
+    message = platform_message(error)
+    if message is None:
+      raise
+    raise Failure(message, 2) from error

@@ -2,7 +2,8 @@
 
 import argparse
 
-from trax_hier.commands.failures import Failure
+from trax_hier.commands.failures import Failure, print_note
+from trax_hier.environment import expand_home
 
 
 def add_config_file(
@@ -58,7 +59,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='the step of the checkpoint; default: the newest',
   )
+  add_trust(parser)
   add_config(parser, "the run's config.gin")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+  """Adds --trust_code."""
+  parser.add_argument(
+    '--trust_code',
+    action='store_true',
+    help='let the config.gin of --run import modules and read any file: it can '
+    'then run any code of its author',
+  )
 
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
@@ -71,22 +83,42 @@ def add_output_folder(parser: argparse.ArgumentParser) -> None:
   )
 
 
+# Flags that take a path, or several.
+_PATHS = (
+  'output_dir',
+  'output',
+  'run',
+  'runs',
+  'config_file',
+  'prompt_file',
+  'source_file',
+  'weights',
+  'vocab',
+)
+
+
 def check_files(arguments: argparse.Namespace) -> None:
   """Checks runs, gin files and bindings before the slow import of JAX.
 
   Args:
     arguments: Parsed flags, of which `run`, `runs`, `config_file` and `config`
-      are checked, if the program has them.
+      are checked, if the program has them, and that no path is a URL.
 
   Raises:
-    Failure: A folder is not a run directory, a gin file is missing, or a file
-      or a binding is not valid gin.
+    Failure: A path is a URL, a folder is not a run directory, a gin file is
+      missing, or a file or a binding is not valid gin.
   """
   from trax_hier.config import files
   from trax_hier.storage.run_folder import config_file
 
   run = getattr(arguments, 'run', None)
+  if run and arguments.trust_code:
+    print_note(f'--trust_code: the configuration of {run} may run any code')
   try:
+    for name in _PATHS:
+      given = getattr(arguments, name, None) or ()
+      for path in [given] if isinstance(given, str) else given:
+        expand_home(path, f'--{name}={path}')
     for folder in [run] if run else getattr(arguments, 'runs', ()):
       config_file(folder)
     for name in getattr(arguments, 'config_file', ()):

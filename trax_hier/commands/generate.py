@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier.storage.runs import open_run
 
     enable_compilation_cache()
-    run = open_run(arguments.run, arguments.config)
+    run = open_run(arguments.run, arguments.config, arguments.trust_code)
     if run.data.unit == 'dim':
       raise ValueError(
         f'{run.folder}: the data of this run are images, not text to continue'

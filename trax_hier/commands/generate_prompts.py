@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from trax_hier.commands.failures import print_note
+from trax_hier.environment import expand_home
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def read_source(arguments: argparse.Namespace) -> str | None:
 
 def _read(flag, file):
   try:
-    return Path(file).expanduser().read_bytes().decode('utf-8')
+    return expand_home(file).read_bytes().decode('utf-8')
   except OSError as error:
     reason = error.strerror
   except UnicodeDecodeError as error:

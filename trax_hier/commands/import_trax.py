@@ -8,6 +8,7 @@ from trax_hier.commands.flags import (
   add_config_file,
   add_output_folder,
 )
+from trax_hier.environment import expand_home
 
 HELP = "import the weights of Trax's own Hourglass"
 DESCRIPTION = """
@@ -49,14 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
   """Writes the export and prints a summary of it."""
   with user_errors():
-    from pathlib import Path
-
     import trax_hier.storage.configurables  # noqa: F401
     from trax_hier import config
     from trax_hier.storage import export, import_trax
     from trax_hier.training.state import n_parameters
 
-    output = Path(arguments.output).expanduser()
+    output = expand_home(arguments.output)
     export.check_free(output)
     config.clear()
     config.parse(arguments.config_file, arguments.config)

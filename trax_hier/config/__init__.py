@@ -14,15 +14,18 @@ defines ConfigError, which the module that finds an error raises:
 * `names`: unknown modules, configurables and parameters.
 * `types`, `table`: values of a wrong type or not given, and unknown macros.
 * `usage`: bindings without effect.
+* `trust`: what a configuration of others may not do.
 """
 
 from gin import configurable
 
-from trax_hier.config.errors import ConfigError, explain
+from trax_hier.config.errors import ConfigError
+from trax_hier.config.explain import explain
 from trax_hier.config.files import Location, packaged_gin_dir
 from trax_hier.config.names import bindable_parameters
 from trax_hier.config.operative import differences, operative_text, parameters
 from trax_hier.config.parsing import (
+  check_no_paths,
   clear,
   fingerprint,
   parse,
@@ -37,6 +40,7 @@ __all__ = [
   'ConfigError',
   'Location',
   'bindable_parameters',
+  'check_no_paths',
   'check_used',
   'clear',
   'configurable',

@@ -4,22 +4,34 @@ The package docstring lists the modules that raise it.
 """
 
 import difflib
-import re
 from collections.abc import Iterable
-
-# What gin 0.5.0 appends to the errors of the configurables it calls.
-_MISSING = re.compile(r'No values supplied by Gin or caller .*: \[(.*)\]')
-_SCOPE = re.compile(r" in scope '(.*)'\s*$")
 
 
 class ConfigError(ValueError):
   """A fault in a gin file or binding: one message with file, line, binding."""
 
 
+def cut(text: str, longest: int = 160) -> str:
+  """Returns a text of a message, cut if it is long, with what it lacks."""
+  if len(text) <= longest:
+    return text
+  return f'{text[:longest]}... ({len(text) - longest:,} more characters)'
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-  """Returns '; did you mean ...?' with known names close to `name`, or ''."""
-  by_lower = {k.lower(): k for k in known}
-  near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
+  """Returns '; did you mean ...?' with known names close to `name`, or ''.
+
+  Names that begin with `name` come first, then those that contain it, then
+  those of similar spelling.
+  """
+  by_lower = {k.lower(): k for k in sorted(known)}
+  wanted = name.lower()
+  near = [n for n in by_lower if len(wanted) > 2 and wanted in n]
+  near.sort(key=lambda n: (not n.startswith(wanted), len(n)))
+  # A name of any length takes its time, but none of ours is this long.
+  if len(wanted) <= 100:
+    near += difflib.get_close_matches(wanted, list(by_lower), n=3)
+  near = list(dict.fromkeys(near))[:3]
   if not near:
     return ''
   return '; did you mean ' + ' or '.join(f"'{by_lower[n]}'" for n in near) + '?'
@@ -28,24 +40,3 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def must_be_given(name: str) -> str:
   """Returns the message for a parameter or macro without a value."""
   return f"{name} must be given a value, as in --config='{name} = ...'"
-
-
-def explain(error: Exception) -> str:
-  """Shortens the message of an error raised inside configurables.
-
-  Gin appends the chain of calls to every error message. Only the configurable
-  that failed is kept, or for a missing argument, the binding that would set it.
-  """
-  message, *calls = str(error).split('\n  In call to configurable ')
-  if not calls:
-    return message
-  missing = _MISSING.search(message)
-  name = calls[0].split("'")[1]
-  if not missing:
-    # Compared by name: gin raises an error of a derived class with this name.
-    is_clear = name in message or type(error).__name__ != 'ValueError'
-    return message if is_clear else f'{name}: {message}'
-  scope = _SCOPE.search(calls[0])
-  binding = f'{scope[1]}/{name}' if scope else name
-  binding += '.' + missing[1].split("'")[1]
-  return must_be_given(binding)

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 
 from gin import config_parser
 
-from trax_hier.config.errors import ConfigError, suggest
+from trax_hier.config.errors import ConfigError, cut, suggest
 
 # {beginning of gin's message: the usual cause}
 _CAUSES = {
   'Unable to parse value': 'Strings take straight quotes, closed on their line',
-  'Expected newline': 'Gin evaluates no expressions: a value is one literal',
+  'Expected newline': 'A value is one literal: gin evaluates no expressions,'
+  ' and strings take quotes',
   "Couldn't parse statement": 'A comment takes a leading #',
   'Unexpected token': 'A statement is Name.parameter = value',
 }
@@ -36,11 +37,19 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-  """The place of a statement; `file` is None for a `--config` binding."""
+  """The place of a statement.
+
+  Attributes:
+    file: The gin file; None for a `--config` binding.
+    line: Number of the line, from 1.
+    text: The line.
+    is_trusted: Whether the file is the user's own; see module `trust`.
+  """
 
   file: str | None
   line: int
   text: str
+  is_trusted: bool = True
 
   def __str__(self) -> str:
     if self.file is None:
@@ -87,7 +96,10 @@ def read_bindings(bindings: str) -> Iterator[tuple]:
 
 
 def read_file(
-  name: str, at: Location | None = None, stack: tuple[str, ...] = ()
+  name: str,
+  at: Location | None = None,
+  stack: tuple[str, ...] = (),
+  is_trusted: bool = True,
 ) -> Iterator[tuple]:
   """Yields (statement, Location) for a gin file, with its includes expanded.
 
@@ -95,10 +107,11 @@ def read_file(
     name: Path, or short name of a packaged file.
     at: Place of the include statement; None if the user named the file.
     stack: Resolved paths of the files being read, outermost first.
+    is_trusted: Whether the file is the user's own, which may include others.
 
   Raises:
     ConfigError: The file is missing or unreadable, has a syntax error, or
-      includes itself.
+      includes itself, or includes another and is not trusted.
   """
   prefix = f'{at}: ' if at else ''
   path = _find(name, prefix, stack[-1] if stack else None)
@@ -115,7 +128,7 @@ def read_file(
     ) from None
   except OSError as e:
     raise ConfigError(f'{prefix}cannot read {path}: {e.strerror}') from None
-  yield from _statements(text, _display(path), (*stack, key))
+  yield from _statements(text, _display(path), (*stack, key), is_trusted)
 
 
 def _find(name: str, prefix: str, includer: str | None) -> str:
@@ -146,14 +159,16 @@ def _display(path: str) -> str:
   return path if relative.startswith('..') else relative
 
 
-def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
+def _statements(
+  text: str, file: str | None, stack, is_trusted: bool = True
+) -> Iterator[tuple]:
   """Parses `text` statement by statement and expands includes."""
   lines = text.splitlines() or ['']
   start = 1
 
   def location(line: int) -> Location:
     line = min(max(line, 1), len(lines))
-    return Location(file, line, lines[line - 1].strip())
+    return Location(file, line, cut(lines[line - 1].strip()), is_trusted)
 
   def fault(line: int | None, reason: str) -> ConfigError:
     first = start
@@ -174,6 +189,8 @@ def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
         return
       at = location(statement.location.line_num)
       if isinstance(statement, config_parser.IncludeStatement):
+        if not is_trusted:
+          raise ConfigError(f'{at}: a configuration of others includes nothing')
         yield from read_file(statement.filename, at, stack)
       else:
         yield statement, at
@@ -183,7 +200,9 @@ def _statements(text: str, file: str | None, stack) -> Iterator[tuple]:
     raise fault(None, e.args[0]) from None
   except SyntaxError as e:
     raise fault(e.lineno, _with_cause(e.msg)) from None
-  except (StopIteration, ValueError, RecursionError) as e:
+  except TypeError as e:
+    raise fault(None, f'{e}; keys are strings, numbers or tuples') from None
+  except (StopIteration, ValueError, RecursionError, MemoryError) as e:
     # StopIteration: gin's parser ran past the end of the text.
     reason = str(e).splitlines()[0] if str(e) else 'unexpected end'
     raise fault(None, reason) from None
@@ -194,10 +213,10 @@ def _with_cause(message: str) -> str:
   _, marker, token = message.partition("Failed to parse token '")
   if marker:
     return (
-      f"'{token[:-1]}' is not a value: strings take quotes, references a"
+      f"'{cut(token[:-1])}' is not a value: strings take quotes, references a"
       ' leading @, macros a leading %; Python spells True, False and None'
     )
-  message = ' '.join(message.split())
+  message = cut(' '.join(message.split()))
   causes = (
     cause for begin, cause in _CAUSES.items() if message.startswith(begin)
   )

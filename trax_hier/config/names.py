@@ -5,13 +5,15 @@ a configurable, such as `trax_hier.layers.DecoderBlock`.
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import gin
 
 from trax_hier.config import types
-from trax_hier.config.errors import ConfigError, suggest
+from trax_hier.config.errors import ConfigError, cut, suggest
 from trax_hier.config.files import Location, Reference
 
 MACRO, CONSTANT = 'gin.macro', 'gin.constant'
@@ -20,31 +22,48 @@ _OWN = 'trax_hier.'
 
 
 def import_module(statement, at: Location) -> None:
-  """Runs an import statement; raises ConfigError if it fails."""
+  """Runs an import statement; raises ConfigError if it fails.
+
+  The module may lie in the current folder, which `python -m` searches, but an
+  installed program does not. The folder is searched for the sake of imports in
+  gin only: a file named as an optional package must not take its place.
+  """
   if statement.module.startswith('__gin__'):
     raise ConfigError(f'{at}: trax_hier does not use {statement.module}')
+  if statement.module not in sys.modules and '' not in sys.path:
+    here = os.getcwd()
+    sys.path[:] = [here, *(path for path in sys.path if path != here)]
   try:
     importlib.import_module(statement.module)
   except Exception as e:  # Code of the module may raise anything.
-    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    reason = cut(' '.join(f'{type(e).__name__}: {e}'.split()))
     raise ConfigError(
       f"{at}: cannot import '{statement.module}': {reason}"
     ) from e
 
 
-def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
+def resolve(
+  name: str,
+  at: Location | None = None,
+  sigil: str = '',
+  fits: Callable[[str], bool] = bool,
+) -> str:
   """Returns the selector that a short name stands for.
 
   Args:
     name: The end of a selector; selectors of trax_hier take precedence.
     at: The statement with the name; None outside of gin text.
     sigil: '@' if the name is a reference; part of the message.
+    fits: Whether a selector is worth a suggestion.
 
   Raises:
     ConfigError: No configurable has this name, or several have it.
   """
   prefix = f'{at}: ' if at else ''
-  matches = registry().matching_selectors(name)
+  # `gin.macro` and the like serve gin, not its users.
+  matches = [
+    m for m in registry().matching_selectors(name) if not m.startswith('gin.')
+  ]
   own = [m for m in matches if m.startswith(_OWN)]
   matches = own if len(own) == 1 else matches
   if len(matches) > 1:
@@ -53,10 +72,15 @@ def resolve(name: str, at: Location | None = None, sigil: str = '') -> str:
       f' {" or ".join(sorted(matches))}'
     )
   if not matches:
-    known = [s.rsplit('.')[-1] for s, _ in registry().items()]
-    hint = suggest(name.rsplit('.')[-1], known)
+    last = name.rsplit('.')[-1]
+    known = [s for s, _ in registry().items() if not s.startswith('gin.')]
+    fitting = [s.rsplit('.')[-1] for s in known if fits(s)]
+    hint = suggest(last, fitting)
+    hint = hint or suggest(last, [s.rsplit('.')[-1] for s in known])
     hint = hint or '; is the `import` of its module missing?'
-    raise ConfigError(f"{prefix}there is no configurable '{sigil}{name}'{hint}")
+    raise ConfigError(
+      f"{prefix}there is no configurable '{sigil}{cut(name)}'{hint}"
+    )
   return matches[0]
 
 
@@ -68,6 +92,11 @@ def bindable_parameters(name: str) -> list[str]:
   return [p for p in legal if p in (found.allowlist or legal)]
 
 
+def hint(selector: str, parameter: str) -> Any:
+  """Returns the annotation of a parameter."""
+  return types.parameter_hints(registry()[selector].wrapped)[parameter]
+
+
 def check_parameter(selector: str, parameter: str, at: Location) -> None:
   """Raises ConfigError unless gin can bind `parameter` of `selector`."""
   legal = bindable_parameters(selector)
@@ -76,23 +105,47 @@ def check_parameter(selector: str, parameter: str, at: Location) -> None:
   if parameter in types.parameter_hints(registry()[selector].wrapped):
     fault = f"sets its parameter '{parameter}' itself: gin cannot bind it"
   else:
-    fault = f"has no parameter '{parameter}'{suggest(parameter, legal)}"
+    fault = f"has no parameter '{cut(parameter)}'{suggest(parameter, legal)}"
   fault = fault if fault.endswith('?') else f'{fault}.'
-  takes = ', '.join(legal) or 'none'
+  takes = cut(', '.join(legal), 400) or 'none'
   raise ConfigError(
-    f'{at}: {short_name(selector)} {fault} Its parameters: {takes}'
+    f'{at}: {short_name(selector)} {fault}{_elsewhere(parameter)} Its '
+    f'parameters: {takes}'
   )
 
 
-def link(ref: Reference, at: Location) -> GinReference:
-  """Converts a `Reference` to gin's own type, with its full selector."""
+def _elsewhere(parameter: str) -> str:
+  """Names the optimizers, schedules and data with a parameter of this name."""
+  found = [
+    f'{short_name(s)}.{parameter}'
+    for s, c in registry().items()
+    if s.startswith(('trax_hier.training.', 'trax_hier.data.'))
+    and parameter in types.parameter_hints(c.wrapped)
+  ]
+  if parameter == 'learning_rate':
+    found.append('multifactor.constant for the schedule @multifactor()')
+  return f' There is {" and ".join(found)}.' if 0 < len(found) < 6 else ''
+
+
+def link(ref: Reference, at: Location, hint: Any = Any) -> GinReference:
+  """Converts a `Reference` to gin's own type, with its full selector.
+
+  Args:
+    ref: The reference.
+    at: Its statement.
+    hint: Annotation of the parameter that takes it, for suggestions.
+  """
   if ref.sigil == '%':
     try:
       return gin.config.ParserDelegate().macro(ref.name)
     except ValueError as e:  # An ambiguous constant.
       raise ConfigError(f'{at}: {e}') from None
   *scopes, name = ref.name.split('/')
-  selector = resolve(name, at, '@')
+
+  def fits(selector):
+    return types.conforms(GinReference(selector, ref.evaluate), hint)
+
+  selector = resolve(name, at, '@', fits)
   return GinReference('/'.join([*scopes, selector]), ref.evaluate)
 
 

@@ -8,13 +8,13 @@ others.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gin
 from gin import config_parser
 
-from trax_hier.config import files, names
+from trax_hier.config import files, names, trust
 from trax_hier.config.errors import ConfigError, must_be_given
 from trax_hier.config.files import Location
 from trax_hier.config.table import Binding, Table
@@ -23,7 +23,9 @@ _table = Table()
 
 
 def parse(
-  config_files: Sequence[str] = (), bindings: Sequence[str] = ()
+  config_files: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  is_trusted: bool = True,
 ) -> None:
   """Reads gin files, then bindings, checks them and binds them in gin.
 
@@ -37,6 +39,8 @@ def parse(
   Args:
     config_files: Paths or short names of gin files.
     bindings: Gin statements such as `'train.steps = 10'`.
+    is_trusted: Whether the files are the user's own. If not, they import and
+      include nothing and call models and data alone; see module `trust`.
 
   Raises:
     ConfigError: A file or binding has a fault; the message says where.
@@ -51,15 +55,17 @@ def parse(
   global _table
   table = _table.copy()
   for name in config_files:
-    for statement, at in files.read_file(name):
+    for statement, at in files.read_file(name, is_trusted=is_trusted):
       _add_statement(statement, at, table)
   for binding in bindings:
     for statement, at in files.read_bindings(binding):
       _add_statement(statement, at, table)
   table.sources += [*config_files, *(f"--config='{b}'" for b in bindings)]
+  trust.check_calls(table)
   table.check()
   for binding in table.bindings.values():
-    gin.bind_parameter(binding.key, binding.value)
+    if not trust.is_inert(binding):
+      gin.bind_parameter(binding.key, binding.value)
   _table = table
 
 
@@ -90,6 +96,19 @@ def value(name: str) -> Any:
   return copy.deepcopy(binding.value)
 
 
+def check_no_paths(name: str, harmless: Collection[str] = ()) -> None:
+  """Checks that untrusted files do not choose the files that `name` reads.
+
+  Args:
+    name: Parameter that holds a data set, such as `'train.data'`.
+    harmless: Selectors of data sets that take no path.
+
+  Raises:
+    ConfigError: A string in an untrusted file reaches the data set.
+  """
+  trust.check_no_paths(_table, name, harmless)
+
+
 def fingerprint() -> str:
   """Returns a string that changes whenever gin may supply other values."""
   return f'{names.bindings()} {gin.current_scope_str()}'
@@ -105,6 +124,7 @@ def clear() -> None:
 def _add_statement(statement, at: Location, table: Table) -> None:
   """Checks the names in a statement and adds it to `table`."""
   if isinstance(statement, config_parser.ImportStatement):
+    trust.check_import(statement.module, at)
     names.import_module(statement, at)
     table.imports[statement.format()] = None
     return
@@ -115,8 +135,12 @@ def _add_statement(statement, at: Location, table: Table) -> None:
   if parameter:
     selector = names.resolve(name, at)
     names.check_parameter(selector, parameter, at)
+    hint = names.hint(selector, parameter)
   else:
+    hint = Any
     scope = f'{scope}/{name}' if scope else name
     selector, parameter = names.MACRO, 'value'
-  value = names.map_leaves(value, files.Reference, lambda r: names.link(r, at))
+  value = names.map_leaves(
+    value, files.Reference, lambda r: names.link(r, at, hint)
+  )
   table.add(Binding(scope, selector, parameter, value, at))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from trax_hier.config import names, text, types
-from trax_hier.config.errors import ConfigError, must_be_given, suggest
+from trax_hier.config.errors import ConfigError, cut, must_be_given, suggest
 from trax_hier.config.files import Location
 
 Key = tuple[str, str, str]
@@ -150,9 +150,14 @@ class Table:
     )
 
   def _check_type(self, binding: Binding) -> None:
-    wrapped = names.registry()[binding.selector].wrapped
-    hint = types.parameter_hints(wrapped)[binding.parameter]
-    value = self._expand(binding.value)
+    hint = names.hint(binding.selector, binding.parameter)
+    try:
+      value = self._expand(binding.value)
+    except TypeError as error:  # A macro with a list, as the key of a dict.
+      raise ConfigError(
+        f'{binding.location}: {binding.name}: {error}; keys are strings, '
+        'numbers or tuples'
+      ) from None
     if types.conforms(value, hint):
       return
     advice = types.advice(value, hint, text.write)
@@ -167,7 +172,7 @@ class Table:
     )
     raise ConfigError(
       f'{binding.location}: {binding.name} takes {types.describe(hint)}, not'
-      f' {kind}{text.write(value)}{advice}'
+      f' {kind}{cut(text.write(value))}{advice}'
       f'{f" ({via})" if via else ""}'
     )
 

@@ -10,6 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from trax_hier.data.sources import enwik8
+from trax_hier.environment import expand_home, flag_names, print_any_text
 
 _URL = 'http://mattmahoney.net/dc/enwik8.zip'
 _TIMEOUT = 60  # seconds without a response
@@ -31,6 +32,7 @@ def download(output_dir: Path, url: str = _URL) -> Path:
     OSError: if the download or the writing fails.
     ValueError: if the downloaded or the existing file is not enwik8.
   """
+  output_dir = expand_home(output_dir, f'--output_dir={output_dir}')
   target = output_dir / 'enwik8'
   if target.exists():
     enwik8.check(enwik8.read(target), checksum=True)
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--output_dir', type=Path, required=True, help='folder for the file'
   )
   parser.add_argument('--url', default=_URL, help='default: %(default)s')
-  flags = parser.parse_args(arguments)
+  print_any_text()
+  flags = parser.parse_args(flag_names(arguments))
   try:
     path = download(flags.output_dir, flags.url)
   except (OSError, HTTPException, ValueError) as error:

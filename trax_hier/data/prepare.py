@@ -22,6 +22,7 @@ from trax_hier.data.sources.prepared_documents import VOCAB_FILE
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
 from trax_hier.data.vocabularies.vocab import token_dtype
+from trax_hier.environment import expand_home, flag_names, print_any_text
 
 _TEXT_FEATURES = ('text', 'book_text')
 
@@ -61,7 +62,10 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
         f'{builder.name} has no split {source}; its splits are '
         f'{", ".join(builder.info.splits)}'
       )
+  if splits['test'] == 'validation':
+    print('test: the validation split, because the set has no test split')
   write = _choose_writer(builder, sentencepiece)
+  output_dir = expand_home(output_dir, f'--output_dir={output_dir}')
   output_dir.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output_dir) as name:
     scratch = Path(name)
@@ -185,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add('--data_dir', help='data folder of tfds; default: its default')
   add('--download', action='store_true', help='download and prepare with tfds')
   add('--sentencepiece', help='model file to encode text with; default: bytes')
-  flags = parser.parse_args(arguments)
+  print_any_text()
+  flags = parser.parse_args(flag_names(arguments))
   try:
     import tensorflow_datasets as tfds
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trax_hier.data.files import find_path, read_texts
+from trax_hier.data.files import (
+  NotTextError,
+  find_path,
+  map_bytes,
+  why_not_text_sampled,
+)
+from trax_hier.data.folders import Folder, read_texts
+from trax_hier.data.named_splits import name_splits
 
 EVAL_SPLITS = ('valid', 'test')
 SPLITS = ('train', *EVAL_SPLITS)
@@ -27,9 +34,11 @@ def read_splits(
 ) -> tuple[dict[str, np.ndarray], str]:
   """Reads a file or folder and splits it.
 
-  A file is memory-mapped and cut by `split_bytes`. The text files of a folder
-  are assigned to splits as a whole by `fill_splits`. If that leaves train
-  empty, or valid or test less than half full, the joined files are cut instead.
+  A file is memory-mapped, or unpacked as `files.map_bytes` does, and cut by
+  `split_bytes`. The text files of a folder are assigned to splits as a whole,
+  by `name_splits` if their names are those of splits, and otherwise by
+  `fill_splits`. If that leaves train empty, or valid or test less than half
+  full, the joined files are cut instead.
 
   Args:
     path: File or folder; `~` is the home folder.
@@ -38,8 +47,8 @@ def read_splits(
     binding: Argument that sets the path, for messages.
 
   Returns:
-    'train', 'valid' and 'test', (n,) uint8, and the way they were split, such
-    as '7 files, split by file', for `describe`.
+    'train', 'valid' and 'test', (n,) uint8, and the way they were read and
+    split, such as '7 files, split by file', for `describe`.
 
   Raises:
     ValueError: naming the binding, if the path does not exist, is unreadable
@@ -49,31 +58,58 @@ def read_splits(
   fractions = valid_fraction, test_fraction
   try:
     if found.is_dir():
-      return _read_folder(found, binding, fractions)
-    return _map_file(found, binding, fractions)
-  except OSError as error:
-    raise ValueError(f'{binding}: cannot be read: {error}') from error
+      return _split_folder(read_text_folder(found), fractions)
+    return _map_file(found, fractions)
+  except NotTextError as error:
+    raise ValueError(
+      f'{binding}: not text but {error}: unpack or convert it to UTF-8'
+    ) from error
+  except (OSError, ValueError) as error:
+    reason = 'cannot be read: ' if isinstance(error, OSError) else ''
+    raise ValueError(f'{binding}: {reason}{error}') from error
 
 
-def _map_file(path: Path, binding, fractions):
+def _map_file(path: Path, fractions):
   if not path.is_file():
-    raise ValueError(f'{binding}: neither a file nor a folder')
-  if not path.stat().st_size:
-    raise ValueError(f'{binding}: the file is empty')
-  tokens = np.memmap(path, np.uint8, mode='r')
-  return split_bytes(tokens, *fractions), 'split in order'
+    raise ValueError('neither a file nor a folder')
+  array, form = map_bytes(path)
+  if not len(array):
+    raise ValueError('the file is empty')
+  how = 'split in order'
+  if form:
+    how = f'converted from {form}, {how}'
+  if fault := why_not_text_sampled(array):
+    how += f'; {fault}: each of its bytes is read as it is'
+  return split_bytes(array, *fractions), how
 
 
-def _read_folder(root: Path, binding, fractions):
-  contents = read_texts(root)
-  if not contents:
-    raise ValueError(f'{binding}: the folder contains no UTF-8 text file')
-  sizes = {name: len(content) for name, content in contents.items()}
-  splits = split_files(contents, fill_splits(sizes, *fractions))
+def read_text_folder(root: Path) -> Folder:
+  """Reads the text files of a folder.
+
+  Raises:
+    OSError: if the folder cannot be read.
+    ValueError: if it contains no text file.
+  """
+  folder = read_texts(root)
+  if not folder.contents:
+    left_out = str(folder.left_out)
+    raise ValueError(
+      'the folder contains no UTF-8 text file'
+      + (left_out and f'; left out: {left_out}')
+    )
+  return folder
+
+
+def _split_folder(folder: Folder, fractions):
+  if named := name_splits(folder):
+    splits = split_files(folder.contents, named)
+    return splits, folder.describe('split by their names')
+  sizes = {name: len(content) for name, content in folder.contents.items()}
+  splits = split_files(folder.contents, fill_splits(sizes, *fractions))
   if _are_filled(splits, fractions):
-    return splits, f'{len(contents):,} files, split by file'
-  splits = split_bytes(join(contents.values()), *fractions)
-  return splits, f'{len(contents):,} files, split in order'
+    return splits, folder.describe('split by file')
+  splits = split_bytes(join(folder.contents.values()), *fractions)
+  return splits, folder.describe('split in order')
 
 
 def _are_filled(splits, fractions):

@@ -18,6 +18,7 @@ from trax_hier.data.vocabularies.sentencepiece_vocab import (
 )
 from trax_hier.data.vocabularies.text_blocks import encode_split
 from trax_hier.data.vocabularies.train_subwords import write_vocab
+from trax_hier.environment import expand_home, flag_names, print_any_text
 
 _PROGRAM = 'trax_hier.data.subwords'
 
@@ -66,13 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       default=default,
       help=f'as TextFiles.{split}_fraction; default: {default}',
     )
-  flags = parser.parse_args(arguments)
+  print_any_text()
+  flags = parser.parse_args(flag_names(arguments))
   fractions = flags.valid_fraction, flags.test_fraction
   try:
     checks.check_positive('size', flags.size)
     checks.check_fractions('TextFiles', *fractions)
     import_sentencepiece()
-    output = flags.output.expanduser()
+    output = expand_home(flags.output, f'--output={flags.output}')
     if output.exists():
       raise ValueError(f'--output={flags.output}: already exists')
     splits, how = read_splits(flags.text, *fractions, f'--text={flags.text}')

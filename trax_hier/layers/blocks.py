@@ -1,6 +1,7 @@
 """Residual Transformer blocks, with slots for their sublayers."""
 
 from collections.abc import Callable
+from typing import Any
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
@@ -10,10 +11,19 @@ from trax_hier.layers.attention.cross_attention import (
   EncoderAttention,
 )
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
-from trax_hier.layers.base.checks import check_layer
+from trax_hier.layers.base.build import check_taken
+from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
+from trax_hier.layers.base.slots import (
+  ATTENTION,
+  CROSS_ATTENTION,
+  ENCODER_ATTENTION,
+  FEED_FORWARD,
+  NORM,
+  Kind,
+  build_part,
+)
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
@@ -52,8 +62,12 @@ def DecoderBlock(
     positions: Position scheme of the attention.
     d_head: Width of a head; None means d_model / n_heads.
     carry: Whether calls in 'train' and 'eval' modes continue one sequence, so
-      that the attention keeps a memory. Set only by models that reset the
-      memory with `Lanes`, so gin cannot bind it.
+      that attention and feed-forward layer keep a memory if they need one. Set
+      only by models that reset the memory with `Lanes`, so gin cannot bind it.
+
+  Raises:
+    ValueError: the attention does not take a d_head that is set, or a layer
+      cannot carry; see `check_carries`.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -81,9 +95,21 @@ def DecoderBlock(
     d_head=d_head,
     carry=carry,
   )
+  check_taken('DecoderBlock', 'd_head', d_head, attention=attention)
+  for slot, factory in (
+    ('attention', attention),
+    ('feed_forward', feed_forward),
+    ('norm', norm),
+  ):
+    check_carries(f'DecoderBlock.{slot}', factory, **dimensions)
   return tl.Serial(
-    PreNormResidual(build(attention, **dimensions), dropout, mode, norm),
-    PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
+    *_residuals(
+      'DecoderBlock',
+      dimensions,
+      norm,
+      attention=(attention, ATTENTION),
+      feed_forward=(feed_forward, FEED_FORWARD),
+    )
   )
 
 
@@ -121,12 +147,15 @@ def EncoderBlock(
   dimensions = dict(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
-  attend = build(attention, **dimensions)
-  check_layer('EncoderBlock.attention', attend, 2, 'x and mask')
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
-    PreNormResidual(attend, dropout, mode, norm),
-    PreNormResidual(build(feed_forward, **dimensions), dropout, mode, norm),
+    *_residuals(
+      'EncoderBlock',
+      dimensions,
+      norm,
+      attention=(attention, ENCODER_ATTENTION),
+      feed_forward=(feed_forward, FEED_FORWARD),
+    ),
   )
 
 
@@ -178,19 +207,42 @@ def EncoderDecoderBlock(
     stride=1,
     positions=positions,
   )
-  attend, cross_attend, feed = (
-    build(factory, **dimensions)
-    for factory in (attention, cross_attention, feed_forward)
-  )
-  check_layer(
-    'EncoderDecoderBlock.cross_attention', cross_attend, 3, 'x, y and mask'
+  attend, cross_attend, feed = _residuals(
+    'EncoderDecoderBlock',
+    dimensions,
+    norm,
+    attention=(attention, ATTENTION),
+    cross_attention=(cross_attention, CROSS_ATTENTION),
+    feed_forward=(feed_forward, FEED_FORWARD),
   )
   return tl.Serial(  # x, y, mask
-    PreNormResidual(attend, dropout, mode, norm),
+    attend,
     tl.Select([0, 1, 2, 1, 2]),
-    PreNormResidual(cross_attend, dropout, mode, norm),
-    PreNormResidual(feed, dropout, mode, norm),
+    cross_attend,
+    feed,
   )
+
+
+def _residuals(
+  name: str,
+  dimensions: dict[str, Any],
+  norm: Callable[[], base.Layer],
+  **slots: tuple[Callable[..., base.Layer], Kind],
+) -> list[base.Layer]:
+  """A `PreNormResidual` for each slot of the block `name`."""
+
+  def make_norm():
+    return build_part(f'{name}.norm', norm, NORM)
+
+  return [
+    PreNormResidual(
+      build_part(f'{name}.{slot}', factory, kind, **dimensions),
+      dimensions['dropout'],
+      dimensions['mode'],
+      make_norm,
+    )
+    for slot, (factory, kind) in slots.items()
+  ]
 
 
 def PreNormResidual(

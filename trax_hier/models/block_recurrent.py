@@ -21,9 +21,19 @@ from trax_hier.layers import (
   SlidingAttention,
   T5Positions,
 )
-from trax_hier.layers.base.build import build
+from trax_hier.layers.attention.positions import check_carry
+from trax_hier.layers.base.build import accepts, check_taken
+from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
+from trax_hier.layers.base.slots import (
+  BLOCK,
+  FEEDBACK,
+  NORM,
+  build_part,
+  build_positions,
+  forwarded,
+)
 
 
 @configurable(module='trax_hier.models')
@@ -81,7 +91,8 @@ def BlockRecurrentLM(
       of the one recurrent layer. It has its own `window` and `n_states`, and
       replaces `attention` and `recurrent_attention`. None means no feedback.
     carry: Whether calls in 'train' and 'eval' modes continue the sequences of
-      the previous call.
+      the previous call. All layers must then carry or be position-wise; see
+      `trax_hier.layers.base.carry`.
     remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity of predict mode, in tokens, of layers whose memory grows;
       the default layers do not use it.
@@ -118,41 +129,44 @@ def BlockRecurrentLM(
     'BlockRecurrentLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
   )
   recurrent = _recurrent_layers(recurrent_layers, n_layers, feedback)
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  check_taken('BlockRecurrentLM', 'd_head', d_head, block=feedback or block)
+  scheme = build_positions('BlockRecurrentLM', positions, d_model, n_heads)
   # At variance 1, initial embeddings hardly change in the first RMSNorm.
   embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
-  make = functools.partial(
-    build,
-    **dimensions,
+  dimensions |= dict(
     n_heads=n_heads,
     d_head=d_head,
-    feed_forward=feed_forward,
-    norm=norm,
+    feed_forward=forwarded('BlockRecurrentLM.feed_forward', feed_forward),
+    norm=forwarded('BlockRecurrentLM.norm', norm),
     max_len=max_len,
     stride=1,
     positions=scheme,
     carry=carry,
   )
-
-  def blocks(attention, n):
-    return Repeat(lambda: make(block, attention=attention), n, remat)
-
-  if feedback is not None:
-    stack = make(
-      feedback,
-      n_layers=n_layers,
-      recurrent_layer=recurrent[0],
+  _check_carries(dimensions, attention, recurrent_attention, block)
+  if feedback is None:
+    stack = _stack(
+      n_layers,
+      recurrent,
+      remat,
+      dimensions,
       block=block,
-      remat=remat,
+      attention=attention,
+      recurrent_attention=recurrent_attention,
     )
   else:
-    layers, previous = [], 0
-    for i in recurrent:
-      layers += [blocks(attention, i - previous - 1)]
-      layers += [blocks(recurrent_attention, 1)]
-      previous = i
-    stack = tl.Serial(*layers, blocks(attention, n_layers - previous))
+    stack = build_part(
+      'BlockRecurrentLM.feedback',
+      feedback,
+      FEEDBACK,
+      n_layers=n_layers,
+      recurrent_layer=recurrent[0],
+      block=forwarded('BlockRecurrentLM.block', block),
+      remat=remat,
+      **dimensions,
+    )
 
+  check_carry('BlockRecurrentLM', scheme, carry and mode != 'predict')
   return Lanes(
     tl.Serial(  # tokens
       ShareWeights(embedding, *scheme.shared),
@@ -161,13 +175,51 @@ def BlockRecurrentLM(
       tl.Fn('Embed', lambda table, tokens: table[tokens]),  # (b, l, d)
       *scheme.embed(mode),
       stack,
-      norm(),
+      build_part('BlockRecurrentLM.norm', norm, NORM),
       tl.Dropout(dropout, mode=mode),
       embedding,
       tl.Fn('Logits', _logits),  # (b, l, v)
     ),
     carry and mode != 'predict',
   )
+
+
+def _stack(n_layers, recurrent, remat, dimensions, block, **attentions):
+  """All layers, of which those with the numbers `recurrent` are recurrent."""
+
+  def blocks(slot, n):
+    attention = forwarded(f'BlockRecurrentLM.{slot}', attentions[slot])
+
+    def make_block():
+      return build_part(
+        'BlockRecurrentLM.block',
+        block,
+        BLOCK.taking('attention'),
+        attention=attention,
+        **dimensions,
+      )
+
+    return Repeat(make_block, n, remat)
+
+  layers, previous = [], 0
+  for i in recurrent:
+    layers += [blocks('attention', i - previous - 1)]
+    layers += [blocks('recurrent_attention', 1)]
+    previous = i
+  return tl.Serial(*layers, blocks('attention', n_layers - previous))
+
+
+def _check_carries(dimensions, attention, recurrent_attention, block):
+  """Checks that all layers can carry, with `carry`."""
+  for slot, factory in {
+    'attention': attention,
+    'recurrent_attention': recurrent_attention,
+    'feed_forward': dimensions['feed_forward'],
+    'norm': dimensions['norm'],
+    'block': functools.partial(block, attention=attention),
+  }.items():
+    if slot != 'block' or accepts(block, 'attention'):
+      check_carries(f'BlockRecurrentLM.{slot}', factory, **dimensions)
 
 
 def _recurrent_layers(layers, n_layers, feedback):

@@ -15,9 +15,14 @@ from trax_hier.layers import (
   Repeat,
   ShareWeights,
 )
-from trax_hier.layers.base.build import build
-from trax_hier.layers.base.checks import check_arguments, check_layer
+from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.layers.base.slots import (
+  AGGREGATE,
+  BLOCK,
+  build_part,
+  build_positions,
+)
 from trax_hier.layers.hierarchy.scales import check_scales
 from trax_hier.models.embedding import Logits, TokenEncoder
 from trax_hier.models.multiscale import check_blocks_per_scale, scale_layers
@@ -105,7 +110,7 @@ def BottomUpLM(
   check_scales('BottomUpLM', scales)
   check_blocks_per_scale('BottomUpLM', n_layers, scales)
   remat = remat_per_stack(remat, len(scales), 'BottomUpLM.remat')
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  scheme = build_positions('BottomUpLM', positions, d_model, n_heads)
   embedding = tl.Embedding(vocab_size, d_model)
   dimensions |= dict(max_len=max_len, positions=scheme)
   shorten_to, blocks_at = scale_layers(
@@ -120,13 +125,17 @@ def BottomUpLM(
   )
   aggregation = tl.Serial()
   if len(scales) > 1:
-    aggregation = build(aggregate, scales=scales, **dimensions)
-    check_layer(
+    coarse = ', '.join(f'x/{scale}' for scale in scales[1:])
+    aggregation = build_part(
       'BottomUpLM.aggregate',
-      aggregation,
-      len(scales),
-      '@AttentionAggregation or @ConcatAggregation',
+      aggregate,
+      AGGREGATE.of(f'x, {coarse} -> x'),
+      scales=scales,
+      **dimensions,
     )
+
+  def last_block():
+    return build_part('BottomUpLM.block', block, BLOCK, stride=1, **dimensions)
 
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
@@ -135,7 +144,7 @@ def BottomUpLM(
       scales, shorten_to, blocks_at, mode
     ),  # (b, l / S, d) for each scale S
     aggregation,  # (b, l, d)
-    Repeat(lambda: build(block, stride=1, **dimensions), n_post, remat[0]),
+    Repeat(last_block, n_post, remat[0]),
     LayerNorm(),
     Logits(vocab_size),  # (b, l, v)
   )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.layers import Dense, NoPositions
-from trax_hier.layers.base.build import build
+from trax_hier.layers.base.slots import LOGITS, build_part
 
 
 def TokenEncoder(
@@ -70,8 +70,11 @@ def Logits(
   vocab_size: int,
   dense: Callable[..., base.Layer] = Dense,
   mode: str = 'train',
+  binding: str = 'Logits.dense',
 ) -> base.Layer:
   """Projects to float32 logits: (b, l, d) -> (b, l, v).
+
+  `binding` names the slot of the factory `dense`, for messages.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -79,6 +82,6 @@ def Logits(
     ((1, 96, 256),)
   """
   return tl.Serial(
-    build(dense, d_out=vocab_size, mode=mode),
+    build_part(binding, dense, LOGITS, d_out=vocab_size, mode=mode),
     tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
   )

@@ -1,6 +1,5 @@
 """Hourglass: a hierarchical Transformer language model."""
 
-import functools
 import math
 import re
 from collections.abc import Callable
@@ -20,9 +19,15 @@ from trax_hier.layers import (
   ShortenedStack,
   Upsample,
 )
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.layers.base.slots import (
+  BLOCK,
+  SHORTEN,
+  UPSAMPLE,
+  build_part,
+  build_positions,
+)
 from trax_hier.models.embedding import Logits, TokenEncoder
 
 
@@ -121,31 +126,35 @@ def HourglassLM(
   levels = _levels(hierarchy, shorten_factor_dropout)
   # Rounds up, so that the last group of every level fits.
   max_len += -max_len % math.prod(k for _, k in levels)
-  vanilla_remat, shortened_remat = remat_per_stack(
-    remat, 2, 'HourglassLM.remat'
-  )
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  remats = remat_per_stack(remat, 2, 'HourglassLM.remat')
+  scheme = build_positions('HourglassLM', positions, d_model, n_heads)
   embedding = tl.Embedding(vocab_size, d_model)
-  make = functools.partial(
-    build, max_len=max_len, positions=scheme, **dimensions
-  )
+  dimensions |= dict(max_len=max_len, positions=scheme)
 
-  def blocks(block, n, stride):
-    remat = vanilla_remat if stride == 1 else shortened_remat
-    return tl.Serial(
-      Repeat(lambda: make(block, stride=stride), n, remat), LayerNorm()
+  def make(slot, factory, kind, **sizes):
+    return build_part(
+      f'HourglassLM.{slot}', factory, kind, **sizes, **dimensions
     )
 
+  def blocks(slot, block, n, stride):
+    def make_block():
+      return make(slot, block, BLOCK, stride=stride)
+
+    return tl.Serial(Repeat(make_block, n, remats[stride > 1]), LayerNorm())
+
   def shortened(n, k, deeper, stride):
-    inner = [blocks(shortened_block, n, k * stride)]
+    sizes = dict(shorten_factor=k, stride=stride)
+    inner = [blocks('shortened_block', shortened_block, n, k * stride)]
     if deeper:
       inner += [hourglass(deeper, k * stride)]
-      inner += [blocks(shortened_block, n, k * stride)]
+      inner += [blocks('shortened_block', shortened_block, n, k * stride)]
     return ShortenedStack(
       k,
-      shorten=make(shorten, shorten_factor=k, stride=stride),
+      shorten=make('shorten', shorten, SHORTEN.of(f'x -> x/{k}'), **sizes),
       inner=tl.Serial(*inner),
-      upsample=make(upsample, shorten_factor=k, stride=stride),
+      upsample=make(
+        'upsample', upsample, UPSAMPLE.of(f'x/{k}, x -> x'), **sizes
+      ),
       mode=mode,
       max_len=max_len // stride,
     )
@@ -161,9 +170,9 @@ def HourglassLM(
   return tl.Serial(  # tokens
     ShareWeights(*scheme.shared),
     TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
-    blocks(vanilla_block, n_before, stride=1),
+    blocks('vanilla_block', vanilla_block, n_before, stride=1),
     hourglass(levels, stride=1),
-    blocks(vanilla_block, n_after, stride=1),
+    blocks('vanilla_block', vanilla_block, n_after, stride=1),
     Logits(vocab_size),  # (b, l, v)
   )
 

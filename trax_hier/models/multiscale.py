@@ -20,9 +20,8 @@ from typing import Any
 
 from trax_hier.compat import base, tl
 from trax_hier.layers import Repeat
-from trax_hier.layers.base.build import build
-from trax_hier.layers.base.checks import check_layer
 from trax_hier.layers.base.remat import RematPolicy
+from trax_hier.layers.base.slots import BLOCK, SHORTEN, build_part
 
 
 def check_blocks_per_scale(
@@ -72,21 +71,28 @@ def scale_layers(
   """
 
   def shorten_to(j):
-    layer = build(
+    k = scales[j] // scales[j - 1]
+    layer = build_part(
+      f'{configurable}.shorten',
       shorten,
-      shorten_factor=scales[j] // scales[j - 1],
+      SHORTEN.of(f'x -> x/{k}'),
+      shorten_factor=k,
       stride=scales[j - 1],
       **dimensions,
     )
-    legal = '@AverageShorten, @LinearShorten or @AttentionShorten'
-    check_layer(f'{configurable}.shorten', layer, 1, legal)
     embed = dimensions['positions'].embed(dimensions['mode'], scales[j])
     return tl.Serial(layer, *embed)
 
   def blocks_at(j):
-    factory = coarse_block if j else block
+    slot, factory = ('coarse_block', coarse_block) if j else ('block', block)
     return Repeat(
-      lambda: build(factory, stride=scales[j], **dimensions),
+      lambda: build_part(
+        f'{configurable}.{slot}',
+        factory,
+        BLOCK,
+        stride=scales[j],
+        **dimensions,
+      ),
       n_layers[j],
       remat[j],
     )

@@ -14,6 +14,7 @@ from trax_hier.layers import (
 )
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
+from trax_hier.layers.base.slots import forwarded
 from trax_hier.layers.hierarchy.retina_attention import check_retina
 from trax_hier.models.transformer import TransformerLM
 
@@ -96,12 +97,15 @@ def RetinaLM(
   check_arguments('RetinaLM', **sizes)
   check_retina('RetinaLM', scales, window)
   attention = functools.partial(
-    RetinaAttention, scales=scales, window=window, pool=pool
+    RetinaAttention,
+    scales=scales,
+    window=window,
+    pool=forwarded('RetinaLM.pool', pool),
   )
   return TransformerLM(
     **sizes,
     block=functools.partial(DecoderBlock, attention=attention),
-    positions=positions,
+    positions=forwarded('RetinaLM.positions', positions),
     remat=remat,
     max_len=max_len,
   )

@@ -28,9 +28,9 @@ from trax_hier.layers import (
   SparseAttention,
   SparseFF,
 )
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.layers.base.slots import build_positions, forwarded
 from trax_hier.models.embedding import (
   Embed,
   EmbeddingTable,
@@ -105,14 +105,17 @@ def ScalingTransformerLM(
     dropout=dropout,
     mode=mode,
   )
-  check_arguments('ScalingTransformerLM', **sizes)
+  name = 'ScalingTransformerLM'
+  check_arguments(name, **sizes)
   return TransformerLM(
     **sizes,
     block=functools.partial(
-      DecoderBlock, attention=attention, feed_forward=feed_forward
+      DecoderBlock,
+      attention=forwarded(f'{name}.attention', attention),
+      feed_forward=forwarded(f'{name}.feed_forward', feed_forward),
     ),
-    positions=positions,
-    logits=logits,
+    positions=forwarded(f'{name}.positions', positions),
+    logits=forwarded(f'{name}.logits', logits),
     remat=remat,
     max_len=max_len,
   )
@@ -196,27 +199,28 @@ def ScalingTransformer(
     mode=mode,
     **dimensions,
   )
-  encoder_remat, decoder_remat = remat_per_stack(
-    remat, 2, 'ScalingTransformer.remat'
-  )
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  remats = remat_per_stack(remat, 2, 'ScalingTransformer.remat')
+  scheme = build_positions('ScalingTransformer', positions, d_model, n_heads)
   table = EmbeddingTable(vocab_size, d_model)
   # The encoder reads whole sequences, even in predict mode.
   encoder_mode = 'train' if mode == 'train' else 'eval'
 
+  def slot(name, factory):
+    return forwarded(f'ScalingTransformer.{name}', factory)
+
   def encoder_block():
     return EncoderBlock(
-      attention=encoder_attention,
-      feed_forward=feed_forward,
+      attention=slot('encoder_attention', encoder_attention),
+      feed_forward=slot('feed_forward', feed_forward),
       mode=encoder_mode,
       **dimensions,
     )
 
   def decoder_block():
     return EncoderDecoderBlock(
-      attention=attention,
-      cross_attention=cross_attention,
-      feed_forward=feed_forward,
+      attention=slot('attention', attention),
+      cross_attention=slot('cross_attention', cross_attention),
+      feed_forward=slot('feed_forward', feed_forward),
       positions=scheme,
       max_len=max_len,
       mode=mode,
@@ -227,7 +231,7 @@ def ScalingTransformer(
     tl.Branch(
       embed(Embed(table), scheme, dropout, encoder_mode), PaddingMask()
     ),  # (b, m, d), mask
-    Repeat(encoder_block, n_encoder_layers, encoder_remat),
+    Repeat(encoder_block, n_encoder_layers, remats[0]),
     tl.Select([0], n_in=2),
     LayerNorm(),
   )
@@ -240,8 +244,8 @@ def ScalingTransformer(
       TokenEncoder(Embed(table), scheme, dropout, mode),
     ),  # y, mask, x
     tl.Select([2, 0, 1]),  # x, y, mask
-    Repeat(decoder_block, n_decoder_layers, decoder_remat),
+    Repeat(decoder_block, n_decoder_layers, remats[1]),
     tl.Select([0], n_in=3),
     LayerNorm(),
-    Logits(vocab_size, logits, mode),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'ScalingTransformer.logits'),  # (b, l, v)
   )

@@ -28,11 +28,20 @@ from trax_hier.layers import (
   SparseFF,
   SRUBranch,
 )
-from trax_hier.layers.base.build import accepts, build
+from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.checks import (
   check_arguments,
-  check_layer,
   check_positive,
+)
+from trax_hier.layers.base.slots import (
+  ATTENTION,
+  ENCODER_ATTENTION,
+  FEED_FORWARD,
+  MASKED_ATTENTION,
+  RECURRENCE,
+  MisfitError,
+  build_part,
+  build_positions,
 )
 from trax_hier.models.embedding import (
   Embed,
@@ -123,7 +132,7 @@ def Terraformer(
     n_decoder_layers=n_decoder_layers,
     n_decoder_attentions=n_decoder_attentions,
   )
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  scheme = _positions('Terraformer', positions, d_model, n_heads)
   table = EmbeddingTable(vocab_size, d_model)
   dimensions |= dict(max_len=max_len, stride=1, positions=scheme, masked=True)
   # The encoder reads whole sequences, even in predict mode.
@@ -132,17 +141,20 @@ def Terraformer(
   def encoder_block():
     own = dimensions | dict(mode=encoder_mode, causal=False)
     return [
-      _attention('encoder_attention', encoder_attention, own),
-      _feed_forward(feed_forward, recurrence, own),
+      _attention(
+        'encoder_attention', encoder_attention, ENCODER_ATTENTION, own
+      ),
+      _feed_forward('Terraformer', feed_forward, recurrence, own),
     ]
 
   def decoder_block():
     own = dimensions | dict(causal=True)
     attentions = [
-      _attention('attention', attention, own)
+      _attention('attention', attention, MASKED_ATTENTION, own)
       for _ in range(n_decoder_attentions)
     ]
-    return [*attentions, _feed_forward(feed_forward, recurrence, own)]
+    feed = _feed_forward('Terraformer', feed_forward, recurrence, own)
+    return [*attentions, feed]
 
   encoder = tl.Serial(  # sources
     CloseGaps(),
@@ -165,7 +177,7 @@ def Terraformer(
     Prefixed(encoder, decoder, mode, max_len),  # x1, x2
     Mean(),
     LayerNorm(),
-    Logits(vocab_size, logits, mode),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'Terraformer.logits'),  # (b, l, v)
   )
 
 
@@ -214,14 +226,17 @@ def ReversibleLM(
   )
   check_arguments('ReversibleLM', vocab_size=vocab_size, **dimensions)
   check_positive('ReversibleLM', n_layers=n_layers)
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  scheme = _positions('ReversibleLM', positions, d_model, n_heads)
   embedding = tl.Embedding(vocab_size, d_model)
   dimensions |= dict(max_len=max_len, stride=1, positions=scheme)
 
   def block():
+    attend = build_part(
+      'ReversibleLM.attention', attention, ATTENTION, **dimensions
+    )
     return [
-      _pre_norm(build(attention, **dimensions), dropout, mode),
-      _feed_forward(feed_forward, recurrence, dimensions),
+      _pre_norm(attend, dropout, mode),
+      _feed_forward('ReversibleLM', feed_forward, recurrence, dimensions),
     ]
 
   return tl.Serial(  # tokens
@@ -230,35 +245,51 @@ def ReversibleLM(
     ReversibleRepeat(block, n_layers, mode),  # x1, x2
     Mean(),
     LayerNorm(),
-    Logits(vocab_size, logits, mode),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'ReversibleLM.logits'),  # (b, l, v)
   )
 
 
-def _attention(name, factory, dimensions):
+def _positions(model, positions, d_model, n_heads):
+  """The position scheme, without weights that the blocks share."""
+  scheme = build_positions(model, positions, d_model, n_heads)
+  if scheme.shared:
+    raise MisfitError(
+      f'{model}.positions = @{type(scheme).__name__} has weights that all '
+      'layers share, which reversible layers cannot: legal are '
+      '@NoPositions, @RotaryPositions, @LearnedPositions and @T5Positions'
+    )
+  return scheme
+
+
+def _attention(name, factory, kind, dimensions):
   """Normalization, attention and dropout: x, mask -> f."""
   # Causal attention has an argument `masked`. Attention with an argument
   # `causal` can be either.
   is_causal = accepts(factory, 'masked')
   if not accepts(factory, 'causal') and is_causal != dimensions['causal']:
-    kind = (
-      'causal attention that takes `masked`, such as @SparseAttention'
-      if dimensions['causal']
-      else 'attention to all rows, such as @EncoderAttention'
+    legal = ', '.join(f'@{part}' for part in kind.parts)
+    needs = 'an argument `masked`' if dimensions['causal'] else 'no causal mask'
+    raise MisfitError(
+      f'Terraformer.{name} must make {kind.noun}, and so needs {needs}: legal '
+      f'are {legal}'
     )
-    raise ValueError(f'Terraformer.{name} must make {kind}')
-  layer = build(factory, **dimensions)
-  check_layer(f'Terraformer.{name}', layer, 2, 'x and mask')
+  layer = build_part(f'Terraformer.{name}', factory, kind, **dimensions)
   return _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
 
 
-def _feed_forward(feed_forward, recurrence, dimensions):
+def _feed_forward(model, feed_forward, recurrence, dimensions):
   """Feed-forward layer, plus a recurrence in parallel: x[, mask] -> f."""
-  layer = build(feed_forward, **dimensions)
+  layer = build_part(
+    f'{model}.feed_forward', feed_forward, FEED_FORWARD, **dimensions
+  )
   layer = _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
   if recurrence is None:
     return layer
+  branch = build_part(
+    f'{model}.recurrence', recurrence, RECURRENCE, **dimensions
+  )
   return tl.Serial(  # x[, mask]
-    tl.Branch(layer, [LayerNorm(), build(recurrence, **dimensions)]), tl.Add()
+    tl.Branch(layer, [LayerNorm(), branch]), tl.Add()
   )
 
 

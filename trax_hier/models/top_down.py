@@ -15,9 +15,9 @@ from trax_hier.layers import (
   RelativePositions,
   ShareWeights,
 )
-from trax_hier.layers.base.build import build
-from trax_hier.layers.base.checks import check_arguments, check_layer
+from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.layers.base.slots import INJECT, build_part, build_positions
 from trax_hier.layers.hierarchy.scales import check_scales
 from trax_hier.models.embedding import Logits, TokenEncoder
 from trax_hier.models.multiscale import check_blocks_per_scale, scale_layers
@@ -113,7 +113,7 @@ def TopDownLM(
   check_scales('TopDownLM', scales)
   check_blocks_per_scale('TopDownLM', n_layers, scales)
   remat = remat_per_stack(remat, len(scales), 'TopDownLM.remat')
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  scheme = build_positions('TopDownLM', positions, d_model, n_heads)
   embedding = tl.Embedding(vocab_size, d_model)
   dimensions |= dict(max_len=max_len, positions=scheme)
   shorten_to, blocks_at = scale_layers(
@@ -128,9 +128,9 @@ def TopDownLM(
   )
 
   def join():
-    layer = build(inject, n_inputs=2, d_model=d_model)
-    check_layer('TopDownLM.inject', layer, 2, '@ConcatDense or @Sum')
-    return layer
+    return build_part(
+      'TopDownLM.inject', inject, INJECT, n_inputs=2, d_model=d_model
+    )
 
   def from_scale(j):  # c_j -> H_j
     if j == len(scales) - 1:

@@ -13,9 +13,9 @@ from trax_hier.layers import (
   Repeat,
   ShareWeights,
 )
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
+from trax_hier.layers.base.slots import BLOCK, build_part, build_positions
 from trax_hier.models.embedding import Logits, TokenEncoder
 
 
@@ -77,12 +77,18 @@ def TransformerLM(
   check_arguments(
     'TransformerLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
   )
-  scheme = build(positions, d_model=d_model, n_heads=n_heads)
+  scheme = build_positions('TransformerLM', positions, d_model, n_heads)
   embedding = tl.Embedding(vocab_size, d_model)
 
   def make_block():
-    return build(
-      block, stride=1, max_len=max_len, positions=scheme, **dimensions
+    return build_part(
+      'TransformerLM.block',
+      block,
+      BLOCK,
+      stride=1,
+      max_len=max_len,
+      positions=scheme,
+      **dimensions,
     )
 
   return tl.Serial(  # tokens
@@ -90,5 +96,5 @@ def TransformerLM(
     TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     Repeat(make_block, n_layers, remat),
     LayerNorm(),
-    Logits(vocab_size, logits, mode),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'TransformerLM.logits'),  # (b, l, v)
   )

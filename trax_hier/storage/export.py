@@ -12,13 +12,12 @@ An export needs neither the run nor its data. The folder holds
     vocab.model         the SentencePiece model, if there is one
     README.md           the model card
 
-Loading runs the statements `import x.y` of config.gin, which import modules on
-Python's module path. It executes no other code of the folder.
+Loading an export runs no code of its author: config.gin imports nothing, and
+calls nothing but models and layers of trax_hier.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +35,21 @@ from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.data import ByteVocab, SentencePieceVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
+from trax_hier.environment import expand_home
+from trax_hier.storage.export_digests import (
+  check_digests,
+  has_digests,
+  with_digests,
+)
+from trax_hier.storage.export_facts import (
+  FORMAT,
+  check_vocab_file,
+  is_count,
+  read_facts,
+)
 from trax_hier.storage.model_card import CardFields, model_card
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
+from trax_hier.training.logging.not_finite import json_text
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
 PyTree = object
@@ -49,7 +61,6 @@ VOCAB_FILE = 'vocab.model'
 CARD_FILE = 'README.md'
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +138,8 @@ def save(
 
   Raises:
     ValueError: The folder is not empty, dtype is neither of the two, the
-      weights do not fit the model, or the vocabulary cannot be exported.
+      weights do not fit the model or are not finite, or the vocabulary cannot
+      be exported.
 
   Example:
     >>> import tempfile
@@ -150,7 +162,7 @@ def save(
   if dtype not in DTYPES:
     raise ValueError(f'dtype = {dtype!r} must be one of {", ".join(DTYPES)}')
   facts = {
-    'format': _FORMAT,
+    'format': FORMAT,
     'trax_hier': trax_hier.__version__,
     'dtype': dtype,
     'step': exportable.step,
@@ -172,17 +184,25 @@ def save(
       metrics=exportable.metrics,
     )
   )
+  files = {CONFIG_FILE: exportable.config_text.encode()}
+  base_vocab = _base_vocab(exportable.vocab)
+  if isinstance(base_vocab, SentencePieceVocab):
+    files[VOCAB_FILE] = base_vocab.content
+  facts = json_text(with_digests(facts, files), indent=2)
   with _new_folder(folder) as new:
-    (new / CONFIG_FILE).write_text(exportable.config_text)
-    (new / FACTS_FILE).write_text(json.dumps(facts, indent=2) + '\n')
-    (new / CARD_FILE).write_text(card)
-    base_vocab = _base_vocab(exportable.vocab)
-    if isinstance(base_vocab, SentencePieceVocab):
-      (new / VOCAB_FILE).write_bytes(base_vocab.content)
+    for name, content in files.items():
+      (new / name).write_bytes(content)
+    (new / FACTS_FILE).write_text(f'{facts}\n', 'utf-8')
+    (new / CARD_FILE).write_text(card, 'utf-8')
     write_tensors(new / WEIGHTS_FILE, layer, exportable.weights, DTYPES[dtype])
 
 
-def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
+def load(
+  folder: str | Path,
+  bindings: Sequence[str] = (),
+  trust_code: bool = False,
+  say: Callable[[str], None] = print,
+) -> Exported:
   """Loads an export and clears all earlier gin bindings.
 
   Also available as `trax_hier.load`.
@@ -190,18 +210,31 @@ def load(folder: str | Path, bindings: Sequence[str] = ()) -> Exported:
   Args:
     folder: The export.
     bindings: Gin statements that override its config.gin.
+    trust_code: Whether config.gin may import modules and call any configurable,
+      and so run any code of its author. It may then be edited, too.
+    say: Prints a line about files that are not verified, because the export is
+      of an older version.
 
   Raises:
-    ValueError: The folder is not an export, a file is damaged or has another
+    ValueError: The folder is not an export, config.gin does what only
+      `trust_code` allows, a file is damaged or has another
       format, or the tensors do not fit the model.
   """
-  folder = Path(folder).expanduser()
-  facts = _read_facts(folder)
+  folder = expand_home(folder)
+  facts = read_facts(
+    folder,
+    folder / FACTS_FILE,
+    folder / CONFIG_FILE,
+    (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE),
+  )
   config.clear()
-  config.parse([str(folder / CONFIG_FILE)], bindings)
+  config.parse([str(folder / CONFIG_FILE)], bindings, trust_code)
+  check_digests(folder, facts, CONFIG_FILE if trust_code else None, say)
   model = config.value('train.model')
   layer, shapes = _abstract(model, facts)
-  weights = read_tensors(folder / WEIGHTS_FILE, layer, shapes)
+  weights = read_tensors(
+    folder / WEIGHTS_FILE, layer, shapes, has_digests(facts)
+  )
   return Exported(
     model=model,
     weights=weights,
@@ -241,7 +274,7 @@ def _shapes(tree):
 @contextlib.contextmanager
 def _new_folder(folder: str | Path) -> Iterator[Path]:
   """Yields a temporary folder; renames it at the end, deletes it on errors."""
-  folder = Path(folder).expanduser().absolute()
+  folder = expand_home(folder).absolute()
   check_free(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
   unfinished = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
@@ -264,33 +297,6 @@ def check_free(folder: Path) -> None:
     raise ValueError(f'{folder}: the folder is not empty')
   if folder.exists() and not folder.is_dir():
     raise ValueError(f'{folder}: a file has this name')
-
-
-def _read_facts(folder):
-  if not folder.is_dir():
-    raise ValueError(f'{folder}: no such folder')
-  missing = [
-    name
-    for name in (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE)
-    if not (folder / name).is_file()
-  ]
-  if missing:
-    raise ValueError(f'{folder}: not an export: it has no {missing[0]}')
-  file = folder / FACTS_FILE
-  try:
-    facts = json.loads(file.read_bytes())
-    version = facts['format']
-  except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(f'{file}: not the config.json of an export') from error
-  if version != _FORMAT:
-    raise ValueError(
-      f'{file}: has format {version!r}; this version of trax_hier reads format '
-      f'{_FORMAT}'
-    )
-  for name in ('step', 'unit', 'length', 'source_length', 'vocab'):
-    if name not in facts:
-      raise ValueError(f'{file}: has no {name!r}')
-  return facts
 
 
 # Vocabularies -----------------------------------------------------------------
@@ -318,9 +324,15 @@ def _load_vocab(folder, description):
     case {'kind': 'bytes', 'size_with_sentinels': size}:
       vocab = ByteVocab()
     case {'kind': 'sentencepiece', 'size_with_sentinels': size}:
+      check_vocab_file(folder / VOCAB_FILE)
       vocab = SentencePieceVocab(str(folder / VOCAB_FILE))
     case _:
       raise ValueError(
         f'{folder / FACTS_FILE}: unknown vocab = {description!r:.80}'
       )
+  if not (size is None or is_count(size, vocab.size)):
+    raise ValueError(
+      f'{folder / FACTS_FILE}: vocab.size_with_sentinels = {size!r:.40} must '
+      f'be null or at least {vocab.size}'
+    )
   return vocab if size is None else SentinelVocab(vocab, size)

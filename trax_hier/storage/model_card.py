@@ -1,6 +1,7 @@
 """The README.md of an exported model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 _TEMPLATE = """\
@@ -82,11 +83,15 @@ def _model(lines):
   return values[-1].partition('@')[2].strip() if values else 'model'
 
 
+def _number(value):
+  return f'{value:,.4f}' if math.isfinite(value) else 'not finite'
+
+
 def _metrics(fields):
   if not fields.metrics:
     return ''
   rows = [
-    f'| {name.replace("_", " ")} | {value:,.4f} |'
+    f'| {name.replace("_", " ")} | {_number(value)} |'
     for name, value in fields.metrics.items()
     if name != 'tokens'
   ]

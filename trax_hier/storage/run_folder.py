@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from trax_hier.environment import expand_home
+
 
 def config_file(folder: str | Path) -> Path:
   """Returns the absolute path of a run's config.gin.
@@ -9,7 +11,7 @@ def config_file(folder: str | Path) -> Path:
   Raises:
     ValueError: The folder is not a run directory.
   """
-  folder = Path(folder).expanduser().absolute()
+  folder = expand_home(folder).absolute()
   if not folder.is_dir():
     raise ValueError(f'{folder}: no such folder')
   file = folder / 'config.gin'

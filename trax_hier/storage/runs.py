@@ -7,6 +7,7 @@ The run directory is only read, so the run may still be training.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import jax
 
 import trax_hier.storage.configurables  # noqa: F401
 from trax_hier import config
+from trax_hier.environment import expand_home
 from trax_hier.storage import export
 from trax_hier.storage.run_folder import config_file
 from trax_hier.training.build import check_bindings, check_logits
@@ -24,6 +26,13 @@ from trax_hier.training.state import abstract_init, shapes_of
 
 PyTree = object
 
+_SUBWORDS_OUTPUT = 'trax_hier.data.Subwords', 'output'
+# Data sets that need no files of the user.
+_PATHLESS = {
+  'trax_hier.training.train',
+  'trax_hier.data.StandardLibrary',
+  'trax_hier.data.Synthetic',
+}
 # Attributes of `_ExportedData` that open the data set.
 _DATA_ATTRIBUTES = (
   'eval_batches',
@@ -83,15 +92,24 @@ class Run:
       return checkpoints.load_weights(abstract, say, step)
 
 
-def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
+def open_run(
+  folder: str | Path, bindings: Sequence[str] = (), trust_code: bool = False
+) -> Run:
   """Opens a run: builds its model factory and its data set from config.gin.
 
   This clears all gin bindings. A model factory reads gin when it is called, so
   only the run opened last can be used.
 
+  The folder may be somebody else's. So without `trust_code` its config.gin
+  imports nothing and calls nothing but models, layers and data. A run opens the
+  data at the paths that it names, but trains no vocabulary; an export opens
+  only data at paths in `bindings`, or data that need none.
+
   Args:
     folder: The run directory (`output_dir` of `train`), or an export.
     bindings: Gin statements that override config.gin.
+    trust_code: Whether config.gin may import modules and call any configurable,
+      and so run any code of its author.
 
   Raises:
     ValueError: The folder is not a run directory, or a binding
@@ -110,9 +128,10 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   """
   file = config_file(folder)
   if (file.parent / export.WEIGHTS_FILE).is_file():
-    return _open_export(file.parent, bindings)
+    return _open_export(file.parent, bindings, trust_code)
   config.clear()
-  config.parse([str(file)], bindings)
+  config.parse([str(file)], bindings, trust_code)
+  check_vocabulary()
   names = 'model', 'data', 'compute_dtype'
   run = Run(
     file.parent,
@@ -123,18 +142,36 @@ def open_run(folder: str | Path, bindings: Sequence[str] = ()) -> Run:
   return run
 
 
+def check_vocabulary() -> None:
+  """Checks that opening the data of a run trains no new vocabulary.
+
+  Raises:
+    ValueError: The file of @Subwords() does not exist any more.
+  """
+  for binding in config.resolved():
+    if (binding.selector, binding.parameter) != _SUBWORDS_OUTPUT:
+      continue
+    output = copy.deepcopy(binding.value)  # Resolves a macro.
+    if not expand_home(output).is_file():
+      raise ValueError(
+        f'{binding.location.short}: {binding.name} = {output!r}: the '
+        'vocabulary of the run is missing'
+      )
+
+
 def _bound_mesh():
   """The value of `train.mesh`; None if it is not bound."""
   bound = any(b.name == 'train.mesh' for b in config.resolved())
   return config.value('train.mesh') if bound else None
 
 
-def _open_export(folder, bindings):
+def _open_export(folder, bindings, trust_code):
   """Opens an export as a run with a single checkpoint."""
-  exported = export.load(folder, bindings)
+  notes = []
+  exported = export.load(folder, bindings, trust_code, notes.append)
   data = _ExportedData(exported)
   return _ExportedRun(
-    folder, exported.model, data, 'float32', _bound_mesh(), exported
+    folder, exported.model, data, 'float32', _bound_mesh(), exported, notes
   )
 
 
@@ -143,9 +180,11 @@ class _ExportedRun(Run):
   """An export with the interface of a run; its only step is loaded already."""
 
   exported: export.Exported
+  notes: Sequence[str]
 
   def load_weights(self, step=None, say=print):
-    del say
+    for note in self.notes:
+      say(note)
     if step not in (None, self.exported.step):
       raise ValueError(
         f'step = {step}: {self.folder} has only step {self.exported.step}'
@@ -169,6 +208,7 @@ class _ExportedData:
 
   @functools.cached_property
   def _data(self):
+    config.check_no_paths('train.data', _PATHLESS)
     return config.value('train.data')
 
   def __getattr__(self, name):

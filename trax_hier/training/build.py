@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from trax_hier.compat import base
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
+from trax_hier.training.memory_limit import check_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
   lane_shardings,
@@ -72,15 +73,18 @@ def build(
   accumulate_steps: int = 1,
   compute_dtype: str = 'float32',
   mesh: Mapping[str, int] | None = None,
+  must_fit: bool = False,
 ) -> Build:
   """Builds model and optimizer and checks that they fit data and devices.
 
-  Arguments are those of `loop.train`.
+  Arguments are those of `loop.train`, and `must_fit`: whether to check that a
+  step fits in memory.
 
   Raises:
     ValueError: for an argument of the wrong type, a mesh that does not fit the
       devices, a batch that does not split evenly over devices and
-      micro-batches, or a vocabulary larger than the model's.
+      micro-batches, a vocabulary larger than the model's, or a step that does
+      not fit in memory.
   """
   check_bindings(model, data, compute_dtype)
   dtype = COMPUTE_DTYPES[compute_dtype]
@@ -90,7 +94,7 @@ def build(
       f'parentheses), got {_name(optimizer)}'
     )
   mesh = make_mesh(mesh)
-  batch = shapes_of(data.train_batch(0))
+  batch = _batch_shapes(data)
   shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
@@ -102,7 +106,7 @@ def build(
   abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
   initialized = layer, abstract.weights, abstract.model_state
   store_shapes(*initialized)
-  check_logits(*initialized, batch, data.vocab.size)
+  logits = check_logits(*initialized, batch, data.vocab.size)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
     step=replicated(mesh),
@@ -118,6 +122,8 @@ def build(
     abstract,
     shardings,
   )
+  if must_fit:
+    check_memory(abstract, batch, logits, mesh.size, accumulate_steps)
   step = make_train_step(layer, optimizer, lanes, accumulate_steps, dtype)
   return Build(
     model=model,
@@ -174,6 +180,18 @@ def _name(value):
   return f'{getattr(value, "__name__", value)!s:.80}'
 
 
+def _batch_shapes(data):
+  """The shapes of a global batch, from one of its rows where possible."""
+  rows = getattr(data, 'batch_size', None)
+  if rows is None:
+    return shapes_of(data.train_batch(0))
+  row = shapes_of(data.train_batch(0, 0, rows))
+  return {
+    name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+    for name, x in row.items()
+  }
+
+
 def _check_rows(rows, devices, accumulate_steps):
   n = accumulate_steps
   if n < 1:
@@ -194,8 +212,8 @@ def check_logits(
   model_state: PyTree,
   batch: Batch,
   vocab_size: int,
-) -> None:
-  """Evaluates the model abstractly and checks the shape of its logits.
+) -> jax.ShapeDtypeStruct:
+  """Evaluates the model abstractly and returns the shape of its logits.
 
   Args:
     layer: Model.
@@ -221,6 +239,7 @@ def check_logits(
       f'train.model gives logits of shape {logits.shape}; the data needs '
       f"{(*shape, vocab_size)}: check the model's vocab_size"
     )
+  return logits
 
 
 def _init_options():

@@ -3,7 +3,8 @@
 Orbax writes in the background and renames a checkpoint when it is complete, so
 a run killed at any moment leaves only complete checkpoints with final names.
 Arrays are stored by their path in the state, such as `weights.2.0`, as trax's
-nested tuples have no names.
+nested tuples have no names. Digests of the arrays are stored too; loading
+verifies them.
 """
 
 import contextlib
@@ -17,6 +18,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
+
+from trax_hier.training.checkpoint_record import (
+  check_arrays,
+  check_position,
+  describe,
+  make_record,
+  not_finite_arrays,
+  read_record,
+)
+from trax_hier.training.digests import count_arrays, summarize
+from trax_hier.training.logging.not_finite import NotFiniteError
+from trax_hier.training.retention import KeepBest
 
 PyTree = object
 
@@ -69,12 +82,15 @@ def _reason(error):
 class Checkpoints:
   """The checkpoints of one run.
 
-  Keeps the newest `keep`, and the one with the lowest evaluation loss among
-  those saved with metrics.
+  Keeps the newest `keep`, and the one with the lowest finite held-out loss.
   """
 
   def __init__(
-    self, directory: str | Path, keep: int = 3, read_only: bool = False
+    self,
+    directory: str | Path,
+    keep: int = 3,
+    read_only: bool = False,
+    losses: Mapping[int, float] | None = None,
   ):
     """Opens the folder.
 
@@ -83,23 +99,19 @@ class Checkpoints:
       keep: Number of newest checkpoints to keep when one is saved.
       read_only: Whether to change nothing, as another process may be writing:
         the folder is not created, and incomplete checkpoints are not deleted.
+      losses: Held-out losses by step, as known when the run is resumed.
     """
     self._directory = Path(directory).absolute()
+    self._best = KeepBest()
+    for step, loss in (losses or {}).items():
+      self.evaluated(step, loss)
     self._manager = ocp.CheckpointManager(
       self._directory,
       # Orbax's own `read_only` logs a warning for each of the other options.
       options=ocp.CheckpointManagerOptions(
         create=not read_only,
         preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep),
-            policies.BestN(
-              get_metric_fn=lambda metrics: metrics['loss'],
-              reverse=True,
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
+          [policies.LatestN(keep), self._best]
         ),
         cleanup_tmp_directories=not read_only,
       ),
@@ -122,11 +134,22 @@ class Checkpoints:
       step: Number of steps done.
       state: Tree of arrays.
       position: JSON values that a resumed run needs besides the state.
-      metrics: Metrics of an evaluation at this step, `loss` among them.
+      metrics: Metrics of an evaluation at this step, `loss` among them, if they
+        are known already; `evaluated` takes a loss that follows.
 
     Raises:
       CheckpointError: if this or the previous checkpoint cannot be written.
+      NotFiniteError: if an array is not finite; nothing is saved.
     """
+    arrays = named_leaves(state)
+    summaries = summarize(arrays)
+    if bad := not_finite_arrays(summaries):
+      raise NotFiniteError(
+        f'step {step} is not saved: {count_arrays(bad, len(arrays))} are not '
+        'finite'
+      )
+    if metrics:
+      self.evaluated(step, metrics['loss'])
     with self._writing():
       # Without enough space, the checkpoint is not started.
       needed = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -138,12 +161,20 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(named_leaves(state)),
+          state=ocp.args.StandardSave(arrays),
           position=ocp.args.JsonSave(dict(position)),
+          digests=ocp.args.JsonSave(make_record(arrays, summaries, position)),
         ),
-        metrics=dict(metrics) if metrics else None,
         force=True,
       )
+
+  def evaluated(self, step: int, loss: float) -> None:
+    """Records the held-out loss of a step, saved before or after this call.
+
+    Later saves keep the checkpoint of the lowest loss. A loss that is not
+    finite does not count.
+    """
+    self._best.record(step, loss)
 
   def restore(
     self, abstract: PyTree, say: Callable[[str], None]
@@ -167,7 +198,7 @@ class Checkpoints:
     """
     if not self.steps():
       return None
-    load = functools.partial(self._load, abstract)
+    load = functools.partial(self._load, abstract, say)
     step, (state, position), broken = self._newest(load, say)
     if jax.process_count() > 1:
       steps = multihost_utils.process_allgather(np.int32(step))
@@ -204,7 +235,7 @@ class Checkpoints:
     steps = self.steps()
     if not steps:
       raise CheckpointError(f'there are no checkpoints in {self._directory}')
-    load = functools.partial(self._load_weights, abstract)
+    load = functools.partial(self._load_weights, abstract, say)
     if step is None:
       step, weights, _ = self._newest(load, say)
       return step, weights
@@ -270,9 +301,9 @@ class Checkpoints:
         f'checkpoint {step} cannot be loaded: {_reason(error)}'
       ) from error
 
-  def _load(self, abstract, step):
+  def _load(self, abstract, say, step):
     wanted = named_leaves(abstract)
-    self._check_same(step, wanted)
+    record = self._check_same(step, wanted, say)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -280,12 +311,14 @@ class Checkpoints:
         position=ocp.args.JsonRestore(),
       ),
     )
+    check_arrays(record, summarize(restored.state))
+    check_position(record, restored.position)
     state = _from_named(restored.state, wanted, abstract)
     return state, dict(restored.position)
 
-  def _load_weights(self, abstract, step):
+  def _load_weights(self, abstract, say, step):
     wanted = named_leaves({_WEIGHTS: abstract})
-    self._check_same(step, wanted, only=_WEIGHTS)
+    record = self._check_same(step, wanted, say, only=_WEIGHTS)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -296,9 +329,11 @@ class Checkpoints:
         )
       ),
     )
-    return _from_named(restored.state, wanted, abstract)
+    arrays = {name: restored.state[name] for name in wanted}
+    check_arrays(record, summarize(arrays))
+    return _from_named(arrays, wanted, abstract)
 
-  def _check_same(self, step, wanted, only=''):
+  def _check_same(self, step, wanted, say, only=''):
     """Raises if a checkpoint belongs to another model or optimizer.
 
     After this check, a checkpoint that does not load is damaged.
@@ -306,14 +341,22 @@ class Checkpoints:
     Args:
       step: Step of the checkpoint.
       wanted: Arrays or shapes to load, by name.
+      say: Prints a line if the checkpoint has no digests.
       only: Prefix of the names of saved arrays to compare.
+
+    Returns:
+      The record of the checkpoint; None if it has no digests.
     """
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-      saved = handler.metadata(self._directory / str(step) / 'state').tree
-    old, new = (
-      {name: f'{x.dtype}{[*x.shape]}' for name, x in arrays.items()}
-      for arrays in (saved, wanted)
-    )
+    folder = self._directory / str(step)
+    record = read_record(folder / 'digests')
+    if record is not None:
+      old = {name: shape for name, (shape, _) in record['arrays'].items()}
+    else:
+      say(f'checkpoint {step} is not verified: it was saved without digests')
+      with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        saved = handler.metadata(folder / 'state').tree
+      old = {name: describe(x) for name, x in saved.items()}
+    new = {name: describe(x) for name, x in wanted.items()}
     different = sorted(
       name
       for name in old.keys() | new.keys()
@@ -327,6 +370,7 @@ class Checkpoints:
         f'{old.get(name, "none")}, now: {new.get(name, "none")}); use the '
         'settings of that run, or another folder'
       )
+    return record
 
   def _set_aside(self, steps):
     if jax.process_index() == 0:

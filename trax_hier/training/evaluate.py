@@ -1,7 +1,7 @@
 """Evaluation on the whole held-out set."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trax_hier.compat import base
+from trax_hier.training.data_error import DataError, reading
 from trax_hier.training.mesh import (
   all_gather_weights,
   lane_shardings,
@@ -81,11 +82,17 @@ class Evaluator:
       out_shardings=(shardings, replicated(mesh)),
     )
 
-  def __call__(self, weights: PyTree) -> dict[str, float]:
+  def __call__(
+    self, weights: PyTree, before_batch: Callable[[], None] = lambda: None
+  ) -> dict[str, float]:
     """Computes mean loss (nats), bits per unit, accuracy and tokens scored.
 
+    Args:
+      weights: Weights of the model.
+      before_batch: Function called before each batch; it may raise, to stop.
+
     Raises:
-      ValueError: if no token has a weight above 0.
+      DataError: if a batch cannot be read, or no token has a weight above 0.
     """
     shapes = self._layer.weights, self._layer.state
     model_state = self._init_state(jax.random.PRNGKey(0))
@@ -93,14 +100,17 @@ class Evaluator:
     totals = np.zeros(3, np.float64)
     pending = None
     for i in range(len(self._batches)):
-      batch = put_batch(self._mesh, pad_rows(self._mesh, self._batches[i]))
+      before_batch()
+      with reading(f'held-out batch {i + 1}'):
+        batch = self._batches[i]
+      batch = put_batch(self._mesh, pad_rows(self._mesh, batch))
       model_state, sums = self._step(weights, model_state, batch)
       if pending is not None:
         totals += np.asarray(pending)
       pending = sums
     nats, correct, tokens = (totals + np.asarray(pending)).tolist()
     if tokens == 0:
-      raise ValueError('the held-out set has no token with a weight above 0')
+      raise DataError('the held-out set has no token with a weight above 0')
     return {
       'loss': nats / tokens,
       f'bits_per_{self._unit}': nats / tokens / math.log(2),

@@ -1,40 +1,29 @@
-"""The training loop: `train`, the root configurable of every gin file.
-
-The loop never waits for the device: it dispatches step n, prepares the batch
-of step n + 1, and only then reads the metrics of step n - 1.
-"""
+"""Training: `train`, the root configurable of every gin file."""
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
-
 from trax_hier.compat import base
 from trax_hier.config import configurable
-from trax_hier.training.build import Build, build
-from trax_hier.training.intervals import Intervals
-from trax_hier.training.logging.metrics_log import MetricsLog
+from trax_hier.training.build import build
+from trax_hier.training.intervals import Intervals, SaveClock
 from trax_hier.training.logging.report import NotFiniteError, Reporter
 from trax_hier.training.logging.weights_and_biases import check_wandb
-from trax_hier.training.mesh import put_batch
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.run import (
-  Run,
   find_init_checkpoints,
   make_folder,
   start_run,
 )
 from trax_hier.training.step import METRICS
-from trax_hier.training.stopping import Stopped, listen_for_sigterm
+from trax_hier.training.steps import Probe, Steps
+from trax_hier.training.stopping import listen_for_signals
 from trax_hier.training.utilization import mesh_peak_flops
 
 PyTree = object
-
-# (built, step, weights, log, say); `say` prints a line.
-Probe = Callable[[Build, int, PyTree, MetricsLog, Callable[[str], None]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +57,7 @@ def train(
   steps: int,
   eval_every: int = 1000,
   checkpoint_every: int | None = None,
+  checkpoint_minutes: float | None = 10.0,
   log_every: int = 10,
   keep_checkpoints: int = 3,
   accumulate_steps: int = 1,
@@ -91,7 +81,9 @@ def train(
   losses that follow equal those of an uninterrupted run.
 
   Evaluations, checkpoints and probes happen at multiples of their intervals
-  and after the last step.
+  and after the last step. Checkpoints are saved by time as well, before each
+  evaluation, on Ctrl-C, SIGTERM or SIGHUP, and before an error ends the run,
+  unless the state may be damaged.
 
   Args:
     output_dir: Folder of the run; created if it does not exist.
@@ -100,7 +92,9 @@ def train(
     optimizer: Factory of optimizers, such as `@Adam`.
     steps: Number of the last step; a resumed run counts earlier steps too.
     eval_every: Steps between evaluations on the whole held-out set.
-    checkpoint_every: Steps between checkpoints; None means eval_every.
+    checkpoint_every: Steps between checkpoints; None sets no interval.
+    checkpoint_minutes: Minutes after which a checkpoint is saved if there was
+      none meanwhile; None saves none by time.
     log_every: Steps between lines of metrics.jsonl.
     keep_checkpoints: Number of newest checkpoints to keep; the one with the
       lowest held-out loss is kept as well.
@@ -135,38 +129,42 @@ def train(
 
   Raises:
     ValueError: for an invalid argument, before anything is compiled.
+    run_lock.FolderInUseError: if another trainer writes to `output_dir`.
+    data_error.DataError: when a batch cannot be read.
     report.NotFiniteError: when a metric is not finite; names the step, the
       metric and the last checkpoint.
     checkpoints.CheckpointError: if no checkpoint of this run or of `init_from`
       loads, if one cannot be written, or if the configuration has changed
       since the checkpoints.
-    stopping.Stopped: on SIGTERM, after a checkpoint of the step in progress is
-      saved (of the next step, if SIGTERM arrives during an evaluation).
+    stopping.Stopped: on Ctrl-C, SIGTERM or SIGHUP, after a checkpoint of the
+      step in progress is saved. An evaluation stops between batches; the
+      resumed run repeats it.
+    KeyboardInterrupt: on a second Ctrl-C, at once.
   """
-  if checkpoint_every is None:
-    checkpoint_every = eval_every
   if look_every is None:
     look_every = eval_every
   _check_counts(
     steps=steps,
     eval_every=eval_every,
-    checkpoint_every=checkpoint_every,
+    checkpoint_every=1 if checkpoint_every is None else checkpoint_every,
     log_every=log_every,
     keep_checkpoints=keep_checkpoints,
     accumulate_steps=accumulate_steps,
   )
-  _check_look_every(look_every)
+  _check_numbers(seed, look_every, checkpoint_minutes)
   check_profile_steps(profile_steps)
   check_wandb(wandb)
   probe_every = 0 if probe is None else look_every
   intervals = Intervals(steps, eval_every, checkpoint_every, probe_every)
   folder = make_folder(output_dir)
   init_checkpoints = find_init_checkpoints(init_from, folder)
-  built = build(model, data, optimizer, accumulate_steps, compute_dtype, mesh)
+  numerics = accumulate_steps, compute_dtype, mesh
+  built = build(model, data, optimizer, *numerics, must_fit=True)
   if before_compile is not None:
     before_compile()
 
   with contextlib.ExitStack() as stack:
+    should_stop = stack.enter_context(listen_for_signals())
     run = stack.enter_context(
       start_run(
         folder,
@@ -179,88 +177,24 @@ def train(
         wandb,
       )
     )
-    should_stop = stack.enter_context(listen_for_sigterm())
     profile = stack.enter_context(
       profiling(folder / 'profile', profile_steps, run.console.say)
     )
-    reporter = _make_reporter(run, log_every)
-    evaluation = _evaluate_first(run, reporter, intervals)
-    if run.start_step < steps:
+    to_do = Steps(
+      run,
+      _make_reporter(run, log_every),
+      intervals,
+      SaveClock(checkpoint_minutes, run.step),
+      probe,
+      profile,
+      should_stop,
+    )
+    evaluation = to_do.evaluate_first()
+    if run.step < steps:
       with _name_last_checkpoint(run.checkpoints):
-        evaluation = _run_steps(
-          run, reporter, intervals, probe, profile, should_stop
-        )
+        evaluation = to_do.train()
     run.checkpoints.wait()
-  return TrainResult(
-    max(run.start_step, steps), run.state.weights, evaluation, model, data
-  )
-
-
-def _run_steps(
-  run: Run,
-  reporter: Reporter,
-  intervals: Intervals,
-  probe: Probe | None,
-  profile: Callable[[int, jax.Array | None], None],
-  should_stop: Callable[[int], bool],
-) -> dict[str, float]:
-  """Runs the remaining steps; returns the evaluation after the last one.
-
-  Raises:
-    NotFiniteError: when a metric is not finite.
-    Stopped: on SIGTERM.
-  """
-  built, data = run.built, run.built.data
-  evaluation = None
-  batch = data.train_batch(run.start_step)
-  pending = None  # Metrics of the previous step, until they are read.
-  for step in range(run.start_step + 1, intervals.steps + 1):
-    profile(step, pending)
-    run.state, metrics = built.step(run.state, put_batch(built.mesh, batch))
-    if step < intervals.steps:
-      batch = data.train_batch(step)
-    if pending is not None:
-      reporter.step(step - 1, pending)
-    pending = metrics
-    stop = should_stop(step)
-    if not (stop or intervals.any(step)):
-      continue
-    # Before saving, so that a checkpoint has finite and logged metrics.
-    reporter.step(step, pending)
-    pending = None
-    with reporter.pause():
-      evaluation = None
-      # SIGTERM may leave no time to evaluate; the resumed run evaluates first.
-      if intervals.evaluates(step) and not stop:
-        evaluation = built.evaluator(run.state.weights)
-        reporter.evaluation(step, evaluation)
-      if intervals.saves(step) or stop:
-        run.save(step, evaluation)
-      if intervals.probes(step) and not stop:
-        probe(built, step, run.state.weights, run.log, run.console.say)
-    if stop:
-      run.checkpoints.wait()
-      raise Stopped(f'received SIGTERM: checkpoint {step} is saved')
-  return evaluation
-
-
-def _evaluate_first(run, reporter, intervals):
-  """Evaluates a finished run, or a step whose evaluation SIGTERM skipped.
-
-  Returns the metrics, or None.
-  """
-  step, is_done = run.start_step, run.start_step >= intervals.steps
-  if is_done:
-    run.console.say(f'nothing to train: train.steps is {intervals.steps}')
-  is_missing = step > 0 and step not in run.evaluated
-  if not is_done and not (is_missing and intervals.evaluates(step)):
-    return None
-  evaluation = run.built.evaluator(run.state.weights)
-  if step in run.evaluated:
-    reporter.say_evaluation(step, evaluation)
-  else:
-    reporter.evaluation(step, evaluation)
-  return evaluation
+  return TrainResult(run.step, run.state.weights, evaluation, model, data)
 
 
 def _make_reporter(run, log_every):
@@ -295,9 +229,32 @@ def _check_counts(**counts):
       )
 
 
+def _check_numbers(seed, look_every, checkpoint_minutes):
+  _check_seed(seed)
+  _check_look_every(look_every)
+  _check_minutes(checkpoint_minutes)
+
+
+def _check_seed(value):
+  # JAX keeps the bits of a 64-bit integer.
+  if not isinstance(value, int) or not 0 <= value < 1 << 63:
+    raise ValueError(
+      f'train.seed must be at least 0 and below 2 ** 63, got {value!r}'
+    )
+
+
 def _check_look_every(look_every):
   if type(look_every) is not int or look_every < 0:
     raise ValueError(
       'train.look_every must be None (at each evaluation) or a whole number of '
       f'steps (0 for never), got {look_every!r}'
+    )
+
+
+def _check_minutes(value):
+  is_number = type(value) in (int, float) and 0 < value < math.inf
+  if value is not None and not is_number:
+    raise ValueError(
+      'train.checkpoint_minutes must be None (only by steps) or a number of '
+      f'minutes above 0, got {value!r}'
     )

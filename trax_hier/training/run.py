@@ -13,15 +13,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from trax_hier.environment import expand_home
 from trax_hier.training.build import Build
 from trax_hier.training.checkpoints import (
   CheckpointError,
   Checkpoints,
   saved_steps,
 )
+from trax_hier.training.data_changes import check_same_data, fingerprint
 from trax_hier.training.logging.console import Console
 from trax_hier.training.logging.jsonl import read_metrics
 from trax_hier.training.logging.metrics_log import MetricsLog
+from trax_hier.training.run_lock import locked
 from trax_hier.training.saved_config import check_unchanged, save_config
 from trax_hier.training.state import TrainState, n_parameters
 
@@ -33,8 +36,11 @@ class Run:
   Attributes:
     built: Functions, data set and mesh of the run.
     seed: Seed of initial weights and dropout.
+    data_fingerprint: Fingerprint of the data set.
     start_step: Number of steps done when the run was started or resumed.
-    state: Training state after the latest step.
+    step: Number of steps done.
+    saved_step: Number of steps done when the state was last saved; 0 if never.
+    state: Training state after `step` steps.
     evaluated: Steps whose evaluation is in the log.
     checkpoints: Checkpoints of the run.
     console: Output of messages and progress.
@@ -43,26 +49,34 @@ class Run:
 
   built: Build
   seed: int
+  data_fingerprint: Mapping[str, str]
   start_step: int
+  step: int
+  saved_step: int
   state: TrainState
   evaluated: set[int]
   checkpoints: Checkpoints
   console: Console
   log: MetricsLog
 
-  def save(self, step: int, evaluation: Mapping[str, float] | None) -> None:
+  def save(self) -> None:
     """Flushes the log, then saves a checkpoint in the background.
 
-    Args:
-      step: Number of steps done.
-      evaluation: Metrics of an evaluation at this step, if there was one.
+    Does nothing if the state is saved already.
 
     Raises:
       CheckpointError: if this or the previous checkpoint cannot be written.
     """
+    if self.saved_step == self.step:
+      return
     self.log.flush()
-    position = {'step': step, 'seed': self.seed}
-    self.checkpoints.save(step, self.state, position, evaluation)
+    position = {
+      'step': self.step,
+      'seed': self.seed,
+      'data': dict(self.data_fingerprint),
+    }
+    self.checkpoints.save(self.step, self.state, position)
+    self.saved_step = self.step
 
 
 @contextlib.contextmanager
@@ -92,6 +106,7 @@ def start_run(
     wandb: Project at W&B; None sends nothing.
 
   Raises:
+    FolderInUseError: if another trainer writes to the folder.
     CheckpointError: if the run cannot resume, or no weights can be loaded.
     OSError: if a file cannot be written.
   """
@@ -102,29 +117,93 @@ def start_run(
       return stack.enter_context(contextlib.closing(resource))
 
     console = closing(Console(steps, is_first_host))
-    checkpoints = closing(Checkpoints(folder / 'checkpoints', keep_checkpoints))
+    stack.enter_context(locked(folder, console.say))
+    metrics = read_metrics(folder, console.say)
+    directory = folder / 'checkpoints'
+    saved = saved_steps(directory)
+    if not accept_changes:
+      if saved:
+        check_unchanged(folder / 'config.gin')
+      else:
+        _check_never_saved(directory, metrics)
+    losses = _losses(metrics)
+    checkpoints = stack.enter_context(
+      _closing(Checkpoints(directory, keep_checkpoints, losses=losses))
+    )
     _print_setup(built, console.say)
-    if checkpoints.steps() and not accept_changes:
-      check_unchanged(folder / 'config.gin')
-    step, state = _initial_state(
+    step, state, position = _initial_state(
       built, checkpoints, seed, init_checkpoints, console.say
     )
+    data_fingerprint = fingerprint(built.data)
+    if position is not None:
+      check_same_data(
+        position.get('data'),
+        data_fingerprint,
+        folder,
+        accept_changes,
+        console.say,
+      )
     # Only after restoring: a run that cannot resume keeps its old file.
     if is_first_host:
       save_config(folder / 'config.gin')
-    metrics = read_metrics(folder)
+    if metrics and not saved:
+      console.say(f'{len(metrics)} lines of metrics.jsonl are deleted')
     run = Run(
       built=built,
       seed=seed,
+      data_fingerprint=data_fingerprint,
       start_step=step,
+      step=step,
+      saved_step=step,
       state=state,
-      evaluated={line['step'] for line in metrics if line['kind'] == 'valid'},
+      evaluated={x for x in losses if x <= step},
       checkpoints=checkpoints,
       console=console,
-      log=closing(MetricsLog(folder, step, is_first_host, wandb)),
+      log=closing(MetricsLog(folder, step, is_first_host, wandb, console.say)),
     )
     del state  # Else this frame keeps the initial state in memory.
     yield run
+
+
+@contextlib.contextmanager
+def _closing(checkpoints):
+  """Closes checkpoints, except on a second Ctrl-C, which waits for no save."""
+  try:
+    yield checkpoints
+  except KeyboardInterrupt:
+    raise
+  except BaseException:
+    checkpoints.close()
+    raise
+  else:
+    checkpoints.close()
+
+
+def _losses(metrics):
+  """The held-out losses in the lines of a log, by step."""
+  return {
+    line['step']: line['loss']
+    for line in metrics
+    if line['kind'] == 'valid' and 'loss' in line
+  }
+
+
+def _check_never_saved(directory, metrics):
+  """Checks that a run without checkpoints has not lost them.
+
+  A run that is killed before its first checkpoint has an empty folder for them
+  and no evaluation in its log, as a checkpoint precedes each evaluation.
+
+  Raises:
+    CheckpointError: if it had checkpoints.
+  """
+  if metrics and (not directory.is_dir() or _losses(metrics)):
+    raise CheckpointError(
+      f'{directory} has no checkpoints, but metrics.jsonl beside it has '
+      f'{len(metrics)} lines, up to step {max(x["step"] for x in metrics)}. To '
+      'delete these lines and start from the first step, add --accept_changes, '
+      'or use another output_dir'
+    )
 
 
 def make_folder(output_dir: str) -> Path:
@@ -133,7 +212,7 @@ def make_folder(output_dir: str) -> Path:
   Raises:
     ValueError: if it cannot be created or written to.
   """
-  folder = Path(output_dir).expanduser().absolute()
+  folder = expand_home(output_dir, f'output_dir = {output_dir!r}').absolute()
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -157,7 +236,8 @@ def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
   """
   if init_from is None or saved_steps(folder / 'checkpoints'):
     return None
-  directory = Path(init_from).expanduser().absolute() / 'checkpoints'
+  setting = f'train.init_from = {init_from!r}'
+  directory = expand_home(init_from, setting).absolute() / 'checkpoints'
   if not directory.is_dir():
     raise ValueError(
       f'train.init_from = {init_from!r}: not a run directory: it has no '
@@ -182,8 +262,11 @@ def _initial_state(
   seed: int,
   init_checkpoints: Path | None,
   say: Callable[[str], None],
-) -> tuple[int, TrainState]:
-  """Restores or initializes the state; returns (steps done, state).
+) -> tuple[int, TrainState, dict[str, object] | None]:
+  """Restores or initializes the state.
+
+  Returns:
+    The steps done, the state, and the position of the checkpoint, or None.
 
   Raises:
     CheckpointError: if no checkpoint loads, or the run has another seed.
@@ -195,7 +278,7 @@ def _initial_state(
     if init_checkpoints is not None:
       weights = _load_weights(init_checkpoints, built.abstract.weights, say)
       state = dataclasses.replace(state, weights=weights)
-    return 0, state
+    return 0, state, None
   step, state, position = restored
   if position['seed'] != seed:
     raise CheckpointError(
@@ -203,7 +286,7 @@ def _initial_state(
       f'{position["seed"]}: use that seed, or another output_dir'
     )
   say(f'resuming after step {step}')
-  return step, state
+  return step, state, position
 
 
 def _load_weights(directory, abstract, say):

@@ -14,6 +14,7 @@ MAY_CHANGE = {
     'steps',
     'eval_every',
     'checkpoint_every',
+    'checkpoint_minutes',
     'log_every',
     'keep_checkpoints',
     'init_from',
@@ -22,6 +23,11 @@ MAY_CHANGE = {
     'profile_steps',
     'wandb',
   )
+}
+# Which held-out batches are evaluated.
+MAY_CHANGE |= {
+  f'{name}.test_as_valid'
+  for name in ('DocumentLanes', 'ImageBytes', 'PaddedDocuments', 'TextPairs')
 }
 
 
@@ -33,7 +39,7 @@ def check_unchanged(file: Path) -> None:
       `MAY_CHANGE` differs.
   """
   try:
-    saved = file.read_text()
+    saved = file.read_text('utf-8')
     changes = config.differences(saved, MAY_CHANGE)
   except (OSError, ValueError):
     saved = ''
@@ -58,7 +64,7 @@ def save_config(file: Path) -> None:
   """Writes the operative configuration atomically."""
   text = config.operative_text()
   temporary = file.with_suffix('.tmp')
-  with temporary.open('w') as opened:
+  with temporary.open('w', encoding='utf-8') as opened:
     opened.write(text)
     opened.flush()
     os.fsync(opened.fileno())

@@ -245,9 +245,11 @@ def test_a_file_with_a_table(tmp_path):
   _assert_equal(DocumentLanes(bare, 2, 8).train_batch(5), data.train_batch(5))
 
 
-def test_without_a_validation_split_valid_is_test(tmp_path):
+def test_test_is_valid_only_if_asked(tmp_path):
   path, documents = _write_docs(tmp_path, {'train': (9, 9), 'test': (20, 3)})
-  data = DocumentLanes(path, 1, 8)
+  with pytest.raises(ValueError, match=r'DocumentLanes\.test_as_valid = True$'):
+    DocumentLanes(path, 1, 8).eval_batches('valid')
+  data = DocumentLanes(path, 1, 8, test_as_valid=True)
   lanes = _texts(_read_lanes(data.eval_batches('valid')))
   assert lanes == [documents['test']]
 
@@ -258,7 +260,8 @@ def test_without_a_validation_split_valid_is_test(tmp_path):
     ('{', r'DocumentLanes\.path.*Expecting'),
     ('{"rows": []}', r"my\.docs\.json: neither a list nor .* 'docs'"),
     ('[["a", "train", 0]]', r"my\.docs\.json: \['a', 'train', 0\] is not \[na"),
-    ('[["a", "dev", 0, 1]]', r"'dev'.* a split of 'train', 'valid', 'test'"),
+    ('[["a", "all", 0, 1]]', r"'all'.* a split of 'train', 'valid', "),
+    ('[["a", "dev", 0, 1], ["b", "val", 1, 1]]', r'both dev and val are names'),
     ('[["a", "train", 0.5, 1]]', r'0\.5.*is not \[name'),
     ('[["a", "train", 40, 11]]', r'is outside the file, which has 50 bytes'),
     ('[["a", "train", -1, 9]]', r'outside the file'),
@@ -328,7 +331,7 @@ def test_fraction_too_small_for_a_file_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'DocumentLanes\.test_fraction = 0\.05'):
     DocumentLanes(str(tmp_path), 1, 8, valid_fraction=0.1)
   data = DocumentLanes(str(tmp_path), 1, 8, 0, False, None, 0.0, 0.1)
-  assert 'valid 1 documents of 10 bytes, test 1' in data.describe()
+  assert 'valid 0 documents of 0 bytes, test 1' in data.describe()
   with pytest.raises(ValueError, match='no document for the test split'):
     DocumentLanes(str(tmp_path), 1, 8, 0, False, None, 0.1, 0.0)
 
@@ -345,7 +348,7 @@ def _write_prepared(folder, texts, shift=0):
 def test_a_prepared_folder_of_bytes(tmp_path):
   texts = {'train': [b'one book', b'another'], 'test': [b'held out', b'it']}
   _write_prepared(tmp_path, texts)
-  data = DocumentLanes(str(tmp_path), 2, 4)
+  data = DocumentLanes(str(tmp_path), 2, 4, test_as_valid=True)
   assert data.unit == 'byte'
   for split in ('valid', 'test'):
     lanes = _texts(_read_lanes(data.eval_batches(split)))

@@ -28,7 +28,8 @@ def _scored(data, split):
 
 def test_rows_are_whole_images(tmp_path):
   train, test = _images(10), _images(5, seed=1)
-  data = ImageBytes(_save(tmp_path, train=train, test=test), 2)
+  path = _save(tmp_path, train=train, test=test)
+  data = ImageBytes(path, 2, test_as_valid=True)
   rows = [row for step in range(5) for row in data.train_batch(step)['inputs']]
   assert sorted(map(bytes, rows)) == sorted(
     bytes(image.ravel().astype(np.int32)) for image in train
@@ -76,7 +77,7 @@ def test_cifar_10_binary_files(tmp_path):
   records[:2].tofile(tmp_path / 'data_batch_1.bin')
   records[2:4].tofile(tmp_path / 'data_batch_2.bin')
   records[4:].tofile(tmp_path / 'test_batch.bin')
-  data = ImageBytes(str(tmp_path), 1)
+  data = ImageBytes(str(tmp_path), 1, test_as_valid=True)
   np.testing.assert_array_equal(
     _scored(data, 'test'), images[4:].reshape(2, -1)
   )

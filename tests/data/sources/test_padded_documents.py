@@ -91,10 +91,11 @@ def test_text_from_tfds(tmp_path, tfds, capsys):
   assert 'train 6, valid 2, test 3 rows of 8' in data.describe()
 
 
-def test_images_from_tfds_without_a_test_split(tmp_path, tfds):
+def test_images_from_tfds_without_a_test_split(tmp_path, tfds, capsys):
   images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
   tfds.toy = _Builder('image', {'train': images[:3], 'validation': images[3:]})
   assert prepare.main(['--name=toy', f'--output_dir={tmp_path}']) == 0
+  assert 'test: the validation split, because' in capsys.readouterr().out
   data = ImageBytes(str(tmp_path), 2)
   np.testing.assert_array_equal(
     data.eval_batches('test')[0]['inputs'], images[3:].reshape(2, -1)

@@ -41,8 +41,10 @@ def test_a_file_is_cut_in_order(tmp_path):
   for row in batch['inputs']:
     assert bytes(row.tolist()) in content[:3500]
   assert data.unit == 'byte'
+  fault = 'binary'
   assert data.describe() == (
-    f'TextFiles: {path} (split in order): train 3,500, valid 500, '
+    f'TextFiles: {path} (split in order; {fault}: each of its bytes is read '
+    'as it is): train 3,500, valid 500, '
     'test 1,000 bytes in windows of 64; batches of 4 rows'
   )
 

@@ -118,7 +118,9 @@ def test_an_epoch_has_each_pair_once_in_a_different_order(folder):
 def test_a_folder_without_validation(folder):
   assert _texts(_data(folder), 'valid') == _ROWS[2:]
   (folder / 'valid.jsonl').unlink()
-  data = _data(folder)
+  with pytest.raises(ValueError, match=r'valid split is empty.*test_as_valid'):
+    _data(folder).eval_batches('valid')
+  data = _data(folder, test_as_valid=True)
   assert _texts(data, 'valid') == _texts(data, 'test') == _ROWS
   assert len(data.pairs('train')) == 7
 
@@ -372,32 +374,43 @@ def test_a_text_without_tokens_is_named(folder, model, monkeypatch):
     ),
   ],
 )
-def test_malformed_lines_are_named(folder, line, message):
+def test_malformed_lines_are_named_and_counted(folder, line, message):
+  """The first bad line, wherever it is, stops the construction."""
   content = line if isinstance(line, bytes) else line.encode()
+  good = [x.encode() for x in _lines(_numbered(30))]
   for name, n in (('train', 1), ('valid', 2), ('test', 20)):
     file = folder / f'{name}.jsonl'
-    good = [*_lines(_numbered(30))]
-    file.write_bytes(
-      b'\n'.join(
-        [*map(str.encode, good[: n - 1]), content, *map(str.encode, good)]
-      )
-    )
+    file.write_bytes(b'\n'.join([*good[: n - 1], content, *good, content]))
     expected = message.format(file=rf'.*{name}\.jsonl', n=n)
-    if n < 9:
-      with pytest.raises(ValueError, match=expected):
-        _data(folder)
-    else:
-      # Too late in the file to be read on construction.
-      data = _data(folder, 19)
-      batches = data.eval_batches(name)
-      assert len(list(_shown(batches[0]))) == 19
-      with pytest.raises(ValueError, match=expected):
-        batches[1]
-      # `pairs` does not encode summaries.
-      if 'encoded' not in expected:
-        with pytest.raises(ValueError, match=expected):
-          data.pairs(name)[19]
+    with pytest.raises(ValueError, match=expected) as caught:
+      _data(folder)
+    assert '(bad lines: 2 of ' in str(caught.value)
     _write(file, _numbered(30))
+
+
+def test_the_first_bad_line_of_one_file_is_named(tmp_path):
+  """The lines are in different splits."""
+  lines = [*_lines(_numbered(300))]
+  for n in (9, 120, 250):
+    lines[n] = '{}'
+  path = tmp_path / 'x.jsonl'
+  path.write_text('\n'.join(lines))
+  with pytest.raises(ValueError, match=r'line 10: .*bad lines: 3 of 300'):
+    _data(path, valid_fraction=0.4, test_fraction=0.3)
+
+
+def test_errors_after_construction_name_the_line(folder):
+  data = _data(folder, 19)
+  content = (folder / 'test.jsonl').read_bytes()
+  batches, pairs = data.eval_batches('test'), data.pairs('test')
+  (folder / 'test.jsonl').write_bytes(content.replace(b'"uv"', b'null'))
+  with pytest.raises(ValueError, match=r'test\.jsonl, line 4: must be a str'):
+    batches[0]
+  # Reading a truncated mapping would end the process.
+  (folder / 'test.jsonl').write_bytes(content[:9])
+  for read in (lambda: batches[0], lambda: pairs[0]):
+    with pytest.raises(OSError, match=r'test\.jsonl has been truncated'):
+      read()
 
 
 @pytest.mark.parametrize(

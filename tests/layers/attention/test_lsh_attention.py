@@ -91,3 +91,9 @@ def test_masked_rows_are_not_attended_to(causal):
   # Masked rows fill buckets, but buckets have no gradient.
   seen = np.any(np.asarray(jax.jit(jax.grad(visible))(x)), axis=-1)
   np.testing.assert_array_equal(seen, mask)
+
+
+def test_a_language_model_cannot_see_later_positions():
+  attention = functools.partial(hl.LSHAttention, chunk_len=4, causal=False)
+  with pytest.raises(ValueError, match=r'LSHAttention.causal = False .* True'):
+    hl.DecoderBlock(8, d_ff=16, n_heads=2, attention=attention)

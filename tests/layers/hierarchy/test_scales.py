@@ -179,14 +179,25 @@ def test_tokens_get_the_latest_complete_block(scale):
       t += n
 
 
-def test_latest_starts_with_a_zero_vector():
-  layer = hl.Latest(4, 'train')
-  weights, _ = layer.init(toy.signature((toy.normal(2, 8, D),) * 2))
-  np.testing.assert_array_equal(weights, np.zeros(D))
-
-
 def test_a_pyramid_with_one_scale_is_its_level():
   layer = hl.Pyramid((1,), None, lambda j: tl.Fn('Double', lambda x: 2 * x), '')
   x = toy.normal(2, 5, D)
   weights, state = layer.init(toy.signature(x))
   toy.close(layer.pure_fn(x, weights, state, toy.KEY)[0], 2 * x)
+
+
+@pytest.mark.parametrize('combine', [hl.ConcatDense(2, 8), hl.Sum(2)])
+def test_the_first_vector_has_a_gradient_of_the_size_of_others(combine):
+  x, rows = toy.normal(1, 3, 8), toy.normal(1, 1, 8)
+  layer = tl.Serial(
+    tl.Branch(tl.Select([0], n_in=2), hl.Latest(4, 'train')), combine
+  )
+  weights, state = layer.init(toy.signature((x, rows)), toy.KEY)
+
+  def loss(weights):
+    y, _ = layer.pure_fn((x, rows), weights, state, toy.KEY)
+    return jnp.sum(y * toy.normal(*y.shape, seed=1))
+
+  first = jax.tree.leaves(jax.grad(loss)(weights))[0]
+  assert first.shape == (8,)
+  assert 0 < np.linalg.norm(first) < 20

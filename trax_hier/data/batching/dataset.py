@@ -13,6 +13,8 @@ from trax_hier.data.batching.batches import (
   make_batch,
 )
 from trax_hier.data.batching.windows import Context, EvalWindows, TrainWindows
+from trax_hier.data.files import mapped_file
+from trax_hier.data.fingerprints import Content, fingerprint
 from trax_hier.data.splits import EVAL_SPLITS, SPLITS
 from trax_hier.data.vocabularies.vocab import Vocab
 
@@ -53,6 +55,8 @@ class DataSet:
     context: Context | None = None,
     count_bytes: Callable[[str], int] | None = None,
     eval_batch_size: int | None = None,
+    content: Content | None = None,
+    empty_hint: str = '',
   ):
     """Checks the batch sizes.
 
@@ -70,6 +74,9 @@ class DataSet:
       count_bytes: Function from 'valid' or 'test' to its bytes of text; None if
         tokens are bytes or encode no text.
       eval_batch_size: Rows of an evaluation batch; None means `batch_size`.
+      content: Arrays that determine the batches of each split, for
+        `fingerprint`; None if rows are generated.
+      empty_hint: End of the message that the valid split is empty.
 
     Raises:
       ValueError: if a batch size is not positive.
@@ -86,8 +93,21 @@ class DataSet:
     self._eval_batch_size = eval_batch_size
     self._context = context
     self._count_bytes = count_bytes
+    self._content = content or {}
+    self._empty_hint = empty_hint
+    mapped = (
+      mapped_file(array)
+      for _, arrays in self._content.values()
+      for array in arrays
+    )
+    self._mapped_files = set(mapped) - {None}
     self.vocab = vocab
     self.unit = unit
+
+  @property
+  def batch_size(self) -> int:
+    """Rows of the global training batch."""
+    return self._batch_size
 
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
     """Returns one shard of batch `step`: a pure function of its arguments.
@@ -104,8 +124,10 @@ class DataSet:
 
     Raises:
       ValueError: if an argument is out of range.
+      OSError: if a memory-mapped file has been truncated.
     """
     index = example_indices(self._name, step, self._batch_size, shard, n_shards)
+    self._check_files()
     return make_batch(*self._train_rows(index))
 
   def eval_batches(
@@ -130,8 +152,32 @@ class DataSet:
       context = self._choose_context(window, stride)
     rows, n_rows = self._eval_rows(split, context)
     if not n_rows:
-      raise ValueError(f'{self._name}: the {split} split is empty')
-    return EvalBatches(rows, n_rows, self._eval_batch_size, context)
+      hint = self._empty_hint if split == 'valid' else ''
+      raise ValueError(f'{self._name}: the {split} split is empty{hint}')
+
+    def checked_rows(index):
+      self._check_files()
+      return rows(index)
+
+    return EvalBatches(checked_rows, n_rows, self._eval_batch_size, context)
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns a size and a hash of each split and of the vocabulary.
+
+    They change with the data, up to what a sample of large files shows. Empty
+    if rows are generated.
+    """
+    found = {name: fingerprint(*part) for name, part in self._content.items()}
+    # Bytes have no model file.
+    if found and (model := getattr(self.vocab, 'content', None)):
+      ids = np.frombuffer(model, np.uint8)
+      found['vocab'] = fingerprint(f'{self.vocab.size:,} ids', (ids,))
+    return found
+
+  def _check_files(self):
+    """Raises OSError if a memory-mapped file has been truncated."""
+    for file in self._mapped_files:
+      file.check_not_truncated()
 
   def _choose_context(self, window, stride):
     if self._context is None:
@@ -175,6 +221,7 @@ def windowed(
   eval_stride: int | None = None,
   move_edges: bool = True,
   count_bytes: Callable[[str], int] | None = None,
+  empty_hint: str = '',
 ) -> DataSet:
   """Returns a data set that cuts three token arrays into windows.
 
@@ -192,6 +239,7 @@ def windowed(
     move_edges: Whether training windows shift from epoch to epoch. False keeps
       natural rows, such as images, whole in training and evaluation.
     count_bytes: See `DataSet`.
+    empty_hint: See `DataSet`.
 
   Raises:
     ValueError: naming the binding, if a number is invalid or a window is
@@ -226,6 +274,11 @@ def windowed(
     batch_size,
     default_context if move_edges else None,
     count_bytes,
+    content={
+      split: (f'{len(splits[split]):,} {unit}s', (splits[split],))
+      for split in SPLITS
+    },
+    empty_hint=empty_hint,
   )
 
 

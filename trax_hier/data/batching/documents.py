@@ -30,6 +30,11 @@ class Documents(NamedTuple):
     """Returns documents that each begin where the previous one ends."""
     return cls(tokens, np.insert(ends, 0, 0)[:-1], ends)
 
+  def content(self, unit: str) -> tuple[str, tuple[np.ndarray, ...]]:
+    """Returns the arrays and their size, for a fingerprint."""
+    size = f'{len(self.ends):,} documents of {self.n_tokens():,} {unit}s'
+    return size, (self.tokens, self.begins, self.ends)
+
   def n_tokens(self) -> int:
     """Returns the number of tokens in all documents."""
     return int((self.ends - self.begins).sum())

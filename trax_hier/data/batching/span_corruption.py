@@ -127,6 +127,11 @@ class SpanCorruption:
     self._length = batch['inputs'].shape[1]
     self._check_lengths(self._length, self._length)
 
+  @property
+  def batch_size(self) -> int:
+    """Rows of the global training batch."""
+    return self._data.batch_size
+
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
     """Returns one corrupted shard of batch `step`; see `DataSet`."""
     batch = self._data.train_batch(step, shard, n_shards)
@@ -167,6 +172,10 @@ class SpanCorruption:
 
   def count_bytes(self, split: str) -> None:
     """Returns None: the scored tokens encode only the noise of the text."""
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns the fingerprint of the data; see `DataSet`."""
+    return getattr(self._data, 'fingerprint', dict)()
 
   def describe(self) -> str:
     """Returns one line: the noise and the data."""

@@ -10,13 +10,20 @@ from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.documents import Documents
 from trax_hier.data.batching.lanes import LaneRows, epochs
-from trax_hier.data.files import find_path, read_texts
+from trax_hier.data.files import find_path, map_bytes
+from trax_hier.data.named_splits import (
+  SPLIT_NAMES,
+  check_one_name,
+  name_splits,
+  use_test_as_valid,
+)
 from trax_hier.data.sources.prepared_documents import is_prepared, read_prepared
 from trax_hier.data.splits import (
   SPLITS,
   TEST_FRACTION,
   VALID_FRACTION,
   fill_splits,
+  read_text_folder,
 )
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
@@ -31,6 +38,7 @@ def DocumentLanes(
   eval_batch_size: int | None = None,
   valid_fraction: float = VALID_FRACTION,
   test_fraction: float = TEST_FRACTION,
+  test_as_valid: bool = False,
 ) -> DataSet:
   """Documents, such as books, for models that carry state between batches.
 
@@ -52,14 +60,14 @@ def DocumentLanes(
 
   Args:
     path: One of
-      a folder of text files, each a document; all but hidden and binary files
-        are read into memory, and whole files are held out;
+      a folder of text files, each a document; they are read into memory, and
+        whole files are held out: those in folders valid (or validation, val or
+        dev) and test beside a folder train, if these are all folders there;
       a file of concatenated documents, with a table in a file of the same name
         plus .json: a list of [name, split, offset, length], in bytes, or an
         object with this list as 'docs';
       a folder that `python -m trax_hier.data.prepare` wrote.
-      The last two are memory-mapped. If valid has no document, as with a
-      `valid_fraction` of 0, it is the test split.
+      The last two are memory-mapped.
     batch_size: Number of lanes.
     length: Tokens in a segment.
     seed: Seed of the shuffle.
@@ -71,6 +79,9 @@ def DocumentLanes(
       folder of text files.
     test_fraction: Fraction of the bytes held out for the test; only for a
       folder of text files.
+    test_as_valid: Whether test is also used for validation. If valid has no
+      document, as with a `valid_fraction` of 0, the data can only be trained on
+      with True.
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable or
@@ -100,17 +111,21 @@ def DocumentLanes(
     )
   binding = f'DocumentLanes.path = {path!r}'
   found = find_path(path, binding)
-  vocab = ByteVocab()
+  vocab, origin = ByteVocab(), path
   try:
     if is_prepared(found):
       vocab, splits = read_prepared(found)
     elif found.is_dir():
-      splits = _read_folder(found, valid_fraction, test_fraction)
+      splits, how = _read_folder(found, valid_fraction, test_fraction)
+      origin = f'{path} ({how})'
     else:
       splits = _map_file(found)
     splits = _drop_empty(splits)
   except (OSError, ValueError) as error:
     raise ValueError(f'{binding}: {error}') from error
+  hint = use_test_as_valid(
+    splits, len(splits['valid'].ends), test_as_valid, 'DocumentLanes'
+  )
   is_subwords = not isinstance(vocab, ByteVocab)
   unit = 'token' if is_subwords else 'byte'
 
@@ -135,7 +150,7 @@ def DocumentLanes(
   )
   return DataSet(
     'DocumentLanes',
-    f'{path}: {sizes}, in segments of {length}',
+    f'{origin}: {sizes}, in segments of {length}',
     train.rows,
     eval_rows,
     vocab,
@@ -143,14 +158,32 @@ def DocumentLanes(
     batch_size,
     count_bytes=count_bytes if is_subwords and predict_first else None,
     eval_batch_size=eval_batch_size,
+    content={split: splits[split].content(unit) for split in SPLITS},
+    empty_hint=hint,
   )
 
 
 def _read_folder(root, valid_fraction, test_fraction):
-  """Reads the splits of a folder of text files."""
-  contents = read_texts(root)
-  if not contents:
-    raise ValueError('the folder contains no UTF-8 text file')
+  """Reads a folder of text files; returns its splits and how it was split."""
+  folder = read_text_folder(root)
+  how, split_by_name = 'split by their names', name_splits(folder)
+  contents = folder.contents
+  if split_by_name is None:
+    how = 'split by file'
+    split_by_name = _fill_splits(contents, valid_fraction, test_fraction)
+  splits = {}
+  for split in SPLITS:
+    texts = [
+      contents[name] for name in contents if split_by_name[name] == split
+    ]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    tokens = np.frombuffer(b''.join(texts), np.uint8)
+    splits[split] = Documents.adjacent(tokens, ends)
+  return splits, folder.describe(how)
+
+
+def _fill_splits(contents, valid_fraction, test_fraction):
+  """Holds out whole files, at least one for each fraction that is not 0."""
   sizes = {name: len(content) for name, content in contents.items()}
   split_by_name = fill_splits(sizes, valid_fraction, test_fraction)
   fractions = {'valid': valid_fraction, 'test': test_fraction}
@@ -162,15 +195,7 @@ def _read_folder(root, valid_fraction, test_fraction):
         f'this fraction of the bytes: the smallest of {len(sizes)} files has '
         f'{smallest:.3g} of all bytes'
       )
-  splits = {}
-  for split in SPLITS:
-    texts = [
-      contents[name] for name in contents if split_by_name[name] == split
-    ]
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    tokens = np.frombuffer(b''.join(texts), np.uint8)
-    splits[split] = Documents.adjacent(tokens, ends)
-  return splits
+  return split_by_name
 
 
 def _map_file(path):
@@ -181,13 +206,19 @@ def _map_file(path):
       f'the file has no table of its documents, {table.name}; add it, or use a '
       'folder of text files, each a document'
     )
-  tokens = np.memmap(path, np.uint8, mode='r')
+  tokens, form = map_bytes(path)
+  if form:
+    raise ValueError(
+      f'the file is {form}: unpack or convert it, as the offsets in '
+      f'{table.name} count its bytes'
+    )
   spans = {split: [] for split in SPLITS}
   match json.loads(table.read_text(encoding='utf-8')):
     case {'docs': [*rows]} | [*rows]:
-      for row in rows:
-        split, *span = _checked_row(row, len(tokens), table.name)
-        spans[split].append(span)
+      checked = [_checked_row(row, len(tokens), table.name) for row in rows]
+      check_one_name(label for label, *_ in checked)
+      for label, *span in checked:
+        spans[SPLIT_NAMES[label]].append(span)
     case _:
       raise ValueError(
         f"{table.name}: neither a list nor an object with 'docs'"
@@ -200,22 +231,22 @@ def _map_file(path):
 
 
 def _checked_row(row, n_bytes, table):
-  """Returns (split, begin, end) of a row of the table."""
+  """Returns (name of the split, begin, end) of a row of the table."""
   match row:
-    case [_, str(split), int(offset), int(length)] if split in SPLITS:
+    case [_, str(label), int(offset), int(length)] if label in SPLIT_NAMES:
       if offset < 0 or length < 0 or offset + length > n_bytes:
         raise ValueError(
           f'{table}: {row} is outside the file, which has {n_bytes:,} bytes'
         )
-      return split, offset, offset + length
+      return label, offset, offset + length
   raise ValueError(
     f'{table}: {row!r:.200} is not [name, split, offset, length] with a split '
-    f'of {", ".join(map(repr, SPLITS))}'
+    f'of {", ".join(map(repr, SPLIT_NAMES))}'
   )
 
 
 def _drop_empty(splits):
-  """Drops empty documents; valid is test if no document is left in it."""
+  """Drops empty documents."""
   kept = {}
   for split, (tokens, begins, ends) in splits.items():
     full = ends > begins
@@ -223,6 +254,4 @@ def _drop_empty(splits):
   for split in ('train', 'test'):
     if not len(kept[split].ends):
       raise ValueError(f'no document for the {split} split')
-  if not len(kept['valid'].ends):
-    kept['valid'] = kept['test']
   return kept

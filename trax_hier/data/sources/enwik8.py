@@ -4,18 +4,21 @@
 never downloads it.
 """
 
-import gzip
 import hashlib
-import lzma
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.files import find_path
+from trax_hier.data.files import (
+  COMPRESSIONS,
+  DAMAGED,
+  find_path,
+  form_of,
+  map_bytes,
+)
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 SIZE = 100_000_000
@@ -23,9 +26,6 @@ SHA256 = '2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8'
 _COMMAND = 'python -m trax_hier.data.enwik8 --output_dir=DIR'
 
 _HELD_OUT = 5_000_000  # bytes of valid and of test, at the end of the file
-
-# Errors for an archive that is broken or does not contain enwik8.
-_BROKEN = (EOFError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
 @configurable(module='trax_hier.data')
@@ -41,8 +41,8 @@ def Enwik8(
   """The enwik8 benchmark: raw bytes, the published split 90M / 5M / 5M.
 
   Args:
-    path: The raw file, which is memory-mapped, or a .zip, .gz or .xz archive of
-      it, which is unpacked in memory.
+    path: The raw file, which is memory-mapped, or the file compressed by zip,
+      gzip, xz or bzip2, which is unpacked in memory.
     batch_size: Rows of the global batch.
     length: Bytes in a training window.
     seed: Seed of the shuffle.
@@ -91,16 +91,17 @@ def read(path: Path) -> np.ndarray:
     OSError: if the file cannot be read.
     ValueError: if it is empty or cannot be unpacked.
   """
-  if path.suffix not in ('.zip', '.gz', '.xz'):
-    return np.memmap(path, np.uint8, mode='r')
+  form = form_of(path)
+  if form not in ('zip archive', *COMPRESSIONS):
+    return map_bytes(path).array
   try:
-    if path.suffix == '.zip':
+    if form == 'zip archive':
       with zipfile.ZipFile(path) as archive, archive.open('enwik8') as member:
         content = member.read(SIZE + 1)
     else:
-      with (gzip if path.suffix == '.gz' else lzma).open(path) as packed:
+      with COMPRESSIONS[form].open(path) as packed:
         content = packed.read(SIZE + 1)
-  except _BROKEN as error:
+  except (KeyError, zipfile.BadZipFile, *DAMAGED) as error:
     raise ValueError(f'cannot be unpacked: {error}') from error
   return np.frombuffer(content, np.uint8)
 

@@ -6,7 +6,7 @@ from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet, windowed
 from trax_hier.data.files import find_path
-from trax_hier.data.splits import SPLITS
+from trax_hier.data.named_splits import find_split_files, use_test_as_valid
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _COMMAND = 'python -m trax_hier.data.prepare --name=cifar10 --output_dir=DIR'
@@ -17,7 +17,11 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 @configurable(module='trax_hier.data')
 def ImageBytes(
-  path: str, batch_size: int, seed: int = 0, n_valid: int = 0
+  path: str,
+  batch_size: int,
+  seed: int = 0,
+  n_valid: int = 0,
+  test_as_valid: bool = False,
 ) -> DataSet:
   """Whole 8-bit RGB images, flattened to R G B R G B … (HWC).
 
@@ -33,9 +37,11 @@ def ImageBytes(
     path: Folder of the images.
     batch_size: Images of the global batch.
     seed: Seed of the shuffle.
-    n_valid: Images at the end of train to hold out for validation. With 0 and
-      no valid.npy, valid is the test split, because published results on these
-      sets train on all of train.
+    n_valid: Images at the end of train to hold out for validation; 0 if there
+      is a valid.npy.
+    test_as_valid: Whether test is also used for validation, as in published
+      results on these sets, which train on all of train. With False, training
+      needs a valid.npy or `n_valid`.
 
   Raises:
     ValueError: naming the binding, if files are missing or not images.
@@ -44,10 +50,16 @@ def ImageBytes(
   hint = f'. To make one from a tfds data set: {_COMMAND}'
   root = find_path(path, binding, 'folder', hint)
   try:
-    images = _read_folder(root, binding)
+    images, left_out = _read_folder(root, binding)
   except OSError as error:
     raise ValueError(f'{binding}: cannot be read: {error}') from error
-  if 'valid' not in images:
+  has_valid = 'valid' in images
+  if has_valid and n_valid:
+    raise ValueError(
+      f'ImageBytes.n_valid = {n_valid}: must be 0, {path} has a file of the '
+      'valid split'
+    )
+  if not has_valid:
     checks.check_not_negative('ImageBytes.n_valid', n_valid)
     if n_valid >= len(images['train']):
       raise ValueError(
@@ -55,16 +67,15 @@ def ImageBytes(
         f'{len(images["train"])} training images'
       )
     cut = len(images['train']) - n_valid
-    images['valid'] = images['train'][cut:] if n_valid else images['test']
+    images['valid'] = images['train'][cut:]
     images['train'] = images['train'][:cut]
-  elif n_valid:
-    raise ValueError(
-      f'ImageBytes.n_valid = {n_valid}: must be 0, {path} has a valid.npy'
-    )
+  hint = use_test_as_valid(
+    images, len(images['valid']), test_as_valid, 'ImageBytes'
+  )
   shape = images['train'].shape[1:]
   return windowed(
     'ImageBytes',
-    f'{path} ({shape[0]} x {shape[1]} images)',
+    f'{path} ({shape[0]} x {shape[1]} images{left_out})',
     {split: array.reshape(-1) for split, array in images.items()},
     ByteVocab(),
     batch_size,
@@ -72,30 +83,39 @@ def ImageBytes(
     seed,
     unit='dim',
     move_edges=False,
+    empty_hint=hint,
   )
 
 
 def _read_folder(root, binding):
-  """Returns uint8 (n, h, w, 3) by split; 'valid' only if it has a file."""
+  """Returns uint8 (n, h, w, 3) by split, and what else is there, as text.
+
+  'valid' is there only if it has a file.
+  """
   if (root / 'test_batch.bin').exists():
-    return {
+    images = {
       'train': _read_cifar(sorted(root.glob('data_batch*.bin')), binding),
       'test': _read_cifar([root / 'test_batch.bin'], binding),
     }
-  images = {}
-  for split in SPLITS:
-    file = root / f'{split}.npy'
-    if file.exists():
-      images[split] = _read_npy(file, binding)
-    elif split != 'valid':
+    return images, ''
+  try:
+    files, left_out = find_split_files(root, ('.npy',))
+  except ValueError as error:
+    raise ValueError(f'{binding}: {error}') from error
+  images = {split: _read_npy(file, binding) for split, file in files.items()}
+  for split in ('train', 'test'):
+    if split not in files:
       raise ValueError(
-        f'{binding}: the folder has neither {file.name} nor the '
+        f'{binding}: the folder has neither {split}.npy nor the '
         'test_batch.bin of CIFAR-10'
       )
   for split, array in images.items():
     if array.shape[1:] != images['train'].shape[1:]:
-      raise ValueError(f'{binding}: {split}.npy has images of another size')
-  return images
+      raise ValueError(
+        f'{binding}: {files[split].name} has images of another size'
+      )
+  left_out = str(left_out)
+  return images, left_out and f'; left out: {left_out}'
 
 
 def _read_npy(file, binding):

@@ -1,16 +1,26 @@
 """Pairs of texts in memory-mapped JSON lines, read by number."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from trax_hier.data.files import find_path
+from trax_hier.data.files import find_path, map_bytes
+from trax_hier.data.folders import Notes
 from trax_hier.data.hashing import LINE_SPLIT, hash64
+from trax_hier.data.named_splits import find_split_files
 from trax_hier.data.splits import SPLITS
 from trax_hier.data.vocabularies.vocab import Vocab
 
 _BLOCK = 1 << 24  # bytes searched for line ends at a time
+
+# Names of the files of a folder; what they contain is read from their bytes.
+_ENDINGS = tuple(f'.jsonl{packed}' for packed in ('', '.gz', '.xz', '.bz2'))
+
+
+_NAMES = 'source', 'target'
 
 
 def is_usable(text: str) -> bool:
@@ -22,21 +32,21 @@ def is_usable(text: str) -> bool:
 
 
 class MappedLines:
-  """The lines of a memory-mapped file.
+  """The lines of a memory-mapped file, or of one unpacked into memory.
 
   Attributes:
     path: Path of the file.
+    content: Bytes of the lines, (n,) uint8.
+    form: Form that they were unpacked from, such as 'gzip'; '' if mapped.
     numbers: Numbers of the lines from 0, (n,) int64, without blank lines of at
       most two bytes.
   """
 
   def __init__(self, path: Path):
-    """Finds the lines; raises OSError if the file cannot be read."""
+    """Finds the lines; raises the errors of `files.map_bytes`."""
     self.path = path
-    # An empty file cannot be memory-mapped.
-    empty = not path.stat().st_size
-    self._content = b'' if empty else np.memmap(path, np.uint8, mode='r')
-    self._edges = _line_edges(self._content)
+    self.content, self.form = map_bytes(path)
+    self._edges = _line_edges(self.content)
     # A longer blank line is an error, like any line that is not a JSON object.
     short = np.flatnonzero(np.diff(self._edges) <= 2)
     blank = [line for line in short.tolist() if not self.read(line).strip()]
@@ -45,7 +55,7 @@ class MappedLines:
   def read(self, line: int) -> bytes:
     """Returns a line by its number from 0, including its line end."""
     begin, end = self._edges[line : line + 2]
-    return bytes(self._content[begin:end])
+    return bytes(self.content[begin:end])
 
 
 def _line_edges(content):
@@ -94,7 +104,19 @@ class PairReader:
       raise ValueError(f'{self.location(i)}: not JSON: {error}') from error
     if not isinstance(row, dict):
       raise ValueError(f'{self.location(i)}: not a JSON object')
-    return self._text(i, row, 'source'), self._text(i, row, 'target')
+    return tuple(self._text(i, row, name) for name in _NAMES)
+
+  def check(self, i: int) -> None:
+    """Raises ValueError if pair i cannot be read; encodes few texts."""
+    for name, text in zip(_NAMES, self.texts(i), strict=True):
+      # Vocabularies encode UTF-8, and drop no letters and digits.
+      if not any(map(str.isalnum, text)):
+        self.encode(i, name, text)
+      elif not text.isascii():
+        try:
+          text.encode('utf-8')
+        except UnicodeEncodeError as error:
+          raise self._error(i, name, f'cannot be encoded: {error}') from error
 
   def encoded(self, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of source and target i, (n,) and (m,) int32."""
@@ -136,10 +158,59 @@ class PairReader:
     return ValueError(f'{binding}: {self.location(i)}: {fault}')
 
 
+def check_lines(
+  files: Iterable[MappedLines], fields: dict[str, str], vocab: Vocab
+) -> None:
+  """Reads each line once, so that training does not stop at a bad one.
+
+  Args:
+    files: Files of the pairs.
+    fields: Name of the JSON field of 'source' and of 'target'.
+    vocab: Vocabulary of source and target.
+
+  Raises:
+    ValueError: naming the first bad line and the number of bad lines.
+  """
+  first, n_bad, n_lines = None, 0, 0
+  for file in files:
+    pairs = PairReader(file, file.numbers, fields, vocab)
+    n_lines += len(pairs)
+    for i in range(len(pairs)):
+      try:
+        pairs.check(i)
+      except ValueError as error:
+        first = first or error
+        n_bad += 1
+  if first:
+    raise ValueError(
+      f'{first} (bad lines: {n_bad:,} of {n_lines:,})'
+    ) from first
+
+
+class PairFiles(NamedTuple):
+  """The files of the pairs, and their lines by split.
+
+  Attributes:
+    splits: File and line numbers, (n,), of 'train', 'valid' and 'test'.
+    left_out: Other files of the folder.
+    converted: Files that were unpacked.
+  """
+
+  splits: dict[str, tuple[MappedLines, np.ndarray]]
+  left_out: Notes
+  converted: Notes
+
+  def describe(self) -> str:
+    """Returns what was converted and left out, in brackets, or ''."""
+    notes = (('converted', self.converted), ('left out', self.left_out))
+    text = '; '.join(f'{what}: {note}' for what, note in notes if str(note))
+    return text and f' ({text})'
+
+
 def find_splits(
   path: str, valid_fraction: float, test_fraction: float
-) -> dict[str, tuple[MappedLines, np.ndarray]]:
-  """Returns the file and the line numbers (n,) of each split.
+) -> PairFiles:
+  """Finds the files and lines of each split.
 
   Args:
     path: A file, or a folder with a file per split; `~` is the home folder.
@@ -147,26 +218,39 @@ def find_splits(
     test_fraction: Fraction of the lines of one file held out for the test.
 
   Raises:
-    ValueError: naming the binding, if the path is missing or unreadable.
+    ValueError: naming the binding, if the path is missing or unreadable, or has
+      two files of a split.
   """
   binding = f'TextPairs.path = {path!r}'
   found = find_path(path, binding)
+  left_out, converted = Notes(), Notes()
   try:
     if found.is_dir():
-      return _map_folder(found)
-    return _map_file(found, valid_fraction, test_fraction)
-  except OSError as error:
+      splits, left_out = _map_folder(found)
+    else:
+      splits = _map_file(found, valid_fraction, test_fraction)
+  except (OSError, ValueError) as error:
     raise ValueError(f'{binding}: cannot be read: {error}') from error
+  for file in {file.path: file for file, _ in splits.values()}.values():
+    if file.form:
+      converted.add(file.form, file.path.name)
+  return PairFiles(splits, left_out, converted)
 
 
 def _map_folder(root):
+  paths, left_out = find_split_files(root, _ENDINGS)
+  for split in ('train', 'test'):
+    if split not in paths:
+      others = str(left_out)
+      raise ValueError(
+        f'the folder has no {split}.jsonl' + (others and f'; it has {others}')
+      )
   files = {
-    split: MappedLines(root / f'{split}.jsonl')
-    for split in SPLITS
-    if split != 'valid' or (root / 'valid.jsonl').exists()
+    split: MappedLines(paths[split]) for split in SPLITS if split in paths
   }
-  files.setdefault('valid', files['test'])
-  return {split: (files[split], files[split].numbers) for split in SPLITS}
+  splits = {split: (file, file.numbers) for split, file in files.items()}
+  splits.setdefault('valid', (files['test'], np.zeros(0, np.int64)))
+  return {split: splits[split] for split in SPLITS}, left_out
 
 
 def _map_file(path, valid_fraction, test_fraction):

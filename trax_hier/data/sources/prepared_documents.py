@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.data.batching.documents import Documents
+from trax_hier.data.named_splits import find_split_files
 from trax_hier.data.splits import SPLITS
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
@@ -29,7 +30,7 @@ def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
     root: Folder that `python -m trax_hier.data.prepare` wrote.
 
   Returns:
-    The vocabulary, and 'train', 'valid' and 'test'; valid is the test split if
+    The vocabulary, and 'train', 'valid' and 'test'; valid has no document if
     the set has no validation split.
 
   Raises:
@@ -39,18 +40,23 @@ def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
   """
   model = root / VOCAB_FILE
   vocab = SentencePieceVocab(str(model)) if model.exists() else ByteVocab()
+  found, _ = find_split_files(root, ('.tokens',))
   splits = {
-    split: _read_split(root, split, token_dtype(vocab))
+    split: _read_split(
+      found.get(split, root / f'{split}.tokens'), token_dtype(vocab)
+    )
     for split in SPLITS
-    if split != 'valid' or (root / 'valid.tokens').exists()
+    if split != 'valid' or split in found
   }
-  splits.setdefault('valid', splits['test'])
-  return vocab, splits
+  tokens = splits['test'].tokens
+  none = Documents.adjacent(tokens, np.zeros(0, np.int64))
+  return vocab, splits | {'valid': splits.get('valid', none)}
 
 
-def _read_split(root, split, dtype):
-  ends = np.load(root / f'{split}.ends.npy', allow_pickle=False)
-  tokens = np.memmap(root / f'{split}.tokens', dtype, mode='r')
+def _read_split(path, dtype):
+  ends_path = path.with_suffix('.ends.npy')
+  ends = np.load(ends_path, allow_pickle=False)
+  tokens = np.memmap(path, dtype, mode='r')
   if not len(ends) or ends[-1] != len(tokens):
-    raise ValueError(f'{split}.ends.npy does not fit {split}.tokens')
+    raise ValueError(f'{ends_path.name} does not fit {path.name}')
   return Documents.adjacent(tokens, ends)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trax_hier.config import configurable
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.files import read_texts
+from trax_hier.data.folders import read_texts
 from trax_hier.data.splits import split_files, split_of
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
@@ -56,19 +56,20 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
     (4, 128)
   """
   root = Path(sysconfig.get_path('stdlib'))
-  contents = read_texts(root, '.py', _skip) if root.is_dir() else {}
-  if not contents:
+  folder = read_texts(root, '.py', _skip) if root.is_dir() else None
+  if not (folder and folder.contents):
     raise ValueError(
       f'StandardLibrary: no Python source in {root}; train on your own files '
       'with TextFiles'
     )
   splits = {
-    name: split_of(name, _VALID_FRACTION, _TEST_FRACTION) for name in contents
+    name: split_of(name, _VALID_FRACTION, _TEST_FRACTION)
+    for name in folder.contents
   }
   return windowed(
     'StandardLibrary',
-    f'{root} ({len(contents):,} files)',
-    split_files(contents, splits),
+    f'{root} ({folder.describe("split by name")})',
+    split_files(folder.contents, splits),
     ByteVocab(),
     batch_size,
     length,

@@ -10,7 +10,12 @@ from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.permutation import shuffled
-from trax_hier.data.sources.json_pairs import PairReader, find_splits
+from trax_hier.data.named_splits import use_test_as_valid
+from trax_hier.data.sources.json_pairs import (
+  PairReader,
+  check_lines,
+  find_splits,
+)
 from trax_hier.data.splits import (
   EVAL_SPLITS,
   SPLITS,
@@ -44,13 +49,14 @@ class TextPairs(DataSet):
   r"""Pairs of texts, such as articles and their summaries.
 
   A pair is two fields of a JSON object, one object a line, in UTF-8. `path` is
-  one file, or a folder with train.jsonl, valid.jsonl and test.jsonl, such as
-  `python -m trax_hier.data.prepare` writes; valid.jsonl defaults to test.jsonl.
-  A single file is split by a hash of the line number: a line keeps its split
-  when others are appended, and the fractions are nearly exact for many lines.
+  one file, or a folder with train.jsonl, valid.jsonl (or validation, val or
+  dev) and test.jsonl, such as `python -m trax_hier.data.prepare` writes. A
+  single file is split by a hash of the line number: a line keeps its split when
+  others are appended, and the fractions are nearly exact for many lines.
 
-  Files are memory-mapped: only line offsets are in memory, and a batch parses
-  and encodes its pairs on demand.
+  Files are memory-mapped, or unpacked into memory if they are compressed by
+  gzip, xz or bzip2. The constructor reads all lines once. Then only line
+  offsets are in memory, and a batch parses and encodes its pairs on demand.
 
   Batches have
     'sources', (b, source_length) int32, the document, padded with 0 on the
@@ -94,8 +100,9 @@ class TextPairs(DataSet):
     valid_fraction: float = VALID_FRACTION,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
+    test_as_valid: bool = False,
   ):
-    """Finds the lines, and checks the first pairs of each split.
+    """Finds and checks the lines.
 
     Args:
       path: File or folder; `~` is the home folder.
@@ -110,14 +117,15 @@ class TextPairs(DataSet):
       valid_fraction: Fraction of the lines of one file held out for validation.
       test_fraction: Fraction of the lines of one file held out for the test.
       seed: Seed of the shuffle; the splits do not depend on it.
+      test_as_valid: Whether test is also used for validation. If valid has no
+        pair, it can only be evaluated with True.
 
     Raises:
       ValueError: naming the binding, if the path is missing, is unreadable or
         has no training pair, if the vocabulary is missing or encodes text as
-        id 0, or if a number is invalid; naming file and line, if a line is not
-        an object with the two fields, or if a field is not text, is blank, or
-        contains the character NUL. Lines after the first pairs are checked when
-        they are read, and raise the same errors.
+        id 0, or if a number is invalid; naming file and line of the first, and
+        the number of all, if lines are not objects with the two fields, or if
+        a field is not text, is blank, or contains the character NUL.
     """
     checks.check_positive('TextPairs.batch_size', batch_size)
     checks.check_positive('TextPairs.source_length', source_length)
@@ -130,11 +138,14 @@ class TextPairs(DataSet):
       ByteVocab() if vocab is None else load_vocab(vocab, 'TextPairs.vocab')
     )
     fields = {'source': source, 'target': target}
+    found = find_splits(path, valid_fraction, test_fraction)
+    n_valid = len(found.splits['valid'][1])
+    hint = use_test_as_valid(found.splits, n_valid, test_as_valid, 'TextPairs')
+    files = {file.path: file for file, _ in found.splits.values()}
+    check_lines(files.values(), fields, vocabulary)
     self._splits = {
       split: PairReader(file, lines, fields, vocabulary)
-      for split, (file, lines) in find_splits(
-        path, valid_fraction, test_fraction
-      ).items()
+      for split, (file, lines) in found.splits.items()
     }
     train = self._splits['train']
     if not len(train):
@@ -154,13 +165,18 @@ class TextPairs(DataSet):
 
     super().__init__(
       'TextPairs',
-      path,
+      path + found.describe(),
       train_rows,
       eval_rows,
       vocabulary,
       'byte' if vocab is None else 'token',
       batch_size,
       count_bytes=None if vocab is None else self._count_target_bytes,
+      content={
+        split: (f'{len(lines):,} pairs', (file.content, lines))
+        for split, (file, lines) in found.splits.items()
+      },
+      empty_hint=hint,
     )
 
   def pairs(self, split: str) -> Sequence[Pair]:
@@ -174,7 +190,7 @@ class TextPairs(DataSet):
         is malformed.
     """
     checks.check_choice('pairs: split', split, SPLITS)
-    return _Pairs(self._splits[split], self.source_length)
+    return _Pairs(self._splits[split], self.source_length, self._check_files)
 
   def count_bytes(self, split: str) -> int | None:
     """Returns the bytes that the scored tokens of 'valid' or 'test' encode.
@@ -234,15 +250,17 @@ class TextPairs(DataSet):
 class _Pairs(Sequence[Pair]):
   """The pairs of a split, with document ids truncated to `length`."""
 
-  def __init__(self, pairs: PairReader, length: int):
+  def __init__(self, pairs: PairReader, length: int, check_files):
     self._pairs = pairs
     self._length = length
+    self._check_files = check_files
 
   def __len__(self) -> int:
     return len(self._pairs)
 
   def __getitem__(self, i: int) -> Pair:
     i = range(len(self))[operator.index(i)]
+    self._check_files()
     source, target = self._pairs.texts(i)
     ids = self._pairs.encode(i, 'source', source)
     return Pair(source, target, ids[: self._length])

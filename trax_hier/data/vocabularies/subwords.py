@@ -1,12 +1,11 @@
 """Subwords: a subword vocabulary, trained if its file does not exist."""
 
-from pathlib import Path
-
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.splits import TEST_FRACTION, VALID_FRACTION, read_splits
 from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
 from trax_hier.data.vocabularies.train_subwords import write_vocab
+from trax_hier.environment import expand_home
 
 
 @configurable(module='trax_hier.data')
@@ -43,7 +42,7 @@ def Subwords(
   """
   checks.check_positive('Subwords.size', size)
   checks.check_fractions('Subwords', valid_fraction, test_fraction)
-  path = Path(output).expanduser()
+  path = expand_home(output, f'Subwords.output = {output!r}')
   if not path.exists():
     binding = f'Subwords.text = {text!r}'
     splits, _ = read_splits(text, valid_fraction, test_fraction, binding)

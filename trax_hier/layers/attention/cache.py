@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import base
+from trax_hier.compat import ShapeDtype, base
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.memory import Memory
 
@@ -156,8 +156,8 @@ def PastRows(
 class _PastRows(Memory):
   """Prepends `window` rows of earlier calls, or zeros, to the new rows."""
 
-  def __init__(self, window, carry):
-    super().__init__(n_in=2, n_out=2)
+  def __init__(self, window, carry, n_out=2):
+    super().__init__(n_in=2, n_out=n_out)
     self._window = window
     self._carry = carry
 
@@ -181,15 +181,48 @@ class _PastRows(Memory):
     return rows
 
 
-class PastInputs(base.Layer):
+class MaskedPastRows(_PastRows):
+  """Prepends rows of the previous call: k, v -> k, v, mask.
+
+  k, v (b, h, l, d_head) -> (b, h, window + l, d_head), and mask (b, 1, window +
+  l, 1) bool, False for rows before the start of the sequence. For 'train' and
+  'eval' modes.
+
+  Example:
+    >>> from trax_hier.compat import signature
+    >>> past = MaskedPastRows(window=2)
+    >>> rows = jnp.ones((1, 1, 1, 4))
+    >>> _ = past.init(signature((rows, rows)))
+    >>> for _ in range(2):
+    ...   *_, mask = past((rows, rows))
+    ...   print(mask.ravel())
+    [False False  True]
+    [False  True  True]
+  """
+
+  def __init__(self, window: int):
+    super().__init__(window, carry=True, n_out=3)
+
+  def init_weights_and_state(self, input_signature):
+    k, v = input_signature
+    mask = ShapeDtype((k.shape[0], 1, k.shape[2], 1), bool)
+    super().init_weights_and_state((k, v, mask))
+
+  def forward(self, rows):
+    k, _ = rows
+    return super().forward((*rows, jnp.ones((len(k), 1, k.shape[2], 1), bool)))
+
+
+class PastInputs(Memory):
   """Prepends the last n inputs: (b, l, d) -> (b, n + l, d).
 
-  Inputs before the start of a sequence are zeros. In 'train' and 'eval' modes,
-  every call starts a sequence.
+  Inputs before the start of a sequence are zeros.
 
   Args:
     n: Number of inputs to prepend.
     mode: 'train', 'eval' or 'predict'.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the previous call.
 
   Example:
     >>> from trax_hier.compat import signature
@@ -200,19 +233,19 @@ class PastInputs(base.Layer):
     [0. 0. 1. 1. 1.] [1. 1. 2. 2. 2.]
   """
 
-  def __init__(self, n: int, mode: str):
+  def __init__(self, n: int, mode: str, carry: bool = False):
     super().__init__()
     check_arguments('', mode=mode)
     self._n = n
-    self._mode = mode
+    self._continues = carry or mode == 'predict'
 
   def init_weights_and_state(self, input_signature):
-    if self._mode == 'predict':
+    if self._continues:
       b, _, d = input_signature.shape
       self.state = jnp.zeros((b, self._n, d), input_signature.dtype)
 
   def forward(self, x):
-    if self._mode != 'predict':
+    if not self._continues:
       return jnp.pad(x, [(0, 0), (self._n, 0), (0, 0)])
     # The state's dtype may be wider than the compute dtype.
     x = jnp.concatenate([self.state.astype(x.dtype), x], axis=1)

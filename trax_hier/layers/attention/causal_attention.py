@@ -17,13 +17,18 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.attention.cache import KeyValueCache
+from trax_hier.layers.attention.cache import KeyValueCache, MaskedPastRows
 from trax_hier.layers.attention.dot_product import DotProductAttention
 from trax_hier.layers.attention.heads import Heads, MergeHeads
-from trax_hier.layers.attention.positions import Clock, NoPositions
-from trax_hier.layers.base.build import build
+from trax_hier.layers.attention.positions import (
+  Clock,
+  NoPositions,
+  check_carry,
+)
+from trax_hier.layers.base.carry import check_carries, refuse_carry
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.dense import Dense, Projections
+from trax_hier.layers.base.slots import PROJECTION, QKV, build_part
 
 
 @configurable(module='trax_hier.layers')
@@ -38,7 +43,7 @@ def DenseQKV(d_out: int):
   return Projections(d_out, 3)
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def SelfAttention(
   d_model: int,
   n_heads: int = 8,
@@ -51,12 +56,14 @@ def SelfAttention(
   qkv: Callable[..., base.Layer] = DenseQKV,
   output: Callable[..., base.Layer] = Dense,
   masked: bool = False,
+  d_head: int | None = None,
+  carry: bool = False,
 ):
   """Causal self-attention: (b, l, d) -> (b, l, d).
 
   Args:
     d_model: Width of inputs and outputs.
-    n_heads: Number of heads; divides d_model.
+    n_heads: Number of heads; divides d_model unless d_head is set.
     window: Number of positions that a position attends to, up to and including
       itself, at a cost linear in length; None means all.
     dropout: Dropout rate of the attention weights.
@@ -70,9 +77,14 @@ def SelfAttention(
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
       it is False are not attended to. `qkv` and `output` get the mask too if
       they have a parameter `masked`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the previous call: its first positions attend to the last of that call.
 
   Raises:
-    ValueError: n_heads does not divide d_model, or window is not positive.
+    ValueError: n_heads does not divide d_model, window is not positive, or
+      `carry` is combined with no window, with positions that count from the
+      start of a call, or with `qkv` or `output` that cannot carry.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -83,11 +95,29 @@ def SelfAttention(
   """
   scheme = positions or NoPositions()
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
-  project_qkv, project_output = (
-    build(factory, d_out=d_model, mode=mode, masked=masked)
-    for factory in (qkv, output)
+  if window is None:
+    reason = 'without SelfAttention.window would have to keep all positions'
+    refuse_carry('SelfAttention', carry, mode, reason)
+  check_carry('SelfAttention', scheme, carry and mode != 'predict')
+  width = n_heads * d_head if d_head else d_model
+  shared = dict(mode=mode, masked=masked, carry=carry)
+  for name, factory, d_in, d_out in (
+    ('qkv', qkv, d_model, width),
+    ('output', output, width, d_model),
+  ):
+    check_carries(
+      f'SelfAttention.{name}', factory, d_model=d_in, d_out=d_out, **shared
+    )
+  heads = Heads(
+    d_model,
+    n_heads,
+    *(rotate_q, rotate_k, []),
+    d_head=d_head,
+    project=build_part(
+      'SelfAttention.qkv', qkv, QKV, d_model=d_model, d_out=width, **shared
+    ),
   )
-  heads = Heads(d_model, n_heads, rotate_q, rotate_k, [], project=project_qkv)
+  project_output = _projection(output, width, d_model, shared)
   attend = _AttendToCache(
     project_output,
     scheme,
@@ -98,6 +128,7 @@ def SelfAttention(
     mode,
     max_len,
     masked,
+    carry,
   )
   if not masked:
     return tl.Serial(heads, attend)
@@ -110,6 +141,20 @@ def SelfAttention(
     ),
     attend,
   )
+
+
+def _projection(output, d_in, d_out, arguments):
+  """The output projection, (b, l, d_in) -> (b, l, d_out)."""
+  layer = build_part(
+    'SelfAttention.output', output, PROJECTION, d_out=d_out, **arguments
+  )
+  if d_in != d_out and not layer.sublayers and isinstance(layer, tl.Serial):
+    raise ValueError(
+      f'SelfAttention.output = @NoProjection needs heads of width d_model / '
+      f'n_heads: n_heads * d_head = {d_in} is not d_model = {d_out}; use '
+      '@Dense or @SparseDense, or d_head = None'
+    )
+  return layer
 
 
 def CausalAttention(
@@ -164,18 +209,22 @@ def _AttendToCache(
   mode,
   max_len,
   masked=False,
+  carry=False,
 ):
   """Attention to cached keys, then the projection `output`.
 
   q, k, v (b, h, l, d / h)[, mask (b, 1, l, 1)] -> (b, l, d); predict mode
-  caches k, v and the mask.
+  caches k, v and the mask. With `carry`, there is no mask among the inputs.
   """
   # Rounded up to hold the last group of the coarser sequence as a whole.
   max_len += -max_len % max(query_stride, key_stride)
   n_rows = -(-max_len // key_stride)
   strides = query_stride, key_stride
+  cache = KeyValueCache(n_rows, window, mode, 2 + masked)
+  if carry and mode != 'predict':
+    cache, masked = MaskedPastRows(window), True
   return tl.Serial(  # q, k, v[, mask]
-    tl.Parallel(None, KeyValueCache(n_rows, window, mode, 2 + masked)),
+    tl.Parallel(None, cache),
     Attend(scheme, *strides, window, dropout, mode, max_len, masked=masked),
     output,
   )

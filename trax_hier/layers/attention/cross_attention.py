@@ -12,9 +12,9 @@ from trax_hier.config import configurable
 from trax_hier.layers.attention.dot_product import in_chunks
 from trax_hier.layers.attention.heads import Heads, MergeHeads
 from trax_hier.layers.attention.softmax import softmax_attention
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.once import Once
+from trax_hier.layers.base.slots import PROJECTION, build_part
 
 
 @configurable(module='trax_hier.layers')
@@ -52,12 +52,13 @@ def CrossAttention(
     >>> tree(layer, (2, 6, 8), (2, 5, 8), mask).outputs
     ((2, 6, 8),)
   """
-  project = build(query, d_out=d_model, mode=mode)
+  sizes = dict(d_out=d_model, mode=mode)
+  project = build_part('CrossAttention.query', query, PROJECTION, **sizes)
   heads = [  # x, context
     Heads(d_model, n_heads, [], project=project),
     Once(Heads(d_model, n_heads, [], []), mode),
   ]
-  output = build(output, d_out=d_model, mode=mode)
+  output = build_part('CrossAttention.output', output, PROJECTION, **sizes)
   return tl.Serial(*_attend_to_masked(heads, output, dropout, mode))
 
 

@@ -81,6 +81,7 @@ class DotProductAttention(base.Layer):
     self._dropout = dropout if mode == 'train' else 0.0
     self._mode = mode
     self._past_only = past_only
+    self._masked = masked
 
   def forward(self, inputs):
     n = self._bias.n_arrays
@@ -189,8 +190,9 @@ class DotProductAttention(base.Layer):
       return steps * query_stride, (steps < 0) & (steps >= -window)
     if q.ndim == 5:
       t = t + (jnp.arange(q.shape[1]) * window)[:, None, None, None]
-    exists = t + queries + steps >= 0
-    visible = (steps <= 0) & (steps > -window) & exists
+    visible = (steps <= 0) & (steps > -window)
+    if not self._masked:  # The mask hides rows before the start.
+      visible &= t + queries + steps >= 0
     return steps * query_stride, visible
 
 

@@ -3,10 +3,11 @@
 from trax_hier.compat import tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.prefix import roll_rows
+from trax_hier.layers.base.carry import refuse_carry
 from trax_hier.layers.base.checks import check_arguments
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def LSHAttention(
   d_model: int,
   n_heads: int = 8,
@@ -16,6 +17,7 @@ def LSHAttention(
   causal: bool = True,
   masked: bool = False,
   mode: str = 'train',
+  carry: bool = False,
 ):
   """Self-attention within hash buckets: (b, l, d) -> (b, l, d).
 
@@ -32,16 +34,18 @@ def LSHAttention(
       attends to its own chunk, the previous one and, unless causal, the next.
     n_hashes: Number of hashing rounds.
     dropout: Dropout rate of the attention weights and of the output.
-    causal: Whether positions attend to no later position; False for encoders.
+    causal: Whether positions attend to no later position; False only for
+      encoders, whose attention is also masked.
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
       it is False are not attended to, but take room in buckets; they must be
       the first rows of a sequence.
     mode: 'train' or 'eval'.
+    carry: Must be False.
 
   Raises:
-    ValueError: `mode` is 'predict', n_heads does not divide d_model, or
-      chunk_len or n_hashes is not positive; in a call: the length is not a
-      multiple of chunk_len.
+    ValueError: `mode` is 'predict', `carry` is True, `causal` is False without
+      `masked`, n_heads does not divide d_model, or chunk_len or n_hashes is not
+      positive; in a call: the length is not a multiple of chunk_len.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -62,6 +66,14 @@ def LSHAttention(
   )
   if mode == 'predict':
     raise ValueError('LSHAttention has no predict mode; use SelfAttention')
+  if not (causal or masked):
+    # The layers of language models have no mask.
+    raise ValueError(
+      'LSHAttention.causal = False lets the positions of a language model '
+      'attend to later ones: it must be True, except in an encoder, such as '
+      'Terraformer.encoder_attention, which sets it to False itself'
+    )
+  refuse_carry('LSHAttention', carry, mode, 'has no memory')
 
   def check_length(x):
     if x.shape[1] % chunk_len:

@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from trax_hier.compat import base
-
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
@@ -111,24 +109,3 @@ def _check(configurable, name, rule, arguments):
     binding = f'{configurable}.{name}' if configurable else name
     legal = rule.legal.format(**arguments)
     raise ValueError(f'{binding} = {value!r} {legal}')
-
-
-def check_layer(binding: str, layer: base.Layer, n_in: int, hint: str) -> None:
-  """Raises ValueError unless a layer has `n_in` inputs and one output.
-
-  Args:
-    binding: Name of the binding whose factory made the layer.
-    layer: The layer.
-    n_in: Number of inputs.
-    hint: Names of the inputs, or the usual values of the binding.
-  """
-  if (layer.n_in, layer.n_out) != (n_in, 1):
-    raise ValueError(
-      f'{binding} must make a layer of {_count(n_in, "input")} and 1 output '
-      f'({hint}), but {layer.name} has {_count(layer.n_in, "input")} and '
-      f'{_count(layer.n_out, "output")}'
-    )
-
-
-def _count(n, noun):
-  return f'{n} {noun}{"s" * (n != 1)}'

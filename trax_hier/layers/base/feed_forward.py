@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.base.dense import Dense, Linear
+from trax_hier.layers.base.slots import ACTIVATION, build_part
 
 
 @configurable(module='trax_hier.layers')
@@ -82,7 +83,7 @@ def FeedForward(
   """
   return tl.Serial(
     Dense(d_ff),  # (b, l, f)
-    activation(),
+    build_part('FeedForward.activation', activation, ACTIVATION),
     tl.Dropout(dropout, mode=mode),
     Dense(d_model),  # (b, l, d)
   )

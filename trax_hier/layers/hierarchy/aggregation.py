@@ -13,10 +13,10 @@ import jax
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm, Standardize
+from trax_hier.layers.base.slots import FEED_FORWARD, build_part
 from trax_hier.layers.blocks import PreNormResidual
 from trax_hier.layers.hierarchy.scale_attention import Together, scale_attention
 from trax_hier.layers.hierarchy.scales import Latest
@@ -152,8 +152,14 @@ def AttentionAggregation(
     max_len=max_len,
     positions=positions or NoPositions(),
   )
-  feed = build(
-    feed_forward, d_model=d_model, d_ff=d_ff, dropout=dropout, mode=mode
+  feed = build_part(
+    'AttentionAggregation.feed_forward',
+    feed_forward,
+    FEED_FORWARD,
+    d_model=d_model,
+    d_ff=d_ff,
+    dropout=dropout,
+    mode=mode,
   )
   return tl.Serial(  # x, rows
     tl.Residual(

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
+from trax_hier.layers.base.carry import refuse_carry
 from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.slots import SHORTEN, build_part
 from trax_hier.layers.hierarchy.scale_attention import scale_attention
 from trax_hier.layers.hierarchy.scales import Pyramid, check_scales
 from trax_hier.layers.hierarchy.shorten import AverageShorten
 
 
-@configurable(module='trax_hier.layers')
+@configurable(module='trax_hier.layers', denylist=['carry'])
 def RetinaAttention(
   d_model: int,
   n_heads: int = 8,
@@ -27,6 +28,8 @@ def RetinaAttention(
   max_len: int = 2048,
   stride: int = 1,
   positions: NoPositions | None = None,
+  d_head: int | None = None,
+  carry: bool = False,
 ):
   """Self-attention, coarser for distant tokens: (b, l, d) -> (b, l, d).
 
@@ -47,7 +50,7 @@ def RetinaAttention(
 
   Args:
     d_model: Width of inputs and outputs.
-    n_heads: Number of heads; divides d_model.
+    n_heads: Number of heads; divides d_model unless d_head is set.
     scales: Positions per block at each scale, (1, S_1, ..).
     window: w in positions, a multiple of every scale.
     pool: Factory of the shortening from one scale to the next:
@@ -58,6 +61,8 @@ def RetinaAttention(
       and the blocks that later queries can still attend to.
     stride: Distance in tokens between neighboring positions.
     positions: Position scheme; None means `NoPositions()`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: Must be False, except in predict mode.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -76,11 +81,15 @@ def RetinaAttention(
   """
   check_arguments('RetinaAttention', mode=mode)
   check_retina('RetinaAttention', scales, window)
+  refuse_carry('RetinaAttention', carry, mode, 'has no memory')
 
   def shorten(j):
-    return build(
+    k = scales[j] // scales[j - 1]
+    return build_part(
+      'RetinaAttention.pool',
       pool,
-      shorten_factor=scales[j] // scales[j - 1],
+      SHORTEN.of(f'x -> x/{k}'),
+      shorten_factor=k,
       d_model=d_model,
       n_heads=n_heads,
       dropout=dropout,
@@ -103,6 +112,7 @@ def RetinaAttention(
       mode=mode,
       max_len=max_len,
       positions=positions or NoPositions(),
+      d_head=d_head,
     ),
   )
 

@@ -30,6 +30,7 @@ def scale_attention(
   mode,
   max_len,
   positions,
+  d_head=None,
 ):
   """Attention of x to itself and to the rows of each further scale.
 
@@ -46,8 +47,10 @@ def scale_attention(
   keys += [tl.Serial(*key_layers()) for _ in scales[1:]]
   return tl.Serial(  # x, rows
     tl.Branch(
-      tl.Serial(tl.Select([0], n_in=n), Heads(d_model, n_heads, rotate_q)),
-      Together(Heads(d_model, n_heads, [], []), n),
+      tl.Serial(
+        tl.Select([0], n_in=n), Heads(d_model, n_heads, rotate_q, d_head=d_head)
+      ),
+      Together(Heads(d_model, n_heads, [], [], d_head=d_head), n),
     ),  # q, then k and v of each scale
     tl.Parallel(None, *[x for layer in keys for x in (layer, None)]),
     tl.Parallel(None, KeyValueCache(n_rows, n_cached, mode)),

@@ -17,6 +17,7 @@ Letters: b batch, l length, d d_model, m blocks.
 import itertools
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
@@ -184,7 +185,7 @@ class Latest(base.Layer):
     >>> x, rows = jnp.zeros((1, 7, 1)), jnp.array([[[10], [20], [30]]])
     >>> layer = Latest(scale=2, mode='eval')
     >>> _ = layer.init(signature((x, rows)))
-    >>> print(layer((x, rows))[0, :, 0])
+    >>> print(layer((x, rows), weights=jnp.zeros(1))[0, :, 0])
     [ 0 10 10 20 20 30 30]
   """
 
@@ -196,7 +197,9 @@ class Latest(base.Layer):
   def init_weights_and_state(self, input_signature):
     _, rows = input_signature
     b, _, d = rows.shape
-    self.weights = jnp.zeros(d, jnp.float32)
+    # Of the size of a normalized row: standardizing a vector near zero would
+    # multiply its gradient by a thousand.
+    self.weights = jax.random.normal(self.rng, (d,), jnp.float32)
     if self._mode == 'predict':
       self.state = jnp.zeros((), jnp.int32), jnp.zeros((b, 1, d), rows.dtype)
 

@@ -18,10 +18,10 @@ from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.causal_attention import CausalAttention
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
+from trax_hier.layers.base.slots import FEED_FORWARD, SHORTEN, build_part
 from trax_hier.layers.blocks import PreNormResidual
 
 
@@ -135,15 +135,25 @@ def AttentionShorten(
     max_len=max_len,
     positions=positions,
   )
+  feed = build_part(
+    'AttentionShorten.feed_forward', feed_forward, FEED_FORWARD, **dimensions
+  )
   return tl.Serial(  # x
     LayerNorm(),  # h
     tl.Branch(
       tl.Serial(
-        build(pool, shorten_factor=shorten_factor, d_model=d_model, mode=mode),
+        build_part(
+          'AttentionShorten.pool',
+          pool,
+          SHORTEN.of(f'x -> x/{shorten_factor}'),
+          shorten_factor=shorten_factor,
+          d_model=d_model,
+          mode=mode,
+        ),
         LayerNorm(),
       ),
       None,
     ),  # q, h
     tl.Residual(attention, tl.Dropout(dropout, mode=mode)),  # x'
-    PreNormResidual(build(feed_forward, **dimensions), dropout, mode),
+    PreNormResidual(feed, dropout, mode),
   )

@@ -20,10 +20,10 @@ from trax_hier.config import configurable
 from trax_hier.layers.attention.causal_attention import Attend
 from trax_hier.layers.attention.heads import Heads
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
+from trax_hier.layers.base.slots import EXPAND, FEED_FORWARD, build_part
 from trax_hier.layers.blocks import PreNormResidual
 
 
@@ -189,14 +189,17 @@ def AttentionUpsample(
   if not token_offsets:
     stride, max_len = 1, -(-max_len // stride)
   key_stride = shorten_factor * stride
-  expansion = build(
-    expand, shorten_factor=shorten_factor, d_model=d_model, mode=mode
+  expansion = build_part(
+    'AttentionUpsample.expand',
+    expand,
+    EXPAND.of(f'x/{shorten_factor}, x -> x'),
+    shorten_factor=shorten_factor,
+    d_model=d_model,
+    mode=mode,
   )
-  if not isinstance(expansion, Upsample):
-    raise ValueError(
-      'AttentionUpsample.expand must return an Upsample, such as '
-      f'@LinearUpsample, not {expansion.name}'
-    )
+  feed = build_part(
+    'AttentionUpsample.feed_forward', feed_forward, FEED_FORWARD, **dimensions
+  )
   coarse = tl.Serial(  # x'
     LayerNorm(),
     tl.Branch(
@@ -215,6 +218,6 @@ def AttentionUpsample(
     tl.Select([0, 3, 1, 2]),
     tl.Add(),  # q, k, v
     tl.Residual(attention, tl.Dropout(dropout, mode=mode)),
-    PreNormResidual(build(feed_forward, **dimensions), dropout, mode),
+    PreNormResidual(feed, dropout, mode),
   )
   return Upsample(coarse, fine, name=f'AttentionUpsample({shorten_factor})')

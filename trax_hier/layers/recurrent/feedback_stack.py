@@ -16,12 +16,14 @@ from trax_hier.config import configurable
 from trax_hier.layers.attention.dot_product import blocks
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
-from trax_hier.layers.base.build import build
+from trax_hier.layers.base.build import check_taken
+from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.feed_forward import ReluFeedForward
 from trax_hier.layers.base.memory import map_memory
 from trax_hier.layers.base.normalization import RMSNorm
 from trax_hier.layers.base.remat import Remat, RematPolicy
 from trax_hier.layers.base.repeat import Repeat
+from trax_hier.layers.base.slots import BLOCK, build_part, forwarded
 from trax_hier.layers.blocks import DecoderBlock
 from trax_hier.layers.recurrent.gates import FixedGate
 from trax_hier.layers.recurrent.recurrent_states import (
@@ -106,6 +108,7 @@ def FeedbackStack(
       f'n_layers = {n_layers}'
     )
   dimensions = dict(d_model=d_model, n_heads=n_heads, d_head=d_head, mode=mode)
+  check_taken('FeedbackStack', 'd_head', d_head, block=block)
   states = state_layers(
     'FeedbackStack',
     **dimensions,
@@ -119,21 +122,27 @@ def FeedbackStack(
   )
 
   def make_block(is_recurrent=False):
-    layer = build(
-      block,
-      **dimensions,
+    outputs = 'x, k, v' if is_recurrent else 'x'
+    kind = BLOCK.of(f'x, k_s, v_s -> {outputs}').taking('attention')
+    arguments = dict(
+      dimensions,
       d_ff=d_ff,
-      attention=lambda: _attention(
+      attention=lambda d_head=None, carry=True: _attention(
         **dimensions,
         window=window,
         positions=positions,
         dropout=dropout,
         copy_rows=is_recurrent,
       ),
-      feed_forward=feed_forward,
-      norm=norm,
+      feed_forward=forwarded('FeedbackStack.feed_forward', feed_forward),
+      norm=forwarded('FeedbackStack.norm', norm),
       dropout=dropout,
+      carry=True,  # From one block of tokens to the next.
     )
+    for slot in ('block', 'feed_forward', 'norm'):
+      factory = block if slot == 'block' else arguments[slot]
+      check_carries(f'FeedbackStack.{slot}', factory, **arguments)
+    layer = build_part('FeedbackStack.block', block, kind, **arguments)
     if is_recurrent:
       return layer
     return tl.Serial(tl.Select([0, 1, 2, 1, 2]), layer)  # x, k_s, v_s
@@ -163,7 +172,7 @@ def _attention(n_heads, dropout, mode, **arguments):
       mode=mode,
       read=ScaledAttention(n_heads, dropout, mode),
       n_inputs=3,
-      carry=True,  # From one block of tokens to the next.
+      carry=True,
       **arguments,
     )
   )

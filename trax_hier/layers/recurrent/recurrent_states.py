@@ -24,6 +24,7 @@ from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.conditional import apply_if
 from trax_hier.layers.base.dense import Linear
 from trax_hier.layers.base.memory import Memory
+from trax_hier.layers.base.slots import GATE, NORM, build_part
 from trax_hier.layers.recurrent.configurations import CONFIGURATIONS
 from trax_hier.layers.recurrent.gates import small_normal
 
@@ -77,11 +78,18 @@ def state_layers(
     )
   if n_read_blocks not in (1, 2):
     raise ValueError(f'{name}.n_read_blocks = {n_read_blocks} must be 1 or 2')
+
+  def make_gate():
+    return build_part(f'{name}.gate', gate, GATE)
+
+  def make_norm():
+    return build_part(f'{name}.norm', norm, NORM)
+
   return StateLayers(
     name,
     initial=_FirstStates((n_states, d_model)),
     project=tl.Serial(  # s
-      norm(),
+      make_norm(),
       _Identities(),
       Heads(
         d_model,
@@ -100,7 +108,7 @@ def state_layers(
       ),
       tl.Parallel(None, MergeHeads(), MergeHeads()),
       tl.Parallel(None, tl.Concatenate()),  # s, o
-      CONFIGURATIONS[configuration](d_model, d_ff, gate, norm),
+      CONFIGURATIONS[configuration](d_model, d_ff, make_gate, make_norm),
     ),
     window=window,
     n_read=n_read_blocks * window,

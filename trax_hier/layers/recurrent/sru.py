@@ -8,17 +8,18 @@ activation function.
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import base, tl
+from trax_hier.compat import tl
 from trax_hier.config import configurable
 from trax_hier.layers.base.checks import check_arguments, check_positive
 from trax_hier.layers.base.dense import Dense
+from trax_hier.layers.base.memory import Memory
 from trax_hier.layers.base.observe import observe_gate
 
 # Preserves the variance of the input while the gates are 1 / 2, as initially.
 _SCALE = 3**0.5
 
 
-class SRU(base.Layer):
+class SRU(Memory):
   """A simple recurrent unit: x (b, l, u) -> (b, l, u), causal.
 
   r, f, y = split(x W + b);  r = sigmoid(r), f = sigmoid(f)
@@ -26,7 +27,7 @@ class SRU(base.Layer):
   h = r c + (1 - r) sqrt(3) x
 
   The cells c start at zero. A parallel scan of log l steps computes them in
-  float32. In predict mode, the last cell is the layer's state.
+  float32. In predict mode and with `carry`, the last cell is the layer's state.
 
   Weights: W (u, 3 u), b (3 u,).
 
@@ -34,6 +35,8 @@ class SRU(base.Layer):
     masked: Whether there is a second input, mask (b, l) bool: rows with a False
       mask do not change the cells.
     mode: 'train', 'eval' or 'predict'.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the previous call.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -42,10 +45,12 @@ class SRU(base.Layer):
     SRU            216   (2, 12, 8)   (2, 12, 8)
   """
 
-  def __init__(self, masked: bool = False, mode: str = 'train'):
+  def __init__(
+    self, masked: bool = False, mode: str = 'train', carry: bool = False
+  ):
     super().__init__(n_in=1 + masked)
     check_arguments('', mode=mode)
-    self._mode = mode
+    self._continues = carry or mode == 'predict'
 
   def init_weights_and_state(self, input_signature):
     x = input_signature if self.n_in == 1 else input_signature[0]
@@ -55,7 +60,7 @@ class SRU(base.Layer):
       jax.nn.initializers.glorot_uniform()(kernel_rng, (u, 3 * u)),
       jax.nn.initializers.normal(1e-6)(bias_rng, (3 * u,)),
     )
-    if self._mode == 'predict':
+    if self._continues:
       self.state = jnp.zeros((b, u), jnp.float32)
 
   def forward(self, inputs):
@@ -68,7 +73,7 @@ class SRU(base.Layer):
     if mask is not None:
       f = jnp.where(mask[..., None], f, 1)
     kept, cells = _scan(f, (1 - f) * y)
-    if self._mode == 'predict':
+    if self._continues:
       cells += kept * self.state[:, None].astype(jnp.float32)
       self.state = cells[:, -1].astype(self.state.dtype)
     h = r * cells + (1 - r) * _SCALE * x.astype(jnp.float32)
@@ -98,13 +103,14 @@ def _scan(factor, term):
   return spans
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def SRUBranch(
   d_model: int,
   d_sru: int = 32,
   n_layers: int = 1,
   masked: bool = False,
   mode: str = 'train',
+  carry: bool = False,
 ):
   """Narrow SRUs, as a branch beside a feed-forward layer: (b, l, d) -> same.
 
@@ -114,6 +120,7 @@ def SRUBranch(
     n_layers: Number of SRUs in series.
     masked: As in `SRU`.
     mode: 'train', 'eval' or 'predict'.
+    carry: As in `SRU`.
 
   Raises:
     ValueError: d_sru or n_layers is not positive.
@@ -130,7 +137,7 @@ def SRUBranch(
   """
   check_positive('SRUBranch', d_sru=d_sru, n_layers=n_layers)
   units = [
-    tl.Serial(tl.Select([0, 1, 1]) if masked else [], SRU(masked, mode))
+    tl.Serial(tl.Select([0, 1, 1]) if masked else [], SRU(masked, mode, carry))
     for _ in range(n_layers)
   ]
   return tl.Serial(  # x[, mask]

@@ -17,7 +17,7 @@ from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.sparse.multiplicative_dense import check_modules
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def ModularConv(
   d_out: int,
   n_modules: int = 16,
@@ -25,6 +25,7 @@ def ModularConv(
   length_kernel_size: int = 3,
   mode: str = 'train',
   masked: bool = False,
+  carry: bool = False,
 ):
   """A causal convolution over modules and time: (b, l, d) -> (b, l, d_out).
 
@@ -39,6 +40,8 @@ def ModularConv(
     mode: 'train', 'eval' or 'predict'.
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
       it is False are replaced by zeros, like rows before the start.
+    carry: Whether a call in 'train' and 'eval' modes continues the sequence of
+      the previous call.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -57,18 +60,18 @@ def ModularConv(
     )
   check_arguments('ModularConv', length_kernel_size=length_kernel_size)
   return tl.Serial(
-    masked_past_inputs(length_kernel_size - 1, masked, mode),
+    masked_past_inputs(length_kernel_size - 1, masked, mode, carry),
     Convolution(d_out, n_modules, kernel_size, length_kernel_size),
   )
 
 
-def masked_past_inputs(n, masked, mode):
+def masked_past_inputs(n, masked, mode, carry=False):
   """`PastInputs` of masked rows: x (b, l, d)[, mask (b, l)] -> (b, n + l, d).
 
   Rows where the mask is False become zeros, like rows before the start.
   """
   hide = tl.Fn('Hide', lambda x, mask: jnp.where(mask[..., None], x, 0))
-  return tl.Serial(hide if masked else [], PastInputs(n, mode))
+  return tl.Serial(hide if masked else [], PastInputs(n, mode, carry))
 
 
 class Convolution(base.Layer):

@@ -14,13 +14,14 @@ from trax_hier.config import configurable
 from trax_hier.layers.attention.causal_attention import SelfAttention
 from trax_hier.layers.attention.cross_attention import CrossAttention
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import build
+from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.dense import NoProjection
+from trax_hier.layers.base.slots import PROJECTION, build_part
 from trax_hier.layers.sparse.multiplicative_dense import check_modules
 from trax_hier.layers.sparse.sparse_qkv import SparseDense, SparseQKV
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def SparseAttention(
   d_model: int,
   n_heads: int = 8,
@@ -35,6 +36,9 @@ def SparseAttention(
   stride: int = 1,
   positions: NoPositions | None = None,
   masked: bool = False,
+  window: int | None = None,
+  d_head: int | None = None,
+  carry: bool = False,
 ):
   """Causal self-attention with sparse projections: (b, l, d) -> (b, l, d).
 
@@ -57,6 +61,9 @@ def SparseAttention(
     positions: Position scheme; None means `NoPositions()`.
     masked: Whether the layer takes a second input, mask (b, l) bool. Rows where
       it is False must be the first rows; they are treated as absent.
+    window: As in `SelfAttention`; None means `SelfAttention.window`.
+    d_head: Width of a head; None means d_model / n_heads.
+    carry: As in `SelfAttention`.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -70,6 +77,15 @@ def SparseAttention(
   """
   check_modules('SparseAttention', n_modules, d_model)
   modules = dict(n_modules=n_modules, length_kernel_size=length_kernel_size)
+  check_carries(
+    'SparseAttention.output',
+    output,
+    d_model=n_heads * d_head if d_head else d_model,
+    d_out=d_model,
+    mode=mode,
+    carry=carry,
+    **modules,
+  )
   return SelfAttention(
     d_model,
     n_heads,
@@ -81,8 +97,12 @@ def SparseAttention(
     qkv=functools.partial(
       SparseQKV, share_qk=share_qk, v_concat=v_concat, **modules
     ),
-    output=_with_dimensions(output, **modules),
+    output=_with_dimensions('SparseAttention.output', output, **modules),
     masked=masked,
+    d_head=d_head,
+    carry=carry,
+    # An explicit None would override the gin binding of SelfAttention.window.
+    **({} if window is None else dict(window=window)),
   )
 
 
@@ -118,13 +138,21 @@ def SparseCrossAttention(
     n_heads,
     dropout=dropout,
     mode=mode,
-    query=_with_dimensions(SparseDense, **modules),
-    output=_with_dimensions(output, **modules),
+    query=functools.partial(SparseDense, **modules),
+    output=_with_dimensions('SparseCrossAttention.output', output, **modules),
   )
 
 
-def _with_dimensions(factory, **modules):
+def _with_dimensions(binding, factory, **modules):
   """A factory that passes on those of `modules` that `factory` declares."""
-  return lambda d_out, mode, masked=False: build(
-    factory, d_out=d_out, mode=mode, masked=masked, **modules
+
+  return lambda d_out, mode, masked=False, carry=False: build_part(
+    binding,
+    factory,
+    PROJECTION,
+    d_out=d_out,
+    mode=mode,
+    masked=masked,
+    carry=carry,
+    **modules,
   )

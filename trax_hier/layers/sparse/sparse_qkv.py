@@ -27,7 +27,7 @@ from trax_hier.layers.sparse.multiplicative_dense import (
 )
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def SparseDense(
   d_out: int,
   n_modules: int = 16,
@@ -35,6 +35,7 @@ def SparseDense(
   length_kernel_size: int = 3,
   mode: str = 'train',
   masked: bool = False,
+  carry: bool = False,
 ):
   """`MultiplicativeDense`, then `ModularConv`: (b, l, d) -> (b, l, d_out).
 
@@ -50,12 +51,12 @@ def SparseDense(
   return tl.Serial(
     MultiplicativeDense(d_out, n_modules),
     ModularConv(
-      d_out, n_modules, kernel_size, length_kernel_size, mode, masked
+      d_out, n_modules, kernel_size, length_kernel_size, mode, masked, carry
     ),
   )
 
 
-@configurable(module='trax_hier.layers', denylist=['masked'])
+@configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
 def SparseQKV(
   d_out: int,
   n_modules: int = 16,
@@ -64,6 +65,7 @@ def SparseQKV(
   v_concat: bool = False,
   mode: str = 'train',
   masked: bool = False,
+  carry: bool = False,
 ):
   """Queries, keys and values: (b, l, d) -> three of (b, l, d_out).
 
@@ -81,6 +83,7 @@ def SparseQKV(
       checkpoints. That option is not supported here.)
     mode: 'train', 'eval' or 'predict'.
     masked: As in `ModularConv`.
+    carry: As in `ModularConv`.
 
   Raises:
     ValueError: an argument is out of its range.
@@ -97,7 +100,7 @@ def SparseQKV(
     return Convolution(d_out, n_modules, kernel_size, length_kernel_size)
 
   def past():
-    return masked_past_inputs(length_kernel_size - 1, masked, mode)
+    return masked_past_inputs(length_kernel_size - 1, masked, mode, carry)
 
   def concatenate(z, x):
     modules = [y.reshape(*y.shape[:2], n_modules, -1) for y in (z, x)]

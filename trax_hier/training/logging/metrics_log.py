@@ -1,12 +1,13 @@
 """The log of a run, which passes each entry to all sinks."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from trax_hier.training.logging.jsonl import JsonLines
+from trax_hier.training.logging.not_finite import not_finite
 from trax_hier.training.logging.sink import Sink
 from trax_hier.training.logging.tensorboard import TensorBoard
 from trax_hier.training.logging.weights_and_biases import WeightsAndBiases
@@ -27,6 +28,7 @@ class MetricsLog:
     last_step: int,
     enabled: bool = True,
     wandb: str | None = None,
+    say: Callable[[str], None] = print,
   ):
     """Opens the log and drops the entries after `last_step` of a killed run.
 
@@ -35,7 +37,9 @@ class MetricsLog:
       last_step: Last step whose entries are kept.
       enabled: Whether anything is written at all.
       wandb: Project at W&B; None sends nothing.
+      say: Prints a line for numbers that are infinite or not a number.
     """
+    self._say = say if enabled else lambda line: None
     self._stack = contextlib.ExitStack()
     self._sinks: list[Sink] = []
     self._directory = directory
@@ -53,8 +57,13 @@ class MetricsLog:
       self._stack = stack.pop_all()
 
   def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-    """Logs numbers of one step, given by name."""
+    """Logs numbers of one step, given by name.
+
+    Says which are not finite; `metrics.jsonl` has null for them.
+    """
     values = {name: float(value) for name, value in values.items()}
+    if text := not_finite(values):
+      self._say(f'not finite in the {kind} metrics of step {step}: {text}')
     with self._writing():
       for sink in self._sinks:
         sink.scalars(kind, step, values)

@@ -10,10 +10,7 @@ import numpy as np
 
 from trax_hier.training.logging.console import Console
 from trax_hier.training.logging.metrics_log import MetricsLog
-
-
-class NotFiniteError(FloatingPointError):
-  """A training metric became infinite or not a number."""
+from trax_hier.training.logging.not_finite import NotFiniteError, not_finite
 
 
 class Reporter:
@@ -61,9 +58,8 @@ class Reporter:
     """
     metrics = np.asarray(metrics).tolist()
     values = dict(zip(self._metrics, metrics, strict=True))
-    for name, value in values.items():
-      if not math.isfinite(value):
-        raise NotFiniteError(f'step {step}: {name} is {value}')
+    if text := not_finite(values):
+      raise NotFiniteError(f'step {step}: {text}')
     bits = values['loss'] / math.log(2)
     if step % self._log_every == 0:
       values[self._bits] = bits

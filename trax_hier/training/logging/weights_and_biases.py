@@ -50,7 +50,7 @@ class WeightsAndBiases(Sink):
 
     self._wandb = wandb
     file = directory / _ID_FILE
-    id_ = file.read_text().strip() if file.is_file() else None
+    id_ = file.read_text('utf-8').strip() if file.is_file() else None
     try:
       self._run = wandb.init(
         project=project,
@@ -62,7 +62,7 @@ class WeightsAndBiases(Sink):
       )
     except wandb.Error as error:
       raise OSError(f'train.wandb = {project!r}: {error}') from error
-    file.write_text(self._run.id + '\n')
+    file.write_text(self._run.id + '\n', 'utf-8')
 
   def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
     """Adds `kind/name` for each value."""
