@@ -33,6 +33,10 @@ NO_SHAPES = {
   'longest_sequence': 'takes a layer, not arrays',
   'ShareWeights': 'has no inputs or outputs',
   'apply_if': 'takes a tree of arrays of any shape',
+  'summarize': 'takes arrays of any shape',
+  'describe': 'takes an array of any shape',
+  'make_record': 'takes arrays of any shape',
+  'unpack': 'yields arrays of any shape',
   'half_cosine': 'takes and returns a scalar',
 }
 

@@ -19,6 +19,7 @@ import toy_training
 from trax_hier import config, generation, trainer
 from trax_hier.training import loop
 from trax_hier.training.logging.tensorboard import TensorBoard
+from trax_hier.training.run_lock import locked
 
 GIN = """
 train.model = @toy.Model
@@ -56,7 +57,6 @@ def run(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(generation, 'sample_text', sample_text)
 
   def run(*bindings, files=(str(path),), folder=tmp_path / 'run', flags=()):
-    config.clear()
     arguments = [*flags, *(f'--config_file={file}' for file in files)]
     arguments += [f'--config={binding}' for binding in bindings]
     code = trainer.main([*arguments, f'--output_dir={folder}'])
@@ -146,6 +146,65 @@ def test_sigterm_is_code_143(run, monkeypatch):
   )
 
 
+def test_ctrl_c_saves_like_sigterm(run, monkeypatch):
+  def interrupted(self, step, *_, plain=toy_training.Data.train_batch):
+    if step == 13:
+      os.kill(os.getpid(), signal.SIGINT)
+    return plain(self, step)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(toy_training.Data, 'train_batch', interrupted)
+    code, _, err = run()
+  assert code == 130
+  assert err.strip().splitlines()[-1] == (
+    'trax_hier.trainer: interrupted: checkpoint 13 is saved; the same command '
+    'resumes the run'
+  )
+  # The next call in this process has its own bindings and signal handlers.
+  code, out, err = run('train.eval_every = 20')
+  assert (code, err) == (0, '') and 'resuming after step 13' in out
+  assert 'held-out at step 20' in out
+  code, _, err = run()
+  assert code == 0
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_batch_that_cannot_be_read_is_code_1(run, monkeypatch):
+  def broken(self, step, *_, plain=toy_training.Data.train_batch):
+    if step == 13:
+      raise ValueError('my.jsonl:14: no summary')
+    return plain(self, step)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(toy_training.Data, 'train_batch', broken)
+    code, _, err = run()
+  assert code == 1
+  assert err.strip() == (
+    'trax_hier.trainer: the batch of step 14 cannot be read: my.jsonl:14: no '
+    'summary; training stopped: checkpoint 13 is saved; the same command '
+    'resumes the run'
+  )
+  assert 'resuming after step 13' in run()[1]
+
+
+def test_a_second_trainer_in_one_folder_is_code_2(run, tmp_path):
+  (tmp_path / 'run').mkdir()
+  with locked(tmp_path / 'run', print):
+    code, _, err = run()
+  assert code == 2
+  assert f'another trainer writes to {tmp_path}/run: process' in err
+  assert len(err.strip().splitlines()) == 1
+  assert sorted(os.listdir(tmp_path / 'run')) == ['.lock']
+  assert run()[0] == 0
+
+
+def test_bindings_of_an_earlier_call_are_gone(run, tmp_path):
+  assert run('toy.Data.n_eval = 2', 'train.steps = 1')[0] == 0
+  assert run('train.steps = 1', folder=tmp_path / 'other')[0] == 0
+  saved = (tmp_path / 'other' / 'config.gin').read_text()
+  assert 'toy.Data.n_eval = 3' in saved
+
+
 def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
   def usage(_):
     return types.SimpleNamespace(free=100)
@@ -170,8 +229,10 @@ def test_a_full_disk_is_code_1(run, monkeypatch, tmp_path):
     code, _, err = run('train.log_every = 1')
   assert code == 1 and len(err.strip().splitlines()) == 1
   assert f'cannot write to {tmp_path}/run: No space left on device' in err
+  # The state is good, and is saved before the error ends the run.
+  assert 'checkpoint 16 is saved; the same command resumes the run' in err
   code, out, _ = run('train.log_every = 1')
-  assert code == 0 and 'resuming after step 10' in out
+  assert code == 0 and 'resuming after step 16' in out
 
 
 def test_an_output_dir_that_cannot_be_created_is_code_2(run, tmp_path):
@@ -280,7 +341,8 @@ def test_ctrl_c_is_code_130(run, monkeypatch):
   monkeypatch.setattr(atexit, 'register', lambda *args: ends.append(args))
   monkeypatch.setattr(loop, 'train', interrupt)
   code, _, err = run()
-  assert code == 130 and 'the same command resumes the run' in err
+  assert code == 130
+  assert 'no checkpoint is saved; the same command starts from' in err
   assert ends == [(os._exit, 130)]
 
 

@@ -6,7 +6,8 @@
 
 Each error is one message on standard error. Exit codes:
 
-    1    no checkpoint can be loaded, or the reader has closed the output pipe
+    1    no checkpoint can be loaded, results are not finite, data cannot be
+         read any more, or the reader has closed the output pipe
     2    any other user error
     130  Ctrl-C
 

@@ -126,7 +126,7 @@ def test_gin_files_may_import_from_the_working_directory(
 
 def test_flags_may_have_dashes(program, tmp_path):
   code, _, err = program(
-    'import-trax'.replace('-', '_'),
+    'import_trax',
     '--config-file=x.gin',
     f'--weights={tmp_path}',
     f'--output={tmp_path}',

@@ -81,7 +81,9 @@ def rows(lines):
 @pytest.fixture(scope='module')
 def shown(folder):
   """The sections that describe a tiny model, compiled."""
-  flags = [f'--run={folder}', BATCH, '--config=train.seed = 3', '--depth=9']
+  # The includes of a run's own config.gin need trust.
+  flags = [f'--run={folder}', '--trust_code', BATCH, '--depth=9']
+  flags.append('--config=train.seed = 3')
   with contextlib.redirect_stdout(io.StringIO()) as out:
     assert cli.main(['describe', *flags]) == 0
   config.clear()
@@ -157,7 +159,7 @@ def test_the_layers(shown):
 
 
 def test_depth(describe, folder):
-  flags = f'--run={folder}', BATCH, '--no_compile'
+  flags = f'--config_file={folder}/config.gin', BATCH, '--no_compile'
   _, out, _ = describe(*flags, '--depth=1')
   table = rows(sections(out)['Layers'])
   assert 'Repeat(3) ...' in table and 'LayerNorm' in table
@@ -275,7 +277,7 @@ sys.exit(code)
   ],
 )
 def test_errors_are_one_message(describe, folder, flags, message):
-  code, out, err = describe(f'--run={folder}', *flags)
+  code, out, err = describe(f'--config_file={folder}/config.gin', *flags)
   assert (code, out) == (2, '')
   assert err.startswith('trax-hier describe: ') and message in err
   assert len(err.splitlines()) == 1

@@ -250,6 +250,16 @@ def test_errors_of_generation_are_one_message(program, tiny_run):
   assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize('seed', [-1, 2**63, 2**70])
+def test_seeds_out_of_range(program, fake_run, seed):
+  fake_run(Synthetic('copy', 2, 16))
+  flags = '--run=x', '--prompt=a', f'--seed={seed}'
+  code, out, err = program('generate', *flags)
+  assert (code, out) == (2, '')
+  assert f'seed = {seed} must be at least 0 and below 2 ** 63' in err
+  assert len(err.splitlines()) == 1
+
+
 def test_precisions_equal_those_of_generation():
   assert PRECISIONS == command._PRECISIONS
 

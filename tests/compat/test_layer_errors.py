@@ -25,6 +25,7 @@ import trax_hier.storage.configurables  # noqa: F401
 from trax_hier import config, trainer
 from trax_hier import layers as hl
 from trax_hier.compat import base, signature, tl
+from trax_hier.layers.base import slots
 from trax_hier.models import HourglassLM, TransformerLM
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'errors'
@@ -56,6 +57,13 @@ def call(layer, x):
   with pytest.raises(base.LayerError) as caught:
     jax.eval_shape(lambda: [layer.init(signature(x)), layer(x)])
   return f'{caught.value}\n'
+
+
+def refused(make):
+  """The error of a model whose part does not fit its slot."""
+  with pytest.raises(slots.MisfitError) as caught:
+    make()
+  return f'{config.explain(caught.value)}\n'
 
 
 def ChangesWidth():
@@ -111,19 +119,18 @@ CASES = {
   'no_effect': lambda: train('LinearShorten.dropout = 0.1'),
   # In Python.
   'residual_changes_width': lambda: call(ChangesWidth(), VECTORS),
-  'feed_forward_changes_width': lambda: call(
-    HourglassLM(
+  'feed_forward_changes_width': lambda: refused(
+    lambda: HourglassLM(
       **SIZES,
       hierarchy='1@2',
       shortened_block=functools.partial(
         hl.DecoderBlock, feed_forward=NoOutputProjection
       ),
       remat=True,
-    ),
-    TOKENS,
+    )
   ),
-  'block_changes_width': lambda: call(
-    TransformerLM(**SIZES, n_layers=3, block=Widening), TOKENS
+  'block_changes_width': lambda: refused(
+    lambda: TransformerLM(**SIZES, n_layers=3, block=Widening)
   ),
   'block_changes_dtype': lambda: call(
     hl.Repeat(lambda: tl.Fn('Half', lambda x: x.astype(jnp.bfloat16)), 3),

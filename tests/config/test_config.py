@@ -525,6 +525,23 @@ def test_binding_whose_callers_pass_the_argument(fakes):
   config.check_used()
 
 
+def test_a_passed_argument_names_the_binding_of_the_outermost_caller():
+  from trax_hier import models
+
+  parse(
+    """
+    BlockRecurrentLM.vocab_size = 17
+    BlockRecurrentLM.block = @b/DecoderBlock
+    b/DecoderBlock.feed_forward = @SparseFF
+    SlidingAttention.n_heads = 4
+    """
+  )
+  models.BlockRecurrentLM(mode='eval')
+  faults = unused()
+  assert "'feed_forward' (bind BlockRecurrentLM.feed_forward instead)" in faults
+  assert "'n_heads' (bind BlockRecurrentLM.n_heads instead)" in faults
+
+
 def test_binding_in_another_scope(fakes):
   parse('middle/FakePart.d_ff = 1')
   fakes['FakePart']()

@@ -123,6 +123,21 @@ def test_a_failing_probe_prints_once_and_training_continues(
   assert not any(tag.startswith('probe') for tag, _ in shown(tmp_path))
 
 
+def test_a_sample_that_is_not_finite_is_tried_again(monkeypatch):
+  def sample_text(*_):
+    if len(log.texts) == 0:
+      raise FloatingPointError('logits')
+    return 'text'
+
+  monkeypatch.setattr(generation, 'sample_text', sample_text)
+  built, weights = built_and_weights(toy_training.Model)
+  probe, log = probes.Probes(), Log()
+  probe(built, 1, weights, log, pytest.fail)
+  probe(built, 2, weights, log, pytest.fail)
+  (*_, first), (*_, second) = log.texts
+  assert first == 'no sample: logits' and 'text' in second
+
+
 def test_an_error_in_writing_the_log_is_raised(monkeypatch):
   class FullLog(Log):
     def text(self, *_):

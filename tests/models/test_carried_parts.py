@@ -36,11 +36,19 @@ CARRIED = {
   ),
   'recurrence': dict(feed_forward=P(hl.SRUBranch, d_sru=4)),
   'feedback, recurrence': dict(feed_forward=hl.SRUBranch, **FEEDBACK),
+  'feedback, positions added to embeddings': dict(
+    positions=P(hl.LearnedPositions, n_positions=LENGTH), **FEEDBACK
+  ),
   'feedback, carried recurrence': dict(
     feed_forward=hl.SRUBranch, **FEEDBACK | dict(carry=True)
   ),
 }
-SOME = 'windowed', 'recurrence', 'feedback, recurrence'
+SOME = (
+  'windowed',
+  'recurrence',
+  'feedback, recurrence',
+  'feedback, positions added to embeddings',
+)
 REFUSED = {
   'whole': dict(attention=hl.SelfAttention),
   'sparse, whole': dict(attention=SPARSE),
@@ -96,6 +104,21 @@ def test_parts_without_memory_are_refused_by_name(name):
   if name != 'hashing':
     BlockRecurrentLM(**arguments, mode='predict')
   BlockRecurrentLM(**arguments, mode='train', carry=False)
+
+
+@pytest.mark.parametrize('carry', [False, True])
+def test_feedback_says_which_positions_its_blocks_cannot_keep(carry):
+  def build(positions):
+    arguments = SIZES | FEEDBACK | dict(positions=positions, carry=carry)
+    BlockRecurrentLM(**arguments, mode='train')
+
+  with pytest.raises(ValueError, match=r'without .*@RotaryPositions must'):
+    build(hl.RotaryPositions)
+  if carry:
+    with pytest.raises(ValueError, match=r'from one call to the next'):
+      build(hl.LearnedPositions)
+  else:
+    build(hl.LearnedPositions)
 
 
 @pytest.mark.parametrize(

@@ -484,10 +484,13 @@ def edit_tensors(change):
 
 
 def edit_facts(**facts):
+  """Edits config.json, and its digests with it, as its author can."""
+
   def edit(folder):
     file = folder / export.FACTS_FILE
     old = json.loads(file.read_text())
     kept = {k: v for k, v in (old | facts).items() if v != 'gone'}
+    del kept['digests']
     file.write_text(json.dumps(kept))
 
   return edit

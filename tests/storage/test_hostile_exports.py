@@ -152,6 +152,23 @@ def test_bindings_of_train_are_read_but_not_bound(model):
   assert "'train'" not in config.fingerprint().replace('.train', "'train")
 
 
+@pytest.mark.parametrize(
+  'value',
+  ['None', '3', "'x'", '{}', '[@Synthetic()]', '@Synthetic'],
+)
+def test_data_of_a_wrong_type(model, value):
+  add(model, f'train.data = {value}')
+  with pytest.raises(ValueError, match=r'train\.data must be a data set'):
+    open_all(model)
+
+
+def test_no_data(model):
+  text = CONFIG.replace('train.data = @Synthetic()', '')
+  (model / 'config.gin').write_text(text, encoding='utf-8')
+  with pytest.raises(config.ConfigError, match=r'train\.data must be given'):
+    open_all(model)
+
+
 def test_trust_code_lets_all_in_with_a_warning(model, capsys):
   add(model, 'import model.evil')
   command = ['generate', '--run=model', '--prompt=a', '--n_tokens=0']

@@ -436,6 +436,18 @@ def test_arrays_of_other_types_are_rejected(tmp_path, kind):
     read_trax_weights(tmp_path / 'x.pkl.gz')
 
 
+def test_weights_not_finite_are_not_imported(files, run):
+  model, weights, model.state = saved_model()
+  model.weights = jax.tree.map(lambda x: x * np.nan, weights)
+  model.save_to_file(
+    str(files / 'nan.pkl.gz'),
+    input_signature=toy.signature(toy.tokens(LENGTH)),
+  )
+  code, err = run(weights='nan.pkl.gz')
+  assert code == 2
+  assert 'cannot be saved as float32' in err and 'are not finite' in err
+
+
 def test_errors_are_one_message(files, run):
   whole = (files / 'model.pkl.gz').read_bytes()
   (files / 'half.pkl.gz').write_bytes(whole[: len(whole) // 2])

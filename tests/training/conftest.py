@@ -14,9 +14,9 @@ def stub_steps(monkeypatch):
   """Replaces the training step and evaluation of `train` by stubs."""
   scores = dict(loss=1.0, bits_per_byte=1.0, accuracy=0.0, tokens=1.0)
 
-  def build_stubs(*arguments):
+  def build_stubs(*arguments, **options):
     return dataclasses.replace(
-      build(*arguments),
+      build(*arguments, **options),
       step=lambda state, batch: (state, np.ones(4)),
       evaluator=lambda weights, before_batch: scores,
     )

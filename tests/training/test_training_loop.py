@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -254,6 +255,37 @@ def test_a_resumed_run_evaluates_where_sigterm_did_not(tmp_path):
     assert losses(tmp_path / 'stopped', kind) == losses(
       tmp_path / 'whole', kind
     )
+
+
+@pytest.mark.parametrize('with_folder', [True, False])
+def test_metrics_without_their_checkpoints_are_not_wiped(
+  tmp_path, capsys, with_folder
+):
+  run(tmp_path, 10)
+  before = (tmp_path / 'metrics.jsonl').read_bytes()
+  shutil.rmtree(tmp_path / 'checkpoints')
+  if with_folder:
+    (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(CheckpointError, match=r'11 lines, .* --accept_changes'):
+    run(tmp_path, 10)
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+  with (tmp_path / 'metrics.jsonl').open('ab') as file:
+    file.write(b'null\n\xff\n')
+  run(tmp_path, 10, accept_changes=True)
+  out = capsys.readouterr().out
+  assert '11 lines of metrics.jsonl are deleted' in out
+  assert '2 of 13 lines are not metrics' in out
+  assert [step for step, _ in losses(tmp_path)] == list(range(1, 11))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+  run(tmp_path / 'killed', 3, eval_every=3)
+  lines = (tmp_path / 'killed' / 'metrics.jsonl').read_text().splitlines()
+  folder = tmp_path / 'again'
+  (folder / 'checkpoints').mkdir(parents=True)
+  (folder / 'metrics.jsonl').write_text('\n'.join(lines[:2]) + '\n')
+  assert run(folder, 3, eval_every=3).step == 3
+  assert losses(folder) == losses(tmp_path / 'killed')
 
 
 def test_a_metric_that_is_not_finite_stops_before_saving(tmp_path):

@@ -25,9 +25,11 @@ def enable_compilation_cache() -> None:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = os.path.join(os.path.expanduser(cache), 'trax_hier', 'compiled')
-  with contextlib.suppress(OSError):  # The home folder may be read-only.
-    os.makedirs(folder, exist_ok=True)
-  if not os.access(folder, os.W_OK):
+  has_home = not folder.startswith('~')
+  if has_home:
+    with contextlib.suppress(OSError):  # The home folder may be read-only.
+      os.makedirs(folder, exist_ok=True)
+  if not (has_home and os.access(folder, os.W_OK)):
     print_note(
       f'compiled programs are not kept for later: {folder} cannot be written; '
       'JAX_COMPILATION_CACHE_DIR chooses another folder'

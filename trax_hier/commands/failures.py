@@ -61,8 +61,8 @@ def user_errors() -> Iterator[None]:
   """Turns errors that user input can cause into a `Failure`.
 
   Raises:
-    Failure: Code 1 for checkpoints that cannot be loaded and for a `DataError`,
-      2 for other errors.
+    Failure: Code 1 for checkpoints that cannot be loaded, for values that are
+      not finite and for a `DataError`, 2 for other errors.
   """
   from trax_hier import config
   from trax_hier.compat import base
@@ -73,7 +73,7 @@ def user_errors() -> Iterator[None]:
       yield
   except BrokenPipeError:
     raise
-  except CheckpointError as error:
+  except (CheckpointError, FloatingPointError) as error:
     raise Failure(error, 1) from error
   except (
     ValueError,

@@ -118,7 +118,8 @@ def check_files(arguments: argparse.Namespace) -> None:
     for name in _PATHS:
       given = getattr(arguments, name, None) or ()
       for path in [given] if isinstance(given, str) else given:
-        expand_home(path, f'--{name}={path}')
+        # The runs to compare are given without a flag.
+        expand_home(path, path if name == 'runs' else f'--{name}={path}')
     for folder in [run] if run else getattr(arguments, 'runs', ()):
       config_file(folder)
     for name in getattr(arguments, 'config_file', ()):

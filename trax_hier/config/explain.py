@@ -8,7 +8,7 @@ from trax_hier.config.parsing import current_table
 # What gin 0.5.0 appends to the errors of the configurables it calls.
 _MISSING = re.compile(r'No values supplied by Gin or caller .*: \[(.*)\]')
 _SCOPE = re.compile(r" in scope '(.*)'\s*$")
-_MAX_MESSAGE = 1500
+_MAX_WORD, _MAX_MESSAGE = 300, 1000
 
 
 def explain(error: Exception) -> str:
@@ -31,7 +31,9 @@ def explain(error: Exception) -> str:
     # Compared by name: gin raises an error of a derived class with this name.
     is_clear = name in message or type(error).__name__ != 'ValueError'
     message = message if is_clear else f'{name}: {message}'
-  return cut(message, _MAX_MESSAGE) + _places(message)
+  # The legal values come last and must not be lost to a long value.
+  short = re.sub(r'\S+', lambda word: cut(word[0], _MAX_WORD), message)
+  return cut(short, _MAX_MESSAGE) + _places(message)
 
 
 def _places(message: str) -> str:

@@ -5,6 +5,7 @@ a configurable, such as `trax_hier.layers.DecoderBlock`.
 """
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -187,6 +188,26 @@ def references(value) -> list[GinReference]:
 def macro_name(ref: GinReference) -> str:
   """NAME of `%NAME`, or '' for any other reference."""
   return '/'.join(ref.scopes) if ref.configurable.selector == MACRO else ''
+
+
+def parts(selector: str) -> set[str]:
+  """Selectors that the parameters of a configurable refer to.
+
+  Parameters without a binding count with their default.
+  """
+  found = {
+    ref.configurable.selector
+    for (_, bound), values in bindings().items()
+    if bound == selector
+    for ref in references(list(values.values()))
+  }
+  wrapped = registry()[selector].wrapped
+  defaults = [p.default for p in inspect.signature(wrapped).parameters.values()]
+  return found | {
+    other
+    for other, configurable in registry().items()
+    if any(configurable.wrapper is default for default in defaults)
+  }
 
 
 def is_given(ref: GinReference) -> bool:

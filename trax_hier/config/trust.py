@@ -72,7 +72,8 @@ def check_no_paths(
     ConfigError: A string reaches a data set from an untrusted file.
   """
   configurable, _, parameter = name.rpartition('.')
-  pending = [('', names.resolve(configurable), parameter)]
+  key = '', names.resolve(configurable), parameter
+  pending = [key] if key in table.bindings else []
   seen = set(pending)
   while pending:
     key = pending.pop()

@@ -1,6 +1,6 @@
 """Checks that every binding has an effect."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trax_hier.config import names
@@ -78,7 +78,27 @@ def _why_idle(
   if not any(_within(scope, binding.scope) for scope in scopes):
     called = ' and '.join(f"scope '{s}'" if s else 'no scope' for s in scopes)
     return f"{name} is called in {called}, never in scope '{binding.scope}'"
-  return f"every caller of {name} passes '{binding.parameter}'"
+  why = f"every caller of {name} passes '{binding.parameter}'"
+  source = _source(binding, calls)
+  return f'{why} (bind {source} instead)' if source else why
+
+
+def _source(binding: Binding, calls: Iterable[tuple[str, str]]) -> str:
+  """The binding to use instead: the same parameter of the outermost caller."""
+
+  def contains(selector: str, seen: set[str]) -> bool:
+    inner = names.parts(selector) - seen
+    seen |= inner
+    return binding.selector in inner or any(contains(s, seen) for s in inner)
+
+  for selector in dict.fromkeys(selector for _, selector in calls):
+    if (
+      selector != binding.selector
+      and binding.parameter in names.bindable_parameters(selector)
+      and contains(selector, set())
+    ):
+      return f'{names.short_name(selector)}.{binding.parameter}'
+  return ''
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -13,6 +13,18 @@ def check_not_negative(binding: str, value: int) -> None:
     raise ValueError(f'{binding} = {value!r}: must be an integer of 0 or more')
 
 
+def check_seed(binding: str, value: int) -> None:
+  """Raises ValueError unless `value` is an int of 64 bits without a sign.
+
+  `hash64` would take the lowest 64 bits of other integers.
+  """
+  if not _is_int(value) or not 0 <= value < 2**64:
+    raise ValueError(
+      f'{binding} = {value!r}: must be an integer of at least 0 and below '
+      '2 ** 64'
+    )
+
+
 def check_fractions(name: str, valid: float, test: float) -> None:
   """Raises ValueError unless both are in [0, 1) and their sum is below 1.
 

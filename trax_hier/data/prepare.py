@@ -192,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   print_any_text()
   flags = parser.parse_args(flag_names(arguments))
   try:
+    # Before the download, which may take hours.
+    expand_home(flags.output_dir, f'--output_dir={flags.output_dir}')
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(flags.name, data_dir=flags.data_dir)

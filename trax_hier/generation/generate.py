@@ -14,7 +14,12 @@ from trax_hier.compat import base
 from trax_hier.generation import arguments, beam_search, programs
 from trax_hier.generation.sampling import Sampling
 from trax_hier.generation.stop_sequences import stop_array
-from trax_hier.generation.streaming import Callback, new_tokens, stream
+from trax_hier.generation.streaming import (
+  Callback,
+  check_finite,
+  new_tokens,
+  stream,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,7 @@ def generate(
   Raises:
     ValueError: An argument is out of its range, or a prompt and its new tokens
       exceed max_len or the positions of the model.
+    FloatingPointError: The logits of a row are infinite or not a number.
 
   Example:
     >>> from trax_hier.data import ByteVocab
@@ -195,6 +201,7 @@ def generate(
     penalty = jnp.float32(length_penalty)
     decoding = program.start_beams(weights.weights, decoding, n_beams, penalty)
   decoding = decode(decoding, request, max_len)
+  check_finite(decoding)
   if n_beams > 1:
     return beam_search.trace_back(decoding.search, decoding.tokens, lengths)
   return new_tokens(decoding, lengths)

@@ -8,7 +8,8 @@ caches and, for decoding, a number of beams.
 """
 
 import dataclasses
-import functools
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,11 @@ import numpy as np
 
 from trax_hier.compat import ShapeDtype, base
 from trax_hier.generation import beam_search
-from trax_hier.generation.sampling import Sampling, sample_tokens
+from trax_hier.generation.sampling import (
+  Sampling,
+  have_finite_maximum,
+  sample_tokens,
+)
 from trax_hier.generation.stop_sequences import NOT_NEW, matched_length
 from trax_hier.layers import (
   decoding_state,
@@ -66,6 +71,8 @@ class Decoding:
     recent: The last w new tokens, (b, w).
     n_new: Number of new tokens of each row without its stop sequence, (b,).
     done: Whether a row has ended, (b,).
+    is_finite: Whether the logits of all its new tokens were finite, (b,); if
+      not, it has ended, and its last token means nothing.
     search: State of beam search; None when sampling.
   """
 
@@ -77,6 +84,7 @@ class Decoding:
   recent: jax.Array
   n_new: jax.Array
   done: jax.Array
+  is_finite: jax.Array
   search: beam_search.Search | None = None
 
   @property
@@ -159,6 +167,7 @@ class Programs:
       jnp.full((self._batch, request.stop.shape[1]), NOT_NEW),
       jnp.zeros(self._batch, jnp.int32),
       jnp.zeros(self._batch, bool),
+      jnp.ones(self._batch, bool),
     )
     # Weak types, which constants have, would make `decode` compile twice.
     return jax.tree.map(
@@ -225,8 +234,37 @@ class Programs:
     )
 
 
-# Cached per `config.fingerprint()`: a factory's model depends on gin bindings.
-@functools.lru_cache(maxsize=16)
+_RECENT = 2  # Factories that stay alive; configurations of each factory.
+_SHAPES = 16  # Programs of a configuration.
+_FACTORIES = 16
+_lock = threading.RLock()
+# A factory's programs are released with it. A bound method, or a new factory
+# that equals an earlier one, is found among the most recent.
+_recent = {}
+_kept = weakref.WeakKeyDictionary()
+
+
+def _get(kept, key, make, most):
+  """kept[key], or make() at first; keeps only the `most` last used."""
+  value = kept.pop(key) if key in kept else make()
+  kept[key] = value
+  while len(kept) > most:
+    del kept[next(iter(kept))]
+  return value
+
+
+def _keep(model, fingerprint, key, make):
+  """Calls make() unless the programs of the model have its result for a key.
+
+  A factory's model depends on gin bindings, that is, on the fingerprint.
+  """
+  with _lock:
+    model = _get(_recent, model, lambda: model, _RECENT)
+    configurations = _get(_kept, model, dict, _FACTORIES)
+    found = _get(configurations, fingerprint, dict, _RECENT)
+    return _get(found, key, make, _SHAPES)
+
+
 def programs_of(
   model: Callable[..., base.Layer],
   fingerprint: str,
@@ -235,19 +273,34 @@ def programs_of(
   precision: str,
   source_length: int | None = None,
 ) -> Programs:
-  """The programs of a model, cached for calls with the same arguments."""
-  del fingerprint
-  return Programs(model, batch, max_len, precision, source_length)
+  """The programs of a model, kept for calls with the same arguments.
+
+  They are released with the factory, or when its gin bindings have changed
+  twice.
+
+  Args:
+    model: Factory of the model.
+    fingerprint: `config.fingerprint()`.
+    batch: Number of prompts.
+    max_len: Capacity in tokens.
+    precision: Precision of the weights, as for `prepare`.
+    source_length: Length of the sources, padding included; None without
+      sources.
+  """
+  key = batch, max_len, precision, source_length
+  return _keep(model, fingerprint, key, lambda: Programs(model, *key))
 
 
-@functools.lru_cache(maxsize=16)
 def weights_converter(
   model: Callable[..., base.Layer], fingerprint: str, precision: str
 ) -> Callable[[Any], Any]:
-  """The program that converts weights for decoding, cached in the same way."""
-  del fingerprint
-  layer = model(mode='predict')
-  return jax.jit(lambda weights: decoding_weights(layer, weights, precision))
+  """The program that converts weights for decoding, kept in the same way."""
+
+  def make():
+    layer = model(mode='predict')
+    return jax.jit(lambda weights: decoding_weights(layer, weights, precision))
+
+  return _keep(model, fingerprint, precision, make)
 
 
 def _append_tokens(decoding, request, logits):
@@ -260,11 +313,12 @@ def _append_tokens(decoding, request, logits):
   sampled = sample_tokens(logits, keys, request.sampling)
   given = jax.lax.dynamic_index_in_dim(decoding.tokens, t, 1, keepdims=False)
   new = (n_sampled > 0) & ~decoding.done
+  is_finite = have_finite_maximum(logits)
   token = jnp.where(new, sampled, given)
   recent = jnp.where(new, sampled, NOT_NEW)[:, None]
   recent = jnp.concatenate([decoding.recent[:, 1:], recent], axis=1)
   matched = matched_length(recent, request.stop)
-  ends = (matched > 0) | (n_sampled >= request.n_tokens)
+  ends = (matched > 0) | (n_sampled >= request.n_tokens) | ~is_finite
   return dataclasses.replace(
     decoding,
     tokens=jax.lax.dynamic_update_slice(
@@ -273,6 +327,7 @@ def _append_tokens(decoding, request, logits):
     recent=recent,
     n_new=jnp.where(new, n_sampled - matched, decoding.n_new),
     done=decoding.done | (new & ends),
+    is_finite=decoding.is_finite & (is_finite | ~new),
   )
 
 
@@ -281,6 +336,10 @@ def _append_beam_tokens(decoding, request, logits):
   t, old = decoding.t, decoding.search
   length = t - decoding.prompt_lengths
   new = (length > 0) & ~decoding.done
+  # Slots are empty before the first token, and with fewer ids than beams.
+  is_empty = jnp.isneginf(old.log_p)
+  is_finite = have_finite_maximum(logits).reshape(is_empty.shape) | is_empty
+  is_finite = jnp.all(is_finite, axis=1)
   candidates = beam_search.extend(
     old.log_p,
     decoding.recent,
@@ -315,7 +374,8 @@ def _append_beam_tokens(decoding, request, logits):
     tokens=set_column(decoding.tokens, where_new(beams.tokens, given)),
     recent=recent.reshape(decoding.recent.shape),
     n_new=search.best.n_new,
-    done=decoding.done | (new & done),
+    done=decoding.done | (new & (done | ~is_finite)),
+    is_finite=decoding.is_finite & (is_finite | ~new),
     search=search,
   )
   return decoding, parents

@@ -25,6 +25,14 @@ class Sampling:
   n_ids: jax.Array
 
 
+def have_finite_maximum(logits: jax.Array) -> jax.Array:
+  """Whether tokens can be sampled from logits (.., v); bool (..).
+
+  Some logits may be -inf, but not all. No logit may be NaN or inf.
+  """
+  return jnp.isfinite(jnp.max(logits, axis=-1))
+
+
 def sample_tokens(
   logits: jax.Array, keys: jax.Array, sampling: Sampling
 ) -> jax.Array:

@@ -30,12 +30,16 @@ def stream(
     held_back: Number of tokens that a stop sequence can still remove. A row
       holds back this many of its last tokens until it ends.
     on_tokens: Called with the tokens of each row since the last call.
+
+  Raises:
+    FloatingPointError: as `check_finite`.
   """
   shown = np.zeros(len(lengths), np.int32)
   limit, step = int(lengths.max()) + 1, 1
   while True:
     begin = time.perf_counter()
     decoding = decode(decoding, request, limit)
+    check_finite(decoding)
     done = np.asarray(decoding.done)
     seconds = time.perf_counter() - begin
     n = np.asarray(decoding.n_new) - np.where(done, 0, held_back)
@@ -49,6 +53,20 @@ def stream(
     if limit > lengths.max() + 1:
       step = max(1, min(2 * step, int(step * _SECONDS_PER_CALLBACK / seconds)))
     limit += step
+
+
+def check_finite(decoding: Decoding) -> None:
+  """Checks the logits of the new tokens.
+
+  Raises:
+    FloatingPointError: The logits of a row are infinite or not a number.
+  """
+  bad = np.flatnonzero(~np.asarray(decoding.is_finite))
+  if len(bad):
+    raise FloatingPointError(
+      f'the logits of the model are not finite in {len(bad)} of '
+      f'{len(decoding.is_finite)} rows; the first is row {bad[0]}'
+    )
 
 
 def new_tokens(decoding: Decoding, lengths: np.ndarray) -> list[np.ndarray]:

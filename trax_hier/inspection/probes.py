@@ -101,7 +101,10 @@ class Probes:
     return self._failures.get('sample', self._sample[1])
 
   def _generate(self, model, data, weights):
-    return sample(model, data.vocab, weights, self._held_out(data))
+    try:
+      return sample(model, data.vocab, weights, self._held_out(data))
+    except FloatingPointError as error:  # Training may recover from it.
+      return f'no sample: {error}'
 
   def _observe(self, built, weights):
     if self._observations is None:
@@ -143,6 +146,7 @@ def sample(
 
   Raises:
     ValueError: A layer of the model cannot decode.
+    FloatingPointError: The logits of the model are not finite.
   """
   if 'sources' in batch:
     source, prompt = np.trim_zeros(batch['sources'][0], 'b'), ''

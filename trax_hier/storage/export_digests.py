@@ -25,7 +25,7 @@ def with_digests(
 
   Example:
     >>> with_digests({'step': 3}, {'config.gin': b''})['digests']
-    {'config.json': 4145405702, 'config.gin': 0}
+    {'config.json': 145879999, 'config.gin': 0}
   """
   digests = {name: zlib.crc32(content) for name, content in files.items()}
   return {**facts, _KEY: {_OWN: _digest(facts), **digests}}
@@ -73,7 +73,8 @@ def check_digests(
     problem = f'{file}: differs from its digest: it is damaged or edited'
     if name != may_differ:
       raise ValueError(
-        f'{problem}. If edited on purpose, delete its entry of {_KEY} in {_OWN}'
+        f'{problem}. If you edited it, remove "{name}" from "{_KEY}" in '
+        f'{folder / _OWN}'
       )
     say(problem)
 

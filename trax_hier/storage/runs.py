@@ -20,7 +20,7 @@ from trax_hier import config
 from trax_hier.environment import expand_home
 from trax_hier.storage import export
 from trax_hier.storage.run_folder import config_file
-from trax_hier.training.build import check_bindings, check_logits
+from trax_hier.training.build import check_bindings, check_data, check_logits
 from trax_hier.training.checkpoints import Checkpoints
 from trax_hier.training.state import abstract_init, shapes_of
 
@@ -121,7 +121,8 @@ def open_run(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   quickstart = config.packaged_gin_dir() / 'quickstart.gin'
     ...   _ = shutil.copy(quickstart, Path(folder, 'config.gin'))
-    ...   run = open_run(folder, ['train.compute_dtype = "bfloat16"'])
+    ...   # It includes other files, which needs trust.
+    ...   run = open_run(folder, trust_code=True)
     >>> run.data.train_batch(0)['inputs'].shape
     (8, 256)
     >>> config.clear()
@@ -209,7 +210,9 @@ class _ExportedData:
   @functools.cached_property
   def _data(self):
     config.check_no_paths('train.data', _PATHLESS)
-    return config.value('train.data')
+    data = config.value('train.data')
+    check_data(data)
+    return data
 
   def __getattr__(self, name):
     # Python looks up other names, which must not open the data set.

@@ -169,6 +169,11 @@ def check_bindings(model: Callable, data: object, compute_dtype: str) -> None:
       'train.model must be a factory such as @HourglassLM (without '
       f'parentheses), got {_name(model)}'
     )
+  check_data(data)
+
+
+def check_data(data: object) -> None:
+  """Raises ValueError unless the value of `train.data` is a data set."""
   if isinstance(data, type) or not hasattr(data, 'train_batch'):
     raise ValueError(
       'train.data must be a data set such as @TextFiles() (with '

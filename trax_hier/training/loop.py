@@ -156,8 +156,9 @@ def train(
   check_wandb(wandb)
   probe_every = 0 if probe is None else look_every
   intervals = Intervals(steps, eval_every, checkpoint_every, probe_every)
+  # Before the folder is made: an error leaves nothing behind.
+  init_checkpoints = find_init_checkpoints(init_from, output_dir)
   folder = make_folder(output_dir)
-  init_checkpoints = find_init_checkpoints(init_from, folder)
   numerics = accumulate_steps, compute_dtype, mesh
   built = build(model, data, optimizer, *numerics, must_fit=True)
   if before_compile is not None:

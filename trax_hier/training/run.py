@@ -212,7 +212,7 @@ def make_folder(output_dir: str) -> Path:
   Raises:
     ValueError: if it cannot be created or written to.
   """
-  folder = expand_home(output_dir, f'output_dir = {output_dir!r}').absolute()
+  folder = _folder(output_dir)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -222,19 +222,25 @@ def make_folder(output_dir: str) -> Path:
   return folder
 
 
-def find_init_checkpoints(init_from: str | None, folder: Path) -> Path | None:
+def _folder(output_dir):
+  return expand_home(output_dir, f'output_dir = {output_dir!r}').absolute()
+
+
+def find_init_checkpoints(
+  init_from: str | None, output_dir: str
+) -> Path | None:
   """Finds the checkpoints of the run `train.init_from`; None if not needed.
 
   A resumed run does not need them, so `init_from` may no longer exist.
 
   Args:
     init_from: Folder of another run, or None.
-    folder: Folder of this run.
+    output_dir: Folder of this run, which may not exist.
 
   Raises:
     ValueError: if `init_from` has no checkpoints.
   """
-  if init_from is None or saved_steps(folder / 'checkpoints'):
+  if init_from is None or saved_steps(_folder(output_dir) / 'checkpoints'):
     return None
   setting = f'train.init_from = {init_from!r}'
   directory = expand_home(init_from, setting).absolute() / 'checkpoints'

@@ -115,6 +115,7 @@ class Steps:
       self._stop(signal)
     if self.intervals.evaluates(run.step):
       evaluation = self._evaluate()
+      self._stop_on_signal()
     if self.intervals.probes(run.step):
       self.probe(
         run.built, run.step, run.state.weights, run.log, run.console.say

@@ -110,6 +110,7 @@ def test_describe():
     (('copy', 8, 31), r"Synthetic\.length = 31: task 'copy' needs an even"),
     (('recall', 8, 15), r'Synthetic\.length = 15'),
     (('recall', 8, 16, -1), r'Synthetic\.seed = -1'),
+    (('recall', 8, 16, 2**64), r'at least 0 and below 2 \*\* 64'),
     (('recall', 8, 16, 0, 0), r'Synthetic\.n_eval_rows = 0'),
   ],
 )

@@ -251,7 +251,7 @@ def windowed(
   default_context = _checked_context(
     f'{name}.eval_length', eval_length, f'{name}.eval_stride', eval_stride
   )
-  checks.check_not_negative(f'{name}.seed', seed)
+  checks.check_seed(f'{name}.seed', seed)
   if len(splits['train']) < length:
     raise ValueError(
       f'{name}.length = {length}: the training split of {origin} has only '

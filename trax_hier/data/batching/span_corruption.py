@@ -101,7 +101,7 @@ class SpanCorruption:
     checks.check_positive('SpanCorruption.source_length', source_length)
     checks.check_positive('SpanCorruption.target_length', target_length)
     checks.check_positive('SpanCorruption.vocab_size', vocab_size)
-    checks.check_not_negative('SpanCorruption.seed', seed)
+    checks.check_seed('SpanCorruption.seed', seed)
     if not 0 < density < 1:
       raise ValueError(
         f'SpanCorruption.density = {density!r}: must be more than 0 and less '

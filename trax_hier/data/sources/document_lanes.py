@@ -102,7 +102,7 @@ def DocumentLanes(
     eval_batch_size = batch_size
   checks.check_positive('DocumentLanes.batch_size', batch_size)
   checks.check_positive('DocumentLanes.length', length)
-  checks.check_not_negative('DocumentLanes.seed', seed)
+  checks.check_seed('DocumentLanes.seed', seed)
   checks.check_fractions('DocumentLanes', valid_fraction, test_fraction)
   if length == 1 and not predict_first:
     raise ValueError(

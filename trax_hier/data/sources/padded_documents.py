@@ -41,7 +41,7 @@ def PaddedDocuments(
   """
   binding = f'PaddedDocuments.path = {path!r}'
   checks.check_positive('PaddedDocuments.length', length)
-  checks.check_not_negative('PaddedDocuments.seed', seed)
+  checks.check_seed('PaddedDocuments.seed', seed)
   hint = f'. To make one from a tfds data set: {_COMMAND}'
   root = find_path(path, binding, 'folder', hint)
   try:

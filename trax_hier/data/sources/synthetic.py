@@ -56,7 +56,7 @@ def Synthetic(
   """
   checks.check_choice('Synthetic.task', task, tuple(_TASKS))
   checks.check_positive('Synthetic.length', length)
-  checks.check_not_negative('Synthetic.seed', seed)
+  checks.check_seed('Synthetic.seed', seed)
   checks.check_positive('Synthetic.n_eval_rows', n_eval_rows)
   if task == 'copy' and (length < 4 or length % 2):
     raise ValueError(

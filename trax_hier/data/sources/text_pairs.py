@@ -131,7 +131,7 @@ class TextPairs(DataSet):
     checks.check_positive('TextPairs.source_length', source_length)
     checks.check_positive('TextPairs.target_length', target_length)
     checks.check_fractions('TextPairs', valid_fraction, test_fraction)
-    checks.check_not_negative('TextPairs.seed', seed)
+    checks.check_seed('TextPairs.seed', seed)
     self.source_length = source_length
     self.target_length = target_length
     vocabulary = (

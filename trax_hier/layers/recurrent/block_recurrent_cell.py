@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.dot_product import block_pairs, blocks
-from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
 from trax_hier.layers.base.normalization import RMSNorm
 from trax_hier.layers.recurrent.gates import FixedGate
@@ -107,6 +107,8 @@ def BlockRecurrentCell(
     norm=norm,
     mode=mode,
   )
+  positions = positions or NoPositions()
+  check_carry('BlockRecurrentCell', positions, carry)
   recurrent_states = _RecurrentStates(
     states,
     ScaledAttention(n_heads, dropout, mode),
@@ -116,7 +118,6 @@ def BlockRecurrentCell(
   )
   return tl.Serial(
     *vertical_attention(
-      'BlockRecurrentCell',
       d_model,
       n_heads,
       d_head,

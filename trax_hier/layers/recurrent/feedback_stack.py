@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.dot_product import blocks
-from trax_hier.layers.attention.positions import NoPositions
+from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
 from trax_hier.layers.base.build import check_taken
 from trax_hier.layers.base.carry import check_carries
@@ -109,6 +109,7 @@ def FeedbackStack(
     )
   dimensions = dict(d_model=d_model, n_heads=n_heads, d_head=d_head, mode=mode)
   check_taken('FeedbackStack', 'd_head', d_head, block=block)
+  _check_positions(positions or NoPositions(), carry)
   states = state_layers(
     'FeedbackStack',
     **dimensions,
@@ -162,11 +163,24 @@ def FeedbackStack(
   )
 
 
+def _check_positions(positions, carry):
+  """Checks that keys keep their positions in later blocks of tokens."""
+  if positions.rotate(1, 'train'):
+    name = type(positions).__name__
+    raise ValueError(
+      'FeedbackStack: the keys of a block of tokens are kept for the next '
+      'one, with or without BlockRecurrentLM.carry, so they cannot have '
+      f'positions that rotate: BlockRecurrentLM.positions = @{name} must be '
+      '@T5Positions, @RelativePositions or @NoPositions, or @LearnedPositions '
+      'with BlockRecurrentLM.carry = False'
+    )
+  check_carry('FeedbackStack', positions, carry)
+
+
 def _attention(n_heads, dropout, mode, **arguments):
   """x, k_s, v_s -> (b, l, d), and with `copy_rows` also the tokens' k and v."""
   return tl.Serial(
     *vertical_attention(
-      'FeedbackStack',
       n_heads=n_heads,
       dropout=dropout,
       mode=mode,

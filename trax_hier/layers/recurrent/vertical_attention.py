@@ -12,7 +12,7 @@ from trax_hier.compat import base, tl
 from trax_hier.layers.attention.cache import PastRows
 from trax_hier.layers.attention.causal_attention import Attend
 from trax_hier.layers.attention.heads import Heads, MergeHeads
-from trax_hier.layers.attention.positions import NoPositions, check_carry
+from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.attention.qk_normalization import (
   Normalize,
   QKNormalization,
@@ -21,7 +21,6 @@ from trax_hier.layers.base.dense import Linear
 
 
 def vertical_attention(
-  name: str,
   d_model: int,
   n_heads: int,
   d_head: int | None,
@@ -41,7 +40,6 @@ def vertical_attention(
   `BlockRecurrentCell`.
 
   Args:
-    name: Name of the configurable, for error messages.
     read: Attention to the states, -> (b, h, l, d_head). Its first input is q2
       (b, h, l, d_head), the tokens' queries for the states; its next inputs are
       the others, then the copied rows. Inputs that `read` does not take are
@@ -51,11 +49,9 @@ def vertical_attention(
       has prepended earlier rows.
 
   Raises:
-    ValueError: n_heads does not divide d_model, or `carry` is combined with
-      positions that count from the start of a call.
+    ValueError: n_heads does not divide d_model.
   """
   positions = positions or NoPositions()
-  check_carry(name, positions, carry)
   scheme = QKNormalization(positions)
   rotate_q, rotate_k = (scheme.rotate(stride, mode) for _ in range(2))
   n_kept = 2 * window if copy_rows else None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trax_hier.environment import expand_home
 from trax_hier.training.logging.not_finite import json_text
 from trax_hier.training.logging.sink import Sink
 
@@ -70,8 +71,9 @@ def read_metrics(
 
   Raises:
     OSError: if the file cannot be read.
+    ValueError: if `directory` is a URL.
   """
-  path = Path(directory) / _FILE
+  path = expand_home(directory) / _FILE
   lines = _lines(path)
   bad = [i for i, (_, metrics) in enumerate(lines, 1) if metrics is None]
   if bad:

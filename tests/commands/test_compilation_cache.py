@@ -1,0 +1,40 @@
+"""The cache of compiled programs where no folder can be written."""
+
+import os
+import pwd
+
+import jax
+import pytest
+
+from trax_hier.commands.compilation_cache import enable_compilation_cache
+
+
+@pytest.fixture
+def no_cache(monkeypatch, tmp_path):
+  """An empty current folder, in a process that has no cache yet."""
+  monkeypatch.chdir(tmp_path)
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', None)
+  yield
+  jax.config.update('jax_compilation_cache_dir', before)
+
+
+def test_a_folder_that_cannot_be_written(no_cache, monkeypatch, capsys):
+  monkeypatch.setenv('XDG_CACHE_HOME', os.devnull)
+  enable_compilation_cache()
+  err = capsys.readouterr().err
+  assert f'{os.devnull}/trax_hier/compiled cannot be written' in err
+  assert len(err.splitlines()) == 1
+  assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_no_home(no_cache, monkeypatch, capsys):
+  def nobody(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.delenv('HOME')
+  monkeypatch.setattr(pwd, 'getpwuid', nobody)
+  enable_compilation_cache()
+  assert 'are not kept for later' in capsys.readouterr().err
+  assert not os.listdir()

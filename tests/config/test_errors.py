@@ -1,0 +1,33 @@
+"""Parts of messages: suggestions and cut values."""
+
+import pytest
+
+from trax_hier.config import errors
+
+KNOWN = ['HourglassLM', 'DecoderBlock', 'EncoderDecoderBlock', 'Dense', 'SRU']
+
+
+@pytest.mark.parametrize(
+  'name, found',
+  [
+    ('Hourglass', ['HourglassLM']),
+    ('hourglasslm', ['HourglassLM']),
+    ('HuorglassLM', ['HourglassLM']),
+    ('Decoder', ['DecoderBlock', 'EncoderDecoderBlock']),
+    ('DecoderBlok', ['DecoderBlock', 'EncoderDecoderBlock']),
+    ('Zebra', []),
+    ('SR', ['SRU']),
+    ('', []),
+    ('Dense' * 10**5, []),
+  ],
+)
+def test_suggestions_begin_with_the_nearest(name, found):
+  ends = ' or '.join(f"'{each}'" for each in found)
+  message = errors.suggest(name, KNOWN)
+  assert message == (f'; did you mean {ends}?' if found else '')
+
+
+def test_cut():
+  assert errors.cut('x' * 160) == 'x' * 160
+  found = errors.cut('x' * 5160)
+  assert found == 'x' * 160 + '... (5,000 more characters)'

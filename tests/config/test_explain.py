@@ -1,0 +1,53 @@
+"""Messages of configurables get the places of the bindings they name."""
+
+import pytest
+
+import trax_hier.storage.configurables  # noqa: F401
+from trax_hier import config
+
+
+@pytest.fixture
+def explained(tmp_path, monkeypatch):
+  """Parses a.gin and bindings; returns the explanation of a message."""
+  monkeypatch.chdir(tmp_path)
+
+  def run(text, message, *bindings):
+    (tmp_path / 'a.gin').write_text(text, encoding='utf-8')
+    config.clear()
+    config.parse(['a.gin'], bindings)
+    return config.explain(ValueError(message))
+
+  yield run
+  config.clear()
+
+
+@pytest.mark.parametrize(
+  'text, message, place',
+  [
+    ('Adam.b2 = 7.0', 'Adam.b2 = 7.0 must be below 1', ' (a.gin:1)'),
+    ('Adam.b2 = 7.0', 'Adam: b2 = 7.0 must be below 1', ' (a.gin:1)'),
+    ('\nB = 7.0\nAdam.b2 = %B', 'Adam.b2 = 7.0: no', ' (a.gin:2)'),
+    ('\nx/Adam.b2 = 7.0', 'Adam.b2 = 7.0: no', ' (a.gin:2)'),
+    ('Adam.b2 = 7.0\nx/Adam.b2 = 8.0', 'Adam.b2: no', ' (a.gin:1, a.gin:2)'),
+    ('Adam.b2 = 7.0', 'a.gin:1: Adam.b2 = 7.0: no', ''),
+    ('Adam.b2 = 7.0', 'Adam.b1 = 7.0: no', ''),
+    ('Adam.b2 = 7.0', 'MyAdam.b2 = 7.0: no', ''),
+    ('Adam.b2 = 7.0', 'Adam.b2x = 7.0: no', ''),
+  ],
+)
+def test_places(explained, text, message, place):
+  assert explained(text, message) == message + place
+
+
+def test_a_binding_of_the_command_line_has_no_line(explained):
+  found = explained('Adam.b2 = 0.9', 'Adam.b2 = 7.0: no', 'Adam.b2 = 7.0')
+  assert found == 'Adam.b2 = 7.0: no'
+
+
+def test_a_long_value_does_not_hide_the_legal_ones(explained):
+  found = explained(
+    'Adam.b2 = 7.0', f"Adam.b2 = '{'y' * 3000}' must be one of 1, 2"
+  )
+  assert len(found) < 450 and 'more characters)' in found
+  assert found.endswith(' must be one of 1, 2 (a.gin:1)')
+  assert len(explained('', 'no ' * 3000)) < 1100

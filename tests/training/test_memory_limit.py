@@ -1,0 +1,79 @@
+"""The refusal of training steps that cannot fit in memory."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import toy_training
+
+from trax_hier.training import memory_limit
+from trax_hier.training.build import build
+from trax_hier.training.memory_limit import check_memory
+from trax_hier.training.optimizers import SGD
+from trax_hier.training.state import TrainState
+
+MEMORY = 10**9
+HUGE = 10**10
+
+
+def array(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def check(weights=1, optimizer=1, state=1, batch=1, logits=1, **others):
+  train_state = TrainState(
+    step=array(),
+    weights=array(weights),
+    model_state=array(state),
+    opt_state=array(optimizer),
+    rng=array(2),
+  )
+  arguments = dict(n_devices=1) | others
+  check_memory(
+    train_state, {'inputs': array(batch)}, array(logits), **arguments
+  )
+
+
+@pytest.fixture(autouse=True)
+def available(monkeypatch):
+  monkeypatch.setattr(memory_limit, 'memory', lambda: (MEMORY, 'this machine'))
+
+
+@pytest.mark.parametrize(
+  'part, name',
+  [
+    ('weights', r'weights 40\.0 GB, gradients 40\.0 GB'),
+    ('optimizer', r'optimizer state 40\.0 GB'),
+    ('state', r'model state 40\.0 GB'),
+    ('batch', r'batch 40\.0 GB'),
+    ('logits', r'logits 40\.0 GB'),
+  ],
+)
+def test_the_message_names_the_part_and_the_memory(part, name):
+  with pytest.raises(ValueError, match=f'{name}.*this machine has 1.0 GB'):
+    check(**{part: HUGE})
+
+
+def test_weights_count_twice_for_their_gradients():
+  check(weights=MEMORY // 8 - 10)
+  with pytest.raises(ValueError, match='the largest weights are'):
+    check(weights=MEMORY // 8 + 10)
+
+
+def test_micro_batches_share_the_memory_of_logits():
+  logits = MEMORY // 4 + 10
+  with pytest.raises(ValueError, match='logits'):
+    check(logits=logits)
+  check(logits=logits, accumulate_steps=2)
+
+
+def test_unknown_memory_refuses_nothing(monkeypatch):
+  monkeypatch.setattr(memory_limit, 'memory', lambda: (None, ''))
+  check(weights=HUGE)
+
+
+def test_build_refuses_only_what_must_fit(monkeypatch):
+  monkeypatch.setattr(memory_limit, 'memory', lambda: (100, 'this machine'))
+  arguments = toy_training.Model, toy_training.Data(), SGD
+  build(*arguments)
+  with pytest.raises(ValueError, match='a training step needs at least'):
+    build(*arguments, must_fit=True)
