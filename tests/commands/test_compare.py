@@ -263,3 +263,18 @@ def test_errors_are_one_message(make, compare, tmp_path):
     code, out, err = compare(*arguments)
     assert (code, out, len(err.splitlines())) == (2, '', 1)
     assert err.startswith('trax-hier compare: ') and message in err
+
+
+def test_damaged_lines_are_skipped_and_said(make, capsys):
+  bad = ['null', '{}', '{"kind": "train", "step": 3}', '{"kind": "va']
+  whole, damaged = make('whole'), make('damaged')
+  assert cli.main(['compare', whole, damaged]) == 0
+  expected = capsys.readouterr().out
+  with open(f'{damaged}/metrics.jsonl') as file:
+    lines = file.read().splitlines()
+  with open(f'{damaged}/metrics.jsonl', 'w') as file:
+    file.write('\n'.join([bad[2], lines[0], *bad, *lines[1:]]) + '\n')
+  assert cli.main(['compare', whole, damaged]) == 0
+  out, err = capsys.readouterr()
+  assert out == expected
+  assert err.count('\n') == 1 and '3 of ' in err and 'line 3' in err

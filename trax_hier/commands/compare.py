@@ -119,14 +119,19 @@ def _read(folder):
   for line in read_metrics(file.parent):
     if line['kind'] in by_kind:
       by_kind[line['kind']].append(line)
-  lines = [*by_kind['train'], *by_kind['valid']]
-  if not lines:
+  if not any(by_kind.values()):
     raise ValueError(f'{folder}: no metrics have been logged yet')
-  if not any(key.startswith(_SCORE_PREFIX) for key in lines[0]):
+  for kind, lines in by_kind.items():
+    by_kind[kind] = [line for line in lines if _has_score(line)]
+  if not any(by_kind.values()):
     raise ValueError(
       f'{folder}: metrics.jsonl has no {_SCORE_PREFIX}... metric'
     )
   return _Run(**by_kind, parameters=config.parameters(file.read_text('utf-8')))
+
+
+def _has_score(line):
+  return any(key.startswith(_SCORE_PREFIX) for key in line)
 
 
 def _names(folders):
@@ -201,7 +206,8 @@ def _speed(run):
   import statistics
 
   # Each process logs a speed of 0 on its first line: nothing is timed yet.
-  speeds = [m['tokens_per_second'] for m in run.train if m['tokens_per_second']]
+  speeds = [m.get('tokens_per_second') for m in run.train]
+  speeds = [speed for speed in speeds if speed]
   return f'{statistics.median(speeds):,.0f}' if speeds else _MISSING
 
 

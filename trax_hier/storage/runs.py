@@ -118,11 +118,12 @@ def open_run(
   Example:
     >>> import shutil
     >>> import tempfile
+    >>> dtype = 'train.compute_dtype = "bfloat16"'
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   quickstart = config.packaged_gin_dir() / 'quickstart.gin'
     ...   _ = shutil.copy(quickstart, Path(folder, 'config.gin'))
     ...   # It includes other files, which needs trust.
-    ...   run = open_run(folder, trust_code=True)
+    ...   run = open_run(folder, [dtype], trust_code=True)
     >>> run.data.train_batch(0)['inputs'].shape
     (8, 256)
     >>> config.clear()

@@ -1,8 +1,8 @@
 """Training: the loop and all that it uses.
 
-* `loop`: `train`, which calls all others.
+* `loop`: `train`, which calls all others; `steps` are its steps.
 * `run`: starts or resumes a run; `saved_config` refuses a changed
-  configuration, and `checkpoints` loads the newest checkpoint.
+  configuration, `run_lock` a second trainer, and `checkpoints` loads the newest checkpoint.
 * `build`, `state`: jitted functions and their state, split by `mesh`.
 * `step`, `accumulate`: the training step and gradient accumulation.
 * `optimizers`, `schedules`: optax optimizers and learning rates.
