@@ -41,7 +41,7 @@ def new_tokens(*last, **settings):
     dict(on_tokens=lambda rows: None),
     dict(n_beams=2),
   ],
-  ids=str,
+  ids=lambda options: ' '.join(options) or 'greedy',
 )
 def test_no_token_is_chosen(settings):
   generate_after = functools.partial(new_tokens, **settings)

@@ -212,13 +212,14 @@ def test_hosts_fall_back_together(tmp_path, on_one_device):
 
 
 @pytest.mark.slow
-def test_hosts_stop_together(tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_hosts_stop_together(tmp_path, number):
   first, second = hosts(tmp_path, 100_000)
 
   def past():
     return losses(tmp_path)[-1:] >= [(30, 0.0)]
 
-  assert stop(second, signal.SIGTERM, past) == 143
+  assert stop(second, number, past) == 143
   assert first.wait(60) == 143
   last = losses(tmp_path)[-1][0]
   assert (tmp_path / 'checkpoints' / str(last)).is_dir()

@@ -2,7 +2,8 @@
 
 * `loop`: `train`, which calls all others; `steps` are its steps.
 * `run`: starts or resumes a run; `saved_config` refuses a changed
-  configuration, `run_lock` a second trainer, and `checkpoints` loads the newest checkpoint.
+  configuration, `run_lock` refuses a second trainer, and `checkpoints` loads
+  the newest checkpoint.
 * `build`, `state`: jitted functions and their state, split by `mesh`.
 * `step`, `accumulate`: the training step and gradient accumulation.
 * `optimizers`, `schedules`: optax optimizers and learning rates.
