@@ -34,7 +34,7 @@ def pytest_configure(config):
 
 
 # Compiled programs hold memory maps. Linux allows a process 65,530 of them, and
-# one more lets XLA's compiler crash. A module's tests make fewer than 40,000.
+# one more lets XLA's compiler crash.
 _MAPS = pathlib.Path('/proc/self/maps')
 _MOST_MAPS = 20_000
 

@@ -99,7 +99,9 @@ def sizes_of_process(folder, widths):
   client = jax.devices()[0].client
   for width in widths:
     model = functools.partial(
-      TransformerLM, **{**toy.SIZES, 'vocab_size': 256, 'd_model': width}
+      TransformerLM,
+      n_layers=1,
+      **{**toy.SIZES, 'vocab_size': 256, 'd_model': width},
     )
     data = TextFiles(str(text), length=16, batch_size=2, test_fraction=0.2)
     run = str(folder / str(width))

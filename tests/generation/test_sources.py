@@ -264,7 +264,7 @@ def test_a_model_with_a_memory_takes_no_sources():
 
 def test_attention_with_a_wrong_number_of_inputs():
   for name in ('encoder_attention', 'cross_attention'):
-    with pytest.raises(ValueError, match=rf'{name[-9:]} .* has 1 input'):
+    with pytest.raises(ValueError, match=rf'{name[-9:]} .* 1 input'):
       MODEL(mode='eval', **{name: hl.SelfAttention})
 
 

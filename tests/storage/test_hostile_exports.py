@@ -78,7 +78,7 @@ HOSTILE = [
   'from model import evil',
   'import model.evil as trax_hier',
   'import trax_hier.cli_of_others',
-  'import trax_hier.data.prepare',
+  'import trax_hier.no_such_module',
   'import antigravity',
   "include 'quickstart.gin'",
   "include '/etc/passwd'",
