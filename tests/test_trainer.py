@@ -147,6 +147,9 @@ def test_sigterm_is_code_143(run, monkeypatch):
 
 
 def test_ctrl_c_saves_like_sigterm(run, monkeypatch):
+  # Programs in the background of a shell ignore SIGINT.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
   def interrupted(self, step, *_, plain=toy_training.Data.train_batch):
     if step == 13:
       os.kill(os.getpid(), signal.SIGINT)

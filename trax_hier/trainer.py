@@ -29,10 +29,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import Failure, fail, interrupted
 from trax_hier.commands.flags import add_config, add_config_file, check_files
 from trax_hier.commands.interrupts import watch_interrupts
+from trax_hier.commands.jax_settings import set_up_jax
 from trax_hier.environment import flag_names, platform_message, print_any_text
 
 _PROGRAM = 'trax_hier.trainer'
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config.parse(arguments.config_file, arguments.config)
   except config.ConfigError as error:
     return fail(_PROGRAM, error, 2)
-  enable_compilation_cache()
+  set_up_jax()
   try:
     _join_hosts(arguments)
   except (ValueError, RuntimeError) as error:

@@ -186,6 +186,7 @@ def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path, losses, kept):
   state = {'weights': jnp.ones(3)}
   checkpoints = Checkpoints(tmp_path, keep=2)
   for step, loss in enumerate(losses, 1):
-    checkpoints.save(step, state, {}, {'loss': loss})
+    checkpoints.evaluated(step, loss)
+    checkpoints.save(step, state, {})
   checkpoints.wait()
   assert checkpoints.steps() == kept

@@ -3,9 +3,9 @@
 import argparse
 import inspect
 
-from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import user_errors
 from trax_hier.commands.flags import add_config, add_config_file, add_trust
+from trax_hier.commands.jax_settings import set_up_jax
 
 _TRAIN = 'trax_hier.training.train'
 
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier import config
     from trax_hier.inspection.layer_tree import model_tree
 
-    enable_compilation_cache()
+    set_up_jax()
     config.clear()
     is_trusted = arguments.run is None or arguments.trust_code
     config.parse(_files(arguments), arguments.config, is_trusted)

@@ -3,7 +3,6 @@
 import argparse
 
 from trax_hier.commands import evaluate_summaries
-from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import (
   Failure,
   data_errors,
@@ -11,6 +10,7 @@ from trax_hier.commands.failures import (
   user_errors,
 )
 from trax_hier.commands.flags import add_run
+from trax_hier.commands.jax_settings import set_up_jax
 
 HELP = 'score a held-out split: bits per byte, or ROUGE of summaries'
 DESCRIPTION = """
@@ -84,7 +84,7 @@ def _evaluate_bits(arguments):
     from trax_hier.training.logging.not_finite import not_finite
     from trax_hier.training.mesh import weight_shardings
 
-    enable_compilation_cache()
+    set_up_jax()
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
     batches = run.data.eval_batches(
       arguments.split, arguments.window, arguments.stride

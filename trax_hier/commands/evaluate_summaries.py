@@ -3,8 +3,8 @@
 import argparse
 import time
 
-from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import print_note, user_errors
+from trax_hier.commands.jax_settings import set_up_jax
 
 _DEFAULTS = {
   'n_beams': 1,
@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # Reports a missing package now, not after hours of generation.
     rouge.import_rouge_score()
-    enable_compilation_cache()
+    set_up_jax()
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
     if not hasattr(run.data, 'pairs'):
       name = run.data.describe().partition(':')[0]

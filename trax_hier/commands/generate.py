@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 
 from trax_hier.commands import generate_prompts
-from trax_hier.commands.compilation_cache import enable_compilation_cache
 from trax_hier.commands.failures import Failure, print_note, user_errors
 from trax_hier.commands.flags import add_run
+from trax_hier.commands.jax_settings import set_up_jax
 
 HELP = 'continue a text'
 DESCRIPTION = """
@@ -124,7 +124,7 @@ def main(arguments: argparse.Namespace) -> None:
     from trax_hier import generation
     from trax_hier.storage.runs import open_run
 
-    enable_compilation_cache()
+    set_up_jax()
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
     if run.data.unit == 'dim':
       raise ValueError(

@@ -126,7 +126,6 @@ class Checkpoints:
     step: int,
     state: PyTree,
     position: Mapping[str, object],
-    metrics: Mapping[str, float] | None = None,
   ) -> None:
     """Saves the state after `step` steps; returns before it is written.
 
@@ -134,8 +133,6 @@ class Checkpoints:
       step: Number of steps done.
       state: Tree of arrays.
       position: JSON values that a resumed run needs besides the state.
-      metrics: Metrics of an evaluation at this step, `loss` among them, if they
-        are known already; `evaluated` takes a loss that follows.
 
     Raises:
       CheckpointError: if this or the previous checkpoint cannot be written.
@@ -148,8 +145,6 @@ class Checkpoints:
         f'step {step} is not saved: {count_arrays(bad, len(arrays))} are not '
         'finite'
       )
-    if metrics:
-      self.evaluated(step, metrics['loss'])
     with self._writing():
       # Without enough space, the checkpoint is not started.
       needed = sum(x.nbytes for x in jax.tree.leaves(state))

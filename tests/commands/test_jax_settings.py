@@ -1,4 +1,4 @@
-"""The cache of compiled programs where no folder can be written."""
+"""Settings of JAX: 32-bit types, a cache whose folder cannot be written."""
 
 import os
 import pwd
@@ -6,7 +6,7 @@ import pwd
 import jax
 import pytest
 
-from trax_hier.commands.compilation_cache import enable_compilation_cache
+from trax_hier.commands.jax_settings import set_up_jax
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def no_cache(monkeypatch, tmp_path):
 
 def test_a_folder_that_cannot_be_written(no_cache, monkeypatch, capsys):
   monkeypatch.setenv('XDG_CACHE_HOME', os.devnull)
-  enable_compilation_cache()
+  set_up_jax()
   err = capsys.readouterr().err
   assert f'{os.devnull}/trax_hier/compiled cannot be written' in err
   assert len(err.splitlines()) == 1
@@ -35,6 +35,16 @@ def test_no_home(no_cache, monkeypatch, capsys):
   monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
   monkeypatch.delenv('HOME')
   monkeypatch.setattr(pwd, 'getpwuid', nobody)
-  enable_compilation_cache()
+  set_up_jax()
   assert 'are not kept for later' in capsys.readouterr().err
   assert not os.listdir()
+
+
+def test_64_bits_are_ignored_and_said(no_cache, capsys):
+  jax.config.update('jax_enable_x64', True)
+  try:
+    set_up_jax()
+    assert not jax.config.jax_enable_x64
+  finally:
+    jax.config.update('jax_enable_x64', False)
+  assert 'JAX_ENABLE_X64 is ignored' in capsys.readouterr().err

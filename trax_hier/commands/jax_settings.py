@@ -1,4 +1,4 @@
-"""JAX's persistent cache of compiled programs."""
+"""Settings of JAX: its types, and its persistent cache of programs."""
 
 import contextlib
 import os
@@ -8,19 +8,23 @@ from trax_hier.commands.failures import print_note
 _MAX_BYTES = 4 * 10**9
 
 
-def enable_compilation_cache() -> None:
-  """Lets JAX reuse compiled programs in later processes.
+def set_up_jax() -> None:
+  """Chooses 32-bit types, and lets JAX reuse programs in later processes.
 
-  The cache is `trax_hier/compiled` in the user's cache folder and holds at most
-  4 GB. JAX_COMPILATION_CACHE_DIR chooses another folder,
-  JAX_ENABLE_COMPILATION_CACHE=0 disables the cache. Also turns off 64-bit
-  types, which decoding does not support.
+  The cache of programs is `trax_hier/compiled` in the user's cache folder and
+  holds at most 4 GB. JAX_COMPILATION_CACHE_DIR chooses another folder,
+  JAX_ENABLE_COMPILATION_CACHE=0 disables the cache.
   """
   import jax
 
   if jax.config.jax_enable_x64:
+    # Decoding mixes indices of 32 and 64 bits.
     print_note('JAX_ENABLE_X64 is ignored: models compute in 32 bits')
     jax.config.update('jax_enable_x64', False)
+  _use_compilation_cache(jax)
+
+
+def _use_compilation_cache(jax):
   if jax.config.jax_compilation_cache_dir is not None:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
