@@ -63,6 +63,20 @@ def whole(tmp_path_factory):
   return losses(folder)
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+  """Python's own handlers: a run heeds no signal that its parent ignores."""
+  usual = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+  }
+  previous = {number: signal.signal(number, h) for number, h in usual.items()}
+  yield
+  for number, handler in previous.items():
+    signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
   'number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 )
