@@ -51,3 +51,15 @@ def test_a_long_value_does_not_hide_the_legal_ones(explained):
   assert len(found) < 450 and 'more characters)' in found
   assert found.endswith(' must be one of 1, 2 (a.gin:1)')
   assert len(explained('', 'no ' * 3000)) < 1100
+
+
+def test_a_missing_argument_is_told_at_the_call(explained):
+  message = (
+    'missing\n  No values supplied by Gin or caller for arguments: '
+    "['constant']\n  In call to configurable 'multifactor' (<function>)"
+  )
+  text = 'Adam.b1 = 0.5\nAdam.learning_rate = @multifactor()'
+  assert explained(text, message) == (
+    'a.gin:2: Adam.learning_rate = @multifactor(): multifactor.constant must '
+    "be given a value, as in --config='multifactor.constant = ...'"
+  )

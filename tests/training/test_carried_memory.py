@@ -76,7 +76,7 @@ def write_documents(folder):
 def docs(tmp_path_factory):
   """The documents' `path`, `texts` by split, and `data`."""
   path, texts = write_documents(tmp_path_factory.mktemp('docs'))
-  data = DocumentLanes(path, LANES, LENGTH)
+  data = DocumentLanes(path, LANES, LENGTH, test_as_valid=True)
   return types.SimpleNamespace(path=path, texts=texts, data=data)
 
 
@@ -177,7 +177,8 @@ class Runs:
 
   def __call__(self, folder, steps, eval_every=6):
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr('trax_hier.training.loop.build', lambda *_: self.built)
+      stub = lambda *_, **__: self.built  # noqa: E731
+      patch.setattr('trax_hier.training.loop.build', stub)
       return train(
         str(folder),
         model=self.built.model,
@@ -374,7 +375,7 @@ def test_each_of_two_devices_holds_its_lanes(docs, plain, tmp_path):
 def run_on_devices(path, folder):
   """Writes results for `test_each_of_two_devices_holds_its_lanes`."""
   assert jax.device_count() == 2
-  data = DocumentLanes(path, LANES, LENGTH)
+  data = DocumentLanes(path, LANES, LENGTH, test_as_valid=True)
   built = build(MODEL, data, OPTIMIZER)
   state = built.init(jax.random.PRNGKey(0))
   losses, memories, state = steps(built, state, range(4), data)

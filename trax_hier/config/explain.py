@@ -2,6 +2,7 @@
 
 import re
 
+from trax_hier.config import names
 from trax_hier.config.errors import ConfigError, cut, must_be_given
 from trax_hier.config.parsing import current_table
 
@@ -27,13 +28,23 @@ def explain(error: Exception) -> str:
     if missing:
       scope = _SCOPE.search(calls[0])
       binding = f'{scope[1]}/{name}' if scope else name
-      return must_be_given(f'{binding}.' + missing[1].split("'")[1])
+      fault = must_be_given(f'{binding}.' + missing[1].split("'")[1])
+      return _caller(name) + fault
     # Compared by name: gin raises an error of a derived class with this name.
     is_clear = name in message or type(error).__name__ != 'ValueError'
     message = message if is_clear else f'{name}: {message}'
   # The legal values come last and must not be lost to a long value.
   short = re.sub(r'\S+', lambda word: cut(word[0], _MAX_WORD), message)
   return cut(short, _MAX_MESSAGE) + _places(message)
+
+
+def _caller(name: str) -> str:
+  """'a.gin:3: X.y = @name(): ', the first binding that refers to it, or ''."""
+  for binding in current_table().bindings.values():
+    for ref in names.references(binding.value):
+      if names.short_name(ref.configurable.selector) == name:
+        return f'{binding.location}: '
+  return ''
 
 
 def _places(message: str) -> str:
