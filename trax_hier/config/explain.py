@@ -42,7 +42,7 @@ def _caller(name: str) -> str:
   """'a.gin:3: X.y = @name(): ', the first binding that refers to it, or ''."""
   for binding in current_table().bindings.values():
     for ref in names.references(binding.value):
-      if names.short_name(ref.configurable.selector) == name:
+      if ref.configurable.selector.rpartition('.')[2] == name:
         return f'{binding.location}: '
   return ''
 
