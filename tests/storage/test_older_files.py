@@ -86,6 +86,7 @@ def test_run_resumes_to_the_same_losses(archive, tmp_path, capsys):
       assert found[step]['loss'] == pytest.approx(loss, rel=1e-5)
   after = config.parameters((run / 'config.gin').read_text())
   changed = {'train.steps': '6', 'train.look_every': '0'}
+  changed |= {'train.checkpoint_minutes': '10.0'}  # A new parameter.
   assert after == before | changed
 
 

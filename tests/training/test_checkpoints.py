@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from trax_hier.training.checkpoints import (
   CheckpointError,
@@ -250,3 +251,11 @@ def test_errors_of_loading_weights(tmp_path):
   damage(tmp_path, 10)
   with pytest.raises(CheckpointError, match='none of the checkpoints in'):
     reader.load_weights(weights, print)
+
+
+def test_saving_does_not_ask_for_preemption(tmp_path, monkeypatch):
+  def asked(step):
+    pytest.fail(f'Orbax asks JAX at step {step}')
+
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked)
+  open_and_save(tmp_path, [1]).close()

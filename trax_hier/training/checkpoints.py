@@ -79,6 +79,19 @@ def _reason(error):
   return line if len(line) <= 200 else f'… {line[-200:]}'
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves preemption to `stopping`.
+
+  JAX keeps one count for all who ask it for preemption. Orbax asks with the
+  number of the step, which would set the count of `stopping` back, and the
+  hosts would agree on a moment that is over.
+  """
+
+  def reached_preemption(self, step):
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -105,7 +118,7 @@ class Checkpoints:
     self._best = KeepBest()
     for step, loss in (losses or {}).items():
       self.evaluated(step, loss)
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._directory,
       # Orbax's own `read_only` logs a warning for each of the other options.
       options=ocp.CheckpointManagerOptions(
