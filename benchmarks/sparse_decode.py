@@ -334,11 +334,12 @@ class OurModel:
       self._precision,
       _SOURCE_LENGTH,
     )
+    n_ids = program.n_ids(weights)
     sampling = Sampling(
       jnp.float32(0),
-      jnp.int32(program.n_ids),
+      jnp.int32(n_ids),
       jnp.float32(1),
-      jnp.int32(program.n_ids),
+      jnp.int32(n_ids),
     )
     request = Request(
       sampling,

@@ -129,6 +129,7 @@ _SPARSE = dict(
   feed_forward=_SPARSE_FF,
   positions=P(hl.LearnedPositions, N_POSITIONS),
 )
+_SRU = P(hl.SRUBranch, d_sru=4)
 _SLIDING = P(hl.SlidingAttention, window=4)
 _CELL = P(hl.BlockRecurrentCell, window=4, n_states=3)
 _WINDOWED = P(hl.DecoderBlock, attention=P(hl.SelfAttention, window=4))
@@ -245,6 +246,15 @@ ROWS = {
     idle=9,
     slow=True,
   ),
+  'hourglass recurrence': Row(
+    _hourglass(
+      vanilla_block=P(hl.DecoderBlock, feed_forward=_SRU),
+      shortened_block=P(hl.DecoderBlock, attention=_SRU),
+      **_PLAIN,
+    ),
+    idle=4,
+    slow=True,
+  ),
   'top-down': Row(_top_down(), idle=6, thorough=True, slow=True),
   'top-down linear, sum, learned': Row(
     _top_down(
@@ -332,9 +342,27 @@ ROWS = {
     idle=1,
     slow=True,
   ),
+  'terraformer, recurrences alone': Row(
+    # d_ff is the default, as no layer takes it.
+    _terraformer(attention=_SRU, feed_forward=_SRU, d_ff=6144),
+    idle=1,
+    slow=True,
+  ),
   'reversible': Row(
     P(ReversibleLM, n_layers=3, **{**_SPARSE, 'recurrence': hl.SRUBranch}),
     idle=1,
+    slow=True,
+  ),
+  'reversible, recurrences alone': Row(
+    P(
+      ReversibleLM,
+      n_layers=3,
+      attention=_SRU,
+      feed_forward=_SRU,
+      **{n: toy.SIZES[n] for n in ('vocab_size', 'd_model', 'max_len')},
+      positions=P(hl.LearnedPositions, N_POSITIONS),
+    ),
+    idle=0,
     slow=True,
   ),
 }

@@ -132,7 +132,7 @@ def test_decoding_is_evaluation(model):
 def test_greedy_generation_is_the_argmax_of_evaluation(model, monkeypatch):
   # Prompts end inside groups and are read in chunks of 5, 2 and 1 tokens.
   monkeypatch.setattr(programs, '_CHUNKS', (5, 2))
-  monkeypatch.setattr(programs, 'SMALLEST_CHUNK', 2)
+  monkeypatch.setattr(programs, '_LONG_PROMPT_BYTES', 0)
   prompts = [model.tokens[0, :9], model.tokens[1, :8]]
   new = generation.generate(
     model.row.model, model.weights, prompts, 4, temperature=0, max_len=LENGTH

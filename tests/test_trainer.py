@@ -69,10 +69,66 @@ def run(tmp_path, monkeypatch, capsys):
 def test_it_trains_and_prints_the_command_to_continue(run, tmp_path):
   code, out, err = run()
   assert (code, err) == (0, '')
-  assert 'held-out after 20 steps' in out and 'bits per byte' in out
+  assert out.count('held-out at step 20') == 1 and 'bits per byte' in out
   assert ']xyz' in out
   assert f'run directory: {tmp_path}/run' in out
   assert 'train.steps = 40' in out.splitlines()[-1]
+
+
+def test_it_says_what_it_does(run):
+  _, out, _ = run()
+  lines = out.splitlines()
+  assert lines[0] == 'loading JAX and the configuration ...'
+  for activity in 'initializing', 'compiling', 'evaluating', 'sampling':
+    assert any(x.startswith(activity) for x in lines), activity
+  first = next(x for x in lines if x.startswith('step 1/20: '))
+  assert 'tokens/s' not in first and first.endswith(' elapsed')
+  assert 'saving checkpoint 20 ...' in lines
+  _, out, _ = run('train.steps = 20')
+  lines = out.splitlines()
+  assert 'nothing to train: train.steps is 20' in lines
+  assert 'loading the newest checkpoint ...' in lines
+  assert out.count('held-out at step 20') == 1 and ']xyz' in out
+  assert 'train.steps = 20 is reached' in lines[-2]
+
+
+def test_look_every_0_takes_no_sample(run, monkeypatch):
+  def sample_text(*_):
+    raise AssertionError
+
+  monkeypatch.setattr(generation, 'sample_text', sample_text)
+  for _ in 'new', 'finished':
+    code, out, _ = run('train.look_every = 0')
+    assert code == 0 and 'sampl' not in out
+
+
+@pytest.mark.parametrize(
+  'factors, end, says',
+  [
+    ('constant * linear_warmup', 0.0, None),
+    ('constant * cosine_decay', 0.0, None),
+    ('constant * cosine_decay_once', 0.0, '0 and stays there; to stretch'),
+    ('constant * cosine_decay_once', 0.1, '0.005 and stays there; to stretch'),
+    ('two_constants', 0.0, '0.01 and stays there'),
+  ],
+)
+def test_the_end_of_the_schedule_is_told(run, factors, end, says):
+  code, out, _ = run(
+    f"multifactor.factors = '{factors}'",
+    'multifactor.cosine_steps = 20',
+    f'multifactor.cosine_end = {end}',
+    'multifactor.second_constant_step = 10',
+    'multifactor.steps_per_cycle = 20',
+    'train.look_every = 0',
+  )
+  line = out.splitlines()[-2]
+  assert code == 0
+  if says is None:
+    assert 'is reached' in line
+  else:
+    assert line.startswith(f'the learning rate has fallen to {says}')
+    stretch = "--config='multifactor.cosine_steps = 40' --accept_changes"
+    assert (stretch in line) == ('cosine' in factors)
 
 
 def test_the_saved_configuration_continues_the_run(run, tmp_path):
@@ -80,7 +136,7 @@ def test_the_saved_configuration_continues_the_run(run, tmp_path):
   saved = tmp_path / 'run' / 'config.gin'
   code, out, err = run('train.steps = 30', files=[saved])
   assert (code, err) == (0, '')
-  assert 'resuming after step 20' in out and 'after 30 steps' in out
+  assert 'resuming after step 20' in out and 'at step 30' in out
 
 
 def test_a_changed_configuration_is_listed_and_refused(run, tmp_path):
@@ -262,8 +318,8 @@ def test_hosts_need_all_three_flags(run, flag):
 
 def held_out(out):
   """The last evaluation of a run, as printed."""
-  (line,) = [x for x in out.splitlines() if x.startswith('held-out after')]
-  return line.split('steps: ')[1]
+  (*_, line) = [x for x in out.splitlines() if x.startswith('held-out at')]
+  return line.partition(': ')[2]
 
 
 def test_it_starts_with_the_weights_of_another_run(run, tmp_path):

@@ -3,10 +3,16 @@
     import trax_hier
     exported = trax_hier.load('my_model')
 
-Subpackages are imported on first use, so `import trax_hier` takes no time.
+Subpackages are imported on first use, so `import trax_hier` is quick. It
+warns of versions of JAX and trax that the tests do not cover.
 """
 
 import importlib
+
+from trax_hier.versions import warn_of_untested
+
+warn_of_untested()
+del warn_of_untested
 
 __version__ = '0.1.0'
 

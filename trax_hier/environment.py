@@ -1,12 +1,18 @@
-"""What programs need of the system: home folders, streams, devices."""
+"""What programs need of the system: home folders, streams, devices, memory."""
 
+import contextlib
+import logging
 import os
 import re
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# Limits of the container, in cgroups of version 2 and 1.
+_CGROUP_LIMITS = (
+  '/sys/fs/cgroup/memory.max',
+  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)
 # Also what `Path` makes of a URL: 'gs:/bucket'.
 _URL = re.compile('[A-Za-z][A-Za-z0-9+.-]+:/')
 
@@ -53,6 +59,15 @@ def print_any_text() -> None:
       stream.reconfigure(errors='backslashreplace')
 
 
+def quiet_logs() -> None:
+  """Hides what XLA and Orbax log: what fails also raises an exception.
+
+  Call it before JAX is imported. TF_CPP_MIN_LOG_LEVEL chooses what XLA logs.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+
+
 def flag_names(argv: Sequence[str] | None = None) -> list[str]:
   """Returns arguments in which `--output-dir` is spelled `--output_dir`.
 
@@ -73,19 +88,73 @@ def flag_names(argv: Sequence[str] | None = None) -> list[str]:
   return [spell(each) for each in (sys.argv[1:] if argv is None else argv)]
 
 
-def platform_message(error: BaseException) -> str | None:
-  """Returns a message for an error of JAX's choice of devices, or None."""
-  # JAX asserts, without a message, that it has the plugin of a platform.
-  places = traceback.extract_tb(error.__traceback__)
-  is_assertion = isinstance(error, AssertionError) and any(
-    place.filename.endswith('xla_bridge.py') for place in places[-1:]
+def platform_message() -> str | None:
+  """Returns a message if JAX finds no devices, or None.
+
+  JAX's own errors come from anywhere in a program, and some have no message.
+  """
+  import jax
+
+  try:
+    jax.local_devices()
+  except (RuntimeError, AssertionError) as error:
+    reason = str(error) or 'its plugin is not installed'
+    first = reason.splitlines()[0][:300]
+    chosen = os.environ.get('JAX_PLATFORMS')
+    where = f'JAX_PLATFORMS={chosen}: ' if chosen else ''
+    return f'{where}JAX finds no such devices here (cpu always works): {first}'
+  return None
+
+
+def check_devices() -> None:
+  """Raises RuntimeError, with a message, if JAX finds no devices."""
+  if message := platform_message():
+    raise RuntimeError(message)
+
+
+def memory() -> tuple[int | None, str]:
+  """Bytes of memory for arrays, and whose they are; None if unknown.
+
+  On CPU, the smaller of the machine's memory and the container's limit.
+  """
+  import jax
+
+  device = jax.local_devices()[0]
+  if device.platform != 'cpu':
+    stats = device.memory_stats() or {}
+    return stats.get('bytes_limit'), f'the device {device.device_kind}'
+  limits = []
+  if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
+    limits.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))
+  for path in map(Path, _CGROUP_LIMITS):
+    with contextlib.suppress(OSError, ValueError):  # No such file, or 'max'.
+      limits.append(int(path.read_text('utf-8')))
+  return min(limits, default=None), 'this machine'
+
+
+def check_fits(what: str, sizes: Mapping[str, int], advice: str) -> None:
+  """Checks that arrays fit in memory.
+
+  Args:
+    what: What needs them, for the message.
+    sizes: Their names and bytes.
+    advice: End of the message.
+
+  Raises:
+    ValueError: They need more than there is.
+  """
+  available, place = memory()
+  total = sum(sizes.values())
+  if available is None or total <= available:
+    return
+  parts = ', '.join(
+    f'{name} {_gigabytes(size)}' for name, size in sizes.items() if size
   )
-  message = str(error) or 'its plugin is not installed'
-  if not is_assertion and not (
-    isinstance(error, RuntimeError) and 'backend' in message
-  ):
-    return None
-  first = message.splitlines()[0][:300]
-  chosen = os.environ.get('JAX_PLATFORMS')
-  where = f'JAX_PLATFORMS={chosen}: ' if chosen else ''
-  return f'{where}JAX finds no such devices here (cpu always works): {first}'
+  raise ValueError(
+    f'{what} needs at least {_gigabytes(total)} ({parts}), but {place} has '
+    f'{_gigabytes(available)}{advice}'
+  )
+
+
+def _gigabytes(n):
+  return f'{n / 1e9:,.1f} GB'

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 import toy
+from messages import messages
 
 from trax_hier import cli, config
 from trax_hier.commands import flags
@@ -25,11 +26,12 @@ def clear_config():
 
 @pytest.fixture
 def program(capsys):
-  """Runs the program; returns code, stdout, stderr."""
+  """Runs the program; returns code, stdout, stderr without its activities."""
 
   def run(*arguments):
     code = cli.main([*map(str, arguments)])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, messages(err)
 
   return run
 

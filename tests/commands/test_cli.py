@@ -12,6 +12,7 @@ import pytest
 
 from trax_hier import cli
 from trax_hier.commands import flags
+from trax_hier.commands.failures import fail
 from trax_hier.data import Synthetic
 from trax_hier.training import CheckpointError
 
@@ -64,6 +65,75 @@ def test_bad_flags(arguments, message, capsys):
     cli.main(arguments)
   assert e.value.code == 2
   assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'flag, message',
+  [
+    ('--devices=10001', 'at most 10,000'),
+    ('--devices=' + 5000 * '9', "at least 1, got '999"),
+    ('--depth=' + 5000 * 'x', "at least 1, got 'xxx"),
+    ('--batch=99999,99999', 'at most 536,870,912 tokens'),
+    ('--batch=8,536870912', 'at most 536,870,912 tokens'),
+    ('--batch=' + 5000 * 'x', "such as '8,512', got 'xxx"),
+  ],
+)
+def test_bad_flags_of_describe(flag, message, capsys):
+  with pytest.raises(SystemExit) as e:
+    cli.main(['describe', '--config_file=x.gin', flag])
+  assert e.value.code == 2
+  err = capsys.readouterr().err.splitlines()[-1]
+  assert message in err and len(err) < 300
+
+
+@pytest.mark.parametrize(
+  'command, flag',
+  [
+    ('evaluate', '--run=--'),
+    ('evaluate', '--step=--'),
+    ('evaluate', '--config=--'),
+    ('generate', '--stop=--'),
+    ('export', '--output=--'),
+    ('describe', '--config_file=--'),
+  ],
+)
+def test_python_loses_a_value_of_two_dashes(program, command, flag):
+  others = {'run': '--run=x', 'output': '--output=x'}
+  others.pop(flag.partition('=')[0][2:], None)
+  if command != 'export':
+    others.pop('output', None)
+  if command == 'describe':
+    others.clear()
+  code, out, err = program(command, *others.values(), flag)
+  # Later versions of Python take the two dashes for the value.
+  lost = f'trax-hier {command}: {flag}: -- is not a value\n'
+  assert (code, out) == (2, '')
+  assert err == lost or sys.version_info >= (3, 12)
+
+
+@pytest.mark.parametrize('name', [5000 * 'x', 'x\x1b[31m', 'a\0b', ''])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ['evaluate', '--run={}'],
+    ['compare', '{}', '{}'],
+    ['describe', '--run={}'],
+    ['describe', '--config_file={}'],
+    ['import_trax', '--config_file={}', '--weights=x', '--output=x'],
+  ],
+)
+def test_odd_names_of_files(program, flags, name):
+  code, out, err = program(*(flag.format(name) for flag in flags))
+  assert (code, out) == (2, '')
+  assert len(err) < 6000 and err[:-1].isprintable()
+
+
+def test_messages_do_not_control_the_terminal(capsys):
+  text = 'a \x1b]0;b\x07\r\u2028 c\n\td é' + 9999 * 'e'
+  assert fail('p', text, 2) == 2
+  err = capsys.readouterr().err
+  assert err.startswith(r'p: a \x1b]0;b\x07\r\u2028 c' + '\n\td é')
+  assert 4000 < len(err) < 4100
 
 
 @pytest.mark.parametrize('name', ['evaluate', 'generate'])

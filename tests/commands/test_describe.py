@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from messages import messages
 
 from trax_hier import cli, config
 from trax_hier.commands import printing
@@ -59,7 +60,8 @@ def describe(capsys):
 
   def run(*flags):
     code = cli.main(['describe', *map(str, flags)])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, messages(err)
 
   return run
 

@@ -89,7 +89,8 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
     del layer, batches, mesh
     got['dtype'] = compute_dtype
 
-    def score(weights):
+    def score(weights, before_batch):
+      before_batch(0, 1)
       got['weights'] = weights
       return {f'bits_per_{unit}': 1.5, 'tokens': 1234.0}
 

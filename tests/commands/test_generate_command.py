@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from messages import messages
 
 from trax_hier import cli, config, generation
 from trax_hier.commands import generate as command
@@ -295,7 +296,7 @@ def test_a_closed_pipe_is_code_1_without_a_message(
     assert cli.main(['generate', '--run=x', '--prompt=Oh']) == 1
     # Python flushes when it exits.
     pipe.flush()
-  assert capfd.readouterr().err == ''
+  assert messages(capfd.readouterr().err) == ''
 
 
 def test_a_length_penalty_needs_beams(program, tmp_path):

@@ -1,4 +1,4 @@
-"""Settings of JAX: 32-bit types, a cache whose folder cannot be written."""
+"""Settings of JAX: a cache of programs whose folder cannot be written."""
 
 import os
 import pwd
@@ -38,13 +38,3 @@ def test_no_home(no_cache, monkeypatch, capsys):
   set_up_jax()
   assert 'are not kept for later' in capsys.readouterr().err
   assert not os.listdir()
-
-
-def test_64_bits_are_ignored_and_said(no_cache, capsys):
-  jax.config.update('jax_enable_x64', True)
-  try:
-    set_up_jax()
-    assert not jax.config.jax_enable_x64
-  finally:
-    jax.config.update('jax_enable_x64', False)
-  assert 'JAX_ENABLE_X64 is ignored' in capsys.readouterr().err

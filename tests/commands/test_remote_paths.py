@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from messages import messages
 
 from trax_hier import cli, config, trainer
 from trax_hier.data import enwik8, prepare, subwords
@@ -59,7 +60,7 @@ def folder(tmp_path, monkeypatch):
 def check(main, arguments, named, capsys):
   assert main(arguments) == 2
   out, err = capsys.readouterr()
-  assert out == '' and len(err.splitlines()) == 1
+  assert messages(out) == '' and len(err.splitlines()) == 1
   assert f': {named}: {MESSAGE}' in err
   assert os.listdir() == ['text']
 

@@ -1,7 +1,9 @@
 """Configuration of small fakes: names, types, unused bindings, round trips."""
 
+import os
 import random
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -267,6 +269,55 @@ def test_import_statement(tmp_path, monkeypatch):
   assert '\nimport json.decoder\nfrom json import encoder\n' in text
 
 
+@pytest.fixture
+def module_beside(tmp_path, monkeypatch):
+  """A gin file outside of the current folder, and a module beside it."""
+  folder = tmp_path / 'models'
+  folder.mkdir()
+  (folder / 'hier_beside.py').write_text('import hier_beside_helper\n')
+  (folder / 'hier_beside_helper.py').write_text('')
+  (folder / 'a.gin').write_text('import hier_beside\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  yield folder
+  for name in 'hier_beside', 'hier_beside_helper':
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize('file', ['models/a.gin', '{folder}/a.gin'])
+def test_a_module_beside_the_gin_file(module_beside, file):
+  before = list(sys.path)
+  config.parse([file.format(folder=module_beside)])
+  assert 'hier_beside' in sys.modules
+  assert sys.path[-1] == str(module_beside)
+  assert str(module_beside) in config.import_folders()
+  # The folder is searched last, so that it hides no package later on.
+  assert sys.path[:-1] in (before, [os.getcwd(), *before])
+
+
+def test_the_current_folder_comes_before_the_gin_file(module_beside, tmp_path):
+  (tmp_path / 'hier_beside.py').write_text('here = True\n')
+  config.parse(['models/a.gin'])
+  assert sys.modules['hier_beside'].here
+
+
+def test_a_module_that_is_nowhere(module_beside):
+  (module_beside / 'a.gin').write_text('import hier_nowhere\n')
+  with pytest.raises(config.ConfigError) as caught:
+    config.parse(['models/a.gin'])
+  assert str(caught.value).endswith(
+    f"No module named 'hier_nowhere'; searched {module_beside.parent} and "
+    f'{module_beside}; PYTHONPATH adds other folders'
+  )
+
+
+def test_a_file_of_others_imports_no_module_beside_it(module_beside):
+  before = list(sys.path)
+  with pytest.raises(config.ConfigError, match='--trust_code'):
+    config.parse(['models/a.gin'], is_trusted=False)
+  assert 'hier_beside' not in sys.modules and sys.path == before
+
+
 def test_block_syntax(fakes):
   parse("""
       FakePart:
@@ -464,6 +515,71 @@ def test_macro_cycle():
   assert 'the macro A refers to itself' in message('A = (%B, 1)\nB = %A\n')
 
 
+# Ten lines, each a list of ten of the line before.
+LAUGHS = 'A0 = 1\n' + ''.join(
+  f'A{i} = [{", ".join(10 * [f"%A{i - 1}"])}]\n' for i in range(1, 10)
+)
+CHAIN = 'A0 = 1\n' + ''.join(f'A{i} = %A{i - 1}\n' for i in range(1, 3000))
+
+
+@pytest.mark.parametrize(
+  'text, fault',
+  [
+    (LAUGHS, 'a.gin:6: A5 = .*: A5: the values have more than 100,000 items'),
+    (CHAIN, 'a.gin:42: A41 = %A40: A41: macros, .* nested more than 40 deep'),
+    (f'A = {50 * "["}{50 * "]"}\n', 'a.gin:1: A = .* more than 40 deep'),
+  ],
+)
+def test_macros_that_ask_for_memory_or_time(text, fault):
+  found = message(text)
+  assert re.fullmatch(fault, found), found
+  with pytest.raises(config.ConfigError, match=r'c\.gin: .* (items|deep)$'):
+    config.parameters(
+      f'{text}\ntrain.mesh = %A2999\nx.y = %A9\nx.z = %A', 'c.gin'
+    )
+
+
+def test_macros_within_the_limits():
+  text = CHAIN.partition('A40 ')[0] + 'B = [%A1, %A1]\nC = {1: %B}\n'
+  config.parse(bindings=[text])
+  assert config.parameters(f'{text}x.y = %C') == {'x.y': '{1: [1, 1]}'}
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+  file = tmp_path / 'huge.gin'
+  file.write_bytes(b'#\n' * 2**18)
+  with pytest.raises(config.ConfigError) as e:
+    config.parse([str(file)])
+  assert str(e.value) == (
+    f'{file} is not a gin file: it has 524,288 bytes, and a gin file at most '
+    '262,144'
+  )
+
+
+@pytest.mark.parametrize(
+  'binding, bits, place',
+  [
+    ('DecoderBlock.d_ff = 67108864', 26, ''),
+    ('N = 4294967296\nDecoderBlock.d_ff = %N', 26, ' (%N is set at a.gin:1)'),
+    ('TopDownLM.scales = (-9999999999, 1)', 26, ''),
+    ('multifactor.warmup_steps = 99999999999999999999999', 31, ''),
+    ('train.steps = 2147483648', 31, ''),
+  ],
+)
+def test_whole_numbers_have_a_limit(binding, bits, place):
+  import trax_hier.models
+  import trax_hier.training  # noqa: F401
+
+  found = message(binding)
+  assert f'takes whole numbers below 2 ** {bits}, not ' in found
+  assert found.endswith(place) and found.startswith('a.gin:')
+
+
+def test_a_value_in_a_message_is_one_short_line():
+  found = message(f'DecoderBlock.d_ff = [{9999 * "1, "}]')
+  assert len(found) < 500 and '\n' not in found
+
+
 # Names that both trax and trax_hier register ----------------------------------
 
 
@@ -517,7 +633,9 @@ def test_binding_of_an_uncalled_configurable():
 
 
 def test_binding_whose_callers_pass_the_argument(fakes):
-  parse('FakePart.d_ff = 1')
+  # The call of a macro is in the record of calls, too.
+  parse('FakePart.d_ff = 1\nN = 4\nFakeBlock.n_heads = %N')
+  fakes['FakeBlock']()
   fakes['FakePart'](d_ff=2)
   fakes['FakePart'](3)
   assert "every caller of FakePart passes 'd_ff', so" in unused()
@@ -568,6 +686,13 @@ def test_unused_macros(fakes):
   )
   fakes['FakePart']()
   assert unused().startswith('a.gin:1: steps = 5: ')
+
+
+def test_many_faults_are_counted(fakes):
+  del fakes
+  parse(''.join(f'M{i} = 1\n' for i in range(1000)))
+  lines = unused().splitlines()
+  assert (len(lines), lines[-1]) == (22, '  and 980 more')
 
 
 def test_value_hidden_by_a_scope_counts_as_used(fakes):
@@ -632,7 +757,13 @@ def test_explain_shortens_the_messages_of_gin(fakes):
     fakes['fakerun'](model=check)
   assert '\n' in str(e.value)
   assert config.explain(e.value).endswith(' debug')
-  assert config.explain(ValueError('a\nb')) == 'a\nb'
+  assert config.explain(RuntimeError('a\nb')) == 'a\nb'
+
+
+def test_explain_gives_a_message_on_one_line(fakes):
+  del fakes
+  assert config.explain(ValueError('a = Serial[\n  b\n]')) == 'a = Serial[ b ]'
+  assert config.explain(MemoryError()) == 'there is not enough memory'
 
 
 def test_explain_keeps_the_message_of_a_layer():

@@ -1,5 +1,7 @@
 """Messages of configurables get the places of the bindings they name."""
 
+import re
+
 import pytest
 
 import trax_hier.storage.configurables  # noqa: F401
@@ -31,6 +33,12 @@ def explained(tmp_path, monkeypatch):
     ('Adam.b2 = 7.0\nx/Adam.b2 = 8.0', 'Adam.b2: no', ' (a.gin:1, a.gin:2)'),
     ('Adam.b2 = 7.0', 'a.gin:1: Adam.b2 = 7.0: no', ''),
     ('Adam.b2 = 7.0', 'Adam.b1 = 7.0: no', ''),
+    ('Adam.b2 = 7.0', 'Adam: b2 must be below 1, got 7.0', ' (a.gin:1)'),
+    # A layer complains about a value that another configurable passed on.
+    ('Adam.b2 = 7.0', 'Sub: b2 = 7.0 must be 1', ' (Adam.b2 at a.gin:1)'),
+    ('B = 7.0\nAdam.b2 = %B', 'b2 = 7.0 must be 1', ' (Adam.b2 at a.gin:2)'),
+    ('Adam.b2 = 7.0', 'Sub: b2 = 7.01 must be 1', ''),
+    ('Adam.b2 = 7.0', 'Sub: b1 = 7.0 must be 1', ''),
     ('Adam.b2 = 7.0', 'MyAdam.b2 = 7.0: no', ''),
     ('Adam.b2 = 7.0', 'Adam.b2x = 7.0: no', ''),
   ],
@@ -50,7 +58,8 @@ def test_a_long_value_does_not_hide_the_legal_ones(explained):
   )
   assert len(found) < 450 and 'more characters)' in found
   assert found.endswith(' must be one of 1, 2 (a.gin:1)')
-  assert len(explained('', 'no ' * 3000)) < 1100
+  found = explained('', f'Adam.b2 = {"1, " * 3000}must be one of 1, 2')
+  assert len(found) < 1100 and found.endswith(' must be one of 1, 2')
 
 
 def test_a_missing_argument_is_told_at_the_call(explained):
@@ -63,3 +72,23 @@ def test_a_missing_argument_is_told_at_the_call(explained):
     'a.gin:2: Adam.learning_rate = @multifactor(): multifactor.constant must '
     "be given a value, as in --config='multifactor.constant = ...'"
   )
+
+
+@pytest.mark.parametrize(
+  'text, shape, binding',
+  [
+    ('TextFiles.batch_size = 900', (900, 32), 'TextFiles.batch_size = 900'),
+    # The largest size counts, and the largest number that divides it.
+    ('TextFiles.length = 7\nTextFiles.batch_size = 900', (900, 7), '.* = 900'),
+    ('D = 500\nHourglassLM.d_model = %D', (7, 1500), '.*d_model = 500'),
+    ("HourglassLM.hierarchy = '3@4000'", (8, 32000), ".* = '3@4000'"),
+    ('HourglassLM.dropout = 0.900', (900,), ''),
+    ('HourglassLM.n_heads = 8', (800,), ''),
+    ('train.steps = 900', (900,), ''),
+    ('', (900,), ''),
+    ('TextFiles.batch_size = 900', (), ''),
+  ],
+)
+def test_the_binding_of_a_large_array(explained, text, shape, binding):
+  explained(text, '')
+  assert re.fullmatch(binding, config.size_binding(shape))

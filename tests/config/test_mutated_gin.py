@@ -26,7 +26,7 @@ GIN = Path(config.packaged_gin_dir())
 FILES = sorted(
   str(path.relative_to(GIN))
   for path in GIN.rglob('*.gin')
-  if path.parent.name != 'base' and not path.name.startswith('smoke')
+  if path.parent.name != 'base' and not path.name.startswith(('smoke', 'tiny'))
 )
 N_MUTANTS = 240
 _STATEMENT = re.compile(r'([A-Za-z][\w./]*) = (\S(?:.*[^\\])?)')

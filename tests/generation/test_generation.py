@@ -99,8 +99,8 @@ def test_samples_depend_only_on_the_seed_and_the_row():
   np.testing.assert_array_equal(alone[:20], together[0])
 
 
-def test_one_trace_for_all_lengths_and_settings():
-  traces = []
+def noting(traces):
+  """The factory of a model that notes the shapes it is traced for."""
 
   def model(mode, max_len=2048):
     def note(x):
@@ -110,6 +110,35 @@ def test_one_trace_for_all_lengths_and_settings():
     layer = MODEL(mode=mode, max_len=max_len)
     return tl.Serial(tl.Fn('Note', note), layer)
 
+  return model
+
+
+@pytest.mark.parametrize('n_bytes, chunks', [(1, []), (-1, [(1, 16)])])
+def test_only_long_prompts_are_read_in_chunks(n_bytes, chunks, monkeypatch):
+  weights = ((), weights_of('transformer'))
+  fed = 40 * sum(w.nbytes for w in jax.tree.leaves(weights))
+  monkeypatch.setattr(programs, '_LONG_PROMPT_BYTES', fed + n_bytes)
+  traces = []
+  generate(noting(traces), weights, rows(40), 4)
+  # The initialization and the model are traced once for all programs.
+  assert traces == [(1, 1), (1, 1), *chunks]
+
+
+def test_programs_do_not_depend_on_a_mesh_of_one_device():
+  weights = weights_of('transformer')
+  mesh = jax.make_mesh((1,), ('data',))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  found = {
+    w.sharding
+    for placed in (weights, jax.device_put(weights, everywhere))
+    for w in jax.tree.leaves(prepare(MODEL, placed).weights)
+  }
+  assert len(found) == 1
+
+
+def test_one_trace_for_all_lengths_and_settings():
+  traces = []
+  model = noting(traces)
   weights = ((), weights_of('transformer'))
   generate(model, weights, rows(16, 18), 4)
   before = len(traces)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from messages import messages
 
 import trax_hier.storage.configurables  # noqa: F401
 from trax_hier import cli, config, generation
@@ -235,7 +236,8 @@ def program(capsys, run):
 
   def evaluate(*flags):
     code = cli.main(['evaluate', f'--run={run}', *flags])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, messages(err)
 
   return evaluate
 

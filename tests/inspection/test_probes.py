@@ -106,7 +106,7 @@ def test_a_failing_probe_prints_once_and_training_continues(
 ):
   calls = []
 
-  def sample_text(*_):
+  def sample_text(*_, **settings):
     calls.append(1)
     raise ValueError('cannot decode\nmore')
 
@@ -124,7 +124,7 @@ def test_a_failing_probe_prints_once_and_training_continues(
 
 
 def test_a_sample_that_is_not_finite_is_tried_again(monkeypatch):
-  def sample_text(*_):
+  def sample_text(*_, **settings):
     if len(log.texts) == 0:
       raise FloatingPointError('logits')
     return 'text'
@@ -143,7 +143,7 @@ def test_an_error_in_writing_the_log_is_raised(monkeypatch):
     def text(self, *_):
       raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(generation, 'sample_text', lambda *_: 'x')
+  monkeypatch.setattr(generation, 'sample_text', lambda *_, **settings: 'x')
   built, weights = built_and_weights(toy_training.Model)
   with pytest.raises(OSError, match='No space'):
     probes.Probes()(built, 1, weights, FullLog(), print)
@@ -152,7 +152,7 @@ def test_an_error_in_writing_the_log_is_raised(monkeypatch):
 def test_the_sample_of_an_encoder_decoder_shows_the_source(monkeypatch):
   asked = []
 
-  def sample_text(model, weights, vocab, prompt, n, temperature, seed, source):
+  def sample_text(model, weights, vocab, prompt, *_, source, **settings):
     asked.append((prompt, source.tolist()))
     return 'target'
 

@@ -21,8 +21,13 @@ SIZES = dict(
   recurrent_attention=P(hl.BlockRecurrentCell, window=WINDOW, n_states=2),
 )
 FEEDBACK = dict(
-  feedback=P(hl.FeedbackStack, window=WINDOW, n_states=2), carry=False
+  feedback=P(hl.FeedbackStack, window=WINDOW, n_states=2),
+  carry=False,
+  # In place of these:
+  attention=hl.SlidingAttention,
+  recurrent_attention=hl.BlockRecurrentCell,
 )
+NO_D_FF = 4096  # The default, which no layer takes.
 CARRIED = {
   'windowed': dict(attention=P(hl.SelfAttention, window=3)),
   'windowed, relative': dict(
@@ -34,13 +39,17 @@ CARRIED = {
   'sparse': dict(
     attention=P(SPARSE, window=3, v_concat=True, output=hl.SparseDense)
   ),
-  'recurrence': dict(feed_forward=P(hl.SRUBranch, d_sru=4)),
-  'feedback, recurrence': dict(feed_forward=hl.SRUBranch, **FEEDBACK),
+  'recurrence': dict(feed_forward=P(hl.SRUBranch, d_sru=4), d_ff=NO_D_FF),
+  'feedback, recurrence': dict(
+    feed_forward=hl.SRUBranch, d_ff=NO_D_FF, **FEEDBACK
+  ),
   'feedback, positions added to embeddings': dict(
     positions=P(hl.LearnedPositions, n_positions=LENGTH), **FEEDBACK
   ),
   'feedback, carried recurrence': dict(
-    feed_forward=hl.SRUBranch, **FEEDBACK | dict(carry=True)
+    feed_forward=hl.SRUBranch,
+    d_ff=NO_D_FF,
+    **FEEDBACK | dict(carry=True),
   ),
 }
 SOME = (
@@ -54,6 +63,9 @@ REFUSED = {
   'sparse, whole': dict(attention=SPARSE),
   'retina': dict(attention=P(hl.RetinaAttention, window=16)),
   'hashing': dict(attention=P(hl.LSHAttention, chunk_len=4)),
+  'retina as feed-forward layer': dict(
+    feed_forward=P(hl.RetinaAttention, window=16), d_ff=NO_D_FF
+  ),
   'retina as recurrence': dict(
     recurrent_attention=P(hl.RetinaAttention, window=16)
   ),
@@ -99,7 +111,12 @@ def test_segments_are_one_call_and_decoding_is_evaluation(name):
 @pytest.mark.parametrize('name', REFUSED)
 def test_parts_without_memory_are_refused_by_name(name):
   arguments = SIZES | REFUSED[name]
-  with pytest.raises(ValueError, match=r'Attention.*BlockRecurrentLM.carry'):
+  slot, part = next(iter(REFUSED[name].items()))
+  part = getattr(part, 'func', part).__name__
+  with pytest.raises(
+    ValueError,
+    match=rf'^BlockRecurrentLM.{slot} = @{part}: .*BlockRecurrentLM.carry',
+  ):
     BlockRecurrentLM(**arguments, mode='train')
   if name != 'hashing':
     BlockRecurrentLM(**arguments, mode='predict')
@@ -143,7 +160,7 @@ def test_a_width_of_heads_without_effect_is_refused():
   attention = P(hl.LSHAttention, chunk_len=4)
   arguments = SIZES | dict(attention=attention, carry=False)
   with pytest.raises(
-    ValueError, match=r'd_head = 4 has no effect: .*Block.att'
+    ValueError, match=r'd_head = 4 has no effect: .*LSHAttention'
   ):
     BlockRecurrentLM(**arguments, d_head=4)
   BlockRecurrentLM(**arguments)

@@ -65,6 +65,10 @@ SET_BY = {
   'EncoderDecoderBlock.attention': 'ScalingTransformer.attention',
   'EncoderDecoderBlock.feed_forward': 'ScalingTransformer.feed_forward',
   'EncoderDecoderBlock.cross_attention': 'ScalingTransformer.cross_attention',
+  'BlockRecurrentCell.norm': 'BlockRecurrentLM.norm',
+  'FeedbackStack.block': 'BlockRecurrentLM.block',
+  'FeedbackStack.feed_forward': 'BlockRecurrentLM.feed_forward',
+  'FeedbackStack.norm': 'BlockRecurrentLM.norm',
 }
 SMALL = [
   'SparseFF.n_elements_in_block = 4',
@@ -161,6 +165,21 @@ def test_all_parts_in_all_slots_work_or_are_refused_by_name():
     ('TransformerLM', 'TransformerLM.block = @EncoderBlock', '2 inputs'),
     ('TransformerLM', 'DecoderBlock.attention = @EncoderAttention', '2 inputs'),
     ('TransformerLM', 'DecoderBlock.attention = @DecoderBlock', 'itself'),
+    # The default that closes the circle is not to blame.
+    ('TransformerLM', 'SelfAttention.qkv = @DecoderBlock', 'itself, by Dec'),
+    ('TransformerLM', 'DecoderBlock.norm = @TransformerLM', 'itself, by Tra'),
+    (
+      'ScalingTransformer',
+      'ScalingTransformer.cross_attention = @FixedGate',
+      'cannot broadcast',
+    ),
+    # In the encoder they would attend to padding.
+    (
+      'ScalingTransformer',
+      'ScalingTransformer.feed_forward = @SelfAttention',
+      'padding',
+    ),
+    ('Terraformer', 'Terraformer.feed_forward = @RetinaAttention', 'padding'),
     ('HourglassLM', 'HourglassLM.shorten = @SelfAttention', 'not to'),
     ('BlockRecurrentLM', 'BlockRecurrentLM.feedback = @DecoderBlock', 'no arg'),
     ('ReversibleLM', 'ReversibleLM.positions = @RelativePositions', 'share'),

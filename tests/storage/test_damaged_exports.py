@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trax_hier import config
-from trax_hier.data import ByteVocab
+from trax_hier.data import ByteVocab, SentencePieceVocab, Subwords
 from trax_hier.storage import export
 from trax_hier.training.state import abstract_init
 
@@ -50,6 +50,19 @@ def saved(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope='module')
+def saved_subwords(tmp_path_factory):
+  """An export in bfloat16 with a trained vocabulary."""
+  pytest.importorskip('sentencepiece')
+  folder = tmp_path_factory.mktemp('subwords')
+  text = folder / 'text.txt'
+  text.write_text('all the words of a short text ' * 99, encoding='utf-8')
+  vocab = Subwords(str(text), str(folder / 'v.model'), 275)
+  subwords = exportable(vocab=SentencePieceVocab(vocab))
+  export.save(folder / 'export', subwords, 'bfloat16')
+  return folder / 'export'
+
+
 @pytest.fixture
 def copy(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'export')
@@ -57,16 +70,12 @@ def copy(saved, tmp_path):
 
 def facts_of(loaded):
   weights = [np.asarray(x).tobytes() for x in jax.tree.leaves(loaded.weights)]
-  return weights, loaded.step, loaded.unit, loaded.length, loaded.vocab.size
+  vocab = loaded.vocab.size, getattr(loaded.vocab, 'content', None)
+  return weights, loaded.step, loaded.unit, loaded.length, vocab
 
 
-@pytest.mark.parametrize(
-  'n_flips', [10, pytest.param(100, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize(
-  'name', [export.WEIGHTS_FILE, export.CONFIG_FILE, export.FACTS_FILE]
-)
-def test_no_flipped_bit_loads_in_silence(saved, copy, name, n_flips):
+def check_flips(saved, copy, name, n_flips):
+  """Asserts that no flipped bit of a file loads other values in silence."""
   expected = facts_of(export.load(saved, say=pytest.fail))
   content = (saved / name).read_bytes()
   rng = np.random.default_rng(0)
@@ -76,9 +85,37 @@ def test_no_flipped_bit_loads_in_silence(saved, copy, name, n_flips):
     (copy / name).write_bytes(flipped)
     try:
       found = facts_of(export.load(copy, say=lambda line: None))
-    except ValueError:
+    except ValueError as error:
+      text = config.explain(error)
+      assert len(text) < 700 and len(text.splitlines()) == 1, f'bit {bit}'
       continue
     assert found == expected, f'bit {bit}'
+
+
+n_flips = pytest.mark.parametrize(
+  'n_flips', [10, pytest.param(100, marks=pytest.mark.slow)]
+)
+
+
+@n_flips
+@pytest.mark.parametrize(
+  'name',
+  [
+    export.WEIGHTS_FILE,
+    export.CONFIG_FILE,
+    export.FACTS_FILE,
+    export.CARD_FILE,
+  ],
+)
+def test_no_flipped_bit_loads_in_silence(saved, copy, name, n_flips):
+  check_flips(saved, copy, name, n_flips)
+
+
+@n_flips
+@pytest.mark.parametrize('name', [export.WEIGHTS_FILE, export.VOCAB_FILE])
+def test_no_flipped_bit_of_subwords(saved_subwords, tmp_path, name, n_flips):
+  copy = shutil.copytree(saved_subwords, tmp_path / 'export')
+  check_flips(saved_subwords, copy, name, n_flips)
 
 
 def test_damage_names_the_tensors(copy):
@@ -123,12 +160,14 @@ def test_an_export_without_digests_is_said_not_to_be_verified(copy):
 def test_a_damaged_vocabulary_is_an_error(tmp_path):
   from trax_hier.storage.export_digests import check_digests, with_digests
 
+  names = ['vocab.model']
   facts = with_digests({'step': 3}, {'vocab.model': b'abc'})
   (tmp_path / 'vocab.model').write_bytes(b'abd')
   with pytest.raises(ValueError, match=r'vocab\.model: differs'):
-    check_digests(tmp_path, facts, None, pytest.fail)
+    check_digests(tmp_path, facts, names, None, pytest.fail)
   with pytest.raises(ValueError, match=r'config\.json: differs'):
-    check_digests(tmp_path, {**facts, 'step': 4}, None, pytest.fail)
+    changed = {**facts, 'step': 4}
+    check_digests(tmp_path, changed, names, None, pytest.fail)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import toy
+from messages import messages
 
 import trax_hier
 from trax_hier import cli, config, generation
@@ -35,7 +36,7 @@ from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 from trax_hier.storage import export, runs
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
 from trax_hier.storage.tensor_names import tensor_names
-from trax_hier.training.state import token_shapes
+from trax_hier.training.state import n_parameters, token_shapes
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'tensor_names.json'
 GOLDEN_ROWS = 'hourglass', 'block-recurrent', 'terraformer'
@@ -213,6 +214,25 @@ def test_an_export_needs_neither_run_nor_data(exported, tiny_run, tmp_path):
   assert isinstance(loaded.vocab, ByteVocab)
   jax.tree.map(
     np.testing.assert_array_equal, loaded.weights, tiny_run.result.weights
+  )
+
+
+def test_reprs_are_one_line(exported, tiny_run):
+  loaded = trax_hier.load(exported)
+  n = n_parameters(loaded.weights)
+  assert repr(loaded) == (
+    f'<Exported HourglassLM: {n:,} parameters, step 4, 256 ids, bytes, length '
+    '32>'
+  )
+  assert repr(generation.prepare(loaded.model, loaded.weights)) == (
+    f'<Prepared: {n:,} parameters, float32>'
+  )
+  for folder in exported, tiny_run.folder:
+    text = repr(runs.open_run(folder))
+    assert 'HourglassLM' in text and len(text) < 200 and '\n' not in text
+  bits = tiny_run.result.evaluation['bits_per_byte']
+  assert repr(tiny_run.result) == (
+    f'<TrainResult step 4: {n:,} parameters, bits_per_byte {bits:.4f}>'
   )
 
 
@@ -426,7 +446,7 @@ def test_existing_files_are_not_replaced(
   ):
     flags = [f'--run={tiny_run.folder}', f'--output={output}']
     assert cli.main(['export', *flags]) == 2
-    assert capsys.readouterr().err.startswith(
+    assert messages(capsys.readouterr().err).startswith(
       f'trax-hier export: {output}: {message}'
     )
 

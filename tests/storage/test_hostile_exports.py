@@ -135,6 +135,14 @@ def test_a_run_trains_no_vocabulary(model):
   assert os.listdir() == ['model']
 
 
+@pytest.mark.parametrize('text', HOSTILE[-4:])
+def test_describe_opens_no_files_of_an_export(model, capsys, text):
+  add(model, text)
+  assert cli.main(['describe', '--run=model']) == 2
+  assert 'does not choose files to read' in capsys.readouterr().err
+  assert os.listdir() == ['model']
+
+
 def test_the_user_may_give_the_paths(model):
   Path('text.txt').write_text('abc ' * 100, encoding='utf-8')
   add(
@@ -219,6 +227,49 @@ def fact(**facts):
   return edit
 
 
+def sparse(name):
+  """A file of a terabyte, which takes no space."""
+
+  def edit(folder):
+    (folder / name).touch()
+    os.truncate(folder / name, 2**40)
+
+  return edit
+
+
+def both(first, second):
+  def edit(folder):
+    first(folder)
+    second(folder)
+
+  return edit
+
+
+def nested(depth):
+  value = 1
+  for _ in range(depth):
+    value = [value]
+  return value
+
+
+def metadata(text):
+  """Replaces the digests in the metadata of the weights."""
+
+  def edit(folder):
+    file = folder / 'model.safetensors'
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:end]) | {'__metadata__': {'crc32': text}}
+    new = json.dumps(header).encode()
+    file.write_bytes(len(new).to_bytes(8, 'little') + new + content[end:])
+
+  return edit
+
+
+# Ten lines define a billion of items.
+LAUGHS = 'A0 = 1\n' + ''.join(
+  f'A{i} = [{", ".join(10 * [f"%A{i - 1}"])}]\n' for i in range(1, 10)
+)
 HUGE_HEADER = (2**62).to_bytes(8, 'little') + b'{}'
 
 
@@ -234,6 +285,19 @@ HUGE_HEADER = (2**62).to_bytes(8, 'little') + b'{}'
     replace(
       'config.gin', CONFIG.encode() + b'TransformerLM.d_model = 10000000'
     ),
+    replace('config.gin', f'{CONFIG}TransformerLM.n_layers = 10001'.encode()),
+    replace('config.gin', f'{CONFIG}TransformerLM.d_model = {2**30}'.encode()),
+    replace('config.gin', f'{CONFIG}{LAUGHS}train.mesh = %A9'.encode()),
+    replace('config.gin', CONFIG.encode() + b'A = 1\n' * 2**16),
+    replace('model.safetensors', (2**26).to_bytes(8, 'little') + b' ' * 2**26),
+    metadata('[' * 10**5),
+    metadata('{"blocks.0": ' * 10**5),
+    metadata('[1]'),
+    both(sparse('vocab.model'), fact(digests={'vocab.model': 1})),
+    both(sparse('x'), fact(digests={'x': 1})),
+    fact(x=nested(900)),
+    fact(length=nested(900)),
+    fact(digests={'config.json': nested(900)}),
     replace('model.safetensors', HUGE_HEADER),
     replace('model.safetensors', b''),
     fifo('config.json'),
@@ -262,7 +326,23 @@ def test_files_that_ask_for_memory_or_time(model, edit):
   edit(model)
   with pytest.raises(ValueError) as e:
     export.load(model)
-  assert len(str(e.value)) < 600 and len(str(e.value).splitlines()) == 1
+  text = config.explain(e.value)
+  assert len(text) < 600 and len(text.splitlines()) == 1
+
+
+def test_compare_reads_no_gin_without_end(model, capsys):
+  line = '{"kind": "valid", "step": 1, "bits_per_byte": 2}\n'
+  (model / 'metrics.jsonl').write_text(line, encoding='utf-8')
+  shutil.copytree(model, 'other')
+  for text in (
+    f'{LAUGHS}train.mesh = %A9',
+    'A = %A\ntrain.mesh = %A',
+    '#' * 2**18,
+  ):
+    add(model, text)
+    assert cli.main(['compare', 'model', 'other']) == 2
+    err = capsys.readouterr().err
+    assert 'model/config.gin' in err and len(err.splitlines()) == 1
 
 
 def test_links_to_files_are_followed(model):

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import toy
+from messages import messages
 from numpy.f2py.crackfortran import myeval
 
 import trax_hier
@@ -215,7 +216,7 @@ def run(files, capsys):
     )
     output = capsys.readouterr()
     assert not (code and output.out)
-    return code, output.err or output.out
+    return code, messages(output.err) or output.out
 
   return run
 

@@ -121,6 +121,21 @@ def test_digests_find_what_orbax_does_not(saved, tmp_path):
     checkpoints.load_weights(abstract(make_state(1)['weights']), print, 2)
 
 
+@pytest.mark.parametrize('file', ['_CHECKPOINT_METADATA', 'digests/metadata'])
+def test_metadata_nested_without_end(saved, tmp_path, file):
+  folder = shutil.copytree(saved, tmp_path / 'checkpoints')
+  for step in '12':
+    (folder / step / file).write_text('[' * 10**5, encoding='utf-8')
+
+  def load():
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as opened:
+      opened.load_weights(abstract(make_state(1)['weights']), lambda line: None)
+
+  with pytest.raises(CheckpointError) as e:
+    load()
+  assert len(str(e.value)) < 400 and str(tmp_path) in str(e.value)
+
+
 def test_a_checkpoint_without_digests_is_said_not_to_be_verified(
   saved, tmp_path
 ):

@@ -2,12 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import toy_training
 
-from trax_hier.training import memory_limit
+import trax_hier.storage.configurables  # noqa: F401
+from trax_hier import config, environment
+from trax_hier.data.batching.batches import EvalBatches
+from trax_hier.training import build as build_module
 from trax_hier.training.build import build
+from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.memory_limit import check_memory
+from trax_hier.training.mesh import make_mesh
 from trax_hier.training.optimizers import SGD
 from trax_hier.training.state import TrainState
 
@@ -35,7 +41,7 @@ def check(weights=1, optimizer=1, state=1, batch=1, logits=1, **others):
 
 @pytest.fixture(autouse=True)
 def available(monkeypatch):
-  monkeypatch.setattr(memory_limit, 'memory', lambda: (MEMORY, 'this machine'))
+  monkeypatch.setattr(environment, 'memory', lambda: (MEMORY, 'this machine'))
 
 
 @pytest.mark.parametrize(
@@ -67,13 +73,53 @@ def test_micro_batches_share_the_memory_of_logits():
 
 
 def test_unknown_memory_refuses_nothing(monkeypatch):
-  monkeypatch.setattr(memory_limit, 'memory', lambda: (None, ''))
+  monkeypatch.setattr(environment, 'memory', lambda: (None, ''))
   check(weights=HUGE)
 
 
 def test_build_refuses_only_what_must_fit(monkeypatch):
-  monkeypatch.setattr(memory_limit, 'memory', lambda: (100, 'this machine'))
+  monkeypatch.setattr(environment, 'memory', lambda: (100, 'this machine'))
   arguments = toy_training.Model, toy_training.Data(), SGD
   build(*arguments)
   with pytest.raises(ValueError, match='a training step needs at least'):
     build(*arguments, must_fit=True)
+
+
+def test_evaluation_steps_are_checked(monkeypatch):
+  data = toy_training.Data()
+  built = build(toy_training.Model, data, SGD)
+  built.evaluator.check_memory(n_ids=16)
+  # 8 rows of 6 tokens.
+  with pytest.raises(ValueError, match=r'evaluation step .*logits 19\.2 GB'):
+    built.evaluator.check_memory(n_ids=10**8)
+  monkeypatch.setattr(environment, 'memory', lambda: (100, 'this machine'))
+  monkeypatch.setattr(build_module, 'check_memory', lambda *_: None)
+  with pytest.raises(ValueError, match='an evaluation step'):
+    build(toy_training.Model, data, SGD, must_fit=True)
+
+
+def test_the_shapes_of_large_evaluation_batches_need_no_memory():
+  rows = EvalBatches(
+    lambda index: (np.zeros((len(index), 4), np.int32),) * 2, 1, 10**9
+  )
+  evaluator = Evaluator(toy_training.Model('eval'), rows, 'byte', make_mesh())
+  with pytest.raises(ValueError, match=r'batch 49\.0 GB, logits 256\.0 GB'):
+    evaluator.check_memory(n_ids=16)
+
+
+def test_an_evaluation_batch_that_cannot_be_read():
+  class Batches(list):
+    def __getitem__(self, i):
+      return {'inputs': np.zeros((1, 1 << 60), np.int32)}
+
+  with pytest.raises(ValueError, match='batch does not fit in memory: Unable'):
+    Evaluator(toy_training.Model('eval'), Batches([1]), 'byte', make_mesh())
+
+
+def test_the_message_names_the_binding():
+  config.parse([], [f'TextFiles.batch_size = {HUGE}'], True)
+  try:
+    with pytest.raises(ValueError, match=f'lower TextFiles.*{HUGE}, or use'):
+      check(batch=HUGE)
+  finally:
+    config.clear()

@@ -111,6 +111,7 @@ def _check(arguments):
 
 def _read(folder):
   from trax_hier import config
+  from trax_hier.config import files
   from trax_hier.storage.run_folder import config_file
   from trax_hier.training.logging.jsonl import read_metrics
 
@@ -127,7 +128,8 @@ def _read(folder):
     raise ValueError(
       f'{folder}: metrics.jsonl has no {_SCORE_PREFIX}... metric'
     )
-  return _Run(**by_kind, parameters=config.parameters(file.read_text('utf-8')))
+  parameters = config.parameters(files.read_text(file), str(file))
+  return _Run(**by_kind, parameters=parameters)
 
 
 def _has_score(line):

@@ -3,11 +3,13 @@
 import argparse
 import inspect
 
-from trax_hier.commands.failures import user_errors
+from trax_hier.commands.failures import print_note, user_errors
 from trax_hier.commands.flags import add_config, add_config_file, add_trust
 from trax_hier.commands.jax_settings import set_up_jax
 
 _TRAIN = 'trax_hier.training.train'
+# More would take minutes, or more memory than most machines have.
+_MOST_DEVICES, _MOST_TOKENS = 10_000, 2**29
 
 HELP = 'show configuration, layers, parameters, FLOPs and memory'
 DESCRIPTION = """
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--devices',
-    type=_positive,
+    type=_devices,
     metavar='N',
     help='simulate N CPU devices',
   )
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
   """Traces the model without arrays and prints the sections."""
+  print_note('loading JAX and the configuration ...')
   if arguments.devices is not None:
     _simulate_devices(arguments.devices)
   with user_errors():
@@ -80,38 +83,55 @@ def main(arguments: argparse.Namespace) -> None:
     is_trusted = arguments.run is None or arguments.trust_code
     config.parse(_files(arguments), arguments.config, is_trusted)
     if arguments.run is not None and arguments.batch is None:
-      from trax_hier.storage.runs import check_vocabulary
+      from trax_hier.storage.runs import check_data_files
 
-      check_vocabulary()
+      check_data_files(arguments.run)
     built = _build(arguments.batch)
-    config.check_used(_called_in_training(arguments.batch is not None))
+    notes = config.check_used(_called_in_training(arguments.batch is not None))
     layer, weights, model_state, batch = _model(built)
   from trax_hier.commands import describe_sections as sections
 
+  for note in notes:
+    print_note(f'note: {note}')
   root = model_tree(layer, weights, model_state, batch)
   sections.print_summary(built, root)
   sections.print_configuration()
   sections.print_layers(root, arguments.depth)
   sections.print_parameters(root)
   sections.print_flops(layer, weights, model_state, batch)
+  if not arguments.no_compile:
+    print_note('compiling the training step ...')
   sections.print_memory(built, batch, not arguments.no_compile)
 
 
 def _positive(text):
-  if not text.isdecimal() or int(text) < 1:
+  # Python converts no text of thousands of digits.
+  if not text.isdecimal() or len(text) > 20 or int(text) < 1:
     raise argparse.ArgumentTypeError(
-      f'must be a whole number, at least 1, got {text!r}'
+      f'must be a whole number, at least 1, got {text!r:.80}'
     )
   return int(text)
+
+
+def _devices(text):
+  n = _positive(text)
+  if n > _MOST_DEVICES:
+    raise argparse.ArgumentTypeError(f'must be at most {_MOST_DEVICES:,}')
+  return n
 
 
 def _batch_shape(text):
   sizes = text.split(',')
   if len(sizes) not in (2, 3):
     raise argparse.ArgumentTypeError(
-      f"must be two or three numbers, such as '8,512', got {text!r}"
+      f"must be two or three numbers, such as '8,512', got {text!r:.80}"
     )
-  return tuple(map(_positive, sizes))
+  rows, *lengths = map(_positive, sizes)
+  if rows * sum(lengths) > _MOST_TOKENS:
+    raise argparse.ArgumentTypeError(
+      f'must have at most {_MOST_TOKENS:,} tokens'
+    )
+  return rows, *lengths
 
 
 def _simulate_devices(n):
@@ -195,8 +215,9 @@ def _called_in_training(is_without_data):
 
 def _model(built):
   """The layer, and the shapes of its weights, its state and a batch."""
-  from trax_hier.training.state import abstract_init, shapes_of
+  from trax_hier.training.build import batch_shapes
+  from trax_hier.training.state import abstract_init
 
-  batch = shapes_of(built.data.train_batch(0))
+  batch = batch_shapes(built.data)
   layer = built.model(mode='train')
   return (layer, *abstract_init(layer, batch), batch)

@@ -75,12 +75,14 @@ def _evaluate_bits(arguments):
       if getattr(arguments, name) is not None:
         raise ValueError(f'--{name} goes with --rouge')
 
+    print_note(f'loading {arguments.run} ...')
     import jax
 
     from trax_hier.storage.runs import open_run
     from trax_hier.training.build import COMPUTE_DTYPES
     from trax_hier.training.data_error import reading
     from trax_hier.training.evaluate import Evaluator
+    from trax_hier.training.logging.display import Display
     from trax_hier.training.logging.not_finite import not_finite
     from trax_hier.training.mesh import weight_shardings
 
@@ -98,10 +100,14 @@ def _evaluate_bits(arguments):
       mesh,
       COMPUTE_DTYPES[run.compute_dtype],
     )
+    evaluator.check_memory(run.data.vocab.size)
     step, weights = run.load_weights(arguments.step, print_note)
   shardings = weight_shardings(mesh, weights)
   with data_errors():
-    result = evaluator(jax.device_put(weights, shardings))
+    with Display(stderr=True).doing(
+      f'evaluating the {arguments.split} split'
+    ) as count:
+      result = evaluator(jax.device_put(weights, shardings), count)
     with reading(f'the {arguments.split} split'):
       n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')

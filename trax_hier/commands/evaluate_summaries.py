@@ -71,6 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
   with user_errors():
     settings = _rouge_settings(arguments)
 
+    print_note(f'loading {arguments.run} ...')
     from trax_hier import generation
     from trax_hier.generation import rouge
     from trax_hier.storage.runs import open_run

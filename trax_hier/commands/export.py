@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
   """Writes the export and prints a summary of it."""
   with user_errors():
+    print_note(f'loading {arguments.run} ...')
     from trax_hier.storage import export
     from trax_hier.storage.runs import open_run
+    from trax_hier.training.build import batch_shapes
     from trax_hier.training.logging.jsonl import read_metrics
     from trax_hier.training.state import n_parameters
 
@@ -47,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Checked first: reading the data may take long.
     export.check_free(output)
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
-    batch = run.data.train_batch(0)
+    batch = batch_shapes(run.data)
     step, weights = run.load_weights(arguments.step, print_note)
     sources = batch.get('sources')
     exportable = export.ExportableModel(

@@ -3,10 +3,15 @@
 import atexit
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
 from trax_hier.environment import platform_message
+
+_MAX_MESSAGE = 4000
+# All but tabs and the ends of lines.
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]')
 
 
 class Failure(Exception):
@@ -19,8 +24,16 @@ class Failure(Exception):
 
 
 def fail(program: str, message: object, code: int) -> int:
-  """Prints a message on standard error; returns the code."""
-  print(f'{program}: {message}', file=sys.stderr)
+  """Prints a message on standard error; returns the code.
+
+  Names in a file may hold characters that control a terminal: these become
+  escapes. A very long message is cut.
+  """
+  text = str(message)
+  if len(text) > _MAX_MESSAGE:
+    text = f'{text[:_MAX_MESSAGE]}... ({len(text):,} characters)'
+  text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+  print(f'{program}: {text}', file=sys.stderr)
   return code
 
 
@@ -64,27 +77,31 @@ def user_errors() -> Iterator[None]:
     Failure: Code 1 for checkpoints that cannot be loaded, for values that are
       not finite and for a `DataError`, 2 for other errors.
   """
+  try:
+    yield
+  except (Failure, BrokenPipeError):
+    raise
+  except Exception as error:
+    failure = _failure(error)
+    if failure is None:
+      raise
+    raise failure from error
+
+
+def _failure(error):
+  """The `Failure` that an error causes; None for an error of the program."""
+  # Slow to import; only errors need them.
   from trax_hier import config
   from trax_hier.compat import base
   from trax_hier.training.checkpoints import CheckpointError
+  from trax_hier.training.data_error import DataError
 
-  try:
-    with data_errors():
-      yield
-  except BrokenPipeError:
-    raise
-  except (CheckpointError, FloatingPointError) as error:
-    raise Failure(error, 1) from error
-  except (
-    ValueError,
-    TypeError,
-    OSError,
-    MemoryError,
-    base.LayerError,
-  ) as error:
-    raise Failure(config.explain(error), 2) from error
-  except (RuntimeError, AssertionError) as error:
-    message = platform_message(error)
-    if message is None:
-      raise
-    raise Failure(message, 2) from error
+  if isinstance(error, DataError | CheckpointError | FloatingPointError):
+    return Failure(error, 1)
+  of_jax = RuntimeError, AssertionError, base.LayerError
+  if isinstance(error, of_jax) and (message := platform_message()):
+    return Failure(message, 2)
+  user_errors = ValueError, TypeError, OSError, MemoryError, base.LayerError
+  if isinstance(error, user_errors):
+    return Failure(config.explain(error), 2)
+  return None

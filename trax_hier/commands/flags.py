@@ -95,6 +95,7 @@ _PATHS = (
   'weights',
   'vocab',
 )
+_REPEATABLE = 'config_file', 'config', 'runs', 'stop'
 
 
 def check_files(arguments: argparse.Namespace) -> None:
@@ -115,6 +116,7 @@ def check_files(arguments: argparse.Namespace) -> None:
   if run and arguments.trust_code:
     print_note(f'--trust_code: the configuration of {run} may run any code')
   try:
+    _check_dashes(arguments)
     for name in _PATHS:
       given = getattr(arguments, name, None) or ()
       for path in [given] if isinstance(given, str) else given:
@@ -126,5 +128,13 @@ def check_files(arguments: argparse.Namespace) -> None:
       list(files.read_file(name))
     for binding in getattr(arguments, 'config', ()):
       list(files.read_bindings(binding))
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise Failure(error, 2) from error
+
+
+def _check_dashes(arguments):
+  """Python 3.11 takes `--name=--` for a list of no values."""
+  for name, value in vars(arguments).items():
+    is_lost = value == [] and name not in _REPEATABLE
+    if is_lost or (isinstance(value, list) and [] in value):
+      raise ValueError(f'--{name}=--: -- is not a value')

@@ -1,6 +1,7 @@
 """`trax-hier generate`: continues a text and prints it as it is sampled."""
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -121,16 +122,20 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.length_penalty is not None and arguments.n_beams == 1:
       raise ValueError('--length_penalty goes with --n_beams of 2 or more')
 
+    print_note(f'loading {arguments.run} ...')
     from trax_hier import generation
     from trax_hier.storage.runs import open_run
+    from trax_hier.training.build import batch_shapes
+    from trax_hier.training.logging.display import Display
 
     set_up_jax()
+    display = Display(stderr=True)
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
     if run.data.unit == 'dim':
       raise ValueError(
         f'{run.folder}: the data of this run are images, not text to continue'
       )
-    if source is None and 'sources' in run.data.train_batch(0):
+    if source is None and 'sources' in batch_shapes(run.data):
       raise ValueError(
         f'{run.folder}: the model of this run reads a source: give --source or '
         '--source_file'
@@ -142,7 +147,9 @@ def main(arguments: argparse.Namespace) -> None:
   for number, prompt in enumerate(prompts):
     try:
       with user_errors():
-        _continue(prompt, source, run, weights, stops, number, arguments)
+        _continue(
+          prompt, source, run, weights, stops, number, arguments, display
+        )
     except Failure as error:
       if not is_interactive:
         raise
@@ -162,14 +169,16 @@ def _stops(texts, vocab):
   return stops
 
 
-def _continue(prompt, source, run, weights, stops, number, arguments):
+def _continue(prompt, source, run, weights, stops, number, arguments, display):
   """Prints prompt `number`, its continuation and its speed."""
   from trax_hier import generation
   from trax_hier.data import TextStream
 
   vocab = run.data.vocab
   ids = vocab.encode(prompt)
-  printer = _Printer(prompt, TextStream(vocab.decode, ids))
+  stack = contextlib.ExitStack()
+  # The first tokens end the activity.
+  printer = _Printer(prompt, TextStream(vocab.decode, ids), stack.close)
   is_search = arguments.n_beams > 1
   sources = None
   if source is not None:
@@ -177,22 +186,24 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
   beams = {'n_beams': arguments.n_beams}
   if arguments.length_penalty is not None:
     beams['length_penalty'] = arguments.length_penalty
-  (new,) = generation.generate(
-    run.model,
-    weights,
-    [ids],
-    arguments.n_tokens,
-    temperature=arguments.temperature,
-    top_k=arguments.top_k,
-    top_p=arguments.top_p,
-    seed=arguments.seed + (0 if is_search else number),
-    stop=stops,
-    n_ids=vocab.size,
-    max_len=arguments.max_len,
-    on_tokens=None if is_search else printer,
-    sources=sources,
-    **beams,
-  )
+  with stack:
+    stack.enter_context(display.doing('compiling and reading the prompt'))
+    (new,) = generation.generate(
+      run.model,
+      weights,
+      [ids],
+      arguments.n_tokens,
+      temperature=arguments.temperature,
+      top_k=arguments.top_k,
+      top_p=arguments.top_p,
+      seed=arguments.seed + (0 if is_search else number),
+      stop=stops,
+      n_ids=vocab.size,
+      max_len=arguments.max_len,
+      on_tokens=None if is_search else printer,
+      sources=sources,
+      **beams,
+    )
   if is_search:
     printer([new])
   printer.close()
@@ -203,9 +214,10 @@ def _continue(prompt, source, run, weights, stops, number, arguments):
 class _Printer:
   """Prints a prompt and its new tokens as they arrive; measures the speed."""
 
-  def __init__(self, prompt, stream):
+  def __init__(self, prompt, stream, before_first):
     self._prompt = prompt
     self._stream = stream
+    self._before_first = before_first
     self._arrivals = []
 
   def __call__(self, rows):
@@ -215,6 +227,7 @@ class _Printer:
     # The prompt is printed with the first tokens, so that a request that fails
     # prints only its message.
     if not self._arrivals:
+      self._before_first()
       text = self._prompt + text
     self._arrivals.append((time.perf_counter(), len(new)))
     print(text, end='', flush=True)

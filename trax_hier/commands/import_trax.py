@@ -2,7 +2,7 @@
 
 import argparse
 
-from trax_hier.commands.failures import user_errors
+from trax_hier.commands.failures import print_note, user_errors
 from trax_hier.commands.flags import (
   add_config,
   add_config_file,
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
   """Writes the export and prints a summary of it."""
   with user_errors():
+    print_note(f'reading {arguments.weights} ...')
     import trax_hier.storage.configurables  # noqa: F401
     from trax_hier import config
     from trax_hier.storage import export, import_trax

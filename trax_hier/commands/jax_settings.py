@@ -1,4 +1,4 @@
-"""Settings of JAX: its types, and its persistent cache of programs."""
+"""JAX's persistent cache of programs."""
 
 import contextlib
 import os
@@ -6,10 +6,11 @@ import os
 from trax_hier.commands.failures import print_note
 
 _MAX_BYTES = 4 * 10**9
+_MIN_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
 
 
 def set_up_jax() -> None:
-  """Chooses 32-bit types, and lets JAX reuse programs in later processes.
+  """Lets JAX reuse programs in later processes.
 
   The cache of programs is `trax_hier/compiled` in the user's cache folder and
   holds at most 4 GB. JAX_COMPILATION_CACHE_DIR chooses another folder,
@@ -17,14 +18,10 @@ def set_up_jax() -> None:
   """
   import jax
 
-  if jax.config.jax_enable_x64:
-    # Decoding mixes indices of 32 and 64 bits.
-    print_note('JAX_ENABLE_X64 is ignored: models compute in 32 bits')
-    jax.config.update('jax_enable_x64', False)
-  _use_compilation_cache(jax)
-
-
-def _use_compilation_cache(jax):
+  # JAX keeps only what compiles for a second, but the many programs that
+  # compile faster take seconds together.
+  if _MIN_SECONDS.upper() not in os.environ:
+    jax.config.update(_MIN_SECONDS, 0)
   if jax.config.jax_compilation_cache_dir is not None:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'

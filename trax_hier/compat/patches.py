@@ -118,9 +118,27 @@ def _device_put_replicated(x, devices):
   return jax.device_put(copies, _one_per_device(devices))
 
 
+def _bernoulli(key, p, shape=None):
+  return jax.random.bernoulli(key, np.float32(p), shape)
+
+
+def _normal(key, shape=(), dtype=jnp.float32):
+  return jax.random.normal(key, shape, dtype)
+
+
+def _uniform(key, shape=(), dtype=jnp.float32, minval=0.0, maxval=1.0):
+  return jax.random.uniform(key, shape, dtype, minval, maxval)
+
+
 def _patch_fastmath_jax(module):
   module.JAX_BACKEND.update(
-    cond=_cond, pmap=_pmap, stop_gradient=_stop_gradient
+    cond=_cond,
+    pmap=_pmap,
+    stop_gradient=_stop_gradient,
+    # With jax_enable_x64, JAX's defaults sample other numbers, in 64 bits.
+    random_bernoulli=_bernoulli,
+    random_normal=_normal,
+    random_uniform=_uniform,
   )
 
 
@@ -204,6 +222,10 @@ PATCHES = {
   'trax.layers.combinators': _patch_combinators,
   'trax.layers.core': _patch_core,
   'trax.layers.research.position_encodings': _overlay('jax', random=_random),
+  # Integers divided, which jax_enable_x64 makes numbers of 64 bits.
+  'trax.layers.research.rotary_positional_embedding': _overlay(
+    'jnp', arange=functools.partial(jnp.arange, dtype=jnp.float32)
+  ),
   'trax.optimizers.trainer': _overlay(
     'jax', lib=types.SimpleNamespace(xla_bridge=_xla_bridge)
   ),

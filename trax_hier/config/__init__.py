@@ -13,16 +13,17 @@ defines ConfigError, which the module that finds an error raises:
 * `files`: missing files and syntax errors.
 * `names`: unknown modules, configurables and parameters.
 * `types`, `table`: values of a wrong type or not given, and unknown macros.
-* `usage`: bindings without effect.
+* `macros`: macros without an end.
+* `usage`: bindings without effect, with the help of `effects`.
 * `trust`: what a configuration of others may not do.
 """
 
 from gin import configurable
 
 from trax_hier.config.errors import ConfigError
-from trax_hier.config.explain import explain
+from trax_hier.config.explain import explain, size_binding
 from trax_hier.config.files import Location, packaged_gin_dir
-from trax_hier.config.names import bindable_parameters
+from trax_hier.config.names import bindable_parameters, import_folders
 from trax_hier.config.operative import differences, operative_text, parameters
 from trax_hier.config.parsing import (
   check_no_paths,
@@ -30,6 +31,7 @@ from trax_hier.config.parsing import (
   fingerprint,
   parse,
   resolved,
+  set_vocab_size,
   value,
 )
 from trax_hier.config.table import Binding
@@ -47,10 +49,13 @@ __all__ = [
   'differences',
   'explain',
   'fingerprint',
+  'import_folders',
   'operative_text',
   'packaged_gin_dir',
   'parameters',
   'parse',
   'resolved',
+  'set_vocab_size',
+  'size_binding',
   'value',
 ]

@@ -18,16 +18,30 @@ def cut(text: str, longest: int = 160) -> str:
   return f'{text[:longest]}... ({len(text) - longest:,} more characters)'
 
 
+def cut_middle(text: str, longest: int) -> str:
+  """Returns a text of a message without its middle if it is long.
+
+  The legal values come last, and must not be lost to a long value before.
+  """
+  if len(text) <= longest:
+    return text
+  half = longest // 2
+  n_lost = len(text) - 2 * half
+  return f'{text[:half]}... ({n_lost:,} more characters) ...{text[-half:]}'
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
   """Returns '; did you mean ...?' with known names close to `name`, or ''.
 
-  Names that begin with `name` come first, then those that contain it, then
-  those of similar spelling.
+  Names of the same words come first, then those that begin with `name`, those
+  that contain it, and those of similar spelling.
   """
   by_lower = {k.lower(): k for k in sorted(known)}
   wanted = name.lower()
   near = [n for n in by_lower if len(wanted) > 2 and wanted in n]
   near.sort(key=lambda n: (not n.startswith(wanted), len(n)))
+  words = sorted(wanted.split('_'))
+  near = [n for n in by_lower if sorted(n.split('_')) == words] + near
   # A name of any length takes its time, but none of ours is this long.
   if len(wanted) <= 100:
     near += difflib.get_close_matches(wanted, list(by_lower), n=3)

@@ -23,6 +23,8 @@ _CAUSES = {
   "Couldn't parse statement": 'A comment takes a leading #',
   'Unexpected token': 'A statement is Name.parameter = value',
 }
+# Those of this library and its runs have some kB. Gin takes seconds for more.
+_MAX_BYTES = 2**18
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -86,13 +88,17 @@ def parse_value(text: str):
   return config_parser.ConfigParser(text, _Delegate()).parse_value()
 
 
-def read_bindings(bindings: str) -> Iterator[tuple]:
+def read_bindings(bindings: str, file: str | None = None) -> Iterator[tuple]:
   """Yields (statement, Location) for a `--config` string.
+
+  Args:
+    bindings: Gin text.
+    file: The file of a run that the text is from, which includes nothing.
 
   Raises:
     ConfigError: The text has a syntax error, or an include fails.
   """
-  yield from _statements(bindings, None, ())
+  yield from _statements(bindings, file, (), is_trusted=file is None)
 
 
 def read_file(
@@ -120,15 +126,33 @@ def read_file(
     chain = ' includes '.join(_display(p) for p in (*stack, key))
     raise ConfigError(f'{prefix}a file cannot include itself: {chain}')
   try:
+    text = read_text(path)
+  except ConfigError as error:
+    raise ConfigError(f'{prefix}{error}') from None
+  yield from _statements(text, _display(path), (*stack, key), is_trusted)
+
+
+def read_text(path: str | os.PathLike) -> str:
+  """Returns the text of a gin file.
+
+  Raises:
+    ConfigError: It cannot be read, is too large, or is not UTF-8.
+  """
+  try:
+    size = os.path.getsize(path)
+    if size > _MAX_BYTES:
+      raise ConfigError(
+        f'{path} is not a gin file: it has {size:,} bytes, and a gin file at '
+        f'most {_MAX_BYTES:,}'
+      )
     with open(path, encoding='utf-8-sig') as f:
-      text = f.read()
+      return f.read()
   except UnicodeDecodeError as e:
     raise ConfigError(
-      f'{prefix}{path} is not a gin file: byte {e.start} is not UTF-8 text'
+      f'{path} is not a gin file: byte {e.start} is not UTF-8 text'
     ) from None
   except OSError as e:
-    raise ConfigError(f'{prefix}cannot read {path}: {e.strerror}') from None
-  yield from _statements(text, _display(path), (*stack, key), is_trusted)
+    raise ConfigError(f'cannot read {path}: {e.strerror}') from None
 
 
 def _find(name: str, prefix: str, includer: str | None) -> str:
@@ -148,8 +172,8 @@ def _find(name: str, prefix: str, includer: str | None) -> str:
       raise ConfigError(f'{prefix}{place} is a folder, not a gin file')
   shipped = [str(p.relative_to(packaged)) for p in packaged.rglob('*.gin')]
   raise ConfigError(
-    f"{prefix}there is no gin file '{name}'{suggest(name, shipped)}"
-    f'; searched {", ".join(places)}'
+    f'{prefix}there is no gin file {cut(repr(name))}{suggest(name, shipped)}'
+    f'; searched {cut(", ".join(places), 600)}'
   )
 
 

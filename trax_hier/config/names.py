@@ -20,27 +20,51 @@ from trax_hier.config.files import Location, Reference
 MACRO, CONSTANT = 'gin.macro', 'gin.constant'
 GinReference = gin.config.ConfigurableReference
 _OWN = 'trax_hier.'
+# Folders of gin files in which `import_module` has found modules.
+_import_folders: list[str] = []
 
 
 def import_module(statement, at: Location) -> None:
   """Runs an import statement; raises ConfigError if it fails.
 
   The module may lie in the current folder, which `python -m` searches, but an
-  installed program does not. The folder is searched for the sake of imports in
-  gin only: a file named as an optional package must not take its place.
+  installed program does not, or beside the gin file. The folders are searched
+  for the sake of imports in gin only: a file named as an optional package must
+  not take its place. So the folder of the gin file is later searched last.
   """
-  if statement.module.startswith('__gin__'):
-    raise ConfigError(f'{at}: trax_hier does not use {statement.module}')
-  if statement.module not in sys.modules and '' not in sys.path:
-    here = os.getcwd()
-    sys.path[:] = [here, *(path for path in sys.path if path != here)]
+  module = statement.module
+  if module.startswith('__gin__'):
+    raise ConfigError(f'{at}: trax_hier does not use {module}')
+  here, beside = os.getcwd(), None
+  if at.file is not None:
+    beside = os.path.dirname(os.path.abspath(at.file))
+  is_new = module not in sys.modules
+  is_added = is_new and beside not in (None, here, *sys.path)
   try:
-    importlib.import_module(statement.module)
+    if is_added:
+      sys.path.insert(0, beside)
+    if is_new and '' not in sys.path:
+      sys.path[:] = [here, *(path for path in sys.path if path != here)]
+    importlib.import_module(module)
+    if is_added:
+      _import_folders.append(beside)
   except Exception as e:  # Code of the module may raise anything.
     reason = cut(' '.join(f'{type(e).__name__}: {e}'.split()))
-    raise ConfigError(
-      f"{at}: cannot import '{statement.module}': {reason}"
-    ) from e
+    if isinstance(e, ModuleNotFoundError) and e.name == module.split('.')[0]:
+      places = dict.fromkeys(x for x in (here, beside) if x is not None)
+      reason += (
+        f'; searched {" and ".join(places)}; PYTHONPATH adds other folders'
+      )
+    raise ConfigError(f"{at}: cannot import '{module}': {reason}") from e
+  finally:
+    if is_added:
+      sys.path.remove(beside)
+      sys.path.append(beside)
+
+
+def import_folders() -> list[str]:
+  """Folders of gin files in which imports have found modules."""
+  return list(_import_folders)
 
 
 def resolve(

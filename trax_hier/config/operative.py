@@ -6,17 +6,20 @@ from collections.abc import Collection
 from gin import config_parser
 
 from trax_hier.config import files, names, text
+from trax_hier.config.errors import ConfigError
+from trax_hier.config.macros import Extents
 from trax_hier.config.parsing import current_table
 from trax_hier.config.usage import live_keys
 
 
-def operative_text() -> str:
+def operative_text(with_idle: bool = False) -> str:
   """Returns the values used so far as a gin file that repeats the run.
 
   The file holds each parameter of each configurable called so far, defaults
   included, unless the caller passed it. It also holds the bindings of the
   configurables in `check_used(called_later)`. Values bound from Python that gin
-  cannot write are left out.
+  cannot write are left out, and so are arguments without effect, unless
+  `with_idle`.
   """
   table = current_table()
   macros, sections = {}, {}
@@ -24,7 +27,11 @@ def operative_text() -> str:
     if selector == names.MACRO:
       macros |= {scope: values['value']}
     elif selector != names.CONSTANT:
-      sections[scope, selector] = values
+      sections[scope, selector] = {
+        name: value
+        for name, value in values.items()
+        if with_idle or not table.idle.get((selector, name))
+      }
   for key in live_keys(table):
     binding = table.bindings[key]
     if binding.is_macro:
@@ -48,10 +55,14 @@ def operative_text() -> str:
   return '\n'.join(lines)
 
 
-def parameters(gin_text: str) -> dict[str, str]:
+def parameters(gin_text: str, file: str | None = None) -> dict[str, str]:
   """Returns {name: value} of a gin text: values as gin text, macros expanded.
 
   Names stay as written; nothing is resolved or bound.
+
+  Args:
+    gin_text: The text.
+    file: The file that it is from, for messages.
 
   Raises:
     ConfigError: The text is not valid gin.
@@ -61,7 +72,7 @@ def parameters(gin_text: str) -> dict[str, str]:
     {'HourglassLM.d_model': '64'}
   """
   macros, values = {}, {}
-  for statement, _ in files.read_bindings(gin_text):
+  for statement, _ in files.read_bindings(gin_text, file):
     if isinstance(statement, config_parser.BindingStatement):
       scope, name, parameter, value, _ = statement
       name = f'{scope}/{name}' if scope else name
@@ -70,13 +81,23 @@ def parameters(gin_text: str) -> dict[str, str]:
       else:
         macros[name] = value
 
-  def insert(reference):
+  def macro(reference):
     is_macro = reference.sigil == '%' and reference.name in macros
-    return expand(macros[reference.name]) if is_macro else reference
+    return (reference.name, macros[reference.name]) if is_macro else None
 
   def expand(value):
-    return names.map_leaves(value, files.Reference, insert)
+    def leaf(reference):
+      found = macro(reference)
+      return reference if found is None else expand(found[1])
 
+    return names.map_leaves(value, files.Reference, leaf)
+
+  extents = Extents(files.Reference, macro)
+  for value in values.values():
+    try:
+      extents.check(value)
+    except ConfigError as error:
+      raise ConfigError(f'{file}: {error}' if file else str(error)) from None
   return {name: text.write(expand(value)) for name, value in values.items()}
 
 
@@ -100,7 +121,7 @@ def differences(
   Raises:
     ConfigError: `saved` is not valid gin.
   """
-  then, now = parameters(saved), parameters(operative_text())
+  then, now = parameters(saved), parameters(operative_text(with_idle=True))
 
   def is_difference(name):
     if name in then and name in now:

@@ -61,10 +61,11 @@ def parse(
     for statement, at in files.read_bindings(binding):
       _add_statement(statement, at, table)
   table.sources += [*config_files, *(f"--config='{b}'" for b in bindings)]
+  table.check_macros()
   trust.check_calls(table)
   table.check()
   for binding in table.bindings.values():
-    if not trust.is_inert(binding):
+    if not (trust.is_inert(binding) or table.is_open(binding)):
       gin.bind_parameter(binding.key, binding.value)
   _table = table
 
@@ -94,6 +95,43 @@ def value(name: str) -> Any:
     raise ConfigError(must_be_given(name))
   # Gin resolves references when they are deep-copied.
   return copy.deepcopy(binding.value)
+
+
+def set_vocab_size(name: str, size: int) -> None:
+  """Binds the size of the vocabulary of a model, if no binding gives it.
+
+  `VOCAB_SIZE = None` leaves it open, and so does a model without a binding.
+
+  Args:
+    name: Parameter that holds the factory of the model: 'train.model'.
+    size: Number of ids in the data.
+  """
+  configurable, _, parameter = name.rpartition('.')
+  factory = _table.bindings.get(('', names.resolve(configurable), parameter))
+  if factory is None:
+    return
+  reference = _table.source_of(factory).value
+  if not isinstance(reference, names.GinReference):
+    return
+  selector, scopes = reference.configurable.selector, reference.scopes
+  if 'vocab_size' not in names.bindable_parameters(selector):
+    return
+  keys = [
+    ('/'.join(scopes[:n]), selector, 'vocab_size')
+    for n in range(len(scopes), -1, -1)
+  ]
+  bound = next((k for k in keys if k in _table.bindings), None)
+  if bound is None:
+    _bind(Binding(*keys[0], size, factory.location))
+  elif _table.is_open(_table.bindings[bound]):
+    _bind(_table.source_of(_table.bindings[bound])._replace(value=size))
+    _bind(_table.bindings[bound])
+
+
+def _bind(binding: Binding) -> None:
+  """Puts a binding in force."""
+  _table.bindings[binding.key] = binding
+  gin.bind_parameter(binding.key, binding.value)
 
 
 def check_no_paths(name: str, harmless: Collection[str] = ()) -> None:

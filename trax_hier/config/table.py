@@ -7,8 +7,17 @@ from typing import Any, NamedTuple
 from trax_hier.config import names, text, types
 from trax_hier.config.errors import ConfigError, cut, must_be_given, suggest
 from trax_hier.config.files import Location
+from trax_hier.config.macros import CircularMacroError, Extents
 
 Key = tuple[str, str, str]
+
+# Exponents of two that whole numbers stay below. Tables of positions are made
+# before memory is estimated; JAX counts steps in 32 bits.
+_BITS = {
+  'trax_hier.layers.': 26,
+  'trax_hier.models.': 26,
+  'trax_hier.training.': 31,
+}
 
 
 class Binding(NamedTuple):
@@ -53,6 +62,12 @@ class Table:
     sources: Files and `--config` options as given, for `operative_text`.
     excused: Bindings that an override may have left without effect.
     called_later: Selectors that are called after `check_used`.
+    idle: Why an argument of a call had no effect, '' if it had one, by selector
+      and parameter; see `usage.record_effect`.
+    passed_on: The slots of models, such as 'RetinaLM.pool', whose parts go on
+      to a slot of a layer, such as 'RetinaAttention.pool', by the latter.
+    outranked: Bindings before a choice of a component elsewhere, in another
+      file or option, which may leave them without effect.
   """
 
   bindings: dict[Key, Binding] = dataclasses.field(default_factory=dict)
@@ -60,6 +75,11 @@ class Table:
   sources: list[str] = dataclasses.field(default_factory=list)
   excused: set[Key] = dataclasses.field(default_factory=set)
   called_later: set[str] = dataclasses.field(default_factory=set)
+  idle: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+  outranked: set[Key] = dataclasses.field(default_factory=set)
+  passed_on: dict[str, dict[str, None]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def copy(self) -> 'Table':
     """Returns a copy that shares no container with this one."""
@@ -73,7 +93,14 @@ class Table:
     # component idle, which is not an error.
     if old and repr(old.value) != repr(binding.value) and _selects(old.value):
       self.excused |= set(self.bindings)
+    if _selects(binding.value):
+      self.outranked |= {
+        key
+        for key, other in self.bindings.items()
+        if other.location.file != binding.location.file
+      }
     self.excused.discard(binding.key)
+    self.outranked.discard(binding.key)
     self.bindings[binding.key] = binding
 
   def macros_of(self, keys: Iterable[Key]) -> dict[Key, Binding]:
@@ -87,29 +114,58 @@ class Table:
           pending.append(key)
     return found
 
-  def check(self) -> None:
-    """Checks macros and types; raises ConfigError at the first fault."""
+  def check_macros(self) -> None:
+    """Checks that macros exist and have an end; raises ConfigError."""
+    known = {b.scope for b in self.bindings.values() if b.is_macro}
     for binding in self.bindings.values():
-      self._check_macros_exist(binding)
+      for ref in names.references(binding.value):
+        macro = names.macro_name(ref)
+        if macro and macro not in known:
+          raise ConfigError(
+            f'{binding.location}: there is no macro %{cut(macro)}'
+            f'{suggest(macro, known)}'
+          )
+    extents = Extents(names.GinReference, self._macro)
+    for binding in self.bindings.values():
+      try:
+        extents.check(
+          binding.value, binding.scope if binding.is_macro else None
+        )
+      except CircularMacroError as error:
+        macro = self.bindings[error.name, names.MACRO, 'value']
+        raise ConfigError(f'{macro.location}: {error}') from None
+      except ConfigError as error:
+        raise ConfigError(
+          f'{binding.location}: {cut(binding.name)}: {error}'
+        ) from None
+
+  def check(self) -> None:
+    """Checks values and their types; raises ConfigError at the first fault.
+
+    `check_macros` must have passed.
+    """
     for binding in self.bindings.values():
       self._check_given(binding)
     for binding in self.bindings.values():
       if not binding.is_macro and self._is_given(binding):
         self._check_type(binding)
 
-  def _check_macros_exist(self, binding: Binding) -> None:
-    known = [b.scope for b in self.bindings.values() if b.is_macro]
-    for ref in names.references(binding.value):
-      macro = names.macro_name(ref)
-      if macro and macro not in known:
-        raise ConfigError(
-          f'{binding.location}: there is no macro %{macro}'
-          f'{suggest(macro, known)}'
-        )
-    if binding.is_macro and binding.key in self.macros_of([binding.key]):
-      raise ConfigError(
-        f'{binding.location}: the macro {binding.name} refers to itself'
-      )
+  def is_open(self, binding: Binding) -> bool:
+    """Whether a model leaves the size of its vocabulary to the data."""
+    is_model = not binding.selector.startswith('trax_hier.data.')
+    return (
+      is_model
+      and binding.parameter == 'vocab_size'
+      and self._expand(binding.value) is None
+    )
+
+  def source_of(self, binding: Binding) -> Binding:
+    """The binding of the last macro that a value stands for, or itself."""
+    while isinstance(binding.value, names.GinReference) and (
+      macro := self._macro(binding.value)
+    ):
+      binding = self.bindings[macro[0], names.MACRO, 'value']
+    return binding
 
   def _is_given(self, binding: Binding) -> bool:
     """Whether neither the value nor a macro in it is `%gin.REQUIRED`."""
@@ -158,22 +214,53 @@ class Table:
         f'{binding.location}: {binding.name}: {error}; keys are strings, '
         'numbers or tuples'
       ) from None
-    if types.conforms(value, hint):
+    if types.conforms(value, hint) or self.is_open(binding):
+      self._check_size(binding, value)
       return
-    advice = types.advice(value, hint, text.write)
+    advice = types.advice(value, hint, _shown)
     if isinstance(value, str) and types.takes_reference(hint):
       found = names.registry().matching_selectors(value)
       advice = f'; did you mean @{value}?' if found else advice
     is_reference = isinstance(value, names.GinReference)
     kind = '' if is_reference or value is None else type(value).__name__ + ' '
-    via = ', '.join(
-      f'%{macro.name} is set at {macro.location.short}'
-      for macro in self.macros_of([binding.key]).values()
-    )
     raise ConfigError(
       f'{binding.location}: {binding.name} takes {types.describe(hint)}, not'
-      f' {kind}{cut(text.write(value))}{advice}'
-      f'{f" ({via})" if via else ""}'
+      f' {kind}{_shown(value)}{advice}'
+      f'{self._via(binding)}'
+    )
+
+  def _via(self, binding: Binding) -> str:
+    """Names the macros in the value of a binding."""
+    via = ', '.join(
+      f'%{cut(macro.name)} is set at {macro.location.short}'
+      for macro in list(self.macros_of([binding.key]).values())[:4]
+    )
+    return f' ({via})' if via else ''
+
+  def _check_size(self, binding: Binding, value: Any) -> None:
+    """Rejects whole numbers that would overflow or take all memory."""
+    family = '.'.join(binding.selector.split('.')[:2]) + '.'
+    bits = _BITS.get(family)
+    if bits is None or binding.parameter == 'seed':  # A seed has 63 bits.
+      return
+    large = []
+
+    def leaf(number):
+      if abs(number) >= 2**bits:
+        large.append(number)
+
+    names.map_leaves(value, int, leaf)
+    if large:
+      raise ConfigError(
+        f'{binding.location}: {binding.name} takes whole numbers below 2 ** '
+        f'{bits}, not {_shown(large[0])}{self._via(binding)}'
+      )
+
+  def _macro(self, ref: names.GinReference) -> tuple[str, Any] | None:
+    """Name and value of a macro; None for any other reference."""
+    name = names.macro_name(ref)
+    return (
+      (name, self.bindings[name, names.MACRO, 'value'].value) if name else None
     )
 
   def _expand(self, value):
@@ -182,12 +269,15 @@ class Table:
     def leaf(ref: names.GinReference):
       if ref.configurable.selector == names.CONSTANT:
         return ref.scoped_configurable_fn()
-      macro = names.macro_name(ref)
-      if not macro:
-        return ref
-      return self._expand(self.bindings[macro, names.MACRO, 'value'].value)
+      macro = self._macro(ref)
+      return ref if macro is None else self._expand(macro[1])
 
     return names.map_leaves(value, names.GinReference, leaf)
+
+
+def _shown(value) -> str:
+  """A value as gin text on one line of limited length."""
+  return cut(' '.join(text.write(value).split()))
 
 
 def _selects(value) -> bool:

@@ -4,12 +4,43 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trax_hier.config import names
-from trax_hier.config.errors import ConfigError
+from trax_hier.config.errors import ConfigError, cut, suggest
 from trax_hier.config.parsing import current_table
 from trax_hier.config.table import Binding, Key, Table
 
+_MOST = 20  # Faults in a message.
 
-def check_used(called_later: Sequence[str] = ()) -> None:
+
+def record_effect(configurable: str, parameter: str, why_idle: str) -> bool:
+  """Records whether an argument of a call has an effect.
+
+  It has one for `check_used` if it has one in any call.
+
+  Args:
+    configurable: Name of the configurable.
+    parameter: The argument, which may come from gin.
+    why_idle: Why it has no effect; '' if it has one.
+
+  Returns:
+    Whether a binding sets the parameter.
+  """
+  table = current_table()
+  key = names.resolve(configurable), parameter
+  table.idle[key] = why_idle and table.idle.get(key, why_idle)
+  return any(binding.key[1:] == key for binding in table.bindings.values())
+
+
+def record_source(slot: str, source: str) -> None:
+  """Records that the part in a slot is the value of another, `source`.
+
+  Args:
+    slot: Such as 'RetinaAttention.pool'.
+    source: Such as 'RetinaLM.pool', which is the one to bind.
+  """
+  current_table().passed_on.setdefault(slot, {})[source] = None
+
+
+def check_used(called_later: Sequence[str] = ()) -> list[str]:
   """Checks that each binding has had an effect by now.
 
   A binding that a deeper scope hides still counts as used. When an override
@@ -20,6 +51,10 @@ def check_used(called_later: Sequence[str] = ()) -> None:
     called_later: Names of configurables that the run calls only after this
       check; their bindings are not checked, but are part of `operative_text`.
 
+  Returns:
+    A line for each argument of a call that has no effect because another file
+    or option chose a component that does not take it.
+
   Raises:
     ConfigError: Names each binding without effect and says why.
   """
@@ -27,17 +62,31 @@ def check_used(called_later: Sequence[str] = ()) -> None:
   table.called_later = {names.resolve(name) for name in called_later}
   calls = names.calls()
   live = live_keys(table)
-  faults = [
-    f'{binding.location}: {_why_idle(table, binding, calls)}'
-    for key, binding in table.bindings.items()
-    if key not in live and key not in table.excused
-  ]
+  faults, notes = [], []
+  for key, binding in table.bindings.items():
+    if key in live:
+      continue
+    text = f'{binding.location}: {_why_idle(table, binding, calls)}'
+    if _is_idle(table, key) and key in table.excused | table.outranked:
+      if not binding.is_macro:
+        notes.append(f'{text}, so the binding has no effect')
+    elif key not in table.excused:
+      faults.append(text)
   if len(faults) == 1:
     raise ConfigError(f'{faults[0]}, so the binding has no effect')
   if faults:
-    raise ConfigError(
-      f'{len(faults)} bindings have no effect:\n  ' + '\n  '.join(faults)
-    )
+    more = [f'and {len(faults) - _MOST:,} more'] if len(faults) > _MOST else []
+    lines = '\n  '.join([*faults[:_MOST], *more])
+    raise ConfigError(f'{len(faults)} bindings have no effect:\n  {lines}')
+  return notes
+
+
+def _is_idle(table: Table, key: Key) -> bool:
+  """Whether a binding, or each user of a macro, sets an idle argument."""
+  if table.bindings[key].is_macro:
+    users = [k for k in table.bindings if key in table.macros_of([k])]
+    return bool(users) and all(_is_idle(table, k) for k in users)
+  return bool(table.idle.get(key[1:]))
 
 
 def live_keys(table: Table) -> set[Key]:
@@ -45,6 +94,8 @@ def live_keys(table: Table) -> set[Key]:
   calls = names.calls()
 
   def is_used(binding: Binding) -> bool:
+    if table.idle.get(binding.key[1:]):
+      return False
     return binding.selector in table.called_later or any(
       selector == binding.selector
       and _within(scope, binding.scope)
@@ -66,39 +117,51 @@ def _why_idle(
   """The reason why a binding has no effect."""
   if binding.is_macro:
     if binding.key in table.macros_of(table.bindings):
-      return f'only bindings without effect use %{binding.name}'
+      return f'only bindings without effect use %{cut(binding.name)}'
     return (
-      f'no binding uses the macro %{binding.name} (a parameter would be'
+      f'no binding uses the macro %{cut(binding.name)} (a parameter would be'
       ' Name.parameter)'
     )
+  if reason := table.idle.get(binding.key[1:]):
+    return reason
   name = names.short_name(binding.selector)
   scopes = sorted(s for s, selector in calls if selector == binding.selector)
   if not scopes:
     return f'nothing calls {name}'
   if not any(_within(scope, binding.scope) for scope in scopes):
     called = ' and '.join(f"scope '{s}'" if s else 'no scope' for s in scopes)
-    return f"{name} is called in {called}, never in scope '{binding.scope}'"
+    meant = suggest(binding.scope, filter(None, scopes)).removeprefix('; ')
+    hint = f' ({meant})' if meant else ''
+    return (
+      f"{name} is called in {called}, never in scope '{cut(binding.scope)}'"
+      f'{hint}'
+    )
   why = f"every caller of {name} passes '{binding.parameter}'"
-  source = _source(binding, calls)
+  passed_on = table.passed_on.get(f'{name}.{binding.parameter}', {})
+  source = ' or '.join(passed_on) or _source(binding, calls)
   return f'{why} (bind {source} instead)' if source else why
 
 
 def _source(binding: Binding, calls: Iterable[tuple[str, str]]) -> str:
-  """The binding to use instead: the same parameter of the outermost caller."""
+  """The binding to use instead: the same parameter of the outermost caller.
+
+  If no part that is bound leads there, it is that of a model.
+  """
 
   def contains(selector: str, seen: set[str]) -> bool:
     inner = names.parts(selector) - seen
     seen |= inner
     return binding.selector in inner or any(contains(s, seen) for s in inner)
 
-  for selector in dict.fromkeys(selector for _, selector in calls):
-    if (
-      selector != binding.selector
-      and binding.parameter in names.bindable_parameters(selector)
-      and contains(selector, set())
-    ):
-      return f'{names.short_name(selector)}.{binding.parameter}'
-  return ''
+  callers = [
+    selector
+    for selector in dict.fromkeys(selector for _, selector in calls)
+    if selector not in (binding.selector, names.MACRO, names.CONSTANT)
+    and binding.parameter in names.bindable_parameters(selector)
+  ]
+  near = [selector for selector in callers if contains(selector, set())]
+  near += [s for s in callers if s.startswith('trax_hier.models.')]
+  return f'{names.short_name(near[0])}.{binding.parameter}' if near else ''
 
 
 def _within(inner: str, outer: str) -> bool:

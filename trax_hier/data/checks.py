@@ -1,10 +1,24 @@
 """Argument checks whose error messages name the gin binding."""
 
+# The most that a number may be, by the end of its name: rows of a batch, tokens
+# of a row. Others are counted in 32 bits.
+_MOST = {'batch_size': 2**20, 'length': 2**26, '': 2**31 - 1}
+
 
 def check_positive(binding: str, value: int) -> None:
-  """Raises ValueError unless `value` is an int of at least 1."""
+  """Raises ValueError unless `value` is an int from 1 to the most of `_MOST`.
+
+  Example:
+    >>> check_positive('TextFiles.length', 10**9)
+    Traceback (most recent call last):
+    ...
+    ValueError: TextFiles.length = 1000000000: must be at most 67,108,864
+  """
   if not _is_int(value) or value < 1:
     raise ValueError(f'{binding} = {value!r}: must be an integer of 1 or more')
+  most = next(n for end, n in _MOST.items() if binding.endswith(end))
+  if value > most:
+    raise ValueError(f'{binding} = {value!r}: must be at most {most:,}')
 
 
 def check_not_negative(binding: str, value: int) -> None:

@@ -194,6 +194,21 @@ def sample_begins(n: int, block: int, n_blocks: int) -> list[int]:
   return [i * (n - block) // (n_blocks - 1) for i in range(n_blocks)]
 
 
+def map_array(path: Path) -> np.ndarray:
+  """Memory-maps a .npy file.
+
+  Raises:
+    OSError: if the file cannot be read.
+    ValueError: if it is not an array of numbers in this format, such as an
+      archive of arrays or a pickle, or is damaged.
+  """
+  try:
+    return np.lib.format.open_memmap(path, mode='r')
+  except (ValueError, OverflowError, EOFError) as error:
+    reason = str(error).partition('\n')[0]
+    raise ValueError(f'{path.name}: not a .npy file: {reason}') from error
+
+
 class MappedFile(NamedTuple):
   """The memory-mapped file of an array.
 

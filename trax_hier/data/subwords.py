@@ -37,7 +37,6 @@ def _print_result(flags, splits, how, vocab):
   )
   bindings = [
     f'TextFiles.vocab = {json.dumps(str(flags.output), ensure_ascii=False)}',
-    f'VOCAB_SIZE = {vocab.size}',
   ]
   if (flags.valid_fraction, flags.test_fraction) != (
     VALID_FRACTION,

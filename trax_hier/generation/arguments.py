@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _SMALLEST_CAPACITY = 64
+_LARGEST_CAPACITY = 1 << 30
 
 
 def token_rows(name: str, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -113,9 +114,14 @@ def capacity(longest: int, n_tokens: int, max_len: int | None) -> int:
       needed, rounded up to a power of two.
 
   Raises:
-    ValueError: max_len is too small.
+    ValueError: max_len is too small, or positions would exceed 32 bits.
   """
   needed = longest + n_tokens
+  if max(needed, max_len or 0) > _LARGEST_CAPACITY:
+    raise ValueError(
+      f'n_tokens = {n_tokens} after a prompt of {longest} tokens, max_len = '
+      f'{max_len}: at most {_LARGEST_CAPACITY:,} tokens are possible'
+    )
   if max_len is None:
     return max(_SMALLEST_CAPACITY, next_power_of_two(needed))
   if needed > max_len:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hier.generation.continuations import Continuations
 from trax_hier.generation.stop_sequences import matched_length
 from trax_hier.layers.base.once import Computed
 
@@ -180,7 +181,8 @@ def update_best(
   stopped = Hypothesis(score, at(t - 1), stop.parents, length - stop.matched)
   best = _better(search.best, stopped, is_stopped)
   last = length >= n_tokens
-  log_p, beam = jnp.max(beams.log_p, axis=1), jnp.argmax(beams.log_p, axis=1)
+  log_p = jnp.max(beams.log_p, axis=1)
+  beam = jax.lax.argmax(beams.log_p, 1, jnp.int32)
   full = Hypothesis(search.score(log_p, length), at(t), beam, length)
   best = _better(best, full, last)
   # An upper bound: log probabilities only fall, and the divisor only grows.
@@ -213,7 +215,7 @@ def trace_back(
   shape = *search.log_p.shape, -1
   parents = np.asarray(search.parents).reshape(shape)
   tokens = np.asarray(tokens).reshape(shape)
-  rows = []
+  rows = Continuations()
   for row, (first, beam) in enumerate(zip(lengths, best.beam, strict=True)):
     new = []
     for position in range(best.position[row], first, -1):

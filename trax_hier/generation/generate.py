@@ -29,6 +29,11 @@ class Prepared:
   weights: Any
   precision: str
 
+  def __repr__(self) -> str:
+    """One line, without the weights."""
+    n = sum(w.size for w in jax.tree.leaves(self.weights))
+    return f'<{type(self).__name__}: {n:,} parameters, {self.precision}>'
+
 
 def prepare(
   model: Callable[..., base.Layer], weights: Any, precision: str = 'float32'
@@ -55,7 +60,7 @@ def prepare(
     ['int8', 'float32', 'float32']
   """
   convert = programs.weights_converter(model, config.fingerprint(), precision)
-  return Prepared(convert(weights), precision)
+  return Prepared(convert(jax.tree.map(_on_its_device, weights)), precision)
 
 
 def generate(
@@ -74,6 +79,7 @@ def generate(
   sources: np.ndarray | Sequence[np.ndarray] | None = None,
   n_beams: int = 1,
   length_penalty: float = 0.6,
+  compile_fast: bool = False,
 ) -> list[np.ndarray]:
   """Continues prompts with tokens sampled from the model.
 
@@ -116,14 +122,17 @@ def generate(
       known only at the end of the search.
     length_penalty: Exponent that favors long continuations in beam search; with
       0, the score is the log probability.
+    compile_fast: Whether to compile programs in less time that decode more
+      slowly, as for a single short text. Only CPUs make a difference.
 
   Returns:
     The new tokens of each row, int32 (n,) with n at most n_tokens, without the
     stop sequence that ended the row.
 
   Raises:
-    ValueError: An argument is out of its range, or a prompt and its new tokens
-      exceed max_len or the positions of the model.
+    ValueError: An argument is out of its range, a prompt and its new tokens
+      exceed max_len or the positions of the model, or the caches exceed the
+      memory.
     FloatingPointError: The logits of a row are infinite or not a number.
 
   Example:
@@ -168,31 +177,25 @@ def generate(
   if sources is not None:
     sources = arguments.source_rows(sources, len(prompts))
     source_length = arguments.next_power_of_two(max(1, *map(len, sources)))
-  program = programs.programs_of(
-    model,
-    config.fingerprint(),
-    len(prompts),
-    max_len,
-    weights.precision,
-    source_length,
-  )
-  sizes = program.n_ids, program.n_positions
-  arguments.check_fits(*sizes, prompts, n_tokens, sources)
+  key = len(prompts), max_len, weights.precision, source_length, compile_fast
+  program = programs.programs_of(model, config.fingerprint(), *key)
+  all_ids = program.n_ids(weights.weights)
+  arguments.check_fits(all_ids, program.n_positions, prompts, n_tokens, sources)
+  program.check_memory(n_beams)
   if sources is not None:
     sources = _padded(sources, program.source_length)
   sampling = Sampling(
-    jnp.float32(temperature),
-    jnp.int32(min(program.n_ids, top_k or program.n_ids)),
-    jnp.float32(1.0 if top_p is None else top_p),
-    jnp.int32(program.n_ids if n_ids is None else n_ids),
+    np.float32(temperature),
+    np.int32(min(all_ids, top_k or all_ids)),
+    np.float32(1.0 if top_p is None else top_p),
+    np.int32(all_ids if n_ids is None else n_ids),
   )
   request = programs.Request(
-    sampling, jax.random.PRNGKey(seed), jnp.int32(n_tokens), stop_array(stop)
+    sampling, jax.random.PRNGKey(seed), np.int32(n_tokens), stop_array(stop)
   )
   tokens = np.pad(_padded(prompts, max_len), [(0, 0), (1, 0)])
   decoding = program.start(weights.weights, tokens, lengths, request, sources)
-  if lengths.min() >= programs.SMALLEST_CHUNK:
-    decoding = program.prefill(weights.weights, decoding)
+  decoding = program.prefill(weights.weights, decoding)
   decode = functools.partial(program.decode, weights.weights)
   if on_tokens is not None:
     held_back = max((len(s) for s in stop), default=1) - 1
@@ -216,6 +219,7 @@ def sample_text(
   temperature: float = 1.0,
   seed: int = 0,
   source: np.ndarray | None = None,
+  compile_fast: bool = False,
 ) -> str:
   """Continues a text; returns only the new text.
 
@@ -229,6 +233,7 @@ def sample_text(
     temperature: Divisor of the logits; 0 takes the most likely token.
     seed: Seed of sampling.
     source: Input of an encoder-decoder model, tokens (m,).
+    compile_fast: As for `generate`.
   """
   (new,) = generate(
     model,
@@ -240,8 +245,21 @@ def sample_text(
     stop=[[0]],
     n_ids=vocab.size,
     sources=None if source is None else [source],
+    compile_fast=compile_fast,
   )
   return vocab.decode(new)
+
+
+def _on_its_device(x):
+  """An array on one device without the mesh, such as that of a training run.
+
+  A mesh would be part of the programs, which a process that loads the weights
+  from a file would compile again.
+  """
+  if not isinstance(x, jax.Array) or len(x.sharding.device_set) > 1:
+    return x
+  (device,) = x.sharding.device_set
+  return jax.device_put(x, jax.sharding.SingleDeviceSharding(device))
 
 
 def _padded(rows, length):

@@ -1,15 +1,14 @@
 """The compiled programs of generation, and the decoding state they pass on.
 
-One program reads the prompts in large chunks. Another decodes token by token:
-it feeds the last token, samples the next one on the device, and stops when
-every row has ended. Neither depends on the lengths of prompts or on settings of
-sampling: they are compiled once for a model, a batch size, a capacity of the
-caches and, for decoding, a number of beams.
+One program decodes token by token: it feeds the last token, samples the next
+one on the device, and stops when every row has ended. Others read long prompts
+in chunks; shorter ones are fed token by token. None depends on the lengths of
+prompts or on settings of sampling: they are compiled once for a model, a batch
+size, a capacity of the caches and, for decoding, a number of beams.
 """
 
 import dataclasses
-import threading
-import weakref
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,8 @@ import numpy as np
 
 from trax_hier.compat import ShapeDtype, base
 from trax_hier.generation import beam_search
+from trax_hier.generation.kept import keep
+from trax_hier.generation.memory_check import check_memory
 from trax_hier.generation.sampling import (
   Sampling,
   have_finite_maximum,
@@ -32,9 +33,16 @@ from trax_hier.layers import (
   longest_sequence,
 )
 
+# Compiling takes half the time, and decoding a small model up to four times as
+# long. Only CPUs have such an option.
+_FAST_COMPILATION = {'xla_backend_optimization_level': 0}
+
 # Prompts are read in chunks of these lengths; the rest, token by token.
 _CHUNKS = (256, 16)
-SMALLEST_CHUNK = _CHUNKS[-1]
+# Each length is a program, which takes seconds to compile. It is worth that if
+# feeding the prompt token by token reads this many bytes of weights, which
+# takes half a second from the memory of a CPU.
+_LONG_PROMPT_BYTES = 4 * 10**9
 
 
 @jax.tree_util.register_dataclass
@@ -101,13 +109,10 @@ class Programs:
 
   Attributes:
     start: weights, tokens, lengths, request, sources -> the first `Decoding`.
-    prefill: weights, `Decoding` -> `Decoding` after all but a few tokens of the
-      shortest prompt.
     start_beams: weights, `Decoding`, k, length penalty -> `Decoding` with k
       beams.
     decode: weights, `Decoding`, request, limit -> `Decoding` in which every row
       has ended or `limit` tokens are fed.
-    n_ids: Number of token ids of the model.
     n_positions: Number of learned positions of the model; None means any number
       of tokens.
     source_length: Length of the sources, padding included; None without
@@ -121,10 +126,10 @@ class Programs:
     max_len: int,
     precision: str,
     source_length: int | None,
+    compile_fast: bool,
   ):
-    """Traces the model; programs are compiled when they are first called."""
+    """Programs are traced and compiled when they are first called."""
     layer = model(mode='predict', max_len=max_len)
-    signature = ShapeDtype((batch, 1), np.int32)
     if layer.n_in == 2 and source_length is None:
       raise ValueError('an encoder-decoder model needs sources')
     if layer.n_in == 1 and source_length is not None:
@@ -135,62 +140,97 @@ class Programs:
     self.n_positions = longest_sequence(layer)
     if source_length is not None:
       source_length = min(source_length, self.n_positions or source_length)
-      signature = ShapeDtype((batch, source_length), np.int32), signature
     self.source_length = source_length
     self._layer, self._batch, self._max_len = layer, batch, max_len
     self._precision, self._rng = precision, jax.random.PRNGKey(0)
-    self.start = jax.jit(self._start)
-    self.prefill = jax.jit(self._prefill, donate_argnums=1)
-    self.start_beams = jax.jit(self._start_beams, static_argnums=2)
-    self.decode = jax.jit(self._decode, donate_argnums=1)
-    logits, _ = jax.eval_shape(
-      lambda x: layer.pure_fn(x, *layer.init(signature, self._rng), self._rng),
-      signature,
+    self._n_ids = self._state = None
+    # All programs share the traces of these two.
+    self._init = jax.jit(self._initial_state)
+    self._model = jax.jit(self._apply)
+    fast = compile_fast and jax.default_backend() == 'cpu'
+    jit = functools.partial(
+      jax.jit, compiler_options=_FAST_COMPILATION if fast else None
     )
-    self.n_ids = logits.shape[-1]
+    self.start = jit(self._start)
+    self._read = jit(self._read_chunks, static_argnums=2, donate_argnums=1)
+    self.start_beams = jit(self._start_beams, static_argnums=2)
+    self.decode = jit(self._decode, donate_argnums=1)
 
-  def _first_state(self, weights, inputs):
+  def n_ids(self, weights: Any) -> int:
+    """Number of token ids of the model."""
+    if self._n_ids is None:
+      lengths = [n for n in (self.source_length, 1) if n is not None]
+      first = [
+        jax.ShapeDtypeStruct((self._batch, n), np.int32) for n in lengths
+      ]
+      first = tuple(first) if len(first) > 1 else first[0]
+      self._state = jax.eval_shape(self._first_state, weights, first)
+      logits, _ = jax.eval_shape(self._model, weights, self._state, first)
+      self._n_ids = logits.shape[-1]
+    return self._n_ids
+
+  def check_memory(self, n_beams: int) -> None:
+    """Raises ValueError if decoding cannot fit; `n_ids` must come first."""
+    sizes = self._batch, self._max_len, self._n_ids
+    check_memory(self._state, *sizes, n_beams)
+
+  def _initial_state(self, inputs):
     # XLA drops the initial weights, which are not among the outputs.
     shapes = jax.tree.map(lambda x: ShapeDtype(x.shape, x.dtype), inputs)
-    _, state = self._layer.init(shapes, self._rng)
+    return self._layer.init(shapes, self._rng)[1]
+
+  def _apply(self, weights, state, inputs):
+    return self._layer.pure_fn(inputs, weights, state, self._rng)
+
+  def _first_state(self, weights, inputs):
+    state = self._init(inputs)
     known = None if self.source_length is None else inputs
-    return decoding_state(self._layer, weights, state, self._precision, known)
+    state = decoding_state(self._layer, weights, state, self._precision, known)
+    # Weak types, which constants have, would make `decode` compile twice.
+    return jax.tree.map(
+      lambda x: jax.lax.convert_element_type(x, x.dtype), state
+    )
 
   def _start(self, weights, tokens, lengths, request, sources=None):
     inputs = tokens[:, :1] if sources is None else (sources, tokens[:, :1])
-    first = Decoding(
+    return Decoding(
       self._first_state(weights, inputs),
       sources,
       jnp.int32(0),
       tokens,
       lengths,
-      jnp.full((self._batch, request.stop.shape[1]), NOT_NEW),
+      jnp.full((self._batch, request.stop.shape[1]), NOT_NEW, jnp.int32),
       jnp.zeros(self._batch, jnp.int32),
       jnp.zeros(self._batch, bool),
       jnp.ones(self._batch, bool),
-    )
-    # Weak types, which constants have, would make `decode` compile twice.
-    return jax.tree.map(
-      lambda x: jax.lax.convert_element_type(x, x.dtype), first
     )
 
   def _feed(self, weights, decoding, n):
     """Feeds the next n tokens; returns the logits (b, v) after the last too."""
     x = jax.lax.dynamic_slice_in_dim(decoding.tokens, decoding.t, n, axis=1)
     x = x if decoding.sources is None else (decoding.sources, x)
-    logits, state = self._layer.pure_fn(x, weights, decoding.state, self._rng)
+    logits, state = self._model(weights, decoding.state, x)
     fed = dataclasses.replace(decoding, state=state, t=decoding.t + n)
     return logits[:, -1], fed
 
-  def _prefill(self, weights, decoding):
+  def prefill(self, weights: Any, decoding: Decoding) -> Decoding:
+    """Feeds all but a few tokens of the shortest prompt, if it is long."""
+    length = int(np.min(decoding.prompt_lengths))
+    n_bytes = sum(w.nbytes for w in jax.tree.leaves(weights))
+    if length * n_bytes < _LONG_PROMPT_BYTES:
+      return decoding
     for n in _CHUNKS:
-      if n <= min(self._max_len, self.n_positions or n):
-        decoding = jax.lax.while_loop(
-          lambda d, n=n: d.t + n <= jnp.min(d.prompt_lengths),
-          lambda d, n=n: self._feed(weights, d, n)[1],
-          decoding,
-        )
+      if n <= length:
+        decoding = self._read(weights, decoding, n)
+        length %= n
     return decoding
+
+  def _read_chunks(self, weights, decoding, n):
+    return jax.lax.while_loop(
+      lambda d: d.t + n <= jnp.min(d.prompt_lengths),
+      lambda d: self._feed(weights, d, n)[1],
+      decoding,
+    )
 
   def _row_axes(self, weights, decoding, n_rows):
     """Axes of rows in the state, found by comparing it with one of n_rows."""
@@ -234,37 +274,6 @@ class Programs:
     )
 
 
-_RECENT = 2  # Factories that stay alive; configurations of each factory.
-_SHAPES = 16  # Programs of a configuration.
-_FACTORIES = 16
-_lock = threading.RLock()
-# A factory's programs are released with it. A bound method, or a new factory
-# that equals an earlier one, is found among the most recent.
-_recent = {}
-_kept = weakref.WeakKeyDictionary()
-
-
-def _get(kept, key, make, most):
-  """kept[key], or make() at first; keeps only the `most` last used."""
-  value = kept.pop(key) if key in kept else make()
-  kept[key] = value
-  while len(kept) > most:
-    del kept[next(iter(kept))]
-  return value
-
-
-def _keep(model, fingerprint, key, make):
-  """Calls make() unless the programs of the model have its result for a key.
-
-  A factory's model depends on gin bindings, that is, on the fingerprint.
-  """
-  with _lock:
-    model = _get(_recent, model, lambda: model, _RECENT)
-    configurations = _get(_kept, model, dict, _FACTORIES)
-    found = _get(configurations, fingerprint, dict, _RECENT)
-    return _get(found, key, make, _SHAPES)
-
-
 def programs_of(
   model: Callable[..., base.Layer],
   fingerprint: str,
@@ -272,6 +281,7 @@ def programs_of(
   max_len: int,
   precision: str,
   source_length: int | None = None,
+  compile_fast: bool = False,
 ) -> Programs:
   """The programs of a model, kept for calls with the same arguments.
 
@@ -286,9 +296,10 @@ def programs_of(
     precision: Precision of the weights, as for `prepare`.
     source_length: Length of the sources, padding included; None without
       sources.
+    compile_fast: As for `generate`.
   """
-  key = batch, max_len, precision, source_length
-  return _keep(model, fingerprint, key, lambda: Programs(model, *key))
+  key = batch, max_len, precision, source_length, compile_fast
+  return keep(model, fingerprint, key, lambda: Programs(model, *key))
 
 
 def weights_converter(
@@ -300,7 +311,7 @@ def weights_converter(
     layer = model(mode='predict')
     return jax.jit(lambda weights: decoding_weights(layer, weights, precision))
 
-  return _keep(model, fingerprint, precision, make)
+  return keep(model, fingerprint, precision, make)
 
 
 def _append_tokens(decoding, request, logits):
@@ -321,8 +332,8 @@ def _append_tokens(decoding, request, logits):
   ends = (matched > 0) | (n_sampled >= request.n_tokens) | ~is_finite
   return dataclasses.replace(
     decoding,
-    tokens=jax.lax.dynamic_update_slice(
-      decoding.tokens, token[:, None], (0, t)
+    tokens=jax.lax.dynamic_update_slice_in_dim(
+      decoding.tokens, token[:, None], t, axis=1
     ),
     recent=recent,
     n_new=jnp.where(new, n_sampled - matched, decoding.n_new),
@@ -357,11 +368,13 @@ def _append_beam_tokens(decoding, request, logits):
     return jnp.where(new.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 
   def set_column(array, column):
-    return jax.lax.dynamic_update_slice(array, column.reshape(-1, 1), (0, t))
+    return jax.lax.dynamic_update_slice_in_dim(
+      array, column.reshape(-1, 1), t, axis=1
+    )
 
   given = jax.lax.dynamic_index_in_dim(decoding.tokens, t, 1, keepdims=False)
-  stay = jnp.broadcast_to(jnp.arange(old.log_p.shape[1]), old.log_p.shape)
-  parents = where_new(beams.parents, stay)
+  stay = jnp.arange(old.log_p.shape[1], dtype=jnp.int32)
+  parents = where_new(beams.parents, jnp.broadcast_to(stay, old.log_p.shape))
   search = dataclasses.replace(
     old,
     log_p=where_new(beams.log_p, old.log_p),

@@ -54,5 +54,5 @@ def matched_length(recent: jax.Array, stop: jax.Array) -> jax.Array:
     int32 (..).
   """
   fits = (recent[..., None, :] == stop) | (stop == _PADDING)  # (.., s, w)
-  lengths = jnp.sum(stop != _PADDING, axis=-1)
+  lengths = jnp.sum(stop != _PADDING, axis=-1, dtype=jnp.int32)
   return jnp.max(jnp.all(fits, axis=-1) * lengths, axis=-1)

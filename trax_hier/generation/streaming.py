@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trax_hier.generation.continuations import Continuations
 from trax_hier.generation.programs import Decoding, Request
 
 Callback = Callable[[list[np.ndarray]], None]
@@ -72,7 +73,7 @@ def check_finite(decoding: Decoding) -> None:
 def new_tokens(decoding: Decoding, lengths: np.ndarray) -> list[np.ndarray]:
   """The new tokens of each row, int32 (n,), after prompts of these lengths."""
   tokens, n_new = np.asarray(decoding.tokens), np.asarray(decoding.n_new)
-  return [
+  return Continuations(
     row[1 + length : 1 + length + n]
     for row, length, n in zip(tokens, lengths, n_new, strict=True)
-  ]
+  )

@@ -19,7 +19,7 @@ from trax_hier.layers.base.observe import N_BINS, Counts, collecting
 from trax_hier.training.build import Build
 from trax_hier.training.logging.metrics_log import MetricsLog
 from trax_hier.training.mesh import pad_rows, row_sharding
-from trax_hier.training.state import init_layer, shapes_of
+from trax_hier.training.state import init_layer, shapes_of, store_shapes
 from trax_hier.training.step import apply_model
 
 PyTree = object
@@ -95,10 +95,14 @@ class Probes:
     """
     if data.unit == 'dim':
       return ''
-    if self._sample[0] != step:
+    if not self.has_sample(step):
       text = self._try('sample', self._generate, model, data, weights)
       self._sample = step, text
     return self._failures.get('sample', self._sample[1])
+
+  def has_sample(self, step: int) -> bool:
+    """Whether the sample of a step is cached."""
+    return self._sample[0] == step
 
   def _generate(self, model, data, weights):
     try:
@@ -157,7 +161,14 @@ def sample(
     source, prompt = None, vocab.decode(batch['inputs'][0, :_PROMPT_TOKENS])
     shown, what = prompt, 'after held-out text'
   text = generation.sample_text(
-    model, weights, vocab, prompt, _NEW_TOKENS, _TEMPERATURE, 0, source
+    model,
+    weights,
+    vocab,
+    prompt,
+    _NEW_TOKENS,
+    _TEMPERATURE,
+    source=source,
+    compile_fast=True,
   )
   return f'sample, {what} in brackets:\n[{shown}]{text}\n'
 
@@ -166,7 +177,7 @@ class Observations:
   """Counts of the observations that layers emit for one batch in eval mode."""
 
   def __init__(self, built: Build, weights: PyTree, batch: Batch):
-    """Traces the model; compiles it if a layer emits observations.
+    """Traces the model; compiles it only if a layer emits observations.
 
     Args:
       built: The model and data of the run.
@@ -175,19 +186,27 @@ class Observations:
       batch: Input of the model in every call.
     """
     batch = pad_rows(built.mesh, batch)
-    layer, shapes = built.model(mode='eval'), shapes_of(batch)
+    layer, shapes = built.evaluator.layer, shapes_of(batch)
+    known = layer.weights, layer.state
     rng = jax.random.PRNGKey(0)
+
+    def apply(weights, state, batch):
+      with collecting(self._counts):
+        apply_model(layer, weights, state, batch, rng, built.compute_dtype)
 
     def run(weights, batch):
       # XLA drops the initial weights, which are not used.
       _, state = init_layer(layer, shapes, rng)
-      with collecting(self._counts):
-        apply_model(layer, weights, state, batch, rng, built.compute_dtype)
+      apply(weights, state, batch)
 
-    self._counts = Counts()
+    self._run, self._counts = None, Counts()
     self._batch = jax.device_put(batch, row_sharding(built.mesh))
-    traced = jax.jit(run).trace(weights, self._batch)
-    self._run = traced.lower().compile() if self._counts else None
+    try:
+      jax.eval_shape(apply, *known, shapes)
+      if self._counts:
+        self._run = jax.jit(run).lower(weights, self._batch).compile()
+    finally:
+      store_shapes(layer, *known)  # Tracing left tracers in the layer.
 
   def __call__(self, weights: PyTree) -> dict[str, np.ndarray]:
     """Counts by name: gates (N_BINS,), choices (B, n); see `observe`."""

@@ -5,13 +5,14 @@ from typing import Any
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.causal_attention import SelfAttention
 from trax_hier.layers.attention.cross_attention import (
   CrossAttention,
   EncoderAttention,
 )
 from trax_hier.layers.attention.positions import NoPositions
-from trax_hier.layers.base.build import check_taken
+from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
@@ -19,6 +20,7 @@ from trax_hier.layers.base.slots import (
   ATTENTION,
   CROSS_ATTENTION,
   ENCODER_ATTENTION,
+  ENCODER_FEED_FORWARD,
   FEED_FORWARD,
   NORM,
   Kind,
@@ -27,6 +29,7 @@ from trax_hier.layers.base.slots import (
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
+@passes_on('d_ff', 'n_heads', 'd_head', 'max_len', 'positions')
 def DecoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -66,8 +69,8 @@ def DecoderBlock(
       only by models that reset the memory with `Lanes`, so gin cannot bind it.
 
   Raises:
-    ValueError: the attention does not take a d_head that is set, or a layer
-      cannot carry; see `check_carries`.
+    ValueError: an argument has no effect, see `passes_on`, or a layer cannot
+      carry, see `check_carries`.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -95,7 +98,6 @@ def DecoderBlock(
     d_head=d_head,
     carry=carry,
   )
-  check_taken('DecoderBlock', 'd_head', d_head, attention=attention)
   for slot, factory in (
     ('attention', attention),
     ('feed_forward', feed_forward),
@@ -114,6 +116,7 @@ def DecoderBlock(
 
 
 @configurable(module='trax_hier.layers')
+@passes_on('d_ff', 'n_heads')
 def EncoderBlock(
   d_model: int,
   d_ff: int = 2048,
@@ -147,6 +150,8 @@ def EncoderBlock(
   dimensions = dict(
     d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
   )
+  if callable(attention) and accepts(attention, 'causal'):
+    dimensions |= dict(masked=True, causal=False)
   return tl.Serial(  # x, mask
     tl.Select([0, 1, 1]),
     *_residuals(
@@ -154,12 +159,13 @@ def EncoderBlock(
       dimensions,
       norm,
       attention=(attention, ENCODER_ATTENTION),
-      feed_forward=(feed_forward, FEED_FORWARD),
+      feed_forward=(feed_forward, ENCODER_FEED_FORWARD),
     ),
   )
 
 
 @configurable(module='trax_hier.layers')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def EncoderDecoderBlock(
   d_model: int,
   d_ff: int = 2048,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   BlockRecurrentCell,
   DecoderBlock,
@@ -22,7 +23,7 @@ from trax_hier.layers import (
   T5Positions,
 )
 from trax_hier.layers.attention.positions import check_carry
-from trax_hier.layers.base.build import accepts, check_taken
+from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
@@ -37,6 +38,7 @@ from trax_hier.layers.base.slots import (
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'd_head', 'max_len', 'positions')
 def BlockRecurrentLM(
   vocab_size: int,
   d_model: int = 1024,
@@ -129,7 +131,6 @@ def BlockRecurrentLM(
     'BlockRecurrentLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
   )
   recurrent = _recurrent_layers(recurrent_layers, n_layers, feedback)
-  check_taken('BlockRecurrentLM', 'd_head', d_head, block=feedback or block)
   scheme = build_positions('BlockRecurrentLM', positions, d_model, n_heads)
   # At variance 1, initial embeddings hardly change in the first RMSNorm.
   embedding = tl.Weights(tl.RandomNormalInitializer(1.0), (vocab_size, d_model))
@@ -143,8 +144,8 @@ def BlockRecurrentLM(
     positions=scheme,
     carry=carry,
   )
-  _check_carries(dimensions, attention, recurrent_attention, block)
   if feedback is None:
+    _check_carries(dimensions, attention, recurrent_attention, block)
     stack = _stack(
       n_layers,
       recurrent,

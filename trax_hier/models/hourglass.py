@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   AttentionShorten,
   AttentionUpsample,
@@ -32,6 +33,7 @@ from trax_hier.models.embedding import Logits, TokenEncoder
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'positions')
 def HourglassLM(
   vocab_size: int,
   d_model: int = 512,

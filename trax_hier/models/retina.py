@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from trax_hier.compat import base
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   AverageShorten,
   DecoderBlock,
@@ -20,6 +21,7 @@ from trax_hier.models.transformer import TransformerLM
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def RetinaLM(
   vocab_size: int,
   d_model: int = 512,

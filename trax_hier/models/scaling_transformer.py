@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   CrossAttention,
   DecoderBlock,
@@ -43,6 +44,7 @@ from trax_hier.models.transformer import TransformerLM
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def ScalingTransformerLM(
   vocab_size: int,
   d_model: int = 1024,
@@ -122,6 +124,7 @@ def ScalingTransformerLM(
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def ScalingTransformer(
   vocab_size: int,
   d_model: int = 1024,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   AlignRight,
   CloseGaps,
@@ -54,6 +55,7 @@ from trax_hier.models.embedding import (
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'positions')
 def Terraformer(
   vocab_size: int,
   d_model: int = 1024,
@@ -182,6 +184,7 @@ def Terraformer(
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def ReversibleLM(
   vocab_size: int,
   d_model: int = 512,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   AverageShorten,
   Coarse,
@@ -24,6 +25,7 @@ from trax_hier.models.multiscale import check_blocks_per_scale, scale_layers
 
 
 @configurable(module='trax_hier.models')
+@passes_on('d_ff', 'n_heads', 'max_len', 'positions')
 def TopDownLM(
   vocab_size: int,
   d_model: int = 512,

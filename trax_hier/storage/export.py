@@ -35,7 +35,7 @@ from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.data import ByteVocab, SentencePieceVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
-from trax_hier.environment import expand_home
+from trax_hier.environment import check_devices, expand_home
 from trax_hier.storage.export_digests import (
   check_digests,
   has_digests,
@@ -43,7 +43,8 @@ from trax_hier.storage.export_digests import (
 )
 from trax_hier.storage.export_facts import (
   FORMAT,
-  check_vocab_file,
+  MAX_FILE,
+  check_file,
   is_count,
   read_facts,
 )
@@ -81,9 +82,9 @@ class ExportableModel:
   """
 
   model: Callable[..., base.Layer]
-  weights: PyTree
+  weights: PyTree = dataclasses.field(repr=False)
   vocab: Any
-  config_text: str
+  config_text: str = dataclasses.field(repr=False)
   length: int
   source_length: int | None = None
   step: int | None = None
@@ -115,6 +116,16 @@ class Exported:
   unit: str
   length: int
   source_length: int | None
+
+  def __repr__(self) -> str:
+    """One line, without the weights."""
+    name = getattr(self.model, '__name__', 'model')
+    step = '' if self.step is None else f', step {self.step}'
+    return (
+      f'<{type(self).__name__} {name}: {n_parameters(self.weights):,} '
+      f'parameters{step}, {self.vocab.size:,} ids, {self.unit}s, '
+      f'length {self.length}>'
+    )
 
   def sample(self, prompt: str, n_tokens: int = 256, **settings: Any) -> str:
     """Continues a text; see `generation.sample_text` for the settings."""
@@ -219,7 +230,9 @@ def load(
     ValueError: The folder is not an export, config.gin does what only
       `trust_code` allows, a file is damaged or has another
       format, or the tensors do not fit the model.
+    RuntimeError: JAX finds no devices.
   """
+  check_devices()
   folder = expand_home(folder)
   facts = read_facts(
     folder,
@@ -229,7 +242,8 @@ def load(
   )
   config.clear()
   config.parse([str(folder / CONFIG_FILE)], bindings, trust_code)
-  check_digests(folder, facts, CONFIG_FILE if trust_code else None, say)
+  names = CONFIG_FILE, VOCAB_FILE
+  check_digests(folder, facts, names, CONFIG_FILE if trust_code else None, say)
   model = config.value('train.model')
   layer, shapes = _abstract(model, facts)
   weights = read_tensors(
@@ -324,7 +338,7 @@ def _load_vocab(folder, description):
     case {'kind': 'bytes', 'size_with_sentinels': size}:
       vocab = ByteVocab()
     case {'kind': 'sentencepiece', 'size_with_sentinels': size}:
-      check_vocab_file(folder / VOCAB_FILE)
+      check_file(folder / VOCAB_FILE, MAX_FILE)
       vocab = SentencePieceVocab(str(folder / VOCAB_FILE))
     case _:
       raise ValueError(

@@ -6,9 +6,11 @@ The digests of tensors are in model.safetensors: see `storage.tensor_files`.
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from trax_hier.storage.export_facts import MAX_FILE, check_file
 
 _KEY = 'digests'
 _OWN = 'config.json'
@@ -39,6 +41,7 @@ def has_digests(facts: Mapping[str, Any]) -> bool:
 def check_digests(
   folder: Path,
   facts: Mapping[str, Any],
+  names: Collection[str],
   may_differ: str | None,
   say: Callable[[str], None],
 ) -> None:
@@ -47,6 +50,7 @@ def check_digests(
   Args:
     folder: The export.
     facts: Content of its config.json.
+    names: Names of the other files that may have digests.
     may_differ: Name of a file that may differ, which is said.
     say: Prints a line about files that are not verified.
 
@@ -64,10 +68,13 @@ def check_digests(
     file = folder / name
     if name == _OWN:
       found = _digest(rest)
-    elif file.is_file() and file.parent == folder:
+    elif name in names:
+      check_file(file, MAX_FILE)
       found = zlib.crc32(file.read_bytes())
     else:
-      raise ValueError(f'{folder / _OWN}: {_KEY} names {name!r}: no such file')
+      raise ValueError(
+        f'{folder / _OWN}: {_KEY} names {name!r:.80}, not a file of an export'
+      )
     if found == digest:
       continue
     problem = f'{file}: differs from its digest: it is damaged or edited'

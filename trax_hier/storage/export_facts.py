@@ -12,7 +12,8 @@ from typing import Any
 FORMAT = 1
 # Bytes of a text file of an export; those that `save` writes have some kB.
 _MAX_TEXT = 2**20
-_MAX_VOCAB = 2**28
+# Bytes of any other file but the weights.
+MAX_FILE = 2**28
 _MAX_NUMBER = 2**31 - 1
 _UNITS = 'byte', 'dim', 'token'
 
@@ -26,11 +27,6 @@ def check_file(file: Path, max_bytes: int) -> None:
     raise ValueError(
       f'{file}: {size:,} bytes; an export has at most {max_bytes:,} here'
     )
-
-
-def check_vocab_file(file: Path) -> None:
-  """Raises ValueError unless `file` can be a SentencePiece model."""
-  check_file(file, _MAX_VOCAB)
 
 
 def read_facts(
@@ -57,6 +53,8 @@ def read_facts(
   try:
     facts = json.loads(file.read_bytes())
     version = facts['format']
+    if any(map(_is_nested, facts.values())):
+      raise ValueError('deeper than an object of numbers and texts')
   except (ValueError, TypeError, KeyError, RecursionError) as error:
     raise ValueError(f'{file}: not the config.json of an export') from error
   if version != FORMAT:
@@ -75,6 +73,15 @@ def read_facts(
 def is_count(value: Any, least: int = 1) -> bool:
   """Whether a value is an int from `least` to 2^31 - 1."""
   return type(value) is int and least <= value <= _MAX_NUMBER
+
+
+def _is_nested(value):
+  """Whether a JSON value contains others that contain values."""
+  inner = value.values() if isinstance(value, dict) else value
+  containers = dict, list
+  return isinstance(value, containers) and any(
+    isinstance(x, containers) for x in inner
+  )
 
 
 # {fact: (check, what is legal)}

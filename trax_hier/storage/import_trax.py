@@ -48,11 +48,12 @@ def hourglass_from_file(
     raise ValueError(
       'train.model must be @HourglassLM, whose weights are imported'
     )
+  vocabulary = ByteVocab() if vocab is None else load_vocab(vocab, 'vocab')
+  config.set_vocab_size('train.model', vocabulary.size)
   layer = model(mode='eval')
   template, _ = abstract_init(layer, token_shapes((1, _LENGTH)))
   names = tensor_names(layer, template)
   n_ids = _shape_of('embedding.weights', names, template)[0]
-  vocabulary = ByteVocab() if vocab is None else load_vocab(vocab, 'vocab')
   if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
     raise ValueError(
       f'HourglassLM.vocab_size = {n_ids}, but the vocabulary has '

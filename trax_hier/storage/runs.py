@@ -20,9 +20,14 @@ from trax_hier import config
 from trax_hier.environment import expand_home
 from trax_hier.storage import export
 from trax_hier.storage.run_folder import config_file
-from trax_hier.training.build import check_bindings, check_data, check_logits
+from trax_hier.training.build import (
+  batch_shapes,
+  check_bindings,
+  check_data,
+  check_logits,
+)
 from trax_hier.training.checkpoints import Checkpoints
-from trax_hier.training.state import abstract_init, shapes_of
+from trax_hier.training.state import abstract_init
 
 PyTree = object
 
@@ -61,6 +66,11 @@ class Run:
   compute_dtype: str
   mesh: Mapping[str, int] | None
 
+  def __repr__(self) -> str:
+    """One line."""
+    name = getattr(self.model, '__name__', 'model')
+    return f'<{type(self).__name__} {self.folder}: {name}>'
+
   def load_weights(
     self, step: int | None = None, say: Callable[[str], None] = print
   ) -> tuple[int, PyTree]:
@@ -79,7 +89,7 @@ class Run:
       CheckpointError: No checkpoint exists or can be loaded, or the checkpoint
         is from another model.
     """
-    batch = shapes_of(self.data.train_batch(0))
+    batch = batch_shapes(self.data)
     layer = self.model(mode='eval')
     weights, model_state = abstract_init(layer, batch)
     check_logits(layer, weights, model_state, batch, self.data.vocab.size)
@@ -129,11 +139,11 @@ def open_run(
     >>> config.clear()
   """
   file = config_file(folder)
-  if (file.parent / export.WEIGHTS_FILE).is_file():
+  if _is_export(file.parent):
     return _open_export(file.parent, bindings, trust_code)
   config.clear()
   config.parse([str(file)], bindings, trust_code)
-  check_vocabulary()
+  check_data_files(file.parent)
   names = 'model', 'data', 'compute_dtype'
   run = Run(
     file.parent,
@@ -141,15 +151,26 @@ def open_run(
     mesh=_bound_mesh(),
   )
   check_bindings(run.model, run.data, run.compute_dtype)
+  config.set_vocab_size('train.model', run.data.vocab.size)
   return run
 
 
-def check_vocabulary() -> None:
-  """Checks that opening the data of a run trains no new vocabulary.
+def check_data_files(folder: str | Path) -> None:
+  """Checks which files would be opened or written with the data of a folder.
+
+  An export opens only those that the user names. A run, whose data define its
+  vocabulary, opens those of its config.gin, but trains no new vocabulary.
+
+  Args:
+    folder: A run or an export, whose config.gin is parsed.
 
   Raises:
-    ValueError: The file of @Subwords() does not exist any more.
+    ValueError: An export names files, or the file of @Subwords() does not exist
+      any more.
   """
+  if _is_export(expand_home(folder)):
+    config.check_no_paths('train.data', _PATHLESS)
+    return
   for binding in config.resolved():
     if (binding.selector, binding.parameter) != _SUBWORDS_OUTPUT:
       continue
@@ -159,6 +180,10 @@ def check_vocabulary() -> None:
         f'{binding.location.short}: {binding.name} = {output!r}: the '
         'vocabulary of the run is missing'
       )
+
+
+def _is_export(folder):
+  return (folder / export.WEIGHTS_FILE).is_file()
 
 
 def _bound_mesh():
@@ -177,7 +202,7 @@ def _open_export(folder, bindings, trust_code):
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _ExportedRun(Run):
   """An export with the interface of a run; its only step is loaded already."""
 

@@ -19,6 +19,8 @@ from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.training.digests import count_arrays
 
 _DIGESTS = 'crc32'  # Key of the metadata.
+# Bytes; a tensor takes about 200.
+_MAX_HEADER = 2**25
 
 
 def write_tensors(
@@ -69,6 +71,7 @@ def read_tensors(
       float32 nor bfloat16, not finite, or differs from its digest, or the
       file is not valid safetensors.
   """
+  _check_header(file)
   names = tensor_names(layer, shapes)
   leaves = jax.tree.leaves(shapes)
   try:
@@ -86,7 +89,7 @@ def read_tensors(
         arrays[at.leaf][at.index] = tensor
         if digests and digests[name] != _digest(tensor):
           damaged.append(name)
-  except safetensors.SafetensorError as error:
+  except (safetensors.SafetensorError, OSError) as error:
     raise ValueError(f'{file}: cannot be read: {error}') from error
   if damaged:
     raise ValueError(
@@ -97,6 +100,17 @@ def read_tensors(
   return jax.tree.unflatten(
     jax.tree.structure(shapes), [jnp.asarray(x) for x in arrays]
   )
+
+
+def _check_header(file):
+  """Checks the size of the header, which takes 20 times as much memory."""
+  with open(file, 'rb') as opened:
+    size = int.from_bytes(opened.read(8), 'little')
+  if size > _MAX_HEADER:
+    raise ValueError(
+      f'{file}: damaged: its header has {size:,} bytes, more than '
+      f'{_MAX_HEADER:,}'
+    )
 
 
 def _digest(tensor):
@@ -120,7 +134,7 @@ def _read_digests(file, metadata, names, is_needed):
   try:
     digests = json.loads(text or '')
     is_complete = names.keys() <= digests.keys()
-  except (ValueError, AttributeError):
+  except (ValueError, AttributeError, RecursionError):
     is_complete = False
   if not is_complete:
     raise ValueError(f'{file}: damaged: the digests of tensors are missing')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
@@ -20,6 +21,7 @@ from trax_hier.training.mesh import (
   weight_shardings,
 )
 from trax_hier.training.optimizers import Optimizer
+from trax_hier.training.schedules import Schedule
 from trax_hier.training.state import (
   Batch,
   TrainState,
@@ -27,6 +29,7 @@ from trax_hier.training.state import (
   lane_axes,
   shapes_of,
   store_shapes,
+  with_rows,
 )
 from trax_hier.training.step import apply_model, make_train_step
 
@@ -52,6 +55,7 @@ class Build:
     compute_dtype: Type that a step casts the weights to.
     count_flops: Function that traces the model and returns the FLOPs of a
       training step.
+    learning_rate: Schedule of the optimizer.
   """
 
   model: Callable[..., base.Layer]
@@ -64,6 +68,7 @@ class Build:
   evaluator: Evaluator
   compute_dtype: jnp.dtype
   count_flops: Callable[[], int]
+  learning_rate: Schedule
 
 
 def build(
@@ -93,8 +98,10 @@ def build(
       'train.optimizer must be a factory such as @Adam (without '
       f'parentheses), got {_name(optimizer)}'
     )
+  if data.vocab.size > 1:  # A batch that is only a shape fits any size.
+    config.set_vocab_size('train.model', data.vocab.size)
   mesh = make_mesh(mesh)
-  batch = _batch_shapes(data)
+  batch = batch_shapes(data)
   shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
@@ -124,6 +131,11 @@ def build(
   )
   if must_fit:
     check_memory(abstract, batch, logits, mesh.size, accumulate_steps)
+  evaluator = Evaluator(
+    model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
+  )
+  if must_fit:
+    evaluator.check_memory(logits.shape[-1])
   step = make_train_step(layer, optimizer, lanes, accumulate_steps, dtype)
   return Build(
     model=model,
@@ -140,11 +152,10 @@ def build(
       in_shardings=(shardings, row_sharding(mesh)),
       out_shardings=(shardings, replicated(mesh)),
     ),
-    evaluator=Evaluator(
-      model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
-    ),
+    evaluator=evaluator,
     compute_dtype=dtype,
     count_flops=lambda: 3 * forward_flops(*initialized, batch),
+    learning_rate=optimizer.learning_rate,
   )
 
 
@@ -185,16 +196,12 @@ def _name(value):
   return f'{getattr(value, "__name__", value)!s:.80}'
 
 
-def _batch_shapes(data):
+def batch_shapes(data: object) -> Batch:
   """The shapes of a global batch, from one of its rows where possible."""
   rows = getattr(data, 'batch_size', None)
   if rows is None:
     return shapes_of(data.train_batch(0))
-  row = shapes_of(data.train_batch(0, 0, rows))
-  return {
-    name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
-    for name, x in row.items()
-  }
+  return with_rows(data.train_batch(0, 0, rows), rows)
 
 
 def _check_rows(rows, devices, accumulate_steps):

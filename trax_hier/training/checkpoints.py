@@ -113,22 +113,28 @@ class Checkpoints:
       read_only: Whether to change nothing, as another process may be writing:
         the folder is not created, and incomplete checkpoints are not deleted.
       losses: Held-out losses by step, as known when the run is resumed.
+
+    Raises:
+      CheckpointError: if the metadata of a checkpoint are damaged.
     """
     self._directory = Path(directory).absolute()
     self._best = KeepBest()
     for step, loss in (losses or {}).items():
       self.evaluated(step, loss)
-    self._manager = _Manager(
-      self._directory,
-      # Orbax's own `read_only` logs a warning for each of the other options.
-      options=ocp.CheckpointManagerOptions(
-        create=not read_only,
-        preservation_policy=policies.AnyPreservationPolicy(
-          [policies.LatestN(keep), self._best]
+    try:
+      self._manager = _Manager(
+        self._directory,
+        # Orbax's own `read_only` logs a warning for each of the other options.
+        options=ocp.CheckpointManagerOptions(
+          create=not read_only,
+          preservation_policy=policies.AnyPreservationPolicy(
+            [policies.LatestN(keep), self._best]
+          ),
+          cleanup_tmp_directories=not read_only,
         ),
-        cleanup_tmp_directories=not read_only,
-      ),
-    )
+      )
+    except (ValueError, RecursionError) as error:  # Metadata, which are JSON.
+      raise CheckpointError(f'{self._directory}: {_reason(error)}') from error
 
   def steps(self) -> list[int]:
     """Steps that have a complete checkpoint, in ascending order."""

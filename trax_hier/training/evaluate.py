@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.training.data_error import DataError, reading
+from trax_hier.training.memory_limit import check_evaluation_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
   lane_shardings,
@@ -25,6 +27,7 @@ from trax_hier.training.state import (
   lane_axes,
   shapes_of,
   store_shapes,
+  with_rows,
 )
 from trax_hier.training.step import make_eval_step
 
@@ -64,8 +67,10 @@ class Evaluator:
     self._unit = unit
     self._mesh = mesh
     self._layer = layer
-    batch = shapes_of(pad_rows(mesh, batches[0]))
+    batch = _batch_shapes(batches)
     rows = batch['inputs'].shape[0]
+    rows += -rows % mesh.size
+    self._batch = batch = with_rows(batch, rows)
     weights, model_state = abstract_init(layer, batch)
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._init_state = jax.jit(
@@ -82,14 +87,38 @@ class Evaluator:
       out_shardings=(shardings, replicated(mesh)),
     )
 
+  def check_memory(self, n_ids: int) -> None:
+    """Checks that an evaluation step fits in memory.
+
+    Args:
+      n_ids: Width of the logits.
+
+    Raises:
+      ValueError: naming the bytes, the memory and the binding of the largest
+        array.
+    """
+    rows, length = self._batch['inputs'].shape
+    logits = jax.ShapeDtypeStruct((rows, length, n_ids), jnp.float32)
+    check_evaluation_memory(
+      self._layer.state, self._batch, logits, self._mesh.size
+    )
+
+  @property
+  def layer(self) -> base.Layer:
+    """The model in eval mode, with the shapes of its weights and state."""
+    return self._layer
+
   def __call__(
-    self, weights: PyTree, before_batch: Callable[[], None] = lambda: None
+    self,
+    weights: PyTree,
+    before_batch: Callable[[int, int], None] = lambda n_done, n_all: None,
   ) -> dict[str, float]:
     """Computes mean loss (nats), bits per unit, accuracy and tokens scored.
 
     Args:
       weights: Weights of the model.
-      before_batch: Function called before each batch; it may raise, to stop.
+      before_batch: Function called before each batch, with the number of
+        batches done and of all batches; it may raise, to stop.
 
     Raises:
       DataError: if a batch cannot be read, or no token has a weight above 0.
@@ -100,7 +129,7 @@ class Evaluator:
     totals = np.zeros(3, np.float64)
     pending = None
     for i in range(len(self._batches)):
-      before_batch()
+      before_batch(i, len(self._batches))
       with reading(f'held-out batch {i + 1}'):
         batch = self._batches[i]
       batch = put_batch(self._mesh, pad_rows(self._mesh, batch))
@@ -117,3 +146,21 @@ class Evaluator:
       'accuracy': correct / tokens,
       'tokens': tokens,
     }
+
+
+def _batch_shapes(batches):
+  """The shapes of the batches, from one row where possible.
+
+  Raises:
+    ValueError: if not even that fits in memory.
+  """
+  try:
+    if hasattr(batches, 'first_row'):
+      return with_rows(batches.first_row(), batches.batch_size)
+    return shapes_of(batches[0])
+  except MemoryError as error:
+    binding = config.size_binding(getattr(error, 'shape', ()))
+    raise ValueError(
+      f'an evaluation batch does not fit in memory: {error}'
+      f'{f"; lower {binding}" if binding else ""}'
+    ) from None

@@ -11,6 +11,7 @@ from trax_hier.training.build import build
 from trax_hier.training.intervals import Intervals, SaveClock
 from trax_hier.training.logging.report import NotFiniteError, Reporter
 from trax_hier.training.logging.weights_and_biases import check_wandb
+from trax_hier.training.memory_limit import peak_memory
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.run import (
@@ -18,6 +19,8 @@ from trax_hier.training.run import (
   make_folder,
   start_run,
 )
+from trax_hier.training.schedules import Schedule
+from trax_hier.training.state import n_parameters
 from trax_hier.training.step import METRICS
 from trax_hier.training.steps import Probe, Steps
 from trax_hier.training.stopping import listen_for_signals
@@ -36,6 +39,8 @@ class TrainResult:
     evaluation: Loss, bits per unit, accuracy and tokens of the held-out set.
     model: Model factory of the run.
     data: Data set of the run.
+    learning_rate: Schedule of the optimizer.
+    is_probed: Whether the run probes the model: `train.look_every` is not 0.
   """
 
   step: int
@@ -43,6 +48,17 @@ class TrainResult:
   evaluation: dict[str, float]
   model: Callable
   data: object
+  learning_rate: Schedule
+  is_probed: bool
+
+  def __repr__(self) -> str:
+    """One line, without the weights."""
+    score = f'bits_per_{self.data.unit}'
+    return (
+      f'<{type(self).__name__} step {self.step}: '
+      f'{n_parameters(self.weights):,} parameters, {score} '
+      f'{self.evaluation[score]:.4f}>'
+    )
 
 
 @configurable(
@@ -194,8 +210,23 @@ def train(
     if run.step < steps:
       with _name_last_checkpoint(run.checkpoints):
         evaluation = to_do.train()
+    return _finish(run, evaluation, is_probed=probe_every > 0)
+
+
+def _finish(run, evaluation, is_probed):
+  """Waits for the last checkpoint; returns the result of the run."""
+  with run.console.doing('waiting for the checkpoint to be written'):
     run.checkpoints.wait()
-  return TrainResult(run.step, run.state.weights, evaluation, model, data)
+  built = run.built
+  return TrainResult(
+    run.step,
+    run.state.weights,
+    evaluation,
+    built.model,
+    built.data,
+    built.learning_rate,
+    is_probed,
+  )
 
 
 def _make_reporter(run, log_every):
@@ -203,9 +234,17 @@ def _make_reporter(run, log_every):
   tokens = math.prod(built.batch_shape)
   peak = mesh_peak_flops(built.mesh)
   peak_speed = peak and tokens * peak / built.count_flops()
-  unit = built.data.unit
+  epoch = getattr(built.data, 'rows_per_epoch', None)
   return Reporter(
-    run.log, run.console, METRICS, unit, tokens, log_every, peak_speed
+    run.log,
+    run.console,
+    METRICS,
+    built.data.unit,
+    tokens,
+    log_every,
+    peak_speed,
+    epoch and epoch / built.batch_shape[0],
+    peak_memory,
   )
 
 

@@ -1,21 +1,16 @@
-"""Refuses training that cannot fit in memory, before anything compiles."""
+"""Memory: refuses training that cannot fit, and measures what is used."""
 
-import contextlib
 import math
-import os
-import pathlib
+import sys
 
 import jax
 
+from trax_hier import config
+from trax_hier.environment import check_fits
 from trax_hier.training.state import Batch, TrainState
 
 PyTree = object
 
-# Limits of the container, in cgroups of version 2 and 1.
-_CGROUP_LIMITS = (
-  '/sys/fs/cgroup/memory.max',
-  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
-)
 _N_LARGEST = 3
 
 
@@ -40,54 +35,82 @@ def check_memory(
     accumulate_steps: Number of micro-batches in a step.
 
   Raises:
-    ValueError: naming the largest weights, the total and the memory.
+    ValueError: naming the largest weights, the total, the memory and the
+      binding of the largest array.
   """
-  available, place = memory()
-  if available is None:
-    return
+  n_batches = n_devices * accumulate_steps
+  _check(
+    'a training step',
+    {
+      'weights': _bytes(abstract.weights),
+      'gradients': _bytes(abstract.weights),
+      'optimizer state': _bytes(abstract.opt_state),
+      'model state': _bytes(abstract.model_state),
+      'batch': _bytes(batch) // n_devices,
+      'logits': _bytes(logits) // n_batches,
+    },
+    (abstract, batch, logits),
+    n_devices,
+    f'; the largest weights are {_largest(abstract.weights)}',
+  )
+
+
+def check_evaluation_memory(
+  model_state: PyTree,
+  batch: Batch,
+  logits: jax.ShapeDtypeStruct,
+  n_devices: int,
+) -> None:
+  """The same for an evaluation step, whose weights are in memory already.
+
+  Args:
+    model_state: Shapes of the model state for a batch.
+    batch: Shapes of a global batch.
+    logits: Shape of its logits.
+    n_devices: Number of devices that the batch is split over.
+
+  Raises:
+    ValueError: naming the total, the memory and the binding of the largest
+      array.
+  """
+  arrays = {'model state': model_state, 'batch': batch, 'logits': logits}
+  _check(
+    'an evaluation step',
+    {name: _bytes(x) // n_devices for name, x in arrays.items()},
+    arrays,
+    n_devices,
+    '',
+  )
+
+
+def _check(what, sizes, arrays, n_devices, note):
   on_host = jax.default_backend() == 'cpu'
   # Devices that are simulated on a CPU share its memory.
   n_sharing = jax.local_device_count() if on_host and n_devices > 1 else 1
-  sizes = {
-    'weights': _bytes(abstract.weights),
-    'gradients': _bytes(abstract.weights),
-    'optimizer state': _bytes(abstract.opt_state),
-    'model state': _bytes(abstract.model_state),
-    'batch': _bytes(batch) // n_devices,
-    'logits': _bytes(logits) // (n_devices * accumulate_steps),
-  }
-  total = n_sharing * sum(sizes.values())
-  if total <= available:
-    return
-  parts = ', '.join(
-    f'{name} {_gigabytes(n_sharing * size)}'
-    for name, size in sizes.items()
-    if size
-  )
-  raise ValueError(
-    f'a training step needs at least {_gigabytes(total)} ({parts}), but '
-    f'{place} has {_gigabytes(available)}; the largest weights are '
-    f'{_largest(abstract.weights)}: use a smaller model, a smaller batch or '
-    'more devices (train.mesh)'
+  largest = max(jax.tree.leaves(arrays), key=_array_bytes)
+  binding = config.size_binding(largest.shape)
+  check_fits(
+    what,
+    {name: n_sharing * size for name, size in sizes.items()},
+    f'{note}: {f"lower {binding}, or " if binding else ""}use a smaller model, '
+    'a smaller batch or more devices (train.mesh)',
   )
 
 
-def memory() -> tuple[int | None, str]:
-  """Bytes of memory for arrays, and whose they are; None if unknown.
+def peak_memory() -> int | None:
+  """The most bytes in use so far; None if unknown.
 
-  On CPU, the smaller of the machine's memory and the container's limit.
+  Of the first local device, or on CPU of this process.
   """
   device = jax.local_devices()[0]
   if device.platform != 'cpu':
-    stats = device.memory_stats() or {}
-    return stats.get('bytes_limit'), f'the device {device.device_kind}'
-  limits = []
-  if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
-    limits.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))
-  for path in map(pathlib.Path, _CGROUP_LIMITS):
-    with contextlib.suppress(OSError, ValueError):  # No such file, or 'max'.
-      limits.append(int(path.read_text('utf-8')))
-  return min(limits, default=None), 'this machine'
+    return (device.memory_stats() or {}).get('peak_bytes_in_use')
+  try:
+    import resource
+  except ImportError:  # Windows.
+    return None
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else 1024 * peak
 
 
 def _bytes(tree: PyTree) -> int:
@@ -105,7 +128,3 @@ def _largest(weights: PyTree) -> str:
   leaves = sorted(jax.tree.leaves(weights), key=_array_bytes)
   shapes = dict.fromkeys(tuple(x.shape) for x in reversed(leaves))
   return ', '.join(map(str, list(shapes)[:_N_LARGEST]))
-
-
-def _gigabytes(n: int) -> str:
-  return f'{n / 1e9:,.1f} GB'

@@ -7,7 +7,7 @@ weights of another run or from a seed.
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -132,7 +132,7 @@ def start_run(
     )
     _print_setup(built, console.say)
     step, state, position = _initial_state(
-      built, checkpoints, seed, init_checkpoints, console.say
+      built, checkpoints, seed, init_checkpoints, console
     )
     data_fingerprint = fingerprint(built.data)
     if position is not None:
@@ -267,7 +267,7 @@ def _initial_state(
   checkpoints: Checkpoints,
   seed: int,
   init_checkpoints: Path | None,
-  say: Callable[[str], None],
+  console: Console,
 ) -> tuple[int, TrainState, dict[str, object] | None]:
   """Restores or initializes the state.
 
@@ -277,10 +277,14 @@ def _initial_state(
   Raises:
     CheckpointError: if no checkpoint loads, or the run has another seed.
   """
-  restored = checkpoints.restore(built.abstract, say)
+  say, restored = console.say, None
+  if checkpoints.steps():
+    with console.doing('loading the newest checkpoint'):
+      restored = checkpoints.restore(built.abstract, say)
   if restored is None:
     say(f'starting from seed {seed}')
-    state = built.init(jax.random.PRNGKey(seed))
+    with console.doing('initializing the weights'):
+      state = built.init(jax.random.PRNGKey(seed))
     if init_checkpoints is not None:
       weights = _load_weights(init_checkpoints, built.abstract.weights, say)
       state = dataclasses.replace(state, weights=weights)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier.compat import ShapeDtype, base
+from trax_hier.layers.base.dtypes import in_32_bits
 from trax_hier.training.optimizers import Optimizer
 
 PyTree = object
@@ -42,6 +43,14 @@ class TrainState:
 def shapes_of(batch: Batch) -> Batch:
   """The shapes of the arrays of a batch."""
   return {name: _shape_of(x) for name, x in batch.items()}
+
+
+def with_rows(batch: Batch, rows: int) -> Batch:
+  """The shapes of a batch with another number of rows."""
+  return {
+    name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+    for name, x in batch.items()
+  }
 
 
 def token_shapes(shape: tuple[int, int]) -> Batch:
@@ -101,7 +110,7 @@ def init_layer(
   signature = jax.tree.map(
     lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
   )
-  return _strong_types(layer.init(signature, rng=rng))
+  return _stored_types(layer.init(signature, rng=rng))
 
 
 def store_shapes(
@@ -162,11 +171,7 @@ def lane_axes(layer: base.Layer, batch: Batch, model_state: PyTree) -> PyTree:
   rows = batch['inputs'].shape[0]
   if not any(rows in x.shape for x in jax.tree.leaves(model_state)):
     return jax.tree.map(lambda _: -1, model_state)
-  doubled = {
-    name: jax.ShapeDtypeStruct((2 * rows, *x.shape[1:]), x.dtype)
-    for name, x in batch.items()
-  }
-  weights, other = abstract_init(layer, doubled)
+  weights, other = abstract_init(layer, with_rows(batch, 2 * rows))
   store_shapes(layer, weights, model_state)
 
   def axis(a, b):
@@ -196,14 +201,16 @@ def init_train_state(
     step=jnp.zeros((), jnp.int32),
     weights=weights,
     model_state=model_state,
-    opt_state=_strong_types(optimizer.transform.init(weights)),
+    opt_state=_stored_types(optimizer.transform.init(weights)),
     rng=run_rng,
   )
 
 
-def _strong_types(tree: PyTree) -> PyTree:
-  """Removes weak types, which would make the step compile twice."""
-  return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
+def _stored_types(tree: PyTree) -> PyTree:
+  """Removes weak types, which make the step compile twice, and 64-bit types."""
+  return in_32_bits(
+    jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
+  )
 
 
 def _shape_of(x):

@@ -89,7 +89,10 @@ class Steps:
       batch = self._train_batch()
       while run.step < last:
         self.profile(run.step + 1, unread[-1][1] if unread else None)
-        run.state, metrics = built.step(run.state, put_batch(built.mesh, batch))
+        with self._compiling(is_first=run.step == run.start_step):
+          run.state, metrics = built.step(
+            run.state, put_batch(built.mesh, batch)
+          )
         run.step += 1
         unread.append((run.step, metrics))
         if run.step < last:
@@ -104,12 +107,23 @@ class Steps:
             evaluation = self._between_steps(signal, saves)
     return evaluation
 
+  def _compiling(self, is_first):
+    """Says that the first step compiles, and how long it took."""
+    if not is_first:
+      return contextlib.nullcontext()
+    is_cached = jax.config.jax_compilation_cache_dir is not None
+    return self.run.console.doing(
+      f'compiling the training step{" (cached for later runs)" * is_cached}',
+      'compiled the training step',
+    )
+
   def _between_steps(self, signal, saves):
     """Saves, evaluates and probes as due; returns the evaluation or None."""
     run, evaluation = self.run, None
     # A checkpoint first: an evaluation or a probe may take long, or fail.
     if saves:
-      run.save()
+      with run.console.doing(f'saving checkpoint {run.step}'):
+        run.save()
       self.save_clock.restart(run.step)
     if signal:
       self._stop(signal)
@@ -117,15 +131,22 @@ class Steps:
       evaluation = self._evaluate()
       self._stop_on_signal()
     if self.intervals.probes(run.step):
-      self.probe(
-        run.built, run.step, run.state.weights, run.log, run.console.say
-      )
+      with run.console.doing('sampling'):
+        self.probe(
+          run.built, run.step, run.state.weights, run.log, run.console.say
+        )
       self._stop_on_signal()
     return evaluation
 
   def _evaluate(self):
     run = self.run
-    evaluation = run.built.evaluator(run.state.weights, self._stop_on_signal)
+    with run.console.doing('evaluating') as count:
+
+      def before_batch(n_done, n_all):
+        self._stop_on_signal()
+        count(n_done, n_all)
+
+      evaluation = run.built.evaluator(run.state.weights, before_batch)
     if run.step in run.evaluated:
       self.reporter.say_evaluation(run.step, evaluation)
     else:

@@ -1,5 +1,7 @@
 """ImageBytes: arrays and the binary files of CIFAR-10."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,36 @@ def test_bad_numbers_are_named(tmp_path):
     ImageBytes(path, 1, n_valid=3)
   with pytest.raises(ValueError, match=r'ImageBytes\.batch_size = 0'):
     ImageBytes(path, 0)
+
+
+def _npz(file):
+  with file.open('wb') as opened:
+    np.savez(opened, _images(3))
+
+
+def _header(file, shape):
+  with file.open('wb') as opened:
+    np.lib.format.write_array_header_1_0(
+      opened, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+    )
+
+
+@pytest.mark.parametrize(
+  'write',
+  [
+    _npz,
+    lambda file: file.write_bytes(b''),
+    lambda file: file.write_bytes(pickle.dumps(print)),
+    lambda file: np.save(file, np.array([print]), allow_pickle=True),
+    lambda file: np.save(file, np.uint8(3)),
+    lambda file: file.write_bytes(b'\x93NUMPY\1\0\xff\xff' + b'(' * 65535),
+    lambda file: _header(file, (2**40, 32, 32, 3)),
+    lambda file: _header(file, (-1, 32, 32, 3)),
+  ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, write):
+  _save(tmp_path, train=_images(3))
+  write(tmp_path / 'test.npy')
+  with pytest.raises(ValueError, match=r'ImageBytes\.path = .*test\.npy') as e:
+    ImageBytes(str(tmp_path), 1, test_as_valid=True)
+  assert len(str(e.value).partition('\n  In call')[0].splitlines()) == 1

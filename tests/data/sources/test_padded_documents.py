@@ -188,9 +188,10 @@ def test_bad_folders_are_named(tmp_path):
   with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*train\.ends'):
     PaddedDocuments(str(tmp_path), 1, 8)
   (tmp_path / 'train.tokens').write_bytes(b'abc')
-  np.save(tmp_path / 'train.ends.npy', np.array([2]))
-  with pytest.raises(ValueError, match=r'train\.ends\.npy does not fit'):
-    PaddedDocuments(str(tmp_path), 1, 8)
+  for ends in ([2], [2, 1, 3], [-1, 3], 3, [[3]], [3.0]):
+    np.save(tmp_path / 'train.ends.npy', np.array(ends))
+    with pytest.raises(ValueError, match=r'train\.ends\.npy does not fit'):
+      PaddedDocuments(str(tmp_path), 1, 8)
 
 
 def test_bad_numbers_are_named(tmp_path):

@@ -161,7 +161,6 @@ def test_the_same_text_gives_the_same_file(tmp_path, model, capsys):
   assert f'valid {n_bytes:,}' in printed
   assert f', valid {packed:.2f}\n' in printed
   assert f'--config=TextFiles.vocab = "{again}"' in printed
-  assert f'--config=VOCAB_SIZE = {SIZE}' in printed
   assert 'fraction' not in printed
 
 

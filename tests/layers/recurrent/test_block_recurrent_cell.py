@@ -19,7 +19,7 @@ POSITIONS = {
 }
 ATTENTIONS = {
   'sliding': P(hl.SlidingAttention, D, n_heads=H, window=W),
-  'recurrent': P(hl.BlockRecurrentCell, D, 8, n_heads=H, window=W, n_states=3),
+  'recurrent': P(hl.BlockRecurrentCell, D, n_heads=H, window=W, n_states=3),
 }
 
 

@@ -91,6 +91,7 @@ class EvalBatches(Sequence[Batch]):
   """The batches of a split, of one shape; the last is padded with weight 0.
 
   Attributes:
+    batch_size: Rows in a batch.
     context: How the split was cut; None if its rows are not windows of a text.
   """
 
@@ -112,11 +113,15 @@ class EvalBatches(Sequence[Batch]):
     self.context = context
     self._rows = rows
     self._n_rows = n_rows
-    self._batch_size = batch_size
+    self.batch_size = batch_size
 
   def __len__(self) -> int:
     """Number of batches."""
-    return -(-self._n_rows // self._batch_size)
+    return -(-self._n_rows // self.batch_size)
+
+  def first_row(self) -> Batch:
+    """Returns a batch of the first row, for the shapes of large batches."""
+    return make_batch(*self._rows(np.arange(1)))
 
   def __getitem__(self, i: int) -> Batch:
     """Returns batch i, counted from the end if negative."""
@@ -124,6 +129,6 @@ class EvalBatches(Sequence[Batch]):
     position += len(self) if position < 0 else 0
     if not 0 <= position < len(self):
       raise IndexError(f'batch {i} of {len(self)}')
-    start = position * self._batch_size
-    index = np.arange(start, start + self._batch_size)
+    start = position * self.batch_size
+    index = np.arange(start, start + self.batch_size)
     return make_batch(*self._rows(index))

@@ -29,6 +29,8 @@ class DataSet:
   Attributes:
     vocab: Vocabulary of the ids.
     unit: Unit of a scored token: 'byte', 'dim' or 'token'.
+    rows_per_epoch: Rows that hold each part of the training split once; None if
+      rows are generated.
 
   Example:
     >>> from trax_hier.data import Synthetic
@@ -57,6 +59,7 @@ class DataSet:
     eval_batch_size: int | None = None,
     content: Content | None = None,
     empty_hint: str = '',
+    rows_per_epoch: int | None = None,
   ):
     """Checks the batch sizes.
 
@@ -77,6 +80,8 @@ class DataSet:
       content: Arrays that determine the batches of each split, for
         `fingerprint`; None if rows are generated.
       empty_hint: End of the message that the valid split is empty.
+      rows_per_epoch: Rows that hold each part of the training split once; None
+        if rows are generated.
 
     Raises:
       ValueError: if a batch size is not positive.
@@ -103,6 +108,7 @@ class DataSet:
     self._mapped_files = set(mapped) - {None}
     self.vocab = vocab
     self.unit = unit
+    self.rows_per_epoch = rows_per_epoch
 
   @property
   def batch_size(self) -> int:
@@ -279,6 +285,7 @@ def windowed(
       for split in SPLITS
     },
     empty_hint=empty_hint,
+    rows_per_epoch=train.n_windows,
   )
 
 

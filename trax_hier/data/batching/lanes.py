@@ -98,6 +98,9 @@ class LaneRows:
 
   A segment has tokens of one document only. The last segment of a document is
   padded with 0.
+
+  Attributes:
+    n_segments: Number of segments of all documents.
   """
 
   def __init__(
@@ -122,6 +125,7 @@ class LaneRows:
     self._n_lanes = n_lanes
     self._predict_first = predict_first
     n_segments = -(-(documents.ends - documents.begins) // length)
+    self.n_segments = int(n_segments.sum())
     self._schedule = LaneSchedule(n_segments.tolist(), n_lanes, order)
 
   def n_rows(self) -> int:

@@ -132,6 +132,11 @@ class SpanCorruption:
     """Rows of the global training batch."""
     return self._data.batch_size
 
+  @property
+  def rows_per_epoch(self) -> int | None:
+    """Rows that hold each part of the training split once; see `DataSet`."""
+    return getattr(self._data, 'rows_per_epoch', None)
+
   def train_batch(self, step: int, shard: int = 0, n_shards: int = 1) -> Batch:
     """Returns one corrupted shard of batch `step`; see `DataSet`."""
     batch = self._data.train_batch(step, shard, n_shards)

@@ -160,6 +160,7 @@ def DocumentLanes(
     eval_batch_size=eval_batch_size,
     content={split: splits[split].content(unit) for split in SPLITS},
     empty_hint=hint,
+    rows_per_epoch=train.n_segments,
   )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.files import find_path
+from trax_hier.data.files import find_path, map_array
 from trax_hier.data.named_splits import find_split_files, use_test_as_valid
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
@@ -121,9 +121,9 @@ def _read_folder(root, binding):
 def _read_npy(file, binding):
   """Memory-maps one array of images."""
   try:
-    array = np.load(file, mmap_mode='r', allow_pickle=False)
+    array = map_array(file)
   except ValueError as error:
-    raise ValueError(f'{binding}: {file.name}: {error}') from error
+    raise ValueError(f'{binding}: {error}') from error
   if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
     raise ValueError(
       f'{binding}: {file.name} is {array.dtype} {array.shape}, not uint8 '

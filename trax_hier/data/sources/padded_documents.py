@@ -79,4 +79,5 @@ def PaddedDocuments(
     count_bytes=count_bytes if unit == 'token' else None,
     content={split: d.content(unit) for split, d in documents.items()},
     empty_hint=hint,
+    rows_per_epoch=train.n_rows,
   )

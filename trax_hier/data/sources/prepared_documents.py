@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.data.batching.documents import Documents
+from trax_hier.data.files import map_array
 from trax_hier.data.named_splits import find_split_files
 from trax_hier.data.splits import SPLITS
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
@@ -55,8 +56,13 @@ def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
 
 def _read_split(path, dtype):
   ends_path = path.with_suffix('.ends.npy')
-  ends = np.load(ends_path, allow_pickle=False)
+  ends = np.array(map_array(ends_path))
   tokens = np.memmap(path, dtype, mode='r')
-  if not len(ends) or ends[-1] != len(tokens):
+  is_list = ends.ndim == 1 and ends.dtype.kind in 'iu' and len(ends) > 0
+  if (
+    not is_list
+    or ends[-1] != len(tokens)
+    or (np.diff(ends, prepend=0) < 0).any()
+  ):
     raise ValueError(f'{ends_path.name} does not fit {path.name}')
   return Documents.adjacent(tokens, ends)

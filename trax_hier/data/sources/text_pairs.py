@@ -177,6 +177,7 @@ class TextPairs(DataSet):
         for split, (file, lines) in found.splits.items()
       },
       empty_hint=hint,
+      rows_per_epoch=len(train),
     )
 
   def pairs(self, split: str) -> Sequence[Pair]:

@@ -22,7 +22,9 @@ def empty_buffer(rows, n):
 
 def write_rows(buffer, rows, index):
   """Writes `rows` (.., l, d) to `buffer` (s, n, d), from row `index` on."""
-  return jax.lax.dynamic_update_slice(buffer, _fit(rows, buffer), (0, index, 0))
+  return jax.lax.dynamic_update_slice_in_dim(
+    buffer, _fit(rows, buffer), index, axis=-2
+  )
 
 
 def join_rows(buffer, rows):

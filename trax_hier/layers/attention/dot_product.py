@@ -155,7 +155,7 @@ class DotProductAttention(base.Layer):
       )
       for n in sizes
     ]
-    choice = jnp.searchsorted(jnp.asarray(sizes), filled)
+    choice = index_of_size(sizes, filled)
     return jax.lax.switch(choice, branches, arrays, t, q, keys)
 
   def _attend(self, arrays, t, q, keys, rng):
@@ -237,6 +237,12 @@ def read_sizes(capacity, smallest):
   while sizes[0] > smallest:
     sizes.insert(0, -(-sizes[0] // 2))
   return sizes
+
+
+def index_of_size(sizes, n):
+  """Index of the first of ascending sizes that is at least n, a scalar."""
+  # Unlike `searchsorted`, this is no loop.
+  return jnp.sum(jnp.array(sizes) < n, dtype=jnp.int32)
 
 
 def blocks(x, window):

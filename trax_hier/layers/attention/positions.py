@@ -138,10 +138,10 @@ def check_carry(name: str, positions: NoPositions, carry: bool) -> None:
   """
   if carry and (positions.rotate(1, 'train') or positions.embed('train')):
     raise ValueError(
-      f'{name}: keys that are carried from one call to the next cannot have '
-      'positions that rotate or that are added to embeddings, such as '
-      'RotaryPositions or LearnedPositions: use T5Positions, '
-      'RelativePositions or NoPositions'
+      f'BlockRecurrentLM.positions = @{type(positions).__name__}: keys that '
+      f'{name} carries from one call to the next cannot have positions that '
+      'rotate or that are added to embeddings: legal are @T5Positions, '
+      '@RelativePositions and @NoPositions'
     )
 
 
@@ -151,7 +151,5 @@ def sinusoid(positions, d_model: int):
   An odd d_model gives d_model + 1 columns.
   """
   frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
-  angles = positions[:, None] * frequencies
-  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(
-    jnp.float32
-  )
+  angles = positions[:, None] * frequencies.astype(np.float32)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -190,7 +190,9 @@ class _AnyOffsets:
   def bias(self, q, r, offsets, n_keys):
     """Bias: (.., h, q, d) x (h, c, d), offsets (.., q, k) -> (.., h, q, k)."""
     n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
-    rows = offsets // self._stride + n_past
+    # Offsets are multiples of the stride, so `floor_divide` is not needed.
+    stride = jnp.full_like(offsets, self._stride)
+    rows = jax.lax.div(offsets, stride) + n_past
     scores = _scores(q, r[:, self._n_past - n_past :])
     n = q.shape[-2]
     if n > 1 and self._key_ratio == 1:
@@ -205,6 +207,8 @@ class _AnyOffsets:
         axis=-1,
       )
       return _shift(scores, self._ratio)
+    if n == 1:
+      return jnp.take(scores, rows[0], axis=-1, mode='clip')
     rows = jnp.clip(rows, 0, scores.shape[-1] - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
     return jnp.take_along_axis(scores, rows, axis=-1)

@@ -52,7 +52,7 @@ class RotaryPositions(NoPositions):
         f'RotaryPositions needs heads of even width, not {x.shape[-1]}: '
         'choose another n_heads, d_model or d_head'
       )
-    frequencies = self._base ** (-jnp.arange(half) / half)
+    frequencies = self._base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[:, None] * frequencies
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -66,7 +66,7 @@ def joint_softmax_attention(sets, dtype, dropout, rng):
 def _dropout(x, rate, rng):
   """Dropout with 16 random bits per number, half as many as `uniform` uses."""
   *lead, n = x.shape
-  words = jax.random.bits(rng, (*lead, -(-n // 2)))
+  words = jax.random.bits(rng, (*lead, -(-n // 2)), jnp.uint32)
   bits = jax.lax.bitcast_convert_type(words, jnp.uint16)  # (.., n / 2, 2)
   dropped = min(round(rate * 2**16), 2**16 - 1)
   keep = bits.reshape(*lead, -1)[..., :n] >= dropped

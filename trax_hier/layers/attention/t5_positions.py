@@ -67,9 +67,8 @@ def t5_buckets(distances, n_buckets: int, max_distance: int):
   """
   distances = jnp.maximum(distances, 0)
   exact = n_buckets // 2
-  fraction = jnp.log(jnp.maximum(distances, 1) / exact) / math.log(
-    max_distance / exact
-  )
+  ratios = jnp.maximum(distances, 1).astype(jnp.float32) / exact
+  fraction = jnp.log(ratios) / math.log(max_distance / exact)
   coarse = exact + (fraction * (n_buckets - exact)).astype(jnp.int32)
   return jnp.where(
     distances < exact, distances, jnp.minimum(coarse, n_buckets - 1)

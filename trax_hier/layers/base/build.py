@@ -38,33 +38,6 @@ def accepts(factory: Callable[..., Any], argument: str) -> bool:
   return argument in _parameters(factory)
 
 
-def check_taken(
-  configurable: str, name: str, value: Any, **factories: Callable[..., Any]
-) -> None:
-  """Raises ValueError if no factory takes an argument that is set.
-
-  Args:
-    configurable: Name of the configurable that offers the argument.
-    name: Name of the argument.
-    value: Its value; None means that it is not set.
-    **factories: Factories by the name of their slot.
-
-  Example:
-    >>> check_taken('DecoderBlock', 'd_head', 4, attention=lambda d_model: None)
-    Traceback (most recent call last):
-    ...
-    ValueError: DecoderBlock.d_head = 4 has no effect: the factory bound to \
-DecoderBlock.attention has no argument d_head; set d_head = None
-  """
-  if value is None or any(accepts(f, name) for f in factories.values()):
-    return
-  slots = ' or '.join(f'{configurable}.{slot}' for slot in factories)
-  raise ValueError(
-    f'{configurable}.{name} = {value} has no effect: the factory bound to '
-    f'{slots} has no argument {name}; set {name} = None'
-  )
-
-
 def _parameters(factory):
   if isinstance(factory, functools.partial) and not factory.keywords:
     factory = factory.func  # As made by `slots.forwarded`.

@@ -20,6 +20,7 @@ import numpy as np
 from trax_hier.compat import base, signature
 from trax_hier.layers.base.build import accepts, build
 from trax_hier.layers.base.memory import map_memory
+from trax_hier.layers.base.slots import MisfitError, open_slot
 
 _SEGMENT = 64  # Positions in each of the two segments of a trial.
 _HINT = (
@@ -30,7 +31,7 @@ _HINT = (
 
 
 def refuse_carry(name: str, carry: bool, mode: str, reason: str) -> None:
-  """Raises ValueError if `carry` asks a layer for what it cannot do.
+  """Raises MisfitError if `carry` asks a layer for what it cannot do.
 
   In predict mode, every layer continues the sequence, whatever `carry` is.
 
@@ -44,9 +45,9 @@ def refuse_carry(name: str, carry: bool, mode: str, reason: str) -> None:
     >>> refuse_carry('RetinaAttention', False, 'train', 'has no memory')
   """
   if carry and mode != 'predict':
-    raise ValueError(
-      f'{name} {reason}, so BlockRecurrentLM.attention, DecoderBlock.attention '
-      f'or feed_forward cannot carry from segment to segment: {_HINT}'
+    raise MisfitError(
+      f'{open_slot() or name}: {name} {reason}, so it cannot carry from '
+      f'segment to segment: {_HINT}'
     )
 
 

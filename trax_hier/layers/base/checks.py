@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
@@ -33,6 +35,16 @@ _POSITIVE_OR_NONE = _Rule(
   'must be positive, or None', lambda n, _: n is None or n >= 1
 )
 _NOT_NEGATIVE = _Rule('must not be negative', lambda n, _: n >= 0)
+
+# Numbers of blocks, each of which gets a name in an export.
+_BLOCKS = {
+  'n',
+  'n_layers',
+  'n_encoder_layers',
+  'n_decoder_layers',
+  'vanilla_layers',
+}
+_MOST_BLOCKS = 10_000
 
 # Rules by argument name.
 _RULES = {
@@ -105,7 +117,10 @@ def check_positive(configurable: str, **arguments: int) -> None:
 
 def _check(configurable, name, rule, arguments):
   value = arguments[name]
-  if not rule.holds(value, arguments):
-    binding = f'{configurable}.{name}' if configurable else name
-    legal = rule.legal.format(**arguments)
-    raise ValueError(f'{binding} = {value!r} {legal}')
+  legal = rule.legal.format(**arguments)
+  if rule.holds(value, arguments):
+    if name not in _BLOCKS or np.max(value) <= _MOST_BLOCKS:
+      return
+    legal = f'must be at most {_MOST_BLOCKS:,}'
+  binding = f'{configurable}.{name}' if configurable else name
+  raise ValueError(f'{binding} = {value!r} {legal}')

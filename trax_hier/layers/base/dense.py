@@ -146,7 +146,7 @@ def Linear(d_out: int, variance: float = 1.0):
     Dense_4           32   (2, 6, 8)   (2, 6, 4)
   """
   initialize = jax.nn.initializers.variance_scaling(
-    variance, 'fan_in', 'truncated_normal'
+    variance, 'fan_in', 'truncated_normal', dtype=jnp.float32
   )
   return Dense(d_out, lambda shape, rng: initialize(rng, shape), use_bias=False)
 

@@ -57,13 +57,17 @@ class RandomChoice(base.Layer):
       if shapes != jax.tree.map(jnp.shape, weights):
         raise ValueError(
           f'the alternatives {first.name} and {other.name} must have weights '
-          'of the same shapes, so none may depend on the choice'
+          'of the same shapes: use layers whose weights do not depend on '
+          'HourglassLM.shorten_factor_dropout, such as @AverageShorten and '
+          '@RepeatUpsample'
         )
 
   def forward(self, x):
     (weights,), (state,) = self.weights, self.state
     choice_rng, rng = jax.random.split(self.rng)
-    choice = jax.random.randint(choice_rng, (), 0, len(self._choices))
+    choice = jax.random.randint(
+      choice_rng, (), 0, len(self._choices), jnp.int32
+    )
     branches = [
       functools.partial(layer.pure_fn, x, weights, state, rng)
       for layer in self._choices

@@ -12,21 +12,28 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from trax_hier.compat import ShapeDtype, base
+from trax_hier.compat import base
+from trax_hier.config.effects import building, note_use
 from trax_hier.layers.base.build import accepts, build
+from trax_hier.layers.base.part_shapes import (
+  check_shapes,
+  check_signature,
+  message_of,
+)
 
 # A slot that occurs this often inside itself contains itself without end.
 _MAX_NESTING = 8
-# Shapes for the check of a part: batch size, rows of the coarsest sequence, and
-# the width of a layer whose slot sets none.
-_BATCH, _ROWS, _WIDTH = 3, 2, 8
 
-_open_slots: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
-  'open_slots', default=()
-)
+# Of each slot around the part being built: 'DecoderBlock.norm = @Name', whether
+# the part is made for it, and what makes its errors.
+_open_slots: contextvars.ContextVar[
+  tuple[tuple[str, bool, Callable[[str], Exception]], ...]
+] = contextvars.ContextVar('open_slots', default=())
+
+
+def open_slot() -> str:
+  """The slot whose part is being built, 'DecoderBlock.norm = @Name', or ''."""
+  return _open_slots.get()[-1][0] if _open_slots.get() else ''
 
 
 class MisfitError(ValueError):
@@ -39,11 +46,13 @@ class Kind:
 
   Attributes:
     signature: Inputs and outputs: `x` (b, l, d), `x/4` (b, l / 4, d), `y` (b,
-      l, d_out), `mask` (b, l) bool. '' for parts that are not layers.
+      l, d_out), `mask` (b, l) bool, `context` (b, m, d), whose `mask` is (b,
+      m). '' for parts that are not layers.
     parts: Names of the parts in this library that fit.
     noun: What the slot takes.
     has: An attribute of what the factory makes.
     takes: Arguments that the factory must have.
+    row_wise: Whether the layer must not mix rows, since it gets no mask.
   """
 
   signature: str
@@ -51,6 +60,7 @@ class Kind:
   noun: str = 'a layer'
   has: str = 'pure_fn'
   takes: tuple[str, ...] = ()
+  row_wise: bool = False
 
   def of(self, signature: str) -> 'Kind':
     """The kind with another signature."""
@@ -84,7 +94,7 @@ ENCODER_ATTENTION = Kind(
   'attention to all rows',
 )
 CROSS_ATTENTION = Kind(
-  'x, x, mask -> x',
+  'x, context, mask -> x',
   ('CrossAttention', 'SparseCrossAttention'),
   'attention to another sequence',
 )
@@ -93,6 +103,7 @@ FEED_FORWARD = Kind(
   ('FeedForward', 'ReluFeedForward', 'SparseFF'),
   'a feed-forward layer',
 )
+ENCODER_FEED_FORWARD = dataclasses.replace(FEED_FORWARD, row_wise=True)
 RECURRENCE = Kind('x -> x', ('SRUBranch',), 'a recurrence')
 FEEDBACK = Kind(
   'x -> x',
@@ -189,14 +200,27 @@ def build_part(
 @DenseQKV must make a feed-forward layer, x -> x, but makes a layer of 1 input \
 and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
   """
+  slots = [binding]
   if isinstance(factory, _Forwarded):
     # A partial of a partial has merged the keywords of both.
     binding, keywords = factory.binding, factory.keywords
+    slots.insert(0, binding)
     factory = factory.func
     if keywords:
       factory = functools.partial(factory, **keywords)
-  if _is_internal(factory):
-    return build(factory, **dimensions)
+  if not callable(factory):
+    taken = set()
+  else:
+    taken = {name for name in dimensions if accepts(factory, name)}
+  name = '' if _is_internal(factory) else _name(factory)[1:]
+  with building(name, slots, set(dimensions), taken):
+    if not name:
+      return build(factory, **dimensions)
+    return _build_fitting(binding, factory, kind, dimensions)
+
+
+def _build_fitting(binding, factory, kind, dimensions):
+  """`build_part` without `forwarded` factories and functions of the library."""
 
   def misfit(reason):
     legal = ' and '.join(
@@ -213,23 +237,29 @@ and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
   lacking = [name for name in kind.takes if not accepts(factory, name)]
   if lacking:
     raise misfit(f'has no argument {" and ".join(map(repr, lacking))}')
+  _check_keywords(factory, dimensions, misfit)
+  is_unmasked = dimensions.get('masked') and not accepts(factory, 'masked')
+  # Layers that mix rows have an argument `carry`.
+  if accepts(factory, 'carry') and (kind.row_wise or is_unmasked):
+    raise misfit('mixes rows without a mask, padding included')
   is_known = _name(factory)[1:] in kind.parts and _is_own(factory)
+  slot = f'{binding} = {_name(factory)}', is_known, misfit
   try:
-    part = _build_once(binding, factory, dimensions, misfit)
+    part = _build_once(slot, factory, dimensions)
   except MisfitError:
     raise
   except (ValueError, TypeError) as error:
     if is_known:
       raise
-    raise misfit(f'fails: {_message(error)}') from error
+    raise misfit(f'fails: {message_of(error)}') from error
   if not hasattr(part, kind.has):
     raise misfit(f'makes {_article(part)}')
   if kind.signature:
-    _check_signature(part, kind, dimensions.get('masked'), misfit)
+    check_signature(part, kind, dimensions.get('masked'), misfit)
     if not is_known:
       # Evaluation leaves marks in a layer, so this is one of its own.
-      other = _build_once(binding, factory, dimensions, misfit)
-      _check_shapes(other, kind, dimensions, misfit)
+      other = _build_once(slot, factory, dimensions)
+      check_shapes(other, kind, dimensions, misfit)
   return part
 
 
@@ -238,17 +268,34 @@ def build_positions(
 ) -> Any:
   """The position scheme of the configurable `model`."""
   sizes = dict(d_model=d_model, n_heads=n_heads)
-  return build_part(f'{model}.positions', positions, POSITIONS, **sizes)
+  scheme = build_part(f'{model}.positions', positions, POSITIONS, **sizes)
+  if scheme.embed('train') or _name(positions) == '@NoPositions':
+    note_use('positions')
+  return scheme
 
 
-def _build_once(binding, factory, dimensions, misfit):
+def _check_keywords(factory, dimensions, misfit):
+  """Refuses a partial with arguments that its slot sets to other values."""
+  keywords = getattr(factory, 'keywords', {})
+  for name, value in keywords.items():
+    if name in dimensions and value != dimensions[name]:
+      raise misfit(
+        f'sets {name} = {value!r:.60}, and its slot sets {name} = '
+        f'{dimensions[name]!r:.60}'
+      )
+
+
+def _build_once(slot, factory, dimensions):
   """Calls the factory, unless it is already being called without end."""
   around = _open_slots.get()
-  slot = f'{binding} = {_name(factory)}'
-  if around.count(slot) >= _MAX_NESTING:
-    cycle = around[len(around) - 1 - around[::-1].index(slot) :]
-    inner = ', '.join(cycle[1:])
-    raise misfit(f'the part contains itself{f", by {inner}" if inner else ""}')
+  texts = [text for text, *_ in around]
+  if texts.count(slot[0]) >= _MAX_NESTING:
+    cycle = around[len(around) - 1 - texts[::-1].index(slot[0]) :]
+    # A part that is not made for its slot is to blame, rather than a default.
+    first = next((i for i, (_, fits, _) in enumerate(cycle) if not fits), 0)
+    (_, _, misfit), *inner = cycle[first:] + cycle[:first]
+    by = f', by {", ".join(text for text, *_ in inner)}' if inner else ''
+    raise misfit(f'the part contains itself{by}')
   token = _open_slots.set((*around, slot))
   try:
     return build(factory, **dimensions)
@@ -258,17 +305,11 @@ def _build_once(binding, factory, dimensions, misfit):
       raise
     name = _name(factory)[1:]
     bindings = ' and '.join(f'{name}.{argument}' for argument in missing)
-    raise misfit(
+    raise slot[2](
       f'{bindings} {"has" if len(missing) == 1 else "have"} no value here'
     ) from error
   finally:
     _open_slots.reset(token)
-
-
-def _message(error):
-  """The message of an error, in one line without gin's chain of calls."""
-  text = getattr(error, 'fault', None) or str(error)
-  return ' '.join(text.partition('\n  In call to')[0].split())
 
 
 def _missing(error, factory):
@@ -281,72 +322,6 @@ def _missing(error, factory):
     return []  # A call inside the factory.
   named = re.findall(r"'(\w+)'", message)
   return [n for n in dict.fromkeys(named) if accepts(factory, n)]
-
-
-def _check_signature(part, kind, masked, misfit):
-  """Raises unless a layer has as many inputs and outputs as the kind."""
-  inputs, outputs = _parse(kind.signature)
-  can_mask = bool(masked) and 'mask' not in inputs
-  n_inputs = len(inputs) + (can_mask and part.n_in > len(inputs))
-  if (part.n_in, part.n_out) != (n_inputs, len(outputs)):
-    raise misfit(
-      f'makes a layer of {_count(part.n_in, "input")} and '
-      f'{_count(part.n_out, "output")}'
-    )
-
-
-def _check_shapes(part, kind, dimensions, misfit):
-  """Raises unless a layer returns the shapes of the kind for small inputs."""
-  width = dimensions.get('d_model')
-  if dimensions.get('carry') or dimensions.get('mode') == 'predict':
-    return  # Not every length is legal; the model's own evaluation follows.
-  inputs, outputs = _parse(kind.signature)
-  inputs += ['mask'] * (part.n_in - len(inputs))
-  factors = [int(n) for n in re.findall(r'/(\d+)', kind.signature)]
-  length = _ROWS * max(factors, default=1)
-
-  def shape(symbol):
-    if symbol == 'mask':
-      return ShapeDtype((_BATCH, length), jnp.bool_)
-    name, _, factor = symbol.partition('/')
-    d = dimensions.get('d_out') if name == 'y' else width
-    rows = length // int(factor or 1)
-    return ShapeDtype((_BATCH, rows, d or _WIDTH), jnp.float32)
-
-  signature = tuple(map(shape, inputs))
-  signature = signature if len(signature) > 1 else signature[0]
-  try:
-    made = jax.eval_shape(
-      lambda key: _outputs(part, signature, key), jax.random.PRNGKey(0)
-    )
-  except Exception as error:
-    if width is None and 'd_out' in dimensions:
-      return  # The layer may not take the width that is assumed here.
-    raise misfit(f'fails: {_message(error)}') from error
-  found = [y.shape for y in made]
-  wanted = [tuple(shape(symbol).shape) for symbol in outputs]
-  if found != wanted:
-    raise misfit(
-      f'maps {_shapes(signature)} to {", ".join(map(str, found))} and not to '
-      f'{", ".join(map(str, wanted))}'
-    )
-
-
-def _outputs(part, signature, key):
-  weights, state = part.init(signature, rng=key)
-  x = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), signature)
-  y = part.pure_fn(x, weights, state, key)[0]
-  return list(y) if isinstance(y, tuple | list) else [y]
-
-
-def _parse(signature):
-  return [side.split(', ') for side in signature.split(' -> ')]
-
-
-def _shapes(signature):
-  if not isinstance(signature, tuple):
-    signature = (signature,)
-  return ', '.join(str(tuple(s.shape)) for s in signature)
 
 
 def _function(factory):
@@ -377,7 +352,3 @@ def _article(part):
   kind = 'the layer ' if isinstance(part, base.Layer) else ''
   name = part.name if isinstance(part, base.Layer) else type(part).__name__
   return f'{kind}{name}'
-
-
-def _count(n, noun):
-  return f'{n} {noun}{"s" * (n != 1)}'

@@ -9,9 +9,11 @@ Letters: b batch, h heads, l length, d d_model.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.base.dense import Dense
 from trax_hier.layers.base.feed_forward import FeedForward
@@ -100,6 +102,7 @@ def ConcatAggregation(
 
 
 @configurable(module='trax_hier.layers')
+@passes_on('d_ff')
 def AttentionAggregation(
   scales: tuple[int, ...],
   d_model: int,
@@ -176,7 +179,8 @@ class _ScaleEmbedding(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     _, h, _, d = input_signature.shape
-    self.weights = jax.random.normal(self.rng, (h, 1, d)) * d**-0.5
+    normal = jax.random.normal(self.rng, (h, 1, d), jnp.float32)
+    self.weights = normal * d**-0.5
 
   def forward(self, x):
     return x + self.weights.astype(x.dtype)

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base
 from trax_hier.layers.attention.cache import empty_buffer, join_rows, write_rows
-from trax_hier.layers.attention.dot_product import blocks, read_sizes
+from trax_hier.layers.attention.dot_product import (
+  blocks,
+  index_of_size,
+  read_sizes,
+)
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.attention.softmax import (
   joint_softmax_attention,
@@ -154,7 +158,7 @@ class AttendToScales(base.Layer):
       ]
       return self._attend(arrays, q, tokens, filled)
 
-    choice = jnp.searchsorted(jnp.asarray(sizes), tokens[-1] + 1)
+    choice = index_of_size(sizes, tokens[-1] + 1)
     branches = [functools.partial(attend_to, n) for n in sizes]
     return jax.lax.switch(choice, branches)
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.causal_attention import CausalAttention
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.base.dense import Dense
@@ -76,6 +77,7 @@ def LinearShorten(
 
 
 @configurable(module='trax_hier.layers')
+@passes_on('d_ff')
 def AttentionShorten(
   shorten_factor: int,
   d_model: int,

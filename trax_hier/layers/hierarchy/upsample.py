@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.causal_attention import Attend
 from trax_hier.layers.attention.heads import Heads
 from trax_hier.layers.attention.positions import NoPositions
@@ -133,6 +134,7 @@ def LinearUpsample(
 
 
 @configurable(module='trax_hier.layers')
+@passes_on('d_ff')
 def AttentionUpsample(
   shorten_factor: int,
   d_model: int,

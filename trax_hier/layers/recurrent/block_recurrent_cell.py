@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.dot_product import block_pairs, blocks
 from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
@@ -33,6 +34,7 @@ from trax_hier.layers.recurrent.vertical_attention import vertical_attention
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
+@passes_on('d_ff')
 def BlockRecurrentCell(
   d_model: int,
   d_ff: int = 2048,

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.config import configurable
+from trax_hier.config.effects import passes_on
 from trax_hier.layers.attention.dot_product import blocks
 from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
-from trax_hier.layers.base.build import check_taken
 from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.feed_forward import ReluFeedForward
 from trax_hier.layers.base.memory import map_memory
@@ -35,6 +35,7 @@ from trax_hier.layers.recurrent.vertical_attention import vertical_attention
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
+@passes_on('d_ff')
 def FeedbackStack(
   d_model: int,
   n_layers: int,
@@ -108,7 +109,6 @@ def FeedbackStack(
       f'n_layers = {n_layers}'
     )
   dimensions = dict(d_model=d_model, n_heads=n_heads, d_head=d_head, mode=mode)
-  check_taken('FeedbackStack', 'd_head', d_head, block=block)
   _check_positions(positions or NoPositions(), carry)
   states = state_layers(
     'FeedbackStack',

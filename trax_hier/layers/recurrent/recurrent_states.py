@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.config.effects import note_use
 from trax_hier.layers.attention.heads import Heads, MergeHeads
 from trax_hier.layers.attention.qk_normalization import (
   Normalize,
@@ -78,6 +79,9 @@ def state_layers(
     )
   if n_read_blocks not in (1, 2):
     raise ValueError(f'{name}.n_read_blocks = {n_read_blocks} must be 1 or 2')
+
+  if configuration != 'skip':
+    note_use('d_ff')
 
   def make_gate():
     return build_part(f'{name}.gate', gate, GATE)

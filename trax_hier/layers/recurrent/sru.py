@@ -57,8 +57,10 @@ class SRU(Memory):
     b, _, u = x.shape
     kernel_rng, bias_rng = jax.random.split(self.rng)
     self.weights = (
-      jax.nn.initializers.glorot_uniform()(kernel_rng, (u, 3 * u)),
-      jax.nn.initializers.normal(1e-6)(bias_rng, (3 * u,)),
+      jax.nn.initializers.glorot_uniform(dtype=jnp.float32)(
+        kernel_rng, (u, 3 * u)
+      ),
+      jax.nn.initializers.normal(1e-6, jnp.float32)(bias_rng, (3 * u,)),
     )
     if self._continues:
       self.state = jnp.zeros((b, u), jnp.float32)

@@ -94,8 +94,8 @@ class Convolution(base.Layer):
     rngs = jax.random.split(self.rng)
     shape = (*self._size, d_in // self._n_modules, self._d_module)
     self.weights = (
-      jax.nn.initializers.glorot_uniform()(rngs[0], shape),
-      jax.nn.initializers.normal(1e-6)(rngs[1], (self._d_module,)),
+      jax.nn.initializers.glorot_uniform(dtype=jnp.float32)(rngs[0], shape),
+      jax.nn.initializers.normal(1e-6, jnp.float32)(rngs[1], (self._d_module,)),
     )
 
   def forward(self, x):

@@ -7,6 +7,7 @@ Letters: d width, S modules, M = d_out / S width of a module.
 """
 
 import jax
+import jax.numpy as jnp
 
 from trax_hier.compat import base
 from trax_hier.config import configurable
@@ -53,13 +54,15 @@ class MultiplicativeDense(base.Layer):
   def init_weights_and_state(self, input_signature):
     d_in = input_signature.shape[-1]
     rngs = jax.random.split(self.rng, 3)
+    glorot = jax.nn.initializers.glorot_uniform(dtype=jnp.float32)
+    normal = jax.nn.initializers.normal
     self.weights = (
-      jax.nn.initializers.normal(0.5)(rngs[0], (self._n_modules, d_in)),
-      jax.nn.initializers.glorot_uniform()(rngs[1], (d_in, self._d_module)),
+      normal(0.5, jnp.float32)(rngs[0], (self._n_modules, d_in)),
+      glorot(rngs[1], (d_in, self._d_module)),
     )
     if self._use_bias:
       shape = (self._n_modules * self._d_module,)
-      self.weights += (jax.nn.initializers.normal(1e-6)(rngs[2], shape),)
+      self.weights += (normal(1e-6, jnp.float32)(rngs[2], shape),)
 
   def forward(self, x):
     gates, kernel, *bias = self.weights

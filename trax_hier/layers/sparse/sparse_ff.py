@@ -108,8 +108,8 @@ class SparseFF(ReplaysChoices):
     d = input_signature.shape[-1]
     r, f = self._d_lowrank, self._n_blocks * self._n_units
     rngs = jax.random.split(self.rng, 6)
-    glorot = jax.nn.initializers.glorot_uniform()
-    normal = jax.nn.initializers.normal(1e-6)
+    glorot = jax.nn.initializers.glorot_uniform(dtype=jnp.float32)
+    normal = jax.nn.initializers.normal(1e-6, jnp.float32)
     scale = self._n_units**0.5 if self._kernel_scaling else 1.0
     self.weights = (
       glorot(rngs[0], (d, r)),
@@ -132,7 +132,7 @@ class SparseFF(ReplaysChoices):
     if self._mode == 'predict' and 2 * len(tokens) <= self._n_units + 1:
       return self._gathered(tokens).reshape(x.shape)
     choice_rng, select_rng = jax.random.split(self.rng)
-    select = jax.random.uniform(select_rng) < self._quant_prob
+    select = jax.random.uniform(select_rng, (), jnp.float32) < self._quant_prob
     recorded = self.state.indices if isinstance(self.state, Choices) else None
     if self._chunk_size is None or x.shape[-2] <= self._chunk_size:
       y, units = self._masked(tokens, recorded, choice_rng, select)
@@ -179,13 +179,13 @@ class SparseFF(ReplaysChoices):
       noisy = log_probabilities + self._temperature * _gumbel(rng, logits.shape)
       units = self._index(noisy) if recorded is None else recorded
       mask = jnp.exp(log_probabilities)
-      hard = jax.nn.one_hot(units, self._n_units)
+      hard = jax.nn.one_hot(units, self._n_units, dtype=logits.dtype)
       hard += mask - jax.lax.stop_gradient(mask)
       factor = jnp.where(select, hard, mask)
       multiplier = jnp.where(select, jax.lax.stop_gradient(mask), 1)
     else:
       units = self._index(logits)
-      factor = jax.nn.one_hot(units, self._n_units)
+      factor = jax.nn.one_hot(units, self._n_units, dtype=logits.dtype)
       multiplier = jax.nn.softmax(logits)
     if isinstance(w1, Rows):
       w1, w2 = w1.matrix(tokens.dtype).T, w2.matrix(tokens.dtype)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,10 @@ class Reporter:
     tokens_per_step: int,
     log_every: int,
     peak_speed: float | None = None,
+    steps_per_epoch: float | None = None,
+    peak_memory: Callable[[], int | None] = lambda: None,
   ):
-    """Timing starts at the first reported step.
+    """Timing starts at the first reported step, which has no speed.
 
     Args:
       log: Receives every `log_every`-th step and every evaluation.
@@ -37,6 +39,9 @@ class Reporter:
       log_every: Steps between entries of the log.
       peak_speed: Tokens per second at a model FLOPs utilization of 1; None
         reports no utilization.
+      steps_per_epoch: Steps that read the training data once; None reports no
+        epochs.
+      peak_memory: Returns the most bytes in use so far; None if unknown.
     """
     self._log, self._console = log, console
     self._metrics = metrics
@@ -44,6 +49,8 @@ class Reporter:
     self._tokens_per_step = tokens_per_step
     self._log_every = log_every
     self._peak_speed = peak_speed
+    self._steps_per_epoch = steps_per_epoch
+    self._peak_memory = peak_memory
     self._timers = {'log': _Timer(), 'console': _Timer()}
 
   def step(self, step: int, metrics: jax.Array) -> None:
@@ -63,17 +70,29 @@ class Reporter:
     bits = values['loss'] / math.log(2)
     if step % self._log_every == 0:
       values[self._bits] = bits
-      values['tokens_per_second'] = speed = self._speed('log', step)
-      if self._peak_speed:
-        values['mfu'] = speed / self._peak_speed
+      if speed := self._speed('log', step):
+        values['tokens_per_second'] = speed
+        if self._peak_speed:
+          values['mfu'] = speed / self._peak_speed
       self._log.write('train', step, values)
     if self._console.due(step):
-      speed = self._speed('console', step)
-      text = f'loss {values["loss"]:.4f}, {bits:.4f} {_readable(self._bits)}, '
-      text += f'{speed:,.0f} tokens/s'
+      text = f'loss {values["loss"]:.4f}, {bits:.4f} {_readable(self._bits)}'
+      self._console.update(step, text + self._progress(step))
+    for timer in self._timers.values():
+      timer.begin(step)
+
+  def _progress(self, step):
+    """The speed, the epochs and the memory of a training step, as text."""
+    text = ''
+    if speed := self._speed('console', step):
+      text += f', {speed:,.0f} tokens/s'
       if self._peak_speed:
         text += f', MFU {speed / self._peak_speed:.1%}'
-      self._console.update(step, text)
+    if self._steps_per_epoch:
+      text += f', {step / self._steps_per_epoch:.2f} epochs'
+    if memory := self._peak_memory():
+      text += f', peak memory {memory / 1e9:.1f} GB'
+    return text
 
   def evaluation(self, step: int, values: Mapping[str, float]) -> None:
     """Logs and prints an evaluation on the held-out set."""
@@ -93,24 +112,43 @@ class Reporter:
     """Excludes the time spent in this context from the speeds."""
     start = time.perf_counter()
     yield
+    seconds = time.perf_counter() - start
+    self._console.paused(seconds)
     for timer in self._timers.values():
-      timer.start += time.perf_counter() - start
+      timer.pause(seconds)
 
   def _speed(self, name, step):
-    return self._tokens_per_step * self._timers[name].steps_per_second(step)
+    """Tokens per second since the previous call; None at the first step."""
+    steps_per_second = self._timers[name].steps_per_second(step)
+    if steps_per_second is None:
+      return None
+    return self._tokens_per_step * steps_per_second
 
 
 class _Timer:
-  """Steps per second since the previous call; 0 at the first call."""
+  """Steps per second since the previous call."""
 
   def __init__(self):
-    self.start, self._step = math.inf, 0
+    self._start = self._step = None
+
+  def begin(self, step):
+    """Starts after the first step."""
+    if self._start is None:
+      self._start, self._step = time.perf_counter(), step
+
+  def pause(self, seconds):
+    """Excludes a time from the speed."""
+    if self._start is not None:
+      self._start += seconds
 
   def steps_per_second(self, step):
+    """The speed since the previous call or the begin; None before that."""
+    if self._start is None:
+      return None
     now = time.perf_counter()
-    elapsed, steps = now - self.start, step - self._step
-    self.start, self._step = now, step
-    return steps / elapsed if elapsed > 0 else 0.0
+    elapsed, steps = now - self._start, step - self._step
+    self._start, self._step = now, step
+    return steps / elapsed if elapsed > 0 else None
 
 
 def _readable(name):
