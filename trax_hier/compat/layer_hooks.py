@@ -10,6 +10,8 @@ import functools
 import types
 from collections.abc import Callable, Iterator
 
+from trax_hier.compat import layer_tracing
+
 _hook = contextvars.ContextVar('hook', default=None)
 
 
@@ -39,6 +41,7 @@ def patch(module: types.ModuleType) -> None:
     hook = _hook.get()
     if hook is None:
       return plain(self, x, weights, state, rng, use_cache)
-    return hook(plain, self, x, weights, state, rng, use_cache)
+    key = layer_tracing.as_array(rng)
+    return hook(plain, self, x, weights, state, key, use_cache)
 
   module.Layer.pure_fn = pure_fn

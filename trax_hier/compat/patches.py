@@ -14,7 +14,12 @@ import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hier.compat import import_hook, layer_errors, layer_hooks
+from trax_hier.compat import (
+  import_hook,
+  layer_errors,
+  layer_hooks,
+  layer_tracing,
+)
 from trax_hier.compat.stubs import Overlay, Stub
 
 
@@ -146,19 +151,12 @@ def _patch_combinators(module):
   """Makes the initialization of a model linear in its nesting depth.
 
   `Serial.init` traces each sublayer to get its output shape, so a layer inside
-  n nested `Serial` is traced n times. With the patch, a layer caches its last
-  output signature, and `Serial` composes those of its sublayers.
+  n nested `Serial` is traced n times. With the patch, `Serial` and `Parallel`
+  compose the output signatures of their sublayers, which layers cache
+  (`layer_tracing`).
   """
-  plain = module.base.Layer._forward_abstract
 
-  def caching(self, input_signature):
-    leaves, structure = jax.tree.flatten(input_signature)
-    key = structure, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
-    if getattr(self, '_last_abstract', (None,))[0] != key:
-      self._last_abstract = key, plain(self, input_signature)
-    return self._last_abstract[1]
-
-  def composing(self, input_signature):
+  def serial(self, input_signature):
     stack, states = input_signature, []
     for layer in self.sublayers:
       inputs = module.inputs_from_stack(stack, layer.n_in)
@@ -167,8 +165,18 @@ def _patch_combinators(module):
       states.append(state)
     return stack, tuple(states)
 
-  module.base.Layer._forward_abstract = caching
-  module.Serial._forward_abstract = composing
+  def parallel(self, input_signature):
+    outputs, states = [], []
+    inputs = self._allot_to_sublayers(input_signature)
+    for layer, x in zip(self.sublayers, inputs, strict=True):
+      y, state = layer._forward_abstract(x)
+      outputs.extend([y] if layer.n_out == 1 else y)
+      states.append(state)
+    return outputs[0] if self.n_out == 1 else tuple(outputs), tuple(states)
+
+  module.Serial._forward_abstract = serial
+  module.Parallel._forward_abstract = parallel
+  module._split_rngs = layer_tracing.split_key
 
 
 def _string_tensor(values, shape):
@@ -216,6 +224,7 @@ PATCHES = {
   ),
   'trax.layers.base': lambda module: (
     _overlay('gzip', GzipFile=_gzip_file)(module),
+    layer_tracing.patch(module),
     layer_hooks.patch(module),
     layer_errors.patch(module),
   ),

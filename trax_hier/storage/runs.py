@@ -91,8 +91,8 @@ class Run:
     """
     batch = batch_shapes(self.data)
     layer = self.model(mode='eval')
-    weights, model_state = abstract_init(layer, batch)
-    check_logits(layer, weights, model_state, batch, self.data.vocab.size)
+    weights, _ = abstract_init(layer, batch)
+    check_logits(layer, batch, self.data.vocab.size)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), weights

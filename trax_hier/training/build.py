@@ -11,6 +11,7 @@ from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
+from trax_hier.training.initialization import Initialization
 from trax_hier.training.memory_limit import check_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
@@ -26,12 +27,13 @@ from trax_hier.training.state import (
   Batch,
   TrainState,
   init_train_state,
+  input_signature,
   lane_axes,
   shapes_of,
   store_shapes,
   with_rows,
 )
-from trax_hier.training.step import apply_model, make_train_step
+from trax_hier.training.step import make_train_step
 
 PyTree = object
 
@@ -48,7 +50,7 @@ class Build:
     mesh: Device mesh.
     batch_shape: Shape of a global training batch, (b, l).
     abstract: Shapes and shardings of the training state.
-    init: Jitted function, rng key -> training state.
+    init: Function, rng key -> training state.
     step: Jitted function, (state, batch) -> (state, metrics); donates the
       state.
     evaluator: Callable, weights -> metrics of the held-out set.
@@ -107,13 +109,13 @@ def build(
 
   layer, optimizer = model(mode='train'), optimizer()
 
-  def init(rng):
-    return init_train_state(layer, optimizer, batch, rng)
-
-  abstract = jax.eval_shape(init, jax.random.PRNGKey(0))
+  initialization = Initialization(
+    lambda rng: init_train_state(layer, optimizer, batch, rng)
+  )
+  abstract = initialization.shapes
   initialized = layer, abstract.weights, abstract.model_state
   store_shapes(*initialized)
-  logits = check_logits(*initialized, batch, data.vocab.size)
+  logits = check_logits(layer, batch, data.vocab.size)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
     step=replicated(mesh),
@@ -143,9 +145,7 @@ def build(
     mesh=mesh,
     batch_shape=shape,
     abstract=abstract,
-    init=jax.jit(
-      init, out_shardings=shardings, compiler_options=_init_options()
-    ),
+    init=lambda rng: initialization(rng, shardings),
     step=jax.jit(
       all_gather_weights(mesh, shape[0] // accumulate_steps)(step),
       donate_argnums=0,
@@ -219,47 +219,23 @@ def _check_rows(rows, devices, accumulate_steps):
 
 
 def check_logits(
-  layer: base.Layer,
-  weights: PyTree,
-  model_state: PyTree,
-  batch: Batch,
-  vocab_size: int,
+  layer: base.Layer, batch: Batch, vocab_size: int
 ) -> jax.ShapeDtypeStruct:
   """Evaluates the model abstractly and returns the shape of its logits.
 
   Args:
-    layer: Model.
-    weights: Shapes of the weights.
-    model_state: Shapes of the model state.
-    batch: Shapes of a batch.
+    layer: Initialized model.
+    batch: Shapes of the batch it was initialized for.
     vocab_size: Number of token ids in the data.
 
   Raises:
     ValueError: if the logits are not (b, l, v) with v at least `vocab_size`.
   """
-  logits, _ = jax.eval_shape(
-    lambda *args: apply_model(layer, *args, jnp.float32),
-    weights,
-    model_state,
-    batch,
-    jax.random.PRNGKey(0),
-  )
-  store_shapes(layer, weights, model_state)
+  logits = layer.output_signature(input_signature(layer, batch))
   shape = batch['inputs'].shape
   if logits.shape[:-1] != shape or logits.shape[-1] < vocab_size:
     raise ValueError(
       f'train.model gives logits of shape {logits.shape}; the data needs '
       f"{(*shape, vocab_size)}: check the model's vocab_size"
     )
-  return logits
-
-
-def _init_options():
-  """Compiler options for initialization.
-
-  On CPU, XLA takes longer to optimize the random initialization than the
-  unoptimized program takes to run.
-  """
-  if jax.default_backend() == 'cpu':
-    return {'xla_backend_optimization_level': 0}
-  return {}
+  return jax.ShapeDtypeStruct(logits.shape, logits.dtype)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.training.data_error import DataError, reading
+from trax_hier.training.initialization import Initialization
 from trax_hier.training.memory_limit import check_evaluation_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
@@ -22,7 +23,6 @@ from trax_hier.training.mesh import (
   weight_shardings,
 )
 from trax_hier.training.state import (
-  abstract_init,
   init_layer,
   lane_axes,
   shapes_of,
@@ -71,11 +71,14 @@ class Evaluator:
     rows = batch['inputs'].shape[0]
     rows += -rows % mesh.size
     self._batch = batch = with_rows(batch, rows)
-    weights, model_state = abstract_init(layer, batch)
-    shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
-    self._init_state = jax.jit(
-      lambda rng: init_layer(layer, batch, rng)[1], out_shardings=shardings
+    self._init_state = Initialization(
+      lambda rng: init_layer(layer, batch, rng)[1]
     )
+    model_state = self._init_state.shapes
+    store_shapes(layer, layer.weights, model_state)
+    weights = layer.weights
+    shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
+    self._state_shardings = shardings
     self._step = jax.jit(
       all_gather_weights(mesh, rows)(make_eval_step(layer, compute_dtype)),
       donate_argnums=1,
@@ -123,9 +126,7 @@ class Evaluator:
     Raises:
       DataError: if a batch cannot be read, or no token has a weight above 0.
     """
-    shapes = self._layer.weights, self._layer.state
-    model_state = self._init_state(jax.random.PRNGKey(0))
-    store_shapes(self._layer, *shapes)  # Tracing left tracers in the layer.
+    model_state = self._init_state(jax.random.PRNGKey(0), self._state_shardings)
     totals = np.zeros(3, np.float64)
     pending = None
     for i in range(len(self._batches)):

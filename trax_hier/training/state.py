@@ -99,17 +99,22 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
   return batch['inputs']
 
 
+def input_signature(layer: base.Layer, batch: Batch) -> PyTree:
+  """The argument of `Layer.init` for a batch; see `model_inputs`."""
+  return jax.tree.map(
+    lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
+  )
+
+
 def init_layer(
   layer: base.Layer, batch: Batch, rng: jax.Array
 ) -> tuple[PyTree, PyTree]:
   """Initializes the weights and state of a layer for tokens (b, l).
 
-  Trace this function (`jax.jit`, `jax.eval_shape`): eager initialization is
-  slow. Call `store_shapes` on the layer afterwards.
+  Trace this function (`Initialization`, `jax.eval_shape`): eager initialization
+  is slow. Call `store_shapes` on the layer afterwards.
   """
-  signature = jax.tree.map(
-    lambda x: ShapeDtype(x.shape, x.dtype), model_inputs(layer, batch)
-  )
+  signature = input_signature(layer, batch)
   return _stored_types(layer.init(signature, rng=rng))
 
 

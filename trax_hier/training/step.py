@@ -12,7 +12,7 @@ import optax
 from trax_hier.compat import base
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
-from trax_hier.training.optimizers import Optimizer
+from trax_hier.training.optimizers import Optimizer, global_norm
 from trax_hier.training.state import Batch, TrainState, model_inputs
 
 PyTree = object
@@ -104,10 +104,10 @@ def make_train_step(
     total = jnp.sum(batch['weights'])
     # The loss of a batch without scored tokens is 0.
     total = jnp.where(total > 0, total, 1.0)
+    batch = {**batch, 'weights': batch['weights'] / total}
     grads, values, model_state = gradients(
       state.weights, state.model_state, batch, rng
     )
-    grads = jax.tree.map(lambda g: g / total, grads)
     updates, opt_state = optimizer.transform.update(
       grads, state.opt_state, state.weights
     )
@@ -119,7 +119,7 @@ def make_train_step(
       rng=state.rng,
     )
     rate = optimizer.learning_rate(state.step + 1)
-    metrics = jnp.stack([*values / total, optax.tree.norm(grads), rate])
+    metrics = jnp.stack([*values, global_norm(grads), rate])
     return new_state, metrics.astype(jnp.float32)
 
   return train_step

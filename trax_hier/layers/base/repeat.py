@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from trax_hier.compat import base, tl
+from trax_hier.compat import base, signature, tl
 from trax_hier.config import configurable
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import Remat, RematPolicy
@@ -137,6 +137,14 @@ class Stack(base.Layer):
         )
     self.rng = self.rng  # Replaces the traced key in the template.
     self.weights, self.state = (weights,), (state,)
+
+  def _forward_abstract(self, input_signature):
+    # Trax would trace the template again for each layer around this one.
+    (template,) = self.sublayers
+    outputs, _ = template._forward_abstract(input_signature)
+    if outputs != input_signature:
+      return super()._forward_abstract(input_signature)  # Raises an error.
+    return outputs, signature(self.state)
 
   def forward(self, x):
     (template,) = self.sublayers

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import ShapeDtype, base, tl
+from trax_hier.compat import ShapeDtype, base, signature, tl
 from trax_hier.layers.attention.cache import empty_buffer, write_rows
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.hierarchy.groups import as_tuple, run_complete_groups
@@ -84,9 +84,8 @@ class ShortenedStack(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     coarse, fine, _ = self.sublayers
-    b, l, d = input_signature.shape
-    l = self._k if self._mode == 'predict' else l + -l % self._k
-    x = ShapeDtype((b, l, d), input_signature.dtype)
+    x = self._padded(input_signature)
+    b, _, d = x.shape
     coarse_weights, coarse_state = coarse.init(x, use_cache=True)
     outputs = as_tuple(coarse.output_signature(x))
     u, buffers, memory = outputs[0], outputs[1:], ()
@@ -102,6 +101,24 @@ class ShortenedStack(base.Layer):
     fine_weights, fine_state = fine.init((u, *buffers, x), use_cache=True)
     self.weights = coarse_weights, fine_weights, ()
     self.state = coarse_state, fine_state, memory
+
+  def _padded(self, x):
+    """The signature of the inputs of `shorten`."""
+    b, l, d = x.shape
+    l = self._k if self._mode == 'predict' else l + -l % self._k
+    return ShapeDtype((b, l, d), x.dtype)
+
+  def _forward_abstract(self, input_signature):
+    # Trax would trace the layers inside again for each layer around this one.
+    coarse, fine, _ = self.sublayers
+    x = self._padded(input_signature)
+    u, *buffers = as_tuple(coarse.output_signature(x))
+    if self._mode == 'predict':
+      buffers = signature(self.state[2][3])
+    y = fine.output_signature((u, *buffers, x))
+    b, _, d = y.shape
+    y = ShapeDtype((b, input_signature.shape[1], d), y.dtype)
+    return y, signature(self.state)
 
   def forward(self, x):
     if self._mode == 'predict':
