@@ -83,6 +83,16 @@ class Code:
     """The folder of the training run."""
     return self.folder / 'run'
 
+  def environment(self) -> dict[str, str]:
+    """Environment variables of its processes."""
+    inherited = os.environ.copy()
+    inherited.pop('JAX_COMPILATION_CACHE_DIR', None)
+    return inherited | {
+      'PYTHONPATH': str(self.tree),
+      'PYTHONUNBUFFERED': '1',
+      'XDG_CACHE_HOME': str(self.cache),
+    }
+
 
 def cpu_seconds(
   code: Code, command: Sequence[str], marks: Mapping[str, str]
@@ -101,15 +111,9 @@ def cpu_seconds(
   Raises:
     RuntimeError: The command fails, or prints no such line.
   """
-  environment = os.environ | {
-    'PYTHONPATH': str(code.tree),
-    'PYTHONUNBUFFERED': '1',
-    'XDG_CACHE_HOME': str(code.cache),
-  }
-  environment.pop('JAX_COMPILATION_CACHE_DIR', None)
   child = subprocess.Popen(
     [sys.executable, *command],
-    env=environment,
+    env=code.environment(),
     cwd=code.folder,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -157,10 +161,7 @@ def train(code: Code) -> dict[str, float]:
 
 
 def generate(code: Code) -> dict[str, float]:
-  """Seconds of `generate` for one token."""
-  if not code.run.is_dir():
-    train(code)
-    shutil.rmtree(code.cache)
+  """Seconds of `generate` for one token; needs the run of `train`."""
   command = [
     *('-m', 'trax_hier.cli', 'generate', f'--run={code.run}'),
     *(f'--prompt={_PROMPT}', '--n_tokens=1'),
@@ -179,18 +180,12 @@ def describe(code: Code) -> dict[str, float]:
 
 def abstract(code: Code) -> dict[str, float]:
   """Seconds of the abstract initialization of a deep model."""
-  environment = os.environ | {
-    'PYTHONPATH': str(code.tree),
-    'XDG_CACHE_HOME': str(code.cache),
-  }
-  output = subprocess.run(
+  output = subprocess.check_output(
     [sys.executable, '-c', _ABSTRACT_INIT],
-    env=environment,
+    env=code.environment(),
     cwd=code.folder,
-    stdout=subprocess.PIPE,
     text=True,
-    check=True,
-  ).stdout
+  )
   return {'abstract init': float(re.search(r'seconds (\S+)', output)[1])}
 
 
@@ -216,12 +211,7 @@ def versions(against: str | None) -> Iterator[list[Code]]:
     if against is not None:
       tree = folder / 'tree'
       tree.mkdir()
-      archive = subprocess.run(
-        ['git', 'archive', against],
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        check=True,
-      ).stdout
+      archive = subprocess.check_output(['git', 'archive', against], cwd=_ROOT)
       subprocess.run(['tar', '-x'], cwd=tree, input=archive, check=True)
       codes.append(Code(against, tree, folder / 'other'))
     for code in codes:
@@ -231,7 +221,9 @@ def versions(against: str | None) -> Iterator[list[Code]]:
 
 def main() -> None:
   """Measures and prints a table."""
-  parser = argparse.ArgumentParser()
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--against', metavar='COMMIT')
   parser.add_argument('--rounds', type=int, default=1)
   parser.add_argument('--stages', default=','.join(_STAGES))

@@ -351,6 +351,17 @@ def test_arguments_that_only_models_set_cannot_be_bound(name):
     config.parse(['quickstart.gin'], [f'{name} = True'])
 
 
+def test_tiny_keeps_the_data_and_the_training():
+  found = []
+  for files in ['text.gin'], ['text.gin', 'tiny.gin']:
+    config.clear()
+    config.parse(files, ["DATA = 'my.txt'"])
+    found.append({b.name: repr(b.value) for b in config.resolved()})
+  plain, tiny = found
+  changed = {name for name in plain if tiny[name] != plain[name]}
+  assert changed == {'D_MODEL', 'D_FF', 'N_HEADS'}
+
+
 def train(name, folder):
   command = [sys.executable, '-m', 'trax_hier.trainer']
   smoke = 'smoke.gin'

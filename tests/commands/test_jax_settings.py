@@ -38,3 +38,21 @@ def test_no_home(no_cache, monkeypatch, capsys):
   set_up_jax()
   assert 'are not kept for later' in capsys.readouterr().err
   assert not os.listdir()
+
+
+@pytest.mark.parametrize('given, expected', [(None, 0), ('2', 2)])
+def test_programs_that_compile_fast_are_kept_too(
+  no_cache, monkeypatch, tmp_path, given, expected
+):
+  name = 'jax_persistent_cache_min_compile_time_secs'
+  before = jax.config.values[name]
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.delenv(name.upper(), raising=False)
+  if given is not None:
+    monkeypatch.setenv(name.upper(), given)
+  jax.config.update(name, 2)  # As JAX reads the environment when imported.
+  try:
+    set_up_jax()
+    assert jax.config.values[name] == expected
+  finally:
+    jax.config.update(name, before)

@@ -11,6 +11,9 @@ import jax
 import jax.extend.core
 import numpy as np
 
+# Methods `forward` that do nothing with their key but `split_key`.
+only_split_keys = set()
+
 
 class Key:
   """The random key of a sublayer; computed when the sublayer asks for it.
@@ -25,16 +28,18 @@ class Key:
   def __init__(self, parent: 'jax.Array | Key', index: int):
     self._parent = parent
     self._index = index
-    self._trace = self._array = None
+    self._trace = jax.extend.core.get_opaque_trace_state()
+    self._array = None
 
   def array(self) -> jax.Array:
     """The key, uint32 (2,)."""
-    # A tracer must not be used outside of the trace that made it.
-    trace = jax.extend.core.get_opaque_trace_state()
-    if self._array is None or self._trace != trace:
-      self._array = jax.random.fold_in(as_array(self._parent), self._index)
-      self._trace = trace
-    return self._array
+    if self._array is not None:
+      return self._array
+    array = jax.random.fold_in(as_array(self._parent), self._index)
+    # In the trace of a loop inside this layer, the array belongs to the loop.
+    if self._trace == jax.extend.core.get_opaque_trace_state():
+      self._array = array
+    return array
 
 
 def as_array(key: 'jax.Array | Key | None') -> jax.Array | None:
@@ -57,9 +62,11 @@ def patch(module: types.ModuleType) -> None:
   rng_signature = module.ShapeDtype((2,), np.uint32)
 
   def get_rng(self):
-    if type(self._rng) is Key:
-      return self._rng.array()
-    return plain_rng.fget(self)
+    if type(self._rng) is not Key:
+      return plain_rng.fget(self)
+    if type(self).forward in only_split_keys:
+      return self._rng
+    return self._rng.array()
 
   def set_rng(self, rng):
     self._rng = rng

@@ -177,6 +177,9 @@ def _patch_combinators(module):
   module.Serial._forward_abstract = serial
   module.Parallel._forward_abstract = parallel
   module._split_rngs = layer_tracing.split_key
+  layer_tracing.only_split_keys.update(
+    (module.Serial.forward, module.Parallel.forward)
+  )
 
 
 def _string_tensor(values, shape):

@@ -1,6 +1,6 @@
-"""Stubs that stand for TensorFlow and gym in the modules of trax.
+"""Stubs that stand for TensorFlow, SciPy and gym in the modules of trax.
 
-trax imports both in nearly all modules but rarely uses them. A `Stub` imports
+trax imports them in many modules but rarely uses them. A `Stub` imports
 the package at its first real use, so that layers, models and `Loop` work
 without loading TensorFlow, even if it is not installed.
 """
@@ -12,7 +12,13 @@ import pkgutil
 import shutil
 import sys
 
-PACKAGES = ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'gym')
+PACKAGES = (
+  'gym',
+  'scipy',
+  'tensorflow',
+  'tensorflow_datasets',
+  'tensorflow_text',
+)
 
 # Number of trax modules being imported now; the loader updates it.
 executing = 0

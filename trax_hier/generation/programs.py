@@ -158,12 +158,14 @@ class Programs:
 
   def n_ids(self, weights: Any) -> int:
     """Number of token ids of the model."""
+
+    def tokens(length):
+      return jax.ShapeDtypeStruct((self._batch, length), np.int32)
+
     if self._n_ids is None:
-      lengths = [n for n in (self.source_length, 1) if n is not None]
-      first = [
-        jax.ShapeDtypeStruct((self._batch, n), np.int32) for n in lengths
-      ]
-      first = tuple(first) if len(first) > 1 else first[0]
+      first = tokens(1)
+      if self.source_length is not None:
+        first = tokens(self.source_length), first
       self._state = jax.eval_shape(self._first_state, weights, first)
       logits, _ = jax.eval_shape(self._model, weights, self._state, first)
       self._n_ids = logits.shape[-1]
