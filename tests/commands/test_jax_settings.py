@@ -40,7 +40,7 @@ def test_no_home(no_cache, monkeypatch, capsys):
   assert not os.listdir()
 
 
-@pytest.mark.parametrize('given, expected', [(None, 0), ('2', 2)])
+@pytest.mark.parametrize('given, expected', [(None, 0.1), ('2', 2)])
 def test_programs_that_compile_fast_are_kept_too(
   no_cache, monkeypatch, tmp_path, given, expected
 ):

@@ -6,7 +6,11 @@ import os
 from trax_hier.commands.failures import print_note
 
 _MAX_BYTES = 4 * 10**9
-_MIN_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
+_SETTING = 'jax_persistent_cache_min_compile_time_secs'
+# By default, JAX keeps only what compiles for a second, but programs that
+# compile faster take seconds together. The smallest ones are quick to compile,
+# and JAX looks at every file of the cache to add one.
+_MIN_SECONDS = 0.1
 
 
 def set_up_jax() -> None:
@@ -18,10 +22,8 @@ def set_up_jax() -> None:
   """
   import jax
 
-  # JAX keeps only what compiles for a second, but the many programs that
-  # compile faster take seconds together.
-  if _MIN_SECONDS.upper() not in os.environ:
-    jax.config.update(_MIN_SECONDS, 0)
+  if _SETTING.upper() not in os.environ:
+    jax.config.update(_SETTING, _MIN_SECONDS)
   if jax.config.jax_compilation_cache_dir is not None:
     return
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
