@@ -193,7 +193,9 @@ def test_beams_are_the_same():
       return toy_training.Model(mode)
 
     prompts = [[3], [4, 5]]
-    return generate(model, weights, prompts, 5, n_beams=3, stop=[[4], [1, 2]])
+    return list(
+      generate(model, weights, prompts, 5, n_beams=3, stop=[[4], [1, 2]])
+    )
 
   narrow, wide = _in_64_bits(search)
   jax.tree.map(np.testing.assert_array_equal, wide, narrow)

@@ -38,6 +38,12 @@ NO_SHAPES = {
   'make_record': 'takes arrays of any shape',
   'unpack': 'yields arrays of any shape',
   'half_cosine': 'takes and returns a scalar',
+  'global_norm': 'takes arrays of any shape',
+  'map_array': 'returns an array of any shape',
+  'evaluate_program': 'takes and returns arrays of any shape',
+  'Key.array': 'returns a random key',
+  'as_array': 'takes a random key',
+  'split_key': 'takes a random key',
 }
 
 # Letters, widths like d_model and counts like n_heads; sums, products and

@@ -94,6 +94,7 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
       got['weights'] = weights
       return {f'bits_per_{unit}': 1.5, 'tokens': 1234.0}
 
+    score.check_memory = lambda n_ids: None
     return score
 
   monkeypatch.setattr(evaluate, 'Evaluator', evaluator)

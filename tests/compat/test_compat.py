@@ -153,6 +153,15 @@ PATCHED = {
     keys = position_encodings.threefry_2x32_prange(np.zeros(2, np.uint32), 0, 1)
     assert keys.tolist() == [[0x6b200159, 0x99ba4efe]]
   """,
+  'trax.layers.research.rotary_positional_embedding': """
+    import jax
+    jax.config.update('jax_enable_x64', True)
+    from trax_hier import compat
+    from trax.layers.research import rotary_positional_embedding as rotary
+    import numpy as np
+    x = np.ones((1, 4, 8), np.float32)
+    assert rotary.rotate(x).dtype == np.float32
+  """,
   'trax.optimizers.trainer': """
     from trax_hier import compat
     from trax.optimizers import trainer

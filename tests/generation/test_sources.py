@@ -161,7 +161,7 @@ def test_a_cache_larger_than_the_positions():
 
 
 def test_only_encoder_decoder_models_take_sources():
-  model = functools.partial(TransformerLM, n_layers=0, **SIZES)
+  model = functools.partial(TransformerLM, n_layers=1, **SIZES)
   shapes, _ = toy.shapes(model(mode='eval'), PROMPTS[0][None])
   with pytest.raises(ValueError, match='only encoder-decoder models take'):
     generate(model, toy.random_like(shapes), PROMPTS, 4, sources=SOURCES)

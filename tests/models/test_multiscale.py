@@ -46,7 +46,11 @@ def recorded_block(**dimensions):
 
 
 def toy_model(model, **kwargs):
-  return model(**{**toy.SIZES, 'mode': 'eval', **kwargs})
+  sizes = {**toy.SIZES, 'mode': 'eval', **kwargs}
+  if not np.any(sizes.get('n_layers', 1)) or isinstance(sizes.get('block'), P):
+    # Sizes that no layer takes are refused.
+    sizes = {k: v for k, v in sizes.items() if k not in ('d_ff', 'n_heads')}
+  return model(**sizes)
 
 
 # Dependencies

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trax_hier.compat import tl
-from trax_hier.training.host_evaluation import _RULES, evaluate
+from trax_hier.training.host_evaluation import _RULES, evaluate_program
 from trax_hier.training.initialization import Initialization
 from trax_hier.training.state import init_layer, token_shapes
 
@@ -42,7 +42,7 @@ PROGRAMS = {
 def test_equals_jax(name):
   function = PROGRAMS[name]
   program = jax.make_jaxpr(function)(KEY)
-  ours = evaluate(program, np.asarray(KEY))
+  ours = evaluate_program(program, np.asarray(KEY))
   theirs = jax.tree.leaves(function(KEY))
   assert len(ours) == len(theirs)
   for a, b in zip(ours, theirs, strict=True):
@@ -56,7 +56,7 @@ def test_equals_jax(name):
 def test_64_bits():
   with jax.enable_x64(True):
     program = jax.make_jaxpr(lambda key: jax.random.bits(key, (9,)))(KEY)
-    (ours,) = evaluate(program, np.asarray(KEY))
+    (ours,) = evaluate_program(program, np.asarray(KEY))
     np.testing.assert_array_equal(ours, jax.random.bits(KEY, (9,)))
   assert ours.dtype == np.uint64
 
@@ -72,7 +72,7 @@ def test_evaluates_only_what_outputs_need(monkeypatch):
     unused = jax.random.normal(key, (1000,))
     return jax.random.uniform(key, (3,)), unused.shape[0]
 
-  evaluate(jax.make_jaxpr(function)(KEY), np.asarray(KEY))
+  evaluate_program(jax.make_jaxpr(function)(KEY), np.asarray(KEY))
   assert len(calls) == 1
 
 
@@ -112,7 +112,7 @@ def test_large_initializations_are_compiled(monkeypatch):
   from trax_hier.training import initialization as module
 
   monkeypatch.setattr(module, '_MAX_ELEMENTS', 10)
-  monkeypatch.setattr(module, 'evaluate', None)
+  monkeypatch.setattr(module, 'evaluate_program', None)
 
   def function(key):
     return {'a': jax.random.normal(key, (11,))}

@@ -101,11 +101,15 @@ def passes_on(*arguments: str) -> Callable:
   `config.check_used` raises instead, since it knows the place of the binding.
 
   Example:
-    >>> from trax_hier.layers import DecoderBlock, SRUBranch
-    >>> DecoderBlock(8, 16, 2, feed_forward=SRUBranch)
+    >>> from trax_hier import layers
+    >>> @passes_on('d_ff')
+    ... def DecoderBlock(d_model, d_ff=2048):
+    ...   return []
+    >>> DecoderBlock(8, d_ff=16)
     Traceback (most recent call last):
     ...
-    ValueError: DecoderBlock.d_ff = 16 has no effect: ...
+    ValueError: DecoderBlock.d_ff = 16 has no effect: the model has no parts \
+that could take it
   """
 
   def decorate(function):
@@ -156,7 +160,7 @@ def _reason(call: _Call, binding: str, value: Any, passed_on) -> str:
     return ''
   parts = [*call.lacking[name]]
   if not parts:
-    return ''  # A model of 0 layers, as in an ablation.
+    return 'the model has no parts that could take it'
   if len(parts) > 3:
     parts[3:] = [f'{len(parts) - 3} others']
   listed = ' and '.join(', '.join(parts).rsplit(', ', 1))

@@ -45,7 +45,9 @@ _ERF_INV_TAIL = np.float32(
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-def evaluate(program: ClosedJaxpr, *args: np.ndarray) -> list[np.ndarray]:
+def evaluate_program(
+  program: ClosedJaxpr, *args: np.ndarray
+) -> list[np.ndarray]:
   """Evaluates a program and returns its outputs.
 
   Primitives without a rule below are run by JAX, one by one.

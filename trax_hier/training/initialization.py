@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from trax_hier.training.host_evaluation import evaluate
+from trax_hier.training.host_evaluation import evaluate_program
 
 PyTree = object
 
@@ -50,7 +50,7 @@ class Initialization:
       shardings = structure.flatten_up_to(shardings)
     is_threefry = jax.config.jax_default_prng_impl == 'threefry2x32'
     if is_threefry and sum(x.size for x in shapes) <= _MAX_ELEMENTS:
-      arrays = evaluate(self._program, np.asarray(rng))
+      arrays = evaluate_program(self._program, np.asarray(rng))
       leaves = map(_put, arrays, shardings)
     else:
       program = jaxpr_as_fun(self._program)

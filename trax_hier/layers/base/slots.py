@@ -209,9 +209,8 @@ and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
     if keywords:
       factory = functools.partial(factory, **keywords)
   if not callable(factory):
-    taken = set()
-  else:
-    taken = {name for name in dimensions if accepts(factory, name)}
+    return _build_fitting(binding, factory, kind, dimensions)
+  taken = {name for name in dimensions if accepts(factory, name)}
   name = '' if _is_internal(factory) else _name(factory)[1:]
   with building(name, slots, set(dimensions), taken):
     if not name:
