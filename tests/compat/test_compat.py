@@ -162,6 +162,20 @@ PATCHED = {
     x = np.ones((1, 4, 8), np.float32)
     assert rotary.rotate(x).dtype == np.float32
   """,
+  'trax.layers.reversible': """
+    import jax
+    from trax_hier.compat import ShapeDtype, tl
+    import numpy as np
+    layer = tl.ReversibleSerial(tl.ReversibleHalfResidual(
+        tl.Dropout(0.5), attention_layer=tl.SelfAttention(
+            n_heads=1, d_qk=4, d_v=4, causal=True, attention_dropout=0.5)))
+    key, x = jax.random.PRNGKey(0), np.ones((1, 4, 8), np.float32)
+    weights, state = layer.init(tuple(2 * [ShapeDtype(x.shape)]), key)
+    def loss(weights):
+      return layer.pure_fn((x, x), weights, state, key)[0][0].sum()
+    gradients = jax.tree.leaves(jax.grad(loss)(weights))
+    assert gradients and all(g.any() for g in gradients)
+  """,
   'trax.optimizers.trainer': """
     from trax_hier import compat
     from trax.optimizers import trainer

@@ -66,6 +66,27 @@ def test_each_sublayer_has_its_own_key():
   assert len(set(np.round(np.ravel(a), 5))) == a.size
 
 
+def test_weights_and_state_may_be_dictionaries():
+  class Scale(base.Layer):
+    def init_weights_and_state(self, input_signature):
+      self.weights, self.state = (
+        {'scale': jnp.ones(())},
+        {'calls': jnp.zeros(())},
+      )
+
+    def forward(self, x):
+      self.state = {'calls': self.state['calls'] + 1}
+      return x * self.weights['scale']
+
+  layer = tl.Serial(Scale(), Scale())
+  layer.init(signature(jnp.ones(3)), KEY)
+  weights = {'scale': jnp.array(3.0)}, {'scale': jnp.array(4.0)}
+  state = ({'calls': jnp.array(5.0)},) * 2
+  y, state = layer.pure_fn(jnp.ones(3), weights, state, KEY)
+  np.testing.assert_array_equal(y, 12.0)
+  assert state == ({'calls': 6}, {'calls': 6})
+
+
 def test_keys_do_not_leak_out_of_a_trace():
   """One key is read inside a loop, then outside of it."""
 

@@ -30,7 +30,18 @@ PROGRAMS = {
     jax.random.split(key, 3)
   ),
   'glorot': lambda key: tl.GlorotUniformInitializer()((24, 16), key),
+  'negative seed': lambda key: jax.random.PRNGKey(
+    jnp.int32(-5) + 0 * key[0].astype(jnp.int32)
+  ),
+  'shift of a negative number': lambda key: jax.lax.shift_right_logical(
+    jnp.int32(-5) + 0 * key[0].astype(jnp.int32), jnp.int32(2)
+  ),
+  'custom derivatives': lambda key: (
+    jax.nn.softplus(jax.random.normal(key, (9,))),
+    jax.nn.relu(jax.random.normal(key, (9,))),
+  ),
   # These have primitives without a rule.
+  'gamma': lambda key: jax.random.gamma(key, 2.0, (9,)),
   'orthogonal': lambda key: tl.OrthogonalInitializer()((8, 8), key),
   'permutation': lambda key: jax.random.permutation(key, 20),
   'integers': lambda key: jax.random.randint(key, (9,), 0, 5),

@@ -151,7 +151,7 @@ def _read(node, nodes, constants, module, denylist=()):
 
 
 def _function(node, nodes):
-  """The function with the arguments of a function or class; None if none."""
+  """A function itself; the own or inherited `__init__` of a class, or None."""
   if isinstance(node, ast.FunctionDef):
     return node
   for each in node.body:

@@ -108,6 +108,7 @@ def _train(arguments, program):
   from trax_hier import config
   from trax_hier.commands.train_result import print_result
   from trax_hier.inspection.probes import Probes
+  from trax_hier.training.logging.display import show_cursor
   from trax_hier.training.logging.not_finite import not_finite
   from trax_hier.training.loop import train
 
@@ -139,6 +140,7 @@ def _train(arguments, program):
       )
 
     def abort():
+      show_cursor()
       return _interrupted(program, arguments.output_dir)
 
     try:

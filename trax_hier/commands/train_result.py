@@ -19,7 +19,7 @@ _MULTIFACTOR = 'trax_hier.training.multifactor'
 def print_result(
   result: TrainResult, probes: Probes | None, output_dir: str
 ) -> None:
-  """Prints a sample, the run directory and how to train on.
+  """Prints a sample, the run directory and how to continue training.
 
   Args:
     result: The finished run.

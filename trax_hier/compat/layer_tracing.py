@@ -79,8 +79,14 @@ def patch(module: types.ModuleType) -> None:
     if module.N_WEIGHTS_SHARDS > 1:
       return plain_pure_fn(self, x, weights, state, as_array(rng), use_cache)
     try:
-      # Markers stand for the weights of a layer that occurs earlier.
-      is_shared = isinstance(weights, dict) and isinstance(state, dict)
+      # Markers stand for the weights of a layer that occurs earlier. They are
+      # dictionaries, and so may weights be: their keys differ.
+      is_shared = (
+        isinstance(weights, dict)
+        and isinstance(state, dict)
+        and weights == module.GET_WEIGHTS_FROM_CACHE
+        and state == module.GET_STATE_FROM_CACHE
+      )
       # A layer around this one restores the weights, unless this is outermost.
       kept = None if use_cache else (self.weights, self.state)
       kept_rng = self._rng

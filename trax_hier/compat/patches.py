@@ -182,6 +182,12 @@ def _patch_combinators(module):
   )
 
 
+def _split_now(key, n):
+  """`layer_tracing.split_key`, for layers that pass keys to `jax.random`."""
+  keys = layer_tracing.split_key(key, n)
+  return tuple(map(layer_tracing.as_array, keys))
+
+
 def _string_tensor(values, shape):
   """`tf.make_tensor_proto` for bytes."""
   from tensorboardX.proto import tensor_pb2, tensor_shape_pb2
@@ -234,6 +240,9 @@ PATCHES = {
   'trax.layers.combinators': _patch_combinators,
   'trax.layers.core': _patch_core,
   'trax.layers.research.position_encodings': _overlay('jax', random=_random),
+  'trax.layers.reversible': lambda module: setattr(
+    module, '_split_rngs', _split_now
+  ),
   # Integers divided, which jax_enable_x64 makes numbers of 64 bits.
   'trax.layers.research.rotary_positional_embedding': _overlay(
     'jnp', arange=functools.partial(jnp.arange, dtype=jnp.float32)

@@ -13,7 +13,7 @@ defines ConfigError, which the module that finds an error raises:
 * `files`: missing files and syntax errors.
 * `names`: unknown modules, configurables and parameters.
 * `types`, `table`: values of a wrong type or not given, and unknown macros.
-* `macros`: macros without an end.
+* `macros`: circular macros, and values that macros make too large.
 * `usage`: bindings without effect, with the help of `effects`.
 * `trust`: what a configuration of others may not do.
 """

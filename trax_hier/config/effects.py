@@ -23,7 +23,7 @@ _FOR_ALL_BLOCKS = 'd_head'
 
 
 class _Call:
-  """What became of the arguments of a call.
+  """Records which arguments of a call have an effect.
 
   Attributes:
     offered: Arguments from the slot whose part this call builds; None for a

@@ -63,11 +63,11 @@ def size_binding(shape: Sequence[int]) -> str:
     if binding.is_macro or binding.selector.startswith(_UNSIZED):
       continue
     for each in (binding, *table.macros_of([binding.key]).values()):
-      text = repr(each.value)
-      divisors = [int(n) for n in _WHOLE.findall(text) if int(n)]
-      best = max((n for n in divisors if largest % n == 0), default=0)
+      shown = repr(each.value)
+      numbers = [int(n) for n in _WHOLE.findall(shown) if int(n)]
+      best = max((n for n in numbers if largest % n == 0), default=0)
       if best > max(number, largest**0.5):
-        number, found = best, f'{binding.name} = {cut(text)}'
+        number, found = best, f'{binding.name} = {cut(shown)}'
   return found
 
 

@@ -28,9 +28,9 @@ def import_module(statement, at: Location) -> None:
   """Runs an import statement; raises ConfigError if it fails.
 
   The module may lie in the current folder, which `python -m` searches, but an
-  installed program does not, or beside the gin file. The folders are searched
-  for the sake of imports in gin only: a file named as an optional package must
-  not take its place. So the folder of the gin file is later searched last.
+  installed program does not, or beside the gin file. Neither folder is searched
+  unless gin imports a module, because a file there may have the name of an
+  optional package. Afterwards the folder of the gin file is searched last.
   """
   module = statement.module
   if module.startswith('__gin__'):

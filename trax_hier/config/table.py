@@ -64,10 +64,11 @@ class Table:
     called_later: Selectors that are called after `check_used`.
     idle: Why an argument of a call had no effect, '' if it had one, by selector
       and parameter; see `usage.record_effect`.
-    passed_on: The slots of models, such as 'RetinaLM.pool', whose parts go on
-      to a slot of a layer, such as 'RetinaAttention.pool', by the latter.
-    outranked: Bindings before a choice of a component elsewhere, in another
-      file or option, which may leave them without effect.
+    passed_on: For a slot of a layer, such as 'RetinaAttention.pool', the slots
+      of models that it gets its part from, such as 'RetinaLM.pool'.
+    outranked: Bindings that precede, in another file or option, a binding that
+      selects a component. The component may not take them, so that they have no
+      effect.
   """
 
   bindings: dict[Key, Binding] = dataclasses.field(default_factory=dict)
@@ -115,7 +116,11 @@ class Table:
     return found
 
   def check_macros(self) -> None:
-    """Checks that macros exist and have an end; raises ConfigError."""
+    """Checks that macros exist, are not circular and are of limited size.
+
+    Raises:
+      ConfigError: naming the first fault and its place.
+    """
     known = {b.scope for b in self.bindings.values() if b.is_macro}
     for binding in self.bindings.values():
       for ref in names.references(binding.value):

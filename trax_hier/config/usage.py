@@ -31,7 +31,7 @@ def record_effect(configurable: str, parameter: str, why_idle: str) -> bool:
 
 
 def record_source(slot: str, source: str) -> None:
-  """Records that the part in a slot is the value of another, `source`.
+  """Records that a slot gets its part from another slot, `source`.
 
   Args:
     slot: Such as 'RetinaAttention.pool'.

@@ -1,12 +1,12 @@
 """Argument checks whose error messages name the gin binding."""
 
-# The most that a number may be, by the end of its name: rows of a batch, tokens
-# of a row. Others are counted in 32 bits.
+# Upper limits, by the end of an argument's name: rows of a batch, tokens of a
+# row. All other numbers must fit in 32 bits.
 _MOST = {'batch_size': 2**20, 'length': 2**26, '': 2**31 - 1}
 
 
 def check_positive(binding: str, value: int) -> None:
-  """Raises ValueError unless `value` is an int from 1 to the most of `_MOST`.
+  """Raises ValueError unless `value` is an int from 1 to its limit in `_MOST`.
 
   Example:
     >>> check_positive('TextFiles.length', 10**9)

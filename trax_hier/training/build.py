@@ -100,7 +100,7 @@ def build(
       'train.optimizer must be a factory such as @Adam (without '
       f'parentheses), got {_name(optimizer)}'
     )
-  if data.vocab.size > 1:  # A batch that is only a shape fits any size.
+  if data.vocab.size > 1:  # 1 in `describe --batch`, which has no vocabulary.
     config.set_vocab_size('train.model', data.vocab.size)
   mesh = make_mesh(mesh)
   batch = batch_shapes(data)

@@ -10,6 +10,8 @@ those of a compiled program by rounding only.
 import math
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -42,6 +44,14 @@ _ERF_INV_TAIL = np.float32(
     2.83297682,
   ]
 )
+# Primitives that call a program, and the parameter that holds it.
+_CALLS = {
+  'closed_call': 'call_jaxpr',
+  'custom_jvp_call': 'call_jaxpr',
+  'custom_vjp_call': 'call_jaxpr',
+  'jit': 'jaxpr',
+  'pjit': 'jaxpr',
+}
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -50,7 +60,8 @@ def evaluate_program(
 ) -> list[np.ndarray]:
   """Evaluates a program and returns its outputs.
 
-  Primitives without a rule below are run by JAX, one by one.
+  Primitives without a rule below are run by JAX, one by one. Random keys in
+  arrays of key type (`jax.random.key`) must be of the default implementation.
 
   Args:
     program: Program from `jax.make_jaxpr`, whose random keys are uint32 (2,).
@@ -88,15 +99,31 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 def _run(equation: JaxprEqn, inputs):
   name, parameters = equation.primitive.name, equation.params
-  if name in ('jit', 'pjit'):
-    program = parameters['jaxpr']
+  if name in _CALLS:
+    program = parameters[_CALLS[name]]
     return _evaluate(program.jaxpr, program.consts, inputs)
   if name in _RULES:
     return [np.asarray(_RULES[name](parameters, *inputs))]
-  outputs = equation.primitive.bind(*inputs, **parameters)
-  if not equation.primitive.multiple_results:
+  return _run_by_jax(equation, inputs)
+
+
+def _run_by_jax(equation: JaxprEqn, inputs):
+  primitive = equation.primitive
+  inputs = [
+    jax.random.wrap_key_data(x) if _is_key(variable) else x
+    for variable, x in zip(equation.invars, inputs, strict=True)
+  ]
+  outputs = primitive.bind(*inputs, **equation.params)
+  if not primitive.multiple_results:
     outputs = [outputs]
-  return map(np.asarray, outputs)
+  return [
+    np.asarray(jax.random.key_data(y) if _is_key(variable) else y)
+    for variable, y in zip(equation.outvars, outputs, strict=True)
+  ]
+
+
+def _is_key(variable):
+  return jnp.issubdtype(variable.aval.dtype, jax.dtypes.prng_key)
 
 
 def _threefry(keys, high, low):
@@ -158,7 +185,8 @@ def _fold_in(parameters, keys, data):
 
 def _seed(parameters, seed):
   del parameters
-  seed = seed.astype(np.uint64)
+  # The bits of a negative seed are not extended to 64.
+  seed = seed.astype(f'uint{8 * seed.dtype.itemsize}').astype(np.uint64)
   words = seed >> np.uint64(32), seed & np.uint64(0xFFFFFFFF)
   return np.stack(words, axis=-1).astype(np.uint32)
 
@@ -194,6 +222,12 @@ def _iota(parameters):
   )
 
 
+def _shift_right_logical(parameters, x, bits):
+  del parameters
+  unsigned = np.dtype(f'uint{8 * x.dtype.itemsize}')
+  return (x.astype(unsigned) >> bits.astype(unsigned)).astype(x.dtype)
+
+
 def _elementwise(function: Callable) -> Callable:
   return lambda parameters, *inputs: function(*inputs)
 
@@ -216,7 +250,7 @@ _RULES = {
   'erf_inv': _elementwise(_erf_inv),
   'nextafter': _elementwise(np.nextafter),
   'or': _elementwise(np.bitwise_or),
-  'shift_right_logical': _elementwise(np.right_shift),
+  'shift_right_logical': _shift_right_logical,
   'stop_gradient': _elementwise(lambda x: x),
   'bitcast_convert_type': lambda p, x: x.view(p['new_dtype']),
   'convert_element_type': lambda p, x: x.astype(p['new_dtype']),

@@ -48,10 +48,14 @@ class Initialization:
       shardings = [device] * len(shapes)
     else:
       shardings = structure.flatten_up_to(shardings)
-    is_threefry = jax.config.jax_default_prng_impl == 'threefry2x32'
-    if is_threefry and sum(x.size for x in shapes) <= _MAX_ELEMENTS:
-      arrays = evaluate_program(self._program, np.asarray(rng))
-      leaves = map(_put, arrays, shardings)
+    draws_alike = (
+      jax.config.jax_default_prng_impl == 'threefry2x32'
+      and jax.config.jax_threefry_partitionable
+    )
+    if draws_alike and sum(x.size for x in shapes) <= _MAX_ELEMENTS:
+      arrays = evaluate_program(self._program, np.asarray(rng))[::-1]
+      # Each array is freed when it is on its device.
+      leaves = [_put(arrays.pop(), sharding) for sharding in shardings]
     else:
       program = jaxpr_as_fun(self._program)
       leaves = jax.jit(program, out_shardings=shardings)(rng)

@@ -73,7 +73,7 @@ class SaveClock:
     self.restart(step)
 
   def restart(self, step: int) -> None:
-    """Starts anew, after a checkpoint of `step`."""
+    """Restarts the interval, after a checkpoint of `step`."""
     self._start, self._start_step = time.monotonic(), step
     self._next_check = step + 1
 

@@ -61,7 +61,7 @@ def check_evaluation_memory(
   logits: jax.ShapeDtypeStruct,
   n_devices: int,
 ) -> None:
-  """The same for an evaluation step, whose weights are in memory already.
+  """Checks that an evaluation step fits in memory, apart from the weights.
 
   Args:
     model_state: Shapes of the model state for a batch.

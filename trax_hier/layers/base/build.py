@@ -39,7 +39,8 @@ def accepts(factory: Callable[..., Any], argument: str) -> bool:
 
 
 def _parameters(factory):
-  if isinstance(factory, functools.partial) and not factory.keywords:
+  is_partial = isinstance(factory, functools.partial)
+  if is_partial and not (factory.args or factory.keywords):
     factory = factory.func  # As made by `slots.forwarded`.
   # For a class under a gin scope, only __init__ has the real signature.
   function = factory.__init__ if inspect.isclass(factory) else factory

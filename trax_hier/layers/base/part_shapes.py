@@ -4,21 +4,36 @@ A signature such as 'x/4, x -> x' is explained at `slots.Kind`.
 """
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import ShapeDtype
+from trax_hier.compat import ShapeDtype, base
 
 # Shapes for the check of a part: batch size, rows of the coarsest sequence, and
 # the width of a layer whose slot sets none.
 _BATCH, _ROWS, _WIDTH = 3, 2, 8
 
 
-def check_signature(part, kind, masked, misfit):
-  """Raises unless a layer has as many inputs and outputs as the kind."""
-  inputs, outputs = _parse(kind.signature)
-  can_mask = bool(masked) and 'mask' not in inputs
+# Makes an error from the reason why a part does not fit its slot.
+Misfit = Callable[[str], Exception]
+
+
+def check_signature(
+  part: base.Layer, signature: str, masked: bool, misfit: Misfit
+) -> None:
+  """Raises unless a layer has as many inputs and outputs as a signature.
+
+  Args:
+    part: The layer.
+    signature: That of the slot.
+    masked: Whether the layer may have a mask as an additional, last input.
+    misfit: Makes the error.
+  """
+  inputs, outputs = _parse(signature)
+  can_mask = masked and 'mask' not in inputs
   n_inputs = len(inputs) + (can_mask and part.n_in > len(inputs))
   if (part.n_in, part.n_out) != (n_inputs, len(outputs)):
     raise misfit(
@@ -27,14 +42,26 @@ def check_signature(part, kind, masked, misfit):
     )
 
 
-def check_shapes(part, kind, dimensions, misfit):
-  """Raises unless a layer returns the shapes of the kind for small inputs."""
+def check_shapes(
+  part: base.Layer,
+  slot_signature: str,
+  dimensions: Mapping[str, Any],
+  misfit: Misfit,
+) -> None:
+  """Raises unless a layer maps small inputs to the shapes of a signature.
+
+  Args:
+    part: The layer, which is initialized with tracers: use it no further.
+    slot_signature: The signature of the slot.
+    dimensions: Arguments that the slot gives to its part, such as d_model.
+    misfit: Makes the error.
+  """
   width = dimensions.get('d_model')
   if dimensions.get('carry') or dimensions.get('mode') == 'predict':
     return  # Not every length is legal; the model's own evaluation follows.
-  inputs, outputs = _parse(kind.signature)
+  inputs, outputs = _parse(slot_signature)
   inputs += ['mask'] * (part.n_in - len(inputs))
-  factors = [int(n) for n in re.findall(r'/(\d+)', kind.signature)]
+  factors = [int(n) for n in re.findall(r'/(\d+)', slot_signature)]
   length = _ROWS * max(factors, default=1)
 
   def shape(symbol):
@@ -84,7 +111,7 @@ def _listed(signature):
   return ', '.join(str(tuple(s.shape)) for s in signature)
 
 
-def message_of(error):
+def message_of(error: Exception) -> str:
   """The message of an error, in one line without gin's chain of calls."""
   text = getattr(error, 'fault', None) or str(error)
   return ' '.join(text.partition('\n  In call to')[0].split())

@@ -143,7 +143,8 @@ class Stack(base.Layer):
     (template,) = self.sublayers
     outputs, _ = template._forward_abstract(input_signature)
     if outputs != input_signature:
-      return super()._forward_abstract(input_signature)  # Raises an error.
+      # Raises an error, unless a list has become a tuple.
+      return super()._forward_abstract(input_signature)
     return outputs, signature(self.state)
 
   def forward(self, x):

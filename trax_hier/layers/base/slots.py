@@ -24,8 +24,9 @@ from trax_hier.layers.base.part_shapes import (
 # A slot that occurs this often inside itself contains itself without end.
 _MAX_NESTING = 8
 
-# Of each slot around the part being built: 'DecoderBlock.norm = @Name', whether
-# the part is made for it, and what makes its errors.
+# The slots that enclose the part being built, outermost first. Each is a text,
+# 'DecoderBlock.norm = @Name'; whether the part is listed in the slot's `Kind`;
+# and the function that makes a `MisfitError` of a reason.
 _open_slots: contextvars.ContextVar[
   tuple[tuple[str, bool, Callable[[str], Exception]], ...]
 ] = contextvars.ContextVar('open_slots', default=())
@@ -163,7 +164,7 @@ class _Forwarded(functools.partial):
 
 
 def forwarded(binding: str, factory: Callable[..., Any]) -> Callable[..., Any]:
-  """A factory whose misfits are told as those of `binding`.
+  """A factory whose misfits are reported as those of `binding`.
 
   Args:
     binding: The argument of the model that passes the factory on, such as
@@ -202,12 +203,13 @@ and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
   """
   slots = [binding]
   if isinstance(factory, _Forwarded):
-    # A partial of a partial has merged the keywords of both.
-    binding, keywords = factory.binding, factory.keywords
+    # A partial of a partial has merged the arguments of both.
+    binding = factory.binding
     slots.insert(0, binding)
+    arguments, keywords = factory.args, factory.keywords
     factory = factory.func
-    if keywords:
-      factory = functools.partial(factory, **keywords)
+    if arguments or keywords:
+      factory = functools.partial(factory, *arguments, **keywords)
   if not callable(factory):
     return _build_fitting(binding, factory, kind, dimensions)
   taken = {name for name in dimensions if accepts(factory, name)}
@@ -254,11 +256,12 @@ def _build_fitting(binding, factory, kind, dimensions):
   if not hasattr(part, kind.has):
     raise misfit(f'makes {_article(part)}')
   if kind.signature:
-    check_signature(part, kind, dimensions.get('masked'), misfit)
+    masked = bool(dimensions.get('masked'))
+    check_signature(part, kind.signature, masked, misfit)
     if not is_known:
       # Evaluation leaves marks in a layer, so this is one of its own.
       other = _build_once(slot, factory, dimensions)
-      check_shapes(other, kind, dimensions, misfit)
+      check_shapes(other, kind.signature, dimensions, misfit)
   return part
 
 

@@ -7,6 +7,7 @@ notebook) it is a plain line at its first start and, while it counts, one every
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -38,7 +39,9 @@ class Display:
       quiet=not enabled,
       stderr=stderr,
     )
-    self._is_live = self._console.is_terminal
+    # A dumb terminal, such as a shell in Emacs, cannot redraw.
+    can_redraw = not self._console.is_dumb_terminal
+    self._is_live = self._console.is_terminal and can_redraw
     self._live = self._activity = None
     self._announced = set()
 
@@ -82,7 +85,7 @@ class Display:
       self.say(f'{done} in {format_duration(activity.seconds())}')
 
   def _redraw(self):
-    """Redraws now, and from now on."""
+    """Redraws now; starts periodic redrawing if it has not started."""
     if self._live is not None:
       self._live.refresh()
     else:
@@ -91,17 +94,20 @@ class Display:
         get_renderable=self._render,
         refresh_per_second=_REDRAWS_PER_SECOND,
         transient=True,
+        # Else what is printed to a file or a pipe would go to this terminal.
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=sys.stderr.isatty(),
       )
       self._live.start(refresh=True)
 
   def _stop(self):
-    """Removes what is redrawn."""
+    """Stops redrawing and removes the line."""
     if self._live is not None:
       self._live.stop()
       self._live = None
 
   def _render(self):
-    """What is redrawn."""
+    """The line to draw; called by the thread that redraws, too."""
     activity = self._activity  # Another thread may end it.
     return rich.text.Text(activity.line() if activity else '')
 
@@ -142,6 +148,11 @@ class _Activity:
         left = (n_all - n_done) * (now - since) / (n_done - first)
         line += f', {format_duration(left)} left'
     return f'{line} ... {format_duration(self.seconds())}'
+
+
+def show_cursor() -> None:
+  """Shows the cursor, which displays hide, before an exit without cleanup."""
+  rich.console.Console(file=sys.__stdout__).show_cursor()
 
 
 def format_duration(seconds: float) -> str:

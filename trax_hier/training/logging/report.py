@@ -142,7 +142,7 @@ class _Timer:
       self._start += seconds
 
   def steps_per_second(self, step):
-    """The speed since the previous call or the begin; None before that."""
+    """The speed since the previous call or `begin`; None before `begin`."""
     if self._start is None:
       return None
     now = time.perf_counter()
