@@ -142,3 +142,23 @@ def test_init_traces_a_layer_once(wrap):
   actual = jax.eval_shape(layer.pure_fn, x, layer.weights, layer.state, KEY)[0]
   assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
   assert len(calls) > n
+
+
+def test_signatures_follow_new_weights():
+  dense = tl.Dense(4)
+  x = jax.ShapeDtypeStruct((2, 3), np.float32)
+  dense.init(signature(x), KEY)
+  assert dense.output_signature(signature(x)).shape == (2, 4)
+  dense.weights = jnp.zeros((3, 7)), jnp.zeros(7)
+  assert dense.output_signature(signature(x)).shape == (2, 7)
+
+
+def test_a_stack_with_loaded_weights_has_a_signature():
+  def make():
+    return tl.Serial(Repeat(lambda: nested(lambda: tl.Dense(4)), 3))
+
+  x = jax.ShapeDtypeStruct((2, 4), np.float32)
+  weights, state = make().init(signature(x), KEY)
+  layer = make()
+  layer.weights, layer.state = weights, state
+  assert layer.output_signature(signature(x)).shape == (2, 4)

@@ -688,6 +688,20 @@ def test_unused_macros(fakes):
   assert unused().startswith('a.gin:1: steps = 5: ')
 
 
+def test_unused_macros_of_similar_names(fakes):
+  parse('D_MODEL = 1\nD_MODLE = 2\nFakePart.d_ff = %D_MODEL\n')
+  fakes['FakePart']()
+  assert "(a parameter would be Name.parameter; did you mean 'D_MODEL'?)" in (
+    unused()
+  )
+
+
+def test_packaged_files_may_have_unused_macros(fakes):
+  del fakes
+  config.parse(['tiny.gin'], ['D = 1'])
+  assert unused().startswith("--config='D = 1': no binding uses the macro %D")
+
+
 def test_many_faults_are_counted(fakes):
   del fakes
   parse(''.join(f'M{i} = 1\n' for i in range(1000)))

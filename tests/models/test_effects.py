@@ -35,7 +35,6 @@ IDLE = {
   'BlockRecurrentLM.d_head = 4': P(
     RECURRENT, attention=hl.LSHAttention, carry=False, d_head=4
   ),
-  'RetinaLM.d_ff = 32': P(models.RetinaLM, window=16, n_layers=0, d_ff=32),
   'TopDownLM.inject = @Sum': P(
     models.TopDownLM, scales=(1,), n_layers=(1,), inject=hl.Sum
   ),
@@ -47,9 +46,9 @@ IDLE = {
     recurrent_layers=(),
     recurrent_attention=hl.SRUBranch,
   ),
-  'BlockRecurrentCell.d_ff = 32': P(hl.BlockRecurrentCell, d_ff=32),
 }
 USED = {
+  'no layers': P(models.RetinaLM, window=16, n_layers=0, d_ff=32),
   'the default': P(models.TransformerLM, block=SRU, d_ff=2048),
   'one of two blocks': P(
     models.HourglassLM, vanilla_block=SRU, hierarchy='1@2', d_ff=32

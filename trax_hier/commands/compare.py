@@ -121,6 +121,8 @@ def _read(folder):
     if line['kind'] in by_kind:
       by_kind[line['kind']].append(line)
   if not any(by_kind.values()):
+    if (file.parent / 'model.safetensors').is_file():
+      raise ValueError(f'{folder}: an export has no metrics; give its run')
     raise ValueError(f'{folder}: no metrics have been logged yet')
   for kind, lines in by_kind.items():
     by_kind[kind] = [line for line in lines if _has_score(line)]

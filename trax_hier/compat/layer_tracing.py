@@ -105,21 +105,23 @@ def patch(module: types.ModuleType) -> None:
       return outputs, module.GET_STATE_FROM_CACHE if is_shared else new_state
     except Exception:
       module._short_traceback()
+      raise
 
   def forward_abstract(self, input_signature):
-    leaves, structure = jax.tree.flatten(input_signature)
+    weights, state = module.nested_map(
+      module.signature, (self.weights, self.state)
+    )
+    leaves, structure = jax.tree.flatten((input_signature, weights, state))
     key = structure, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if getattr(self, '_last_abstract', (None,))[0] == key:
       return self._last_abstract[1]
     try:
-      weights, state = module.nested_map(
-        module.signature, (self.weights, self.state)
-      )
       outputs = module.fastmath.abstract_eval(self.pure_fn)(
         input_signature, weights, state, rng_signature
       )
     except Exception:
       module._short_traceback()
+      raise
     self._last_abstract = key, outputs
     return outputs
 

@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trax_hier.config.usage import record_effect, record_source
+from trax_hier.config.usage import NO_PARTS, record_effect, record_source
 
 # Any model is sampled from with a `max_len`, needed or not.
 _SET_FOR_ALL = 'max_len'
@@ -97,19 +97,17 @@ def passes_on(*arguments: str) -> Callable:
   """Marks arguments that a function uses only as arguments of its parts.
 
   The decorated function raises ValueError if such an argument, or a factory, is
-  given, is not the default, and has no effect. If gin binds it,
-  `config.check_used` raises instead, since it knows the place of the binding.
+  given, is not the default, and has no effect although there are parts. If gin
+  binds it, `config.check_used` raises instead, since it knows the place of the
+  binding.
 
   Example:
-    >>> from trax_hier import layers
-    >>> @passes_on('d_ff')
-    ... def DecoderBlock(d_model, d_ff=2048):
-    ...   return []
-    >>> DecoderBlock(8, d_ff=16)
-    Traceback (most recent call last):
-    ...
-    ValueError: DecoderBlock.d_ff = 16 has no effect: the model has no parts \
-that could take it
+    >>> from trax_hier.layers import DecoderBlock, SRUBranch
+    >>> try:
+    ...   DecoderBlock(8, d_ff=16, n_heads=2, feed_forward=SRUBranch)
+    ... except ValueError as error:
+    ...   print(str(error).partition(':')[0])
+    DecoderBlock.d_ff = 16 has no effect
   """
 
   def decorate(function):
@@ -137,7 +135,8 @@ that could take it
           reason = _reason(call, binding, value, arguments)
         is_bound = record_effect(function.__name__, name, reason)
         is_chosen = offered is not None and name not in {*offered, _SET_FOR_ALL}
-        if reason and is_chosen and not is_bound:
+        is_fault = reason not in ('', NO_PARTS)
+        if is_fault and is_chosen and not is_bound:
           raise ValueError(f'{binding} = {shown} has no effect: {reason}')
       return made
 
@@ -160,7 +159,7 @@ def _reason(call: _Call, binding: str, value: Any, passed_on) -> str:
     return ''
   parts = [*call.lacking[name]]
   if not parts:
-    return 'the model has no parts that could take it'
+    return NO_PARTS
   if len(parts) > 3:
     parts[3:] = [f'{len(parts) - 3} others']
   listed = ' and '.join(', '.join(parts).rsplit(', ', 1))

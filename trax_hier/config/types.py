@@ -78,8 +78,10 @@ def describe(hint) -> str:
     return 'None'
   if takes_reference(hint):
     made = args[-1] if args else None
-    makes = f', which makes a {made.__name__}' if _is_class(made) else ''
-    return f'a reference such as @Name{makes}'
+    if not _is_class(made):
+      return 'a reference such as @Name'
+    article = 'an' if made.__name__[0] in 'AEIOU' else 'a'
+    return f'a reference such as @Name, which makes {article} {made.__name__}'
   if args or not _is_class(hint):
     text = str(hint)
     for module in ('typing.', 'collections.abc.'):

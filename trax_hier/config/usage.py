@@ -1,14 +1,18 @@
 """Checks that every binding has an effect."""
 
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trax_hier.config import names
 from trax_hier.config.errors import ConfigError, cut, suggest
+from trax_hier.config.files import packaged_gin_dir
 from trax_hier.config.parsing import current_table
 from trax_hier.config.table import Binding, Key, Table
 
 _MOST = 20  # Faults in a message.
+# A reason that is no fault: the model may have 0 layers, as in an ablation.
+NO_PARTS = 'the model has no parts that could take it'
 
 
 def record_effect(configurable: str, parameter: str, why_idle: str) -> bool:
@@ -45,15 +49,17 @@ def check_used(called_later: Sequence[str] = ()) -> list[str]:
 
   A binding that a deeper scope hides still counts as used. When an override
   selects another component, earlier bindings of the replaced component need
-  not have an effect.
+  not have an effect. Nor need a macro of a packaged file: tiny.gin has one for
+  each size of any model.
 
   Args:
     called_later: Names of configurables that the run calls only after this
       check; their bindings are not checked, but are part of `operative_text`.
 
   Returns:
-    A line for each argument of a call that has no effect because another file
-    or option chose a component that does not take it.
+    A line for each argument of a call that has no effect because the model has
+    no layers, or because another file or option chose a component that does not
+    take it.
 
   Raises:
     ConfigError: Names each binding without effect and says why.
@@ -67,10 +73,12 @@ def check_used(called_later: Sequence[str] = ()) -> list[str]:
     if key in live:
       continue
     text = f'{binding.location}: {_why_idle(table, binding, calls)}'
-    if _is_idle(table, key) and key in table.excused | table.outranked:
+    is_chosen_elsewhere = key in table.excused | table.outranked
+    has_no_parts = table.idle.get(key[1:]) == NO_PARTS
+    if _is_idle(table, key) and (is_chosen_elsewhere or has_no_parts):
       if not binding.is_macro:
         notes.append(f'{text}, so the binding has no effect')
-    elif key not in table.excused:
+    elif key not in table.excused and not _is_spare(table, binding):
       faults.append(text)
   if len(faults) == 1:
     raise ConfigError(f'{faults[0]}, so the binding has no effect')
@@ -87,6 +95,17 @@ def _is_idle(table: Table, key: Key) -> bool:
     users = [k for k in table.bindings if key in table.macros_of([k])]
     return bool(users) and all(_is_idle(table, k) for k in users)
   return bool(table.idle.get(key[1:]))
+
+
+def _is_spare(table: Table, binding: Binding) -> bool:
+  """Whether it is a macro of a packaged file that no binding uses."""
+  file = binding.location.file
+  return (
+    binding.is_macro
+    and file is not None
+    and packaged_gin_dir() in pathlib.Path(file).resolve().parents
+    and binding.key not in table.macros_of(table.bindings)
+  )
 
 
 def live_keys(table: Table) -> set[Key]:
@@ -116,11 +135,13 @@ def _why_idle(
 ) -> str:
   """The reason why a binding has no effect."""
   if binding.is_macro:
-    if binding.key in table.macros_of(table.bindings):
+    used = table.macros_of(table.bindings)
+    if binding.key in used:
       return f'only bindings without effect use %{cut(binding.name)}'
+    meant = suggest(binding.scope, (scope for scope, *_ in used))
     return (
       f'no binding uses the macro %{cut(binding.name)} (a parameter would be'
-      ' Name.parameter)'
+      f' Name.parameter{meant})'
     )
   if reason := table.idle.get(binding.key[1:]):
     return reason

@@ -47,7 +47,9 @@ def read_facts(
     raise ValueError(f'{folder}: no such folder')
   missing = [name for name in required if not (folder / name).is_file()]
   if missing:
-    raise ValueError(f'{folder}: not an export: it has no {missing[0]}')
+    is_run = (folder / 'checkpoints').is_dir()
+    hint = '; trax-hier export makes one of a run' if is_run else ''
+    raise ValueError(f'{folder}: not an export: it has no {missing[0]}{hint}')
   for text in (file, config):
     check_file(text, _MAX_TEXT)
   try:

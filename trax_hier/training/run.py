@@ -218,7 +218,8 @@ def make_folder(output_dir: str) -> Path:
     with tempfile.TemporaryFile(dir=folder):
       pass
   except OSError as error:
-    raise ValueError(f'output_dir {folder} is not writable: {error}') from None
+    reason = error.strerror or error
+    raise ValueError(f'output_dir {folder} is not writable: {reason}') from None
   return folder
 
 

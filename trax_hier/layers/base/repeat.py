@@ -141,11 +141,14 @@ class Stack(base.Layer):
   def _forward_abstract(self, input_signature):
     # Trax would trace the template again for each layer around this one.
     (template,) = self.sublayers
-    outputs, _ = template._forward_abstract(input_signature)
-    if outputs != input_signature:
-      # Raises an error, unless a list has become a tuple.
-      return super()._forward_abstract(input_signature)
-    return outputs, signature(self.state)
+    # The template has weights from `init`, but not if they were set later.
+    own, stacked = map(jax.tree.structure, ((template.weights,), self.weights))
+    if own == stacked:
+      outputs, _ = template._forward_abstract(input_signature)
+      if outputs == input_signature:
+        return outputs, signature(self.state)
+    # Raises an error if the template returns other shapes than it takes.
+    return super()._forward_abstract(input_signature)
 
   def forward(self, x):
     (template,) = self.sublayers
