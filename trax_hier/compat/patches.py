@@ -240,12 +240,12 @@ PATCHES = {
   'trax.layers.combinators': _patch_combinators,
   'trax.layers.core': _patch_core,
   'trax.layers.research.position_encodings': _overlay('jax', random=_random),
-  'trax.layers.reversible': lambda module: setattr(
-    module, '_split_rngs', _split_now
-  ),
   # Integers divided, which jax_enable_x64 makes numbers of 64 bits.
   'trax.layers.research.rotary_positional_embedding': _overlay(
     'jnp', arange=functools.partial(jnp.arange, dtype=jnp.float32)
+  ),
+  'trax.layers.reversible': lambda module: setattr(
+    module, '_split_rngs', _split_now
   ),
   'trax.optimizers.trainer': _overlay(
     'jax', lib=types.SimpleNamespace(xla_bridge=_xla_bridge)

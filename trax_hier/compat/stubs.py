@@ -1,8 +1,8 @@
 """Stubs that stand for TensorFlow, SciPy and gym in the modules of trax.
 
-trax imports them in many modules but rarely uses them. A `Stub` imports
-the package at its first real use, so that layers, models and `Loop` work
-without loading TensorFlow, even if it is not installed.
+trax imports them in many modules but rarely uses them. A `Stub` imports the
+package at its first real use, so that layers, models and `Loop` work without
+loading TensorFlow, even if it is not installed.
 """
 
 import builtins
