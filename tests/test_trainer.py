@@ -368,7 +368,7 @@ def test_a_bad_binding_is_one_message_and_code_2(
   assert code == 2
   assert message in err and len(err.strip().splitlines()) == 1
   assert 'Traceback' not in err and 'step' not in out
-  assert not (tmp_path / 'run' / 'config.gin').exists()
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_missing_binding_is_named(run, tmp_path):

@@ -15,6 +15,8 @@ _CGROUP_LIMITS = (
 )
 # Also what `Path` makes of a URL: 'gs:/bucket'.
 _URL = re.compile('[A-Za-z][A-Za-z0-9+.-]+:/')
+# All but tabs and the ends of lines.
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]')
 
 
 def expand_home(path: str | os.PathLike, setting: str = '') -> Path:
@@ -46,6 +48,16 @@ def expand_home(path: str | os.PathLike, setting: str = '') -> Path:
       f'{path}: there is no home folder {Path(path).parts[0]}; for a file of '
       f'this name, write ./{path}'
     ) from error
+
+
+def escape_controls(text: str) -> str:
+  """Writes characters that can control a terminal as escapes.
+
+  Example:
+    >>> escape_controls('a\\x1b[2J')
+    'a\\\\x1b[2J'
+  """
+  return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def print_any_text() -> None:

@@ -212,6 +212,17 @@ def test_an_error_in_a_typed_line_does_not_end_the_program(
   assert err.startswith('a prompt of 4 tokens exceeds max_len = 3\n')
 
 
+@pytest.mark.parametrize('is_terminal', [True, False])
+def test_sampled_bytes_do_not_control_a_terminal(
+  program, fake_generate, monkeypatch, is_terminal
+):
+  fake_generate.chunks = [b'\x1b[2J\t', b'\xc2\x9b\n', b'\x7f']
+  monkeypatch.setattr(sys.stdout, 'isatty', lambda: is_terminal)
+  _, out, _ = program('generate', '--run=x', '--prompt=a')
+  raw, escaped = 'a\x1b[2J\t\x9b\n\x7f\n', 'a\\x1b[2J\t\\x9b\n\\x7f\n'
+  assert out == (escaped if is_terminal else raw)
+
+
 def test_generate_rejects_images(program, fake_run, tmp_path):
   for split in ('train', 'test'):
     np.save(tmp_path / f'{split}.npy', np.zeros((2, 4, 4, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""`trax-hier evaluate`: scores a whole split, each byte exactly once."""
+"""`trax-hier evaluate`: scores a split, each byte at most once."""
 
 import argparse
 
@@ -15,7 +15,8 @@ from trax_hier.commands.jax_settings import set_up_jax
 HELP = 'score a held-out split: bits per byte, or ROUGE of summaries'
 DESCRIPTION = """
 Scores the model of a run on a whole split of its data. Each byte (or token, or
-dimension of an image) is counted exactly once.
+dimension of an image) is counted exactly once. --batches=N scores only the
+first N batches: the same ones each time.
 
 Context: the split is cut into windows of --window tokens, which start --stride
 tokens apart. All tokens of the first window are scored, and the last --stride
@@ -58,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='tokens between the starts of windows; default: --window if that is '
     'given, else as in training',
   )
+  parser.add_argument(
+    '--batches',
+    type=int,
+    metavar='N',
+    help='score only the first N batches of the split; default: all',
+  )
   evaluate_summaries.add_arguments(parser)
 
 
@@ -74,6 +81,8 @@ def _evaluate_bits(arguments):
     for name in evaluate_summaries.SETTINGS:
       if getattr(arguments, name) is not None:
         raise ValueError(f'--{name} goes with --rouge')
+    if arguments.batches is not None and arguments.batches < 1:
+      raise ValueError(f'--batches={arguments.batches}: must be 1 or more')
 
     print_note(f'loading {arguments.run} ...')
     import jax
@@ -99,6 +108,7 @@ def _evaluate_bits(arguments):
       run.data.unit,
       mesh,
       COMPUTE_DTYPES[run.compute_dtype],
+      arguments.batches,
     )
     evaluator.check_memory(run.data.vocab.size)
     step, weights = run.load_weights(arguments.step, print_note)
@@ -108,14 +118,25 @@ def _evaluate_bits(arguments):
       f'evaluating the {arguments.split} split'
     ) as count:
       result = evaluator(jax.device_put(weights, shardings), count)
-    with reading(f'the {arguments.split} split'):
-      n_bytes = run.data.count_bytes(arguments.split)
+    n_bytes = None
+    if evaluator.coverage == 1:
+      with reading(f'the {arguments.split} split'):
+        n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
-  print(f'split: {arguments.split}')
+  print(f'split: {arguments.split}, {_coverage(evaluator)}')
   print(f'context: {_context(batches, run.data.unit, layer)}')
   if text := not_finite(result):
     raise Failure(f'the scores are not finite: {text}', 1)
   _print_result(result, run.data.unit, n_bytes)
+
+
+def _coverage(evaluator):
+  from trax_hier.training.logging.coverage import describe_coverage
+
+  share = describe_coverage(evaluator.coverage)
+  if evaluator.coverage < 1:
+    return f'the first {evaluator.n_batches:,} batches, {share}'
+  return share
 
 
 def _mesh(axes):

@@ -111,7 +111,7 @@ def _rouge_settings(arguments):
   """
   from trax_hier.data import checks
 
-  for name in ('window', 'stride'):
+  for name in ('window', 'stride', 'batches'):
     if getattr(arguments, name) is not None:
       raise ValueError(f'--{name} cannot be combined with --rouge')
   settings = {}

@@ -79,8 +79,8 @@ def _config_text(folder, bindings):
 
 
 def _held_out(metrics, step):
-  """The held-out metrics at a step; empty if there was no evaluation."""
-  for line in metrics:
+  """The last held-out metrics at a step; empty if there are none."""
+  for line in reversed(metrics):
     if (line['kind'], line['step']) == ('valid', step):
       return {k: v for k, v in line.items() if k not in ('kind', 'step')}
   return {}

@@ -3,15 +3,12 @@
 import atexit
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator
 
-from trax_hier.environment import platform_message
+from trax_hier.environment import escape_controls, platform_message
 
 _MAX_MESSAGE = 4000
-# All but tabs and the ends of lines.
-_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]')
 
 
 class Failure(Exception):
@@ -32,8 +29,7 @@ def fail(program: str, message: object, code: int) -> int:
   text = str(message)
   if len(text) > _MAX_MESSAGE:
     text = f'{text[:_MAX_MESSAGE]}... ({len(text):,} characters)'
-  text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
-  print(f'{program}: {text}', file=sys.stderr)
+  print(f'{program}: {escape_controls(text)}', file=sys.stderr)
   return code
 
 

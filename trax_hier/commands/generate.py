@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from trax_hier.commands import generate_prompts
 from trax_hier.commands.failures import Failure, print_note, user_errors
 from trax_hier.commands.flags import add_run
 from trax_hier.commands.jax_settings import set_up_jax
+from trax_hier.environment import escape_controls
 
 HELP = 'continue a text'
 DESCRIPTION = """
@@ -230,11 +232,17 @@ class _Printer:
       self._before_first()
       text = self._prompt + text
     self._arrivals.append((time.perf_counter(), len(new)))
-    print(text, end='', flush=True)
+    self._print(text)
 
   def close(self):
     """Prints the bytes of an incomplete last character; ends the line."""
-    print(self._stream.flush(), flush=True)
+    self._print(f'{self._stream.flush()}\n')
+
+  def _print(self, text):
+    """Prints a part; a file or another program gets every character."""
+    is_terminal = sys.stdout.isatty()
+    text = escape_controls(text) if is_terminal else text
+    print(text, end='', flush=True)
 
   def rate(self):
     """Returns ', N tokens/s' since the first chunk; '' for a single chunk."""

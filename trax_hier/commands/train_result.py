@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hier import config
+from trax_hier.environment import escape_controls
 from trax_hier.inspection.probes import Probes
 from trax_hier.training.loop import TrainResult
 
@@ -32,7 +33,7 @@ def print_result(
       print('sampling ...', flush=True)
     trained = result.model, result.data, result.weights
     if sample := probes.sample(result.step, *trained):
-      print(sample)
+      print(escape_controls(sample))
   print(f'run directory: {output_dir}')
   more = 2 * result.step
   print(

@@ -15,8 +15,8 @@ from trax_hier.training.memory_limit import peak_memory
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.run import (
+  find_folder,
   find_init_checkpoints,
-  make_folder,
   start_run,
 )
 from trax_hier.training.schedules import Schedule
@@ -36,7 +36,8 @@ class TrainResult:
   Attributes:
     step: Number of steps done.
     weights: Trained weights, float32, as nested tuples.
-    evaluation: Loss, bits per unit, accuracy and tokens of the held-out set.
+    evaluation: Loss, bits per unit, accuracy and tokens of the held-out set,
+      and `coverage`, the share of its batches that was evaluated.
     model: Model factory of the run.
     data: Data set of the run.
     learning_rate: Schedule of the optimizer.
@@ -84,6 +85,7 @@ def train(
   look_every: int | None = None,
   profile_steps: tuple[int, int] | None = None,
   wandb: str | None = None,
+  eval_batches: int | None = None,
   accept_changes: bool = False,
   before_compile: Callable[[], None] | None = None,
   probe: Probe | None = None,
@@ -107,7 +109,7 @@ def train(
     data: Data set, such as `@TextFiles()`.
     optimizer: Factory of optimizers, such as `@Adam`.
     steps: Number of the last step; a resumed run counts earlier steps too.
-    eval_every: Steps between evaluations on the whole held-out set.
+    eval_every: Steps between evaluations on the held-out set.
     checkpoint_every: Steps between checkpoints; None sets no interval.
     checkpoint_minutes: Minutes after which a checkpoint is saved if there was
       none meanwhile; None saves none by time.
@@ -134,6 +136,9 @@ def train(
     wandb: Project at Weights & Biases that gets all metrics as well; needs
       `trax_hier[wandb]`. A resumed run continues the same run there. None
       sends nothing.
+    eval_batches: Number of batches in an evaluation, always the first ones of
+      the validation split; None evaluates the whole split. `@DocumentLanes`
+      reads the longest documents first.
     accept_changes: Whether to resume although the configuration has changed.
     before_compile: Function called after the model is built and before anything
       is compiled.
@@ -163,6 +168,7 @@ def train(
     steps=steps,
     eval_every=eval_every,
     checkpoint_every=1 if checkpoint_every is None else checkpoint_every,
+    eval_batches=1 if eval_batches is None else eval_batches,
     log_every=log_every,
     keep_checkpoints=keep_checkpoints,
     accumulate_steps=accumulate_steps,
@@ -172,11 +178,17 @@ def train(
   check_wandb(wandb)
   probe_every = 0 if probe is None else look_every
   intervals = Intervals(steps, eval_every, checkpoint_every, probe_every)
-  # Before the folder is made: an error leaves nothing behind.
   init_checkpoints = find_init_checkpoints(init_from, output_dir)
-  folder = make_folder(output_dir)
+  folder = find_folder(output_dir)
   numerics = accumulate_steps, compute_dtype, mesh
-  built = build(model, data, optimizer, *numerics, must_fit=True)
+  built = build(
+    model,
+    data,
+    optimizer,
+    *numerics,
+    must_fit=True,
+    eval_batches=eval_batches,
+  )
   if before_compile is not None:
     before_compile()
 

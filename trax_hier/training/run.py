@@ -6,6 +6,7 @@ weights of another run or from a seed.
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from trax_hier.training.checkpoints import (
 )
 from trax_hier.training.data_changes import check_same_data, fingerprint
 from trax_hier.training.logging.console import Console
+from trax_hier.training.logging.coverage import coverage, describe_coverage
 from trax_hier.training.logging.jsonl import read_metrics
 from trax_hier.training.logging.metrics_log import MetricsLog
 from trax_hier.training.run_lock import locked
@@ -41,7 +43,7 @@ class Run:
     step: Number of steps done.
     saved_step: Number of steps done when the state was last saved; 0 if never.
     state: Training state after `step` steps.
-    evaluated: Steps whose evaluation is in the log.
+    evaluated: Steps whose evaluation, of the present coverage, is in the log.
     checkpoints: Checkpoints of the run.
     console: Output of messages and progress.
     log: Log of metrics, samples and histograms.
@@ -95,7 +97,7 @@ def start_run(
   With several hosts, only the first prints and logs; all write checkpoints.
 
   Args:
-    folder: Folder of the run.
+    folder: Folder of the run; created if it does not exist.
     built: Functions, data set and mesh of the run.
     steps: Number of the last step.
     seed: Seed of initial weights and dropout.
@@ -117,6 +119,7 @@ def start_run(
       return stack.enter_context(contextlib.closing(resource))
 
     console = closing(Console(steps, is_first_host))
+    folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(folder, console.say))
     metrics = read_metrics(folder, console.say)
     directory = folder / 'checkpoints'
@@ -126,10 +129,12 @@ def start_run(
         check_unchanged(folder / 'config.gin')
       else:
         _check_never_saved(directory, metrics)
-    losses = _losses(metrics)
     checkpoints = stack.enter_context(
-      _closing(Checkpoints(directory, keep_checkpoints, losses=losses))
+      _closing(Checkpoints(directory, keep_checkpoints))
     )
+    evaluations = _evaluations(metrics)
+    for x in evaluations:
+      checkpoints.evaluated(x['step'], x['loss'], coverage(x))
     _print_setup(built, console.say)
     step, state, position = _initial_state(
       built, checkpoints, seed, init_checkpoints, console
@@ -156,7 +161,9 @@ def start_run(
       step=step,
       saved_step=step,
       state=state,
-      evaluated={x for x in losses if x <= step},
+      evaluated=_evaluated(
+        evaluations, step, built.evaluator.coverage, console.say
+      ),
       checkpoints=checkpoints,
       console=console,
       log=closing(MetricsLog(folder, step, is_first_host, wandb, console.say)),
@@ -179,13 +186,26 @@ def _closing(checkpoints):
     checkpoints.close()
 
 
-def _losses(metrics):
-  """The held-out losses in the lines of a log, by step."""
-  return {
-    line['step']: line['loss']
-    for line in metrics
-    if line['kind'] == 'valid' and 'loss' in line
-  }
+def _evaluations(metrics):
+  """The lines of a log that are evaluations."""
+  return [x for x in metrics if x['kind'] == 'valid' and 'loss' in x]
+
+
+def _evaluated(evaluations, step, share, say):
+  """Steps up to `step` that have been evaluated with the coverage `share`.
+
+  Says which other coverage there is: its figures cannot be compared.
+  """
+  done = [x for x in evaluations if x['step'] <= step]
+  others = [x for x in done if coverage(x) != share]
+  if others:
+    say(
+      f'held-out figures up to step {others[-1]["step"]} are of '
+      f'{describe_coverage(coverage(others[-1]))}, those that follow of '
+      f'{describe_coverage(share)}: they are not compared, and the best '
+      'checkpoint of each is kept'
+    )
+  return {x['step'] for x in done if coverage(x) == share}
 
 
 def _check_never_saved(directory, metrics):
@@ -197,7 +217,7 @@ def _check_never_saved(directory, metrics):
   Raises:
     CheckpointError: if it had checkpoints.
   """
-  if metrics and (not directory.is_dir() or _losses(metrics)):
+  if metrics and (not directory.is_dir() or _evaluations(metrics)):
     raise CheckpointError(
       f'{directory} has no checkpoints, but metrics.jsonl beside it has '
       f'{len(metrics)} lines, up to step {max(x["step"] for x in metrics)}. To '
@@ -206,16 +226,18 @@ def _check_never_saved(directory, metrics):
     )
 
 
-def make_folder(output_dir: str) -> Path:
-  """Creates the folder of a run, or checks that it is writable.
+def find_folder(output_dir: str) -> Path:
+  """Finds the folder of a run, and checks that it can be written to.
+
+  `start_run` creates it: an error in the configuration leaves nothing behind.
 
   Raises:
     ValueError: if it cannot be created or written to.
   """
   folder = _folder(output_dir)
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
+    parent = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    with tempfile.TemporaryFile(dir=parent):
       pass
   except OSError as error:
     reason = error.strerror or error
