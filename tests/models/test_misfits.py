@@ -168,7 +168,8 @@ def test_all_parts_in_all_slots_work_or_are_refused_by_name():
     ('TransformerLM', 'DecoderBlock.attention = @DecoderBlock', 'itself'),
     # The default that closes the circle is not to blame.
     ('TransformerLM', 'SelfAttention.qkv = @DecoderBlock', 'itself, by Dec'),
-    ('TransformerLM', 'DecoderBlock.norm = @TransformerLM', 'itself, by Tra'),
+    ('TransformerLM', 'DecoderBlock.norm = @TransformerLM', 'is a model'),
+    ('HourglassLM', 'DecoderBlock.attention = @HourglassLM', 'is a model'),
     (
       'ScalingTransformer',
       'ScalingTransformer.cross_attention = @FixedGate',
@@ -185,7 +186,7 @@ def test_all_parts_in_all_slots_work_or_are_refused_by_name():
     ('BlockRecurrentLM', 'BlockRecurrentLM.feedback = @DecoderBlock', 'no arg'),
     ('ReversibleLM', 'ReversibleLM.positions = @RelativePositions', 'share'),
     ('BottomUpLM', 'BottomUpLM.aggregate = @ConcatDense', 'no argument'),
-    ('TopDownLM', 'TopDownLM.block = @HourglassLM', 'HourglassLM.vocab_size'),
+    ('TopDownLM', 'TopDownLM.block = @HourglassLM', 'is a model'),
     ('TopDownLM', 'TopDownLM.coarse_block = @EncoderBlock', '2 inputs'),
     (
       'TopDownLM',

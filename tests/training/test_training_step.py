@@ -9,6 +9,7 @@ import pytest
 import toy_training
 
 from trax_hier.compat import base, tl
+from trax_hier.layers import SelfAttention
 from trax_hier.training.build import build
 from trax_hier.training.optimizers import SGD, Adam
 from trax_hier.training.state import (
@@ -181,6 +182,20 @@ def test_model_state_is_carried_and_not_changed_by_evaluation():
   assert count == 2 and np.abs(memory).max() > 0
 
 
+def test_an_evaluation_may_read_only_the_first_batches():
+  data = toy_training.Data(n_eval=3)
+  built = build(toy_training.Model, data, Adam, eval_batches=2)
+  weights = built.init(jax.random.PRNGKey(0)).weights
+  values = built.evaluator(weights)
+  assert values['tokens'] == 8 * 6 * 2 and values['coverage'] == 2 / 3
+  data.eval_batches = lambda split: toy_training.Data.eval_batches(data, split)[
+    :2
+  ]
+  for n in (2, 99, None):
+    whole = build(toy_training.Model, data, Adam, eval_batches=n).evaluator
+    assert whole(weights) == {**values, 'coverage': 1.0}
+
+
 def test_evaluation_scores_every_token_once():
   data = toy_training.Data(n_eval=3)
   built = build(toy_training.Model, data, Adam)
@@ -205,6 +220,7 @@ def test_evaluation_scores_every_token_once():
   [
     ({'compute_dtype': 'float16'}, 'train.compute_dtype must be one of'),
     ({'model': toy_training.Model()}, 'train.model must be a factory'),
+    ({'model': SelfAttention}, 'train.model = @SelfAttention is not a model'),
     ({'optimizer': Adam()}, 'train.optimizer must be a factory'),
     ({'data': 'enwik8'}, 'train.data must be a data set'),
     ({'accumulate_steps': 3}, '8 rows does not split .*accumulate_steps = 3'),

@@ -1,6 +1,7 @@
 """Builds the jitted functions of a run from factories; compiles nothing."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 
 import jax
@@ -81,6 +82,7 @@ def build(
   compute_dtype: str = 'float32',
   mesh: Mapping[str, int] | None = None,
   must_fit: bool = False,
+  eval_batches: int | None = None,
 ) -> Build:
   """Builds model and optimizer and checks that they fit data and devices.
 
@@ -134,7 +136,12 @@ def build(
   if must_fit:
     check_memory(abstract, batch, logits, mesh.size, accumulate_steps)
   evaluator = Evaluator(
-    model(mode='eval'), data.eval_batches('valid'), data.unit, mesh, dtype
+    model(mode='eval'),
+    data.eval_batches('valid'),
+    data.unit,
+    mesh,
+    dtype,
+    eval_batches,
   )
   if must_fit:
     evaluator.check_memory(logits.shape[-1])
@@ -179,6 +186,11 @@ def check_bindings(model: Callable, data: object, compute_dtype: str) -> None:
     raise ValueError(
       'train.model must be a factory such as @HourglassLM (without '
       f'parentheses), got {_name(model)}'
+    )
+  module = getattr(model, '__module__', None) or ''
+  if re.match(r'trax_hier\.(?!models\b)', module):
+    raise ValueError(
+      f'train.model = @{_name(model)} is not a model, such as @HourglassLM'
     )
   check_data(data)
 

@@ -150,6 +150,7 @@ POSITIONS = Kind(
     'RelativePositions',
     'RotaryPositions',
     'LearnedPositions',
+    'FixedBasePositions',
     'T5Positions',
   ),
   'a position scheme',
@@ -235,6 +236,8 @@ def _build_fitting(binding, factory, kind, dimensions):
 
   if isinstance(factory, base.Layer) or not callable(factory):
     raise misfit('is not a factory')
+  if _module(factory).startswith('trax_hier.models.'):
+    raise misfit('is a model')
   lacking = [name for name in kind.takes if not accepts(factory, name)]
   if lacking:
     raise misfit(f'has no argument {" and ".join(map(repr, lacking))}')
@@ -332,9 +335,12 @@ def _function(factory):
   return factory
 
 
+def _module(factory):
+  return getattr(_function(factory), '__module__', None) or ''
+
+
 def _is_own(factory):
-  module = getattr(_function(factory), '__module__', None) or ''
-  return module.startswith('trax_hier.')
+  return _module(factory).startswith('trax_hier.')
 
 
 def _is_internal(factory):
