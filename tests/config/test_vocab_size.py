@@ -56,6 +56,9 @@ def n_ids():
 )
 def test_a_size_that_is_left_open(bindings, lines):
   config.parse([], [MODEL, *bindings])
+  # A second data set, without another parse, replaces the size.
+  config.set_vocab_size('train.model', 20)
+  assert n_ids()[0] == 20
   config.set_vocab_size('train.model', 300)
   assert n_ids() == (300, lines)
   config.check_used(['train'])

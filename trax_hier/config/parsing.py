@@ -122,8 +122,11 @@ def set_vocab_size(name: str, size: int) -> None:
   ]
   bound = next((k for k in keys if k in _table.bindings), None)
   if bound is None:
-    _bind(Binding(*keys[0], size, factory.location))
-  elif _table.is_open(_table.bindings[bound]):
+    bound = keys[0]
+    _bind(Binding(*bound, size, factory.location))
+    _table.from_data.add(bound)
+  elif bound in _table.from_data or _table.is_open(_table.bindings[bound]):
+    _table.from_data.add(bound)
     _bind(_table.source_of(_table.bindings[bound])._replace(value=size))
     _bind(_table.bindings[bound])
 

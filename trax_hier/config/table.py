@@ -69,6 +69,7 @@ class Table:
     outranked: Bindings that precede, in another file or option, a binding that
       selects a component. The component may not take them, so that they have no
       effect.
+    from_data: Sizes of vocabularies that the data gave.
   """
 
   bindings: dict[Key, Binding] = dataclasses.field(default_factory=dict)
@@ -81,6 +82,7 @@ class Table:
   passed_on: dict[str, dict[str, None]] = dataclasses.field(
     default_factory=dict
   )
+  from_data: set[Key] = dataclasses.field(default_factory=set)
 
   def copy(self) -> 'Table':
     """Returns a copy that shares no container with this one."""
