@@ -33,6 +33,7 @@ from trax_hier.layers import (
   BlockRecurrentCell,
   FixedGate,
   LSTMGate,
+  MemorizingAttention,
   SlidingAttention,
 )
 from trax_hier.models import BlockRecurrentLM
@@ -177,6 +178,12 @@ def recall(arguments):
     'lstm:skip': cell(gate=LSTMGate),
     'fixed:skip, bias +1': cell(gate=P(FixedGate, bias=1.0)),
     'fixed:skip, bias +2': cell(gate=P(FixedGate, bias=2.0)),
+    'external memory, 8 neighbors': P(
+      cell(),
+      recurrent_attention=P(
+        MemorizingAttention, window=16, memory=256, n_neighbors=8, segment=16
+      ),
+    ),
   }
   print(
     f'recall: batches of {arguments.recall_batch} segments of {SEGMENT} tokens,'

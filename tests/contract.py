@@ -54,6 +54,8 @@ class Row:
       keys matters.)
     thorough: Whether to decode with calls of many lengths.
     noisy: Whether training samples random numbers other than dropout.
+    dominated: Whether the gradients of a small weight are most of the first
+      gradient: fixed-base positions multiply weights by digits up to 14.
     slow: Whether CI omits the row because other rows cover its layers.
   """
 
@@ -61,6 +63,7 @@ class Row:
   idle: int
   thorough: bool = False
   noisy: bool = False
+  dominated: bool = False
   slow: bool = False
 
 
@@ -131,8 +134,14 @@ _SPARSE = dict(
 )
 _SRU = P(hl.SRUBranch, d_sru=4)
 _SLIDING = P(hl.SlidingAttention, window=4)
+_MEMORIZING = P(
+  hl.MemorizingAttention, window=4, memory=6, n_neighbors=3, segment=3
+)
 _CELL = P(hl.BlockRecurrentCell, window=4, n_states=3)
 _WINDOWED = P(hl.DecoderBlock, attention=P(hl.SelfAttention, window=4))
+_ALTERNATING = P(
+  hl.DecoderBlock, attention=(P(hl.SelfAttention, window=4), hl.SelfAttention)
+)
 _TOKEN_OFFSETS = P(hl.AttentionUpsample, token_offsets=True)
 _LINEAR = dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample)
 _PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)
@@ -154,6 +163,18 @@ ROWS = {
   'transformer windowed rotary': Row(
     _transformer(block=_WINDOWED, positions=hl.RotaryPositions),
     idle=0,
+    slow=True,
+  ),
+  'transformer alternating, tied': Row(
+    _transformer(block=_ALTERNATING, logits=hl.TiedLogits), idle=4
+  ),
+  'hourglass own positions, remat': Row(
+    _hourglass(
+      vanilla_block=P(_ALTERNATING, own_positions=hl.NoPositions),
+      vanilla_layers=(2, 0),
+      remat=True,
+    ),
+    idle=8,
     slow=True,
   ),
   'transformer remat': Row(_transformer(remat=True), idle=2, slow=True),
@@ -202,6 +223,22 @@ ROWS = {
     _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10, slow=True
   ),
   'slide': Row(_block_recurrent(recurrent_layers=()), idle=0, slow=True),
+  'memorizing': Row(
+    _block_recurrent(recurrent_attention=_MEMORIZING),
+    idle=0,
+    thorough=True,
+    slow=True,
+  ),
+  'hourglass memorizing': Row(
+    _hourglass(
+      '2@2', shortened_block=P(hl.DecoderBlock, attention=_MEMORIZING)
+    ),
+    idle=9,
+    slow=True,
+  ),
+  'slide, dense logits': Row(
+    _block_recurrent(recurrent_layers=(), logits=hl.Dense), idle=0, slow=True
+  ),
   'block-recurrent': Row(
     _block_recurrent(recurrent_attention=_CELL), idle=0, thorough=True
   ),
@@ -246,6 +283,17 @@ ROWS = {
     idle=9,
     slow=True,
   ),
+  'hourglass alternating, tied': Row(
+    _hourglass(
+      '4@2',
+      vanilla_layers=(0, 2),
+      vanilla_block=_ALTERNATING,
+      shortened_block=_ALTERNATING,
+      logits=hl.TiedLogits,
+    ),
+    idle=12,
+    slow=True,
+  ),
   'hourglass recurrence': Row(
     _hourglass(
       vanilla_block=P(hl.DecoderBlock, feed_forward=_SRU),
@@ -272,6 +320,15 @@ ROWS = {
     idle=0,
     slow=True,
   ),
+  'top-down, one for each scale, tied': Row(
+    _top_down(
+      shorten=(hl.AverageShorten, hl.LinearShorten),
+      dropout=(0.0, 0.2, 0.1),
+      logits=hl.TiedLogits,
+    ),
+    idle=6,
+    slow=True,
+  ),
   'bottom-up': Row(_bottom_up(), idle=7, thorough=True, slow=True),
   'bottom-up concatenated, t5': Row(
     _bottom_up(aggregate=hl.ConcatAggregation, positions=hl.T5Positions),
@@ -283,13 +340,50 @@ ROWS = {
     idle=0,
     slow=True,
   ),
+  'bottom-up, one for each scale, tied': Row(
+    _bottom_up(
+      shorten=(hl.AttentionShorten, hl.LinearShorten),
+      logits=hl.TiedLogits,
+    ),
+    idle=9,
+    slow=True,
+  ),
   'retina': Row(_retina(), idle=1, thorough=True),
   'retina linear, rotary': Row(
     _retina(pool=hl.LinearShorten, positions=hl.RotaryPositions),
     idle=0,
     slow=True,
   ),
+  'retina sparse, tied': Row(
+    _retina(
+      block=P(hl.DecoderBlock, feed_forward=_SPARSE_FF), logits=hl.TiedLogits
+    ),
+    idle=1,
+    slow=True,
+  ),
   'scaling': Row(_scaling(), idle=1, thorough=True, slow=True),
+  'scaling recurrence, fixed-base': Row(
+    _scaling(
+      attention=(P(hl.SparseAttention, n_modules=4), hl.SelfAttention),
+      recurrence=_SRU,
+      norm=hl.RMSNorm,
+      positions=hl.FixedBasePositions,
+    ),
+    idle=2,
+    noisy=True,
+    dominated=True,
+    slow=True,
+  ),
+  'scaling recurrence, sources': Row(
+    _with_sources(
+      attention=(P(hl.SparseAttention, n_modules=4), hl.SelfAttention),
+      recurrence=_SRU,
+      norm=hl.RMSNorm,
+      logits=hl.TiedLogits,
+    ),
+    idle=5,
+    slow=True,
+  ),
   'scaling, all sparse, sources': Row(
     _with_sources(
       cross_attention=P(hl.SparseCrossAttention, n_modules=2),
@@ -326,6 +420,21 @@ ROWS = {
     idle=1,
     slow=True,
   ),
+  'terraformer not reversible, fixed-base': Row(
+    _terraformer(
+      attention=(hl.SelfAttention, P(hl.SparseAttention, n_modules=4)),
+      feed_forward=hl.FeedForward,
+      recurrence=_SRU,
+      norm=hl.RMSNorm,
+      reversible_encoder=False,
+      positions=hl.FixedBasePositions,
+      logits=hl.TiedLogits,
+    ),
+    idle=5,
+    noisy=True,
+    dominated=True,
+    slow=True,
+  ),
   'terraformer windowed': Row(
     _terraformer(attention=P(hl.SelfAttention, window=4)), idle=3, slow=True
   ),
@@ -351,6 +460,20 @@ ROWS = {
   'reversible': Row(
     P(ReversibleLM, n_layers=3, **{**_SPARSE, 'recurrence': hl.SRUBranch}),
     idle=1,
+    slow=True,
+  ),
+  'reversible alternating, tied': Row(
+    P(
+      ReversibleLM,
+      n_layers=4,
+      **{
+        **_SPARSE,
+        'attention': (P(hl.SparseAttention, n_modules=4), hl.SelfAttention),
+        'norm': hl.RMSNorm,
+        'logits': hl.TiedLogits,
+      },
+    ),
+    idle=2,
     slow=True,
   ),
   'reversible, recurrences alone': Row(

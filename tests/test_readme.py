@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from trax_hier import cli, config, trainer
+from trax_hier import cli, config, trainer, trax_trainer
 from trax_hier.storage import configurables  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +163,8 @@ def run(words):
     case ['python', '-m', 'trax_hier.data.subwords' as module, *arguments]:
       smaller = re.sub(r'--size=\d+', '--size=300', shlex.join(arguments))
       return importlib.import_module(module).main(shlex.split(smaller))
+    case ['trax-trainer', *arguments]:
+      return trax_trainer.main([*arguments, '--config=train.steps = 2'])
     case ['trax-hier', 'describe', *_]:
       # The model has its published size and takes minutes to compile.
       arguments = [*words[1:], '--no_compile']
@@ -190,9 +192,9 @@ NAMES = {}  # Namespace of the Python blocks.
 def test_blocks(block, capsys):
   if block.language == 'bash':
     run_all(block.text, capsys)
-  elif block.language == 'gin':
+  elif block.language == 'gin' and not block.file:
     describe(block, capsys)
-  elif not block.file:
+  elif block.language == 'python' and not block.file:
     exec(block.text, NAMES)
 
 

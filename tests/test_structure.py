@@ -39,8 +39,8 @@ _TOP = _LAYERS | _DATA | _TRAINING | {'models', 'generation', 'inspection'}
 MAY_IMPORT = {
   # Imported by all; it imports nothing.
   'environment': set(),
-  'compat': set(),
   'config': set(),
+  'compat': {'config'},
   'layers.base': {'compat', 'config'},
   'layers.attention': _BASE,
   'layers.blocks': _BASE | {'layers.attention'},
@@ -71,9 +71,11 @@ MAY_IMPORT = {
   'generation': _LAYERS,
   'inspection': _LAYERS | _TRAINING | {'generation'},
   'storage': _LAYERS | _DATA | _TRAINING | {'models', 'generation'},
-  'commands': _TOP | {'storage'},
+  'translation': {'config'},
+  'commands': _TOP | {'storage', 'translation'},
   'cli': {'commands'},
   'trainer': _TOP | {'storage', 'commands'},
+  'trax_trainer': {'compat', 'config', 'commands'},
   'versions': set(),
   '': {'storage', 'versions'},
 }

@@ -30,6 +30,7 @@ from trax_hier.commands import (
   failures,
   flags,
   generate,
+  import_config,
   import_trax,
   listing,
   train,
@@ -44,6 +45,7 @@ _COMMANDS = {
   'list': listing,
   'compare': compare,
   'export': export,
+  'import_config': import_config,
   'import_trax': import_trax,
 }
 

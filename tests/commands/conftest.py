@@ -45,6 +45,7 @@ class FakeRun:
   compute_dtype: str = 'float32'
   folder: str = 'a/run'
   mesh: object = None
+  loss_chunk: object = None
 
   def load_weights(self, step, say):
     del step, say

@@ -102,6 +102,24 @@ def test_metrics(make, compare):
   assert out.endswith('\nsettings: identical\n')
 
 
+def test_evaluations_of_different_coverage_are_not_compared(make, compare):
+  def evaluation(step, bits, **more):
+    return dict(kind='valid', step=step, loss=1, bits_per_byte=bits, **more)
+
+  lines = [
+    train_line(10, 2.0, 0.0),
+    evaluation(10, 1.0),  # Of an earlier version: whole.
+    evaluation(20, 3.0, coverage=0.25),
+    evaluation(30, 4.0, coverage=0.25),
+  ]
+  rows = cells(compare(make('a', lines=lines), make('b'))[1])
+  assert rows['held-out bits per byte, best'][0] == '3.0000 (step 20)'
+  assert rows['held-out scores are of'] == [
+    '25% of the split (1 of another share left out)',
+    'the whole split',
+  ]
+
+
 def test_a_probe_may_be_logged_first(make, compare):
   probe = dict(kind='look', step=5, mean_gate=0.5)
   lines = [probe, train_line(10, 2.0, 0.0), train_line(20, 1.0, 9.0)]

@@ -254,7 +254,7 @@ sys.exit(code)
   assert done.returncode == 0, done.stderr
   found = sections(done.stdout)
   model, data, devices = found['']
-  assert model == 'model: Terraformer, 17,006,590,784 parameters'
+  assert model == 'model: Terraformer, 16,976,953,664 parameters'
   assert data == 'data: none; batches of 8 rows of 16 with sources of 32'
   assert devices == 'devices: 4 x cpu (data 2, fsdp 2)'
   held = rows(found['Memory of each device'])['weights'][0]

@@ -16,6 +16,7 @@ from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.windows import EvalWindows
 from trax_hier.storage import runs
 from trax_hier.training import evaluate
+from trax_hier.training.loss import Loss
 
 
 def results(out):
@@ -65,7 +66,7 @@ def test_evaluate_equals_the_plain_computation(
   assert (code, err) == (0, '')
   found = results(out)
   assert found['run'] == f'{tiny_run.folder}, step 4, float32'
-  assert found['split'] == 'test'
+  assert found['split'] == 'test, the whole split'
   assert found['bytes scored'] == '100'
   assert float(found['bits per byte']) == pytest.approx(expected, abs=6e-5)
   assert found['context'].startswith(f'window {window}, stride {stride}; each')
@@ -85,8 +86,9 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
 ):
   got = {}
 
-  def evaluator(layer, batches, unit, mesh, compute_dtype):
+  def evaluator(layer, batches, unit, mesh, compute_dtype, n_batches, loss):
     del layer, batches, mesh
+    assert n_batches is None and loss == Loss()
     got['dtype'] = compute_dtype
 
     def score(weights, before_batch):
@@ -95,6 +97,7 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
       return {f'bits_per_{unit}': 1.5, 'tokens': 1234.0}
 
     score.check_memory = lambda n_ids: None
+    score.coverage = 1.0
     return score
 
   monkeypatch.setattr(evaluate, 'Evaluator', evaluator)
@@ -107,6 +110,20 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
   assert results(out)['run'] == f'{folder}, step 2, bfloat16'
   assert results(out)['bits per byte'] == '1.5000'
   assert results(out)['bytes scored'] == '1,234'
+
+
+def test_evaluate_the_first_batches(program, tiny_run):
+  # Of 50 bytes, in batches of 2 windows of 8 bytes.
+  flags = '--split=valid', '--window=8', '--batches=2'
+  code, out, err = program('evaluate', f'--run={tiny_run.folder}', *flags)
+  assert (code, err) == (0, '')
+  found = results(out)
+  assert found['split'].startswith('valid, the first 2 batches, ')
+  assert found['split'].endswith('% of the split')
+  assert int(found['bytes scored']) < 50
+  run = f'--run={tiny_run.folder}'
+  code, _, err = program('evaluate', run, '--batches=0')
+  assert code == 2 and '--batches=0: must be 1 or more' in err
 
 
 @pytest.mark.slow

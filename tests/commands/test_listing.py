@@ -122,7 +122,7 @@ def test_gin_files_have_a_line_and_say_what_they_need():
     ),
     (('@Adam',), ['b1 +float +0.9', 'fits into: train.optimizer$']),
     (('multifactor',), ['fits into: .*Adam.learning_rate']),
-    (('LearnedPositions',), ['fits into: .*HourglassLM.positions']),
+    (('LearnedPositions',), ['fits into: .*BlockRecurrentLM.positions']),
     (
       ('HourglassLM.shorten',),
       [

@@ -41,6 +41,7 @@ MODULES = (
   'trax.layers.rnn_test',
   'trax.models.research.hourglass_test',
   'trax.optimizers.optimizers_test',
+  'trax.supervised.trainer_lib_test',
   'trax.supervised.training_test',
 )
 
@@ -78,10 +79,15 @@ NOT_RUN = {
 
 
 def provide_for_tests():
-  """Provides what the tests import: removed parts of JAX, `parameterized`."""
+  """Provides what the tests import and is missing here."""
   jax.tree_map, jax.tree_structure = jax.tree.map, jax.tree.structure
   sys.modules['jax.config'] = types.SimpleNamespace(config=jax.config)
   sys.modules['jax.test_util'] = jax.test_util = types.SimpleNamespace()
+  # Of the backend that is not loaded, tests of others read these settings.
+  sys.modules['trax.tf_numpy'] = types.SimpleNamespace(
+    extensions=types.SimpleNamespace(tpu_devices=tuple),
+    numpy=types.SimpleNamespace(is_allow_float64=bool, set_allow_float64=bool),
+  )
 
   def expand(cases):
     def decorate(test):

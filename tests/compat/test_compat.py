@@ -58,6 +58,15 @@ PATCHED = {
     from trax_hier import compat
     from trax.data import inputs
     assert inputs.jax.host_count() == 1
+    stream = inputs.random_inputs(
+        input_shape=(2, 50), input_range=(0, 2), output_shape=(2,))
+    x, _ = next(stream.train_stream(1))
+    assert sorted(set(x.flat)) == [0, 1, 2]
+  """,
+  'trax.data.tf_inputs': """
+    from trax_hier import compat
+    from trax.data import tf_inputs
+    assert tf_inputs.jax.host_count() == 1
   """,
   'trax.fastmath.jax': """
     from trax_hier import compat
@@ -176,6 +185,15 @@ PATCHED = {
     gradients = jax.tree.leaves(jax.grad(loss)(weights))
     assert gradients and all(g.any() for g in gradients)
   """,
+  'trax.models.research.bert': """
+    from trax_hier import compat
+    from trax.models.research import bert
+    tree = {'a': (1, 2)}
+    leaves = bert.jax.tree_map(lambda x: -x, tree)
+    assert leaves == {'a': (-1, -2)}
+    structure = bert.jax.tree_structure(tree)
+    assert bert.jax.tree_unflatten(structure, [-1, -2]) == leaves
+  """,
   'trax.optimizers.trainer': """
     from trax_hier import compat
     from trax.optimizers import trainer
@@ -183,6 +201,18 @@ PATCHED = {
     x = jnp.ones(3)
     trainer.ReversibleSerialTrainer._free_accelerators(None)
     assert x.is_deleted()
+  """,
+  'trax.supervised.trainer_lib': """
+    from trax_hier.compat import ShapeDtype, tl
+    from trax.supervised import trainer_lib
+    import jax, numpy as np
+    layer = tl.Dense(2)
+    weights, state = layer.init(ShapeDtype((1, 3)))
+    graph = trainer_lib.jax.xla_computation(layer)(
+        np.ones((1, 3), np.float32), weights=weights, state=state,
+        rng=jax.random.PRNGKey(0))
+    assert 'HloModule' in graph.as_hlo_text()
+    assert 'digraph' in graph.as_hlo_dot_graph()
   """,
   'trax.supervised.training': """
     import os, tempfile
@@ -192,6 +222,30 @@ PATCHED = {
     path = os.path.join(tempfile.mkdtemp(), 'x.pkl.gz')
     training.pickle_to_file({'a': 1}, path, gzip=True)
     assert training.unpickle_from_file(path, gzip=True) == {'a': 1}
+  """,
+  'trax.trainer': """
+    import sys
+    from trax_hier import compat
+    from trax import trainer
+    import jax
+    trainer.FLAGS(['trainer', '--tf_xla=False'])
+    trainer._tf_setup_from_flags()
+    trainer._jax_and_tf_configure_for_devices()
+    joined = []
+    jax.distributed.initialize = lambda *args: joined.append(args)
+    trainer._make_jax_gpu_cluster(1, '10.0.0.1', 2, 7000)
+    assert joined == [('10.0.0.1:7000', 2, 1)]
+    for name in ('tensorflow', 'trax.tf_numpy'):
+      assert name not in sys.modules
+    # Once data load TensorFlow, it gets no GPU.
+    import types
+    from trax.data import tf_inputs
+    hidden, tf = [], types.ModuleType('tensorflow')
+    tf.data = tf.config = types.SimpleNamespace(
+        set_visible_devices=lambda *args: hidden.append(args))
+    sys.modules['tensorflow'] = tf
+    assert tf_inputs.tf.data is tf_inputs.tf.config
+    assert hidden == [([], 'GPU')]
   """,
 }
 
@@ -325,26 +379,33 @@ def test_hourglass_and_lsh_attention():
 
 
 def test_packages_import_on_demand():
-  check("""
+  check('''
     import sys
     from trax_hier import compat
     import gin, pytest, trax
 
     assert trax.lr.multifactor is trax.supervised.lr_schedules.multifactor
     assert trax.layers is compat.tl
-    assert 'trax.models.transformer' not in sys.modules
-    gin.parse_config('trax.models.TransformerLM.d_model = 4', skip_unknown=True)
+    assert 'trax.models' not in sys.modules
+    # What a notebook of Trax parses first; `import trax` registered it there.
+    gin.parse_config("""
+        multifactor.warmup_steps = 7
+        train.model = @trax.models.TransformerLM
+        TransformerLM.d_model = 4
+        trax.layers.SelfAttention.n_heads = 3
+        batcher.data_streams = @data.data_streams
+        Adam.b1 = 0.5
+    """)
     assert callable(trax.models.TransformerLM)
-    gin.parse_config('trax.models.TransformerLM.d_model = 4')
-    gin.parse_config('trax.layers.SelfAttention.n_heads = 3')
     assert gin.query_parameter('trax.models.TransformerLM.d_model') == 4
+    assert trax.supervised.Trainer and trax.data.inputs
     from trax.models import HourglassLM
     for package in (trax, trax.models, trax.rl):
       assert not hasattr(package, 'no_such_name')
       assert not hasattr(package, '__all__')
     from trax.rl import serialization_utils, space_serializer
     assert 'gym' not in sys.modules and 'tensorflow' not in sys.modules
-  """)
+  ''')
 
 
 def test_only_trax_sees_stubs():

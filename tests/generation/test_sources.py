@@ -128,9 +128,9 @@ def test_sample_text_takes_a_source():
     ),
     (
       dict(sources=[np.ones(21, int)] * 2),
-      '21 positions .* a source, .*LearnedPositions.n_positions = 20',
+      '21 positions .* a source, .* has only 20, .*LearnedPositions.n_positions',
     ),
-    (dict(n_tokens=18), '21 positions .* new tokens, .*n_positions = 20'),
+    (dict(n_tokens=18), '21 positions .* new tokens, .* has only 20, '),
   ],
 )
 def test_bad_arguments(arguments, message):

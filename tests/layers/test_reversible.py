@@ -63,6 +63,17 @@ def test_gradients_equal_autodiff(monkeypatch):
   assert all(np.any(g) for g in jax.tree.leaves(ours[1]))
 
 
+def test_gradients_of_alternating_blocks_equal_autodiff(monkeypatch):
+  kinds = sublayers, P(sublayers, feed_forward=P(hl.FeedForward, D, 12))
+  layer, x = hl.ReversibleRepeat(kinds, 4), inputs()
+  weights, state = toy.make(layer, x)
+  ours = gradients(layer, weights, x, state)
+  use_autodiff(monkeypatch)
+  toy.close(ours, gradients(layer, weights, x, state), 2e-5)
+  with pytest.raises(ValueError, match='has 2 parts'):
+    hl.ReversibleRepeat(kinds, 3)
+
+
 def test_a_sublayer_is_added_to_the_stream_that_it_does_not_read():
   layer = hl.ReversibleRepeat(lambda: [hl.Dense(D), tl.Relu()], 2)
   x1, x2 = inputs()

@@ -39,6 +39,11 @@ CARRIED = {
   'sparse': dict(
     attention=P(SPARSE, window=3, v_concat=True, output=hl.SparseDense)
   ),
+  'memory': dict(
+    attention=P(
+      hl.MemorizingAttention, window=3, memory=5, n_neighbors=2, segment=2
+    )
+  ),
   'recurrence': dict(feed_forward=P(hl.SRUBranch, d_sru=4), d_ff=NO_D_FF),
   'feedback, recurrence': dict(
     feed_forward=hl.SRUBranch, d_ff=NO_D_FF, **FEEDBACK

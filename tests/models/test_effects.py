@@ -35,6 +35,11 @@ IDLE = {
   'BlockRecurrentLM.d_head = 4': P(
     RECURRENT, attention=hl.LSHAttention, carry=False, d_head=4
   ),
+  'TransformerLM.positions = @T5Positions': P(
+    models.TransformerLM,
+    block=P(hl.DecoderBlock, own_positions=hl.NoPositions),
+    positions=hl.T5Positions,
+  ),
   'TopDownLM.inject = @Sum': P(
     models.TopDownLM, scales=(1,), n_layers=(1,), inject=hl.Sum
   ),

@@ -187,6 +187,27 @@ def test_all_parts_in_all_slots_work_or_are_refused_by_name():
     ('ReversibleLM', 'ReversibleLM.positions = @RelativePositions', 'share'),
     ('BottomUpLM', 'BottomUpLM.aggregate = @ConcatDense', 'no argument'),
     ('TopDownLM', 'TopDownLM.block = @HourglassLM', 'is a model'),
+    ('TopDownLM', 'TopDownLM.logits = @DenseQKV', '3 outputs'),
+    ('RetinaLM', 'RetinaLM.block = @FeedForward', "no argument 'attention'"),
+    ('RetinaLM', 'RetinaLM.logits = @FeedForward', 'FeedForward.d_model has'),
+    ('Terraformer', 'Terraformer.norm = @Dense', 'Dense.d_out'),
+    ('Terraformer', 'Terraformer.positions = @RelativePositions', 'share'),
+    (
+      'TransformerLM',
+      'DecoderBlock.own_positions = @RelativePositions',
+      'legal are @NoPositions',
+    ),
+    (
+      'TransformerLM',
+      'DecoderBlock.own_positions = @FixedBasePositions',
+      'legal are @NoPositions',
+    ),
+    (
+      'ScalingTransformer',
+      'ScalingTransformer.recurrence = @SlidingAttention',
+      'padding',
+    ),
+    ('TransformerLM', 'DecoderBlock.recurrence = @DenseQKV', 'DenseQKV'),
     ('TopDownLM', 'TopDownLM.coarse_block = @EncoderBlock', '2 inputs'),
     (
       'TopDownLM',
@@ -199,3 +220,38 @@ def test_misfit(model, binding, reason):
   with pytest.raises(ValueError, match=reason) as caught:
     train_abstractly(model, [binding])
   assert config.explain(caught.value).startswith(binding)
+
+
+@pytest.mark.parametrize(
+  ('model', 'binding', 'reason'),
+  [
+    (
+      'TopDownLM',
+      'TopDownLM.shorten = (@AverageShorten, @LinearShorten)',
+      'a tuple of 1, one for each scale but the first',
+    ),
+    ('BottomUpLM', 'BottomUpLM.shorten = (@LinearUpsample,)', '2 inputs'),
+    ('BottomUpLM', 'BottomUpLM.dropout = (0.1, 0.2, 0.3)', 'a tuple of 2'),
+    ('BottomUpLM', 'BottomUpLM.dropout = (0.1, 1.0)', '.*below 1'),
+    (
+      'TransformerLM',
+      'DecoderBlock.attention = (@SelfAttention, @EncoderAttention)',
+      '2 inputs',
+    ),
+    (
+      'HourglassLM',
+      'DecoderBlock.attention = (@SelfAttention, @SparseAttention)',
+      'must divide the number of blocks, 1',
+    ),
+    (
+      'Terraformer',
+      'Terraformer.attention = (@SelfAttention, @SparseAttention)',
+      'must divide the number of blocks, 1',
+    ),
+  ],
+)
+def test_misfit_of_one_of_several(model, binding, reason):
+  with pytest.raises(ValueError, match=reason) as caught:
+    train_abstractly(model, [binding])
+  slot = binding.partition(' = ')[0]
+  assert config.explain(caught.value).startswith(f'{slot} ')

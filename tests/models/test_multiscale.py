@@ -610,3 +610,38 @@ def test_a_shortening_that_does_not_shorten():
       **{**toy.SIZES, 'n_layers': (1, 1, 1)},
       shorten=P(hl.Dense, toy.SIZES['d_model']),
     )
+
+
+# One value for each scale
+# ------------------------------------------------------------------------------
+each_model_of_scales = pytest.mark.parametrize('model', [TopDownLM, BottomUpLM])
+
+
+@each_model_of_scales
+def test_each_scale_has_its_shortening(model):
+  d = toy.SIZES['d_model']
+
+  def has_kernel_of_3_rows(*shorten):
+    sizes = dict(scales=(1, 2, 6), n_layers=(0, 0, 1), shorten=shorten)
+    shapes, _ = toy.shapes(toy_model(model, **sizes), toy.tokens(12))
+    return (3 * d, d) in {x.shape for x in jax.tree.leaves(shapes)}
+
+  assert has_kernel_of_3_rows(hl.AverageShorten, hl.LinearShorten)
+  assert not has_kernel_of_3_rows(hl.LinearShorten, hl.AverageShorten)
+
+
+@pytest.mark.parametrize(
+  'model', [TopDownLM, pytest.param(BottomUpLM, marks=slow)]
+)
+def test_each_scale_has_its_dropout(model):
+  x = toy.tokens(8)
+
+  def logits(dropout):
+    sizes = dict(scales=(1, 4), n_layers=(0, 1), positions=hl.NoPositions)
+    layer = toy_model(model, **sizes, dropout=dropout, mode='train')
+    return toy.run(layer, x, *toy.make(layer, x))[0]
+
+  np.testing.assert_array_equal(logits(0.2), logits((0.2, 0.2)))
+  # The first vector of 4 tokens is complete at the last of them.
+  changed = logits((0.0, 0.5)) != logits(0.0)
+  assert not changed[:, :3].any() and changed[:, 3:].any()

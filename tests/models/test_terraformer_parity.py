@@ -15,13 +15,12 @@ from test_scaling_transformer_parity import (
   N,
   R,
   S,
-  our_weights,
-  their_arrays,
 )
 
 from trax_hier import layers as hl
 from trax_hier.compat import tl
 from trax_hier.models import Terraformer
+from trax_hier.storage.trax_order import convert
 
 # After trax_hier.compat, which patches trax for current JAX and makes these
 # imports fast.
@@ -153,34 +152,6 @@ def pair(*lengths):
 BATCH = pair(M, 5, 1)
 
 
-def ours_from_official(official, weights, model, shapes):
-  """Weights or gradients of trax's model, in the tree of our model.
-
-  `shapes` has the shapes of our weights. The groups of layers are in another
-  order than in trax; the arrays in each group are in the same order.
-  """
-  layers = zip(official.sublayers, weights, strict=True)
-  groups = [list(their_arrays(*pair)) for pair in layers]
-  # The other layers have no arrays.
-  sources, targets, encoder, decoder, norm, logits = filter(None, groups)
-  table, source_positions = sources
-  (target_positions,) = targets  # They share the table.
-  arrays = iter(
-    [
-      table,
-      target_positions,
-      source_positions,
-      *encoder,
-      *decoder,
-      *norm,
-      *logits,
-    ]
-  )
-  weights = our_weights(model, shapes, arrays)
-  assert next(arrays, None) is None, 'trax has more arrays'
-  return weights
-
-
 def near(y, expected):
   """Asserts that y is near `expected`, relative to its largest number."""
   y, expected = np.asarray(y), np.asarray(expected)
@@ -194,7 +165,7 @@ def same_weights(variant, mode, inputs):
   official, model = variant.official(mode), variant.model(mode)
   weights, state = toy.make(official, inputs)
   shapes, our_state = toy.shapes(model, inputs)
-  ours = ours_from_official(official, weights, model, shapes)
+  ours = convert(jax.tree.leaves(weights), model, shapes)
   return (official, weights, state), (model, ours, toy.zeros_like(our_state))
 
 
@@ -275,7 +246,7 @@ def test_gradients_equal_trax(monkeypatch, variant):
   plain = property(lambda self: False)
   monkeypatch.setattr(reversible.ReversibleLayer, 'has_backward', plain)
   theirs = gradients(*official, BATCH)
-  theirs = ours_from_official(official[0], theirs, model, weights)
+  theirs = convert(jax.tree.leaves(theirs), model, weights)
   leaves = jax.tree.leaves(theirs)
   scale = max(np.max(np.abs(g)) for g in leaves)
   for gradient, expected in zip(jax.tree.leaves(ours), leaves, strict=True):

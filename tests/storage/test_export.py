@@ -146,6 +146,15 @@ def block(**arguments):
   return hl.DecoderBlock(8, 16, 2, mode='eval', **arguments)
 
 
+def test_names_of_alternating_blocks_are_those_of_single_ones():
+  kinds = hl.SelfAttention, functools.partial(hl.SparseAttention, n_modules=4)
+  plain, _ = names_of(*(block(attention=kind) for kind in (*kinds, *kinds)))
+  for remat in (False, True):
+    repeat = hl.Repeat(lambda: block(attention=kinds), 4, remat)
+    repeated, _ = names_of(repeat)
+    assert list(repeated) == list(plain)
+
+
 def test_names_do_not_depend_on_how_blocks_are_run():
   plain, _ = names_of(block(), block(), block(), tl.LayerNorm())
   assert 'blocks.2.attention.query.weights' in plain
@@ -302,7 +311,7 @@ def test_files_of_the_export(exported, tiny_run):
     '| parameters | 6,864, float32 |',
     '| trained for | 4 steps |',
     'text.txt',
-    '| held out, at step 4 | |',
+    '| held out (the whole split), at step 4 | |',
     f'| bits per byte | {bits:.4f} |',
     "trax_hier.load('.')",
     "HourglassLM.hierarchy = '1@3'",
@@ -333,7 +342,7 @@ def test_bfloat16_and_an_older_step(exported, tiny_run, tmp_path, capsys):
   card = (folder / 'README.md').read_text()
   first, _ = (tiny_run.folder / 'metrics.jsonl').read_text().splitlines()
   for text in (
-    '| held out, at step 2 | |',
+    '| held out (the whole split), at step 2 | |',
     f'| bits per byte | {json.loads(first)["bits_per_byte"]:.4f} |',
     binding,
   ):
@@ -557,6 +566,10 @@ BIAS = 'logits.dense.bias'
     ),
     (edit_facts(length='gone'), "config.json: has no 'length'"),
     (edit_facts(vocab={'kind': 'x'}), "unknown vocab = {'kind': 'x'}"),
+    (
+      edit_facts(vocab={'kind': 'ids', 'size_with_sentinels': None, 'size': 0}),
+      "unknown vocab = {'kind': 'ids'",
+    ),
     (shutil.rmtree, 'no such folder'),
   ],
 )

@@ -1,10 +1,10 @@
-"""Weights of Trax's own Hourglass: parity, its files, unsafe pickles."""
+"""Files of Trax's weights, unsafe pickles, and errors of the import."""
 
+import collections
 import copyreg
 import functools
 import gzip
 import itertools
-import math
 import os
 import pickle
 
@@ -19,82 +19,11 @@ from numpy.f2py.crackfortran import myeval
 
 import trax_hier
 from trax_hier import cli, config
-from trax_hier import layers as hl
 from trax_hier.compat import ShapeDtype, base
-from trax_hier.models import HourglassLM
 from trax_hier.storage import trax_files, trax_unpickler
-from trax_hier.storage.import_trax import _kinds, hourglass_weights
-from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.storage.trax_files import UnsafeFileError, read_trax_weights
 
-P = functools.partial
 LENGTH = 24
-SIZES = {key: value for key, value in toy.SIZES.items() if key != 'max_len'}
-
-ATTENTION_NAIVE = (
-  dict(attention_upsampling_fn='NaiveUpsampling'),
-  dict(upsample=P(hl.AttentionUpsample, expand=hl.RepeatUpsample)),
-  dict(dense_upsample=False),
-)
-ALL_KINDS = dict(
-  dense_shorten=False,
-  dense_upsample=True,
-  attention_shorten=True,
-  attention_upsample=True,
-)
-# vanilla_layers, hierarchy, and the arguments of Trax's model, of our model and
-# of the import.
-CASES = {
-  'average, linear': ((1, 1), '2@3', {}, {}, {}),
-  'linear, linear': (
-    (1, 2),
-    '2@3',
-    dict(attention_downsampling_fn='LinearPooling'),
-    dict(shorten=P(hl.AttentionShorten, pool=hl.LinearShorten)),
-    dict(dense_shorten=True),
-  ),
-  'average, zero': (
-    (2, 0),
-    '2@4',
-    dict(attention_upsampling_fn='NoUpsampling'),
-    dict(upsample=P(hl.AttentionUpsample, expand=hl.ZeroUpsample)),
-    dict(dense_upsample=False),
-  ),
-  'average, naive, two levels': ((1, 1), '1@2 2@6 1@2', *ATTENTION_NAIVE),
-  'linear without attention': (
-    (1, 1),
-    '2@3',
-    dict(downsampling_fn='LinearPooling', upsampling_fn='LinearUpsampling'),
-    dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample),
-    dict(attention_shorten=False, attention_upsample=False, dense_shorten=True),
-  ),
-  'average, naive without attention, two levels': (
-    (0, 1),
-    '1@2 1@4 1@2',
-    dict(downsampling_fn='AveragePooling', upsampling_fn='NaiveUpsampling'),
-    dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample),
-    dict(
-      attention_shorten=False, attention_upsample=False, dense_upsample=False
-    ),
-  ),
-  'three levels': ((0, 0), '1@2 1@4 1@12 1@4 1@2', {}, {}, {}),
-}
-
-QUICK = ('average, zero', 'linear without attention')
-
-
-def trax_hourglass(vanilla_layers, hierarchy, arguments):
-  from trax.layers.research import resampling
-  from trax.models.research import hourglass
-
-  arguments = {k: getattr(resampling, name) for k, name in arguments.items()}
-  return hourglass.HourglassLM(
-    vanilla_layers=vanilla_layers,
-    hierarchy=hierarchy,
-    mode='eval',
-    **SIZES,
-    **arguments,
-  )
 
 
 def logits(model, weights, x):
@@ -102,51 +31,6 @@ def logits(model, weights, x):
   state = toy.zeros_like(state)
   return jax.jit(lambda w: model.pure_fn(x, w, state, toy.KEY)[0])(weights)
 
-
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
-    for name in CASES
-  ],
-)
-def test_parity(name):
-  vanilla_layers, hierarchy, theirs, ours, kinds = CASES[name]
-  x = toy.tokens(LENGTH)
-  trax_model = trax_hourglass(vanilla_layers, hierarchy, theirs)
-  shapes, _ = toy.shapes(trax_model, x)
-  weights = toy.random_like(shapes, scale=0.2)
-  expected = logits(trax_model, weights, x)
-
-  model = HourglassLM(
-    vanilla_layers=vanilla_layers,
-    hierarchy=hierarchy,
-    mode='eval',
-    **SIZES,
-    **ours,
-  )
-  template, _ = toy.shapes(model, x)
-  kinds = ALL_KINDS | kinds
-  assert _kinds(tensor_names(model, template)) == kinds
-  converted = hourglass_weights(
-    weights, template, vanilla_layers, hierarchy, **kinds
-  )
-  np.testing.assert_allclose(logits(model, converted, x), expected, 0, 1e-5)
-  sizes = [
-    sum(math.prod(w.shape) for w in jax.tree.leaves(tree))
-    for tree in (weights, converted)
-  ]
-  assert sizes[0] == sizes[1]
-
-
-def test_weights_of_another_hierarchy_are_rejected():
-  model = HourglassLM(hierarchy='1@3', mode='eval', **SIZES)
-  template, _ = toy.shapes(model, toy.tokens(3))
-  with pytest.raises(ValueError, match='hierarchy, widths or the kinds'):
-    hourglass_weights([np.zeros(3)] * 200, template, (1, 1), '1@3')
-
-
-# Files ------------------------------------------------------------------------
 
 CONFIG = """
 train.model = @HourglassLM
@@ -216,7 +100,7 @@ def run(files, capsys):
     )
     output = capsys.readouterr()
     assert not (code and output.out)
-    return code, messages(output.err) or output.out
+    return code, messages(output.err) if code else output.out
 
   return run
 
@@ -242,6 +126,35 @@ def test_an_imported_file_gives_the_same_logits(files, run):
     0,
     1e-5,
   )
+
+
+def test_our_models_that_trax_has_trained_are_read(files, run):
+  config.parse([str(files / 'model.gin')])
+  model = config.value('train.model')(mode='eval')
+  shapes, state = toy.shapes(model, toy.tokens(LENGTH))
+  model.weights, model.state = toy.random_like(shapes), toy.zeros_like(state)
+  model.save_to_file(
+    str(files / 'ours.pkl.gz'),
+    input_signature=toy.signature(toy.tokens(LENGTH)),
+  )
+  assert run(weights='ours.pkl.gz')[0] == 0
+  loaded = trax_hier.load(files / 'out').weights
+  for x, y in zip(*map(jax.tree.leaves, (loaded, model.weights)), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+  'flags, unit',
+  [
+    (['--unit=dim'], 'dim'),
+    (['--config=train.data = @ImageBytes()'], 'dim'),
+    (['--config=train.data = @TextFiles()'], 'byte'),
+    (['--unit=token', '--config=train.data = @ImageBytes()'], 'token'),
+  ],
+)
+def test_units(files, run, flags, unit):
+  assert run(*flags)[0] == 0
+  assert trax_hier.load(files / 'out').unit == unit
 
 
 def assert_imported(file):
@@ -341,7 +254,9 @@ def attacks(mark):
     'numpy.fromfile': Call(np.fromfile, str(mark)),
     'numpy.f2py.crackfortran.myeval': Call(myeval, script),
     'numpy.fromstring': [Call(np.fromstring, '1')],
-    'builtins.list': Call(reconstruct, list, shape, kind),
+    'builtins.dict': Call(reconstruct, dict, shape, kind),
+    # A history holds collections.defaultdict(list).
+    'posix.system    ': Call(collections.defaultdict, os.system),
     # Code inside an array of objects.
     'posix.system ': np.array([[shell]], object),
     'posix.system  ': Call(
@@ -403,6 +318,9 @@ def allowed():
       b'N}(X\5\0\0\0_callcnumpy\ndtype\nu\x86b',
     ),
     opcodes(b'ctrax.shapes\nShapeDtype\n', b'}(X\1\0\0\0aK\1ub'),
+    opcodes(b'ccollections\ndefaultdict\n', b'}(X\1\0\0\0aK\1ub'),
+    opcodes(b'cml_dtypes\nbfloat16\n', b'}(X\1\0\0\0aK\1ub'),
+    opcodes(b'c__builtin__\nlist\n', b'}(X\1\0\0\0aK\1ub'),
     opcodes(b'ctrax.shapes\nShapeDtype\n', b'N}(X\7\0\0\0__new__K\1u\x86b'),
     opcodes(b'cjax._src.array\n_reconstruct_array\n', b'(K\1K\2K\3tR'),
     opcodes(b'cnumpy\ndtype\n', b'(K\1tRK\1b'),
@@ -458,16 +376,22 @@ def test_errors_are_one_message(files, run):
     ([], 'none.pkl.gz', 'none.pkl.gz: no such file'),
     ([], 'half.pkl.gz', 'half.pkl.gz: damaged, or not a weight file of Trax'),
     ([], 'bad.pkl.gz', 'names posix.system, which weights do not need'),
-    ([widths], 'model.pkl.gz', 'hierarchy, widths or the kinds'),
     (
-      ['--config=train.model = @TransformerLM'],
+      [widths],
       'model.pkl.gz',
-      'train.model must be @HourglassLM',
+      'number 20 of the file has shape (8, 8), but '
+      'shortened.blocks.0.feed_forward.dense_0.weights of train.model has (8, '
+      '16); it fits with HourglassLM.d_ff = 8',
+    ),
+    (
+      ['--config=train.model = @RetinaLM\nRetinaLM.vocab_size = 256'],
+      'model.pkl.gz',
+      'the weights are not of train.model = @RetinaLM; weights of Trax',
     ),
     (
       ['--config=HourglassLM.vocab_size = 300'],
       'model.pkl.gz',
-      'vocab_size = 300, but the vocabulary has 256 ids',
+      'it fits with HourglassLM.vocab_size = 256',
     ),
     (['--vocab=none.model'], 'model.pkl.gz', 'vocab = '),
     (['--config=HourglassLM.d_fff = 1'], 'model.pkl.gz', "parameter 'd_fff'"),

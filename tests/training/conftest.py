@@ -13,12 +13,18 @@ from trax_hier.training.build import build
 def stub_steps(monkeypatch):
   """Replaces the training step and evaluation of `train` by stubs."""
   scores = dict(loss=1.0, bits_per_byte=1.0, accuracy=0.0, tokens=1.0)
+  scores['coverage'] = 1.0
+
+  def evaluator(weights, before_batch):
+    return scores
+
+  evaluator.coverage = 1.0
 
   def build_stubs(*arguments, **options):
     return dataclasses.replace(
       build(*arguments, **options),
       step=lambda state, batch: (state, np.ones(4)),
-      evaluator=lambda weights, before_batch: scores,
+      evaluator=evaluator,
     )
 
   monkeypatch.setattr(loop, 'build', build_stubs)

@@ -168,7 +168,9 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
   assert checkpoints.steps() == [2, 4, 5]
   checkpoints.close()
   # A resumed run knows the losses of its log.
-  checkpoints = Checkpoints(tmp_path, keep=2, losses=losses)
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  for step, loss in losses.items():
+    checkpoints.evaluated(step, loss)
   checkpoints.save(6, make_state(6), {'step': 6})
   assert checkpoints.steps() == [2, 5, 6]
   checkpoints.evaluated(6, 0.5)
@@ -176,6 +178,22 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
   checkpoints.save(8, make_state(8), {'step': 8})
   checkpoints.save(9, make_state(9), {'step': 9})
   assert checkpoints.steps() == [6, 8, 9]
+
+
+def test_losses_of_different_coverage_are_not_compared(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  for step, loss, coverage in (
+    (1, 2.0, 1.0),
+    (2, 3.0, 1.0),
+    (3, 0.2, 0.5),
+    (4, 0.3, 0.5),
+    (5, 2.5, 1.0),
+  ):
+    checkpoints.save(step, make_state(step), {'step': step})
+    checkpoints.evaluated(step, loss, coverage)
+  checkpoints.save(6, make_state(6), {'step': 6})
+  checkpoints.wait()
+  assert checkpoints.steps() == [1, 3, 6]
 
 
 def test_without_losses_only_the_newest_checkpoints_are_kept(tmp_path):

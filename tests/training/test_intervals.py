@@ -13,7 +13,7 @@ from event_files import shown
 from trax_hier.training import Stopped, intervals, loop, read_metrics, steps
 from trax_hier.training.checkpoints import saved_steps
 
-SCORES = dict(bits_per_byte=1.0, accuracy=0.0, tokens=1.0)
+SCORES = dict(bits_per_byte=1.0, accuracy=0.0, tokens=1.0, coverage=1.0)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def test_evaluation_steps_are_checked(monkeypatch):
   built = build(toy_training.Model, data, SGD)
   built.evaluator.check_memory(n_ids=16)
   # 8 rows of 6 tokens.
-  with pytest.raises(ValueError, match=r'evaluation step .*logits 19\.2 GB'):
+  with pytest.raises(
+    ValueError, match=r'logits 19\.2 GB.*: set train.loss_chunk, or'
+  ):
     built.evaluator.check_memory(n_ids=10**8)
   monkeypatch.setattr(environment, 'memory', lambda: (100, 'this machine'))
   monkeypatch.setattr(build_module, 'check_memory', lambda *_: None)

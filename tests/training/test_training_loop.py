@@ -97,6 +97,26 @@ def test_a_finished_run_only_evaluates(tmp_path, capsys):
   assert 'nothing to train' in capsys.readouterr().out
 
 
+def test_eval_batches_may_change_when_a_run_resumes(tmp_path, capsys):
+  shares = lambda: [  # noqa: E731
+    (m['step'], m['coverage'])
+    for m in read_metrics(tmp_path)
+    if m['kind'] == 'valid'
+  ]
+  first = run(tmp_path, 10, eval_batches=1)
+  assert first.evaluation['coverage'] == 1 / 3
+  assert 'on 33.3% of the split' in capsys.readouterr().out
+  run(tmp_path, 10)
+  out = capsys.readouterr().out
+  assert 'held-out figures up to step 10 are of 33.3% of the split, ' in out
+  assert 'on the whole split' in out
+  run(tmp_path, 20)
+  assert 'are not compared' in capsys.readouterr().out
+  assert shares() == [(10, 1 / 3), (10, 1.0), (20, 1.0)]
+  with pytest.raises(ValueError, match=r'train\.eval_batches must be None'):
+    run(tmp_path, eval_batches=0)
+
+
 def stop(child, signal_, moment):
   """Sends the signal when `moment()` is true; returns the exit code."""
   deadline = time.monotonic() + 120

@@ -11,6 +11,7 @@ import toy_training
 from trax_hier.compat import base, tl
 from trax_hier.layers import SelfAttention
 from trax_hier.training.build import build
+from trax_hier.training.loss import weighted_sums
 from trax_hier.training.optimizers import SGD, Adam
 from trax_hier.training.state import (
   abstract_init,
@@ -19,7 +20,7 @@ from trax_hier.training.state import (
   n_parameters,
   token_shapes,
 )
-from trax_hier.training.step import apply_model, weighted_sums
+from trax_hier.training.step import apply_model
 
 SHAPE = (8, 6)
 BATCH = token_shapes(SHAPE)

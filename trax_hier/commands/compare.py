@@ -11,7 +11,9 @@ from trax_hier.commands.failures import user_errors
 HELP = 'compare runs: metrics, settings that differ, a plot'
 DESCRIPTION = """
 Compares runs: their progress, the best and the last score on the held-out set,
-and the gin parameters that differ ("-" where a run has no such parameter).
+and the gin parameters that differ ("-" where a run has no such parameter). Of
+the evaluations of a run, those of the same share of the split as the last one
+count.
 --output also plots the held-out scores and the smoothed training scores against
 steps and, if the batches differ in size, against tokens. Runs are only read and
 may still be training.
@@ -55,14 +57,18 @@ class _Run:
 
   Attributes:
     train: Lines of metrics.jsonl about training steps.
-    valid: Lines of metrics.jsonl about evaluations.
+    valid: Lines of metrics.jsonl about evaluations of one coverage.
     parameters: Values of the gin parameters, as gin text.
+    coverage: Share of the held-out split that the evaluations read.
+    n_others: Number of evaluations of another coverage, which are left out.
     name: Name in the tables.
   """
 
   train: list[dict]
   valid: list[dict]
   parameters: dict[str, str]
+  coverage: float = 1.0
+  n_others: int = 0
   name: str = ''
 
   def score(self) -> str:
@@ -113,6 +119,7 @@ def _read(folder):
   from trax_hier import config
   from trax_hier.config import files
   from trax_hier.storage.run_folder import config_file
+  from trax_hier.training.logging.coverage import coverage
   from trax_hier.training.logging.jsonl import read_metrics
 
   file = config_file(folder)
@@ -130,8 +137,14 @@ def _read(folder):
     raise ValueError(
       f'{folder}: metrics.jsonl has no {_SCORE_PREFIX}... metric'
     )
+  share = coverage(by_kind['valid'][-1] if by_kind['valid'] else {})
+  comparable = [x for x in by_kind['valid'] if coverage(x) == share]
+  n_others = len(by_kind['valid']) - len(comparable)
+  by_kind['valid'] = comparable
   parameters = config.parameters(files.read_text(file), str(file))
-  return _Run(**by_kind, parameters=parameters)
+  return _Run(
+    **by_kind, parameters=parameters, coverage=share, n_others=n_others
+  )
 
 
 def _has_score(line):
@@ -168,7 +181,20 @@ def _metrics(runs):
       (f'held-out {title}, last', [_held_out(r, score, -1) for r in runs]),
       (f'held-out {title}, best', [_held_out(r, score) for r in runs]),
     ]
+  if any(run.coverage < 1 or run.n_others for run in runs):
+    rows.append(('held-out scores are of', [_coverage(run) for run in runs]))
   return _table(rows)
+
+
+def _coverage(run):
+  from trax_hier.training.logging.coverage import describe_coverage
+
+  if not run.valid:
+    return _MISSING
+  shown = describe_coverage(run.coverage)
+  if run.n_others:
+    shown += f' ({run.n_others} of another share left out)'
+  return shown
 
 
 def _differences(runs):

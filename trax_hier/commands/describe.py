@@ -1,13 +1,16 @@
 """`trax-hier describe`: shows a configured model before it is trained."""
 
 import argparse
-import inspect
 
+from trax_hier.commands.configured_model import (
+  abstract_model,
+  build_configured,
+  called_in_training,
+)
 from trax_hier.commands.failures import print_note, user_errors
 from trax_hier.commands.flags import add_config, add_config_file, add_trust
 from trax_hier.commands.jax_settings import set_up_jax
 
-_TRAIN = 'trax_hier.training.train'
 # More would take minutes, or more memory than most machines have.
 _MOST_DEVICES, _MOST_TOKENS = 10_000, 2**29
 
@@ -86,9 +89,9 @@ def main(arguments: argparse.Namespace) -> None:
       from trax_hier.storage.runs import check_data_files
 
       check_data_files(arguments.run)
-    built = _build(arguments.batch)
-    notes = config.check_used(_called_in_training(arguments.batch is not None))
-    layer, weights, model_state, batch = _model(built)
+    built = build_configured(arguments.batch)
+    notes = config.check_used(called_in_training(arguments.batch is not None))
+    layer, weights, model_state, batch = abstract_model(built)
   from trax_hier.commands import describe_sections as sections
 
   for note in notes:
@@ -148,76 +151,3 @@ def _files(arguments):
   from trax_hier.storage.run_folder import config_file
 
   return [str(config_file(arguments.run))]
-
-
-def _build(batch_shape):
-  """Builds the same objects as `train` from the parsed gin."""
-  from trax_hier import config
-  from trax_hier.training.build import build
-
-  bound = {
-    binding.parameter
-    for binding in config.resolved()
-    if binding.selector == _TRAIN and not binding.scope
-  }
-  arguments = {
-    parameter.name: config.value(f'train.{parameter.name}')
-    for parameter in inspect.signature(build).parameters.values()
-    if parameter.name != 'data'
-    and (parameter.name in bound or parameter.default is parameter.empty)
-  }
-  if batch_shape is None:
-    return build(data=_data(), **arguments)
-  return build(data=_zeros(batch_shape, arguments['model']), **arguments)
-
-
-def _data():
-  from trax_hier import config
-
-  try:
-    return config.value('train.data')
-  except (ValueError, OSError) as error:
-    raise ValueError(
-      f'{config.explain(error)}. To describe the model without its data, give '
-      'the shape of a batch: --batch=ROWS,LENGTH[,SOURCES]'
-    ) from error
-
-
-def _zeros(batch_shape, model):
-  """A data set of zeros in the shape that --batch gives."""
-  from trax_hier.commands.describe_zero_batches import ZeroBatches
-  from trax_hier.training.build import check_bindings
-  from trax_hier.training.state import model_inputs
-
-  data = ZeroBatches(*batch_shape)
-  check_bindings(model, data, 'float32')
-  layer = model(mode='train')
-  try:
-    model_inputs(layer, data.train_batch(0))
-  except ValueError as error:
-    needs_sources = len(batch_shape) == 2
-    raise ValueError(
-      f'--batch={",".join(map(str, batch_shape))}: the model reads '
-      f'{"sources" if needs_sources else "no sources"}; give '
-      f'--batch=ROWS,LENGTH{",SOURCES" if needs_sources else ""}'
-    ) from error
-  return data
-
-
-def _called_in_training(is_without_data):
-  """Selectors of configurables that only training calls, not `describe`."""
-  from trax_hier import config
-
-  selectors = {binding.selector for binding in config.resolved()}
-  data = {s for s in selectors if s.startswith('trax_hier.data.')}
-  return [_TRAIN, *(data if is_without_data else ())]
-
-
-def _model(built):
-  """The layer, and the shapes of its weights, its state and a batch."""
-  from trax_hier.training.build import batch_shapes
-  from trax_hier.training.state import abstract_init
-
-  batch = batch_shapes(built.data)
-  layer = built.model(mode='train')
-  return (layer, *abstract_init(layer, batch), batch)

@@ -27,9 +27,6 @@ def print_summary(built: Build, root: Node) -> None:
   axes = ', '.join(f'{name} {n}' for name, n in built.mesh.shape.items())
   print(f'model: {root.name}, {root.n_parameters:,} parameters')
   print(f'data: {built.data.describe()}')
-  evaluator = built.evaluator
-  share = describe_coverage(evaluator.coverage)
-  print(f'evaluation: {evaluator.n_batches:,} batches, {share}')
   print(f'devices: {len(devices)} x {devices[0].device_kind} ({axes})')
 
 

@@ -93,6 +93,7 @@ def _evaluate_bits(arguments):
     from trax_hier.training.evaluate import Evaluator
     from trax_hier.training.logging.display import Display
     from trax_hier.training.logging.not_finite import not_finite
+    from trax_hier.training.loss import Loss
     from trax_hier.training.mesh import weight_shardings
 
     set_up_jax()
@@ -109,6 +110,7 @@ def _evaluate_bits(arguments):
       mesh,
       COMPUTE_DTYPES[run.compute_dtype],
       arguments.batches,
+      Loss(chunk=run.loss_chunk),
     )
     evaluator.check_memory(run.data.vocab.size)
     step, weights = run.load_weights(arguments.step, print_note)
@@ -119,7 +121,10 @@ def _evaluate_bits(arguments):
     ) as count:
       result = evaluator(jax.device_put(weights, shardings), count)
     n_bytes = None
-    if evaluator.coverage == 1:
+    if evaluator.coverage < 1:
+      if run.data.unit == 'token':
+        print_note('bits per byte are known for the whole split only')
+    else:
       with reading(f'the {arguments.split} split'):
         n_bytes = run.data.count_bytes(arguments.split)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
@@ -184,3 +189,6 @@ def _print_result(result, unit, n_bytes):
   else:
     print(f'bits per byte: {bits * n / n_bytes:.4f}')
     print(f'scored: {n:,} {unit}s, which are {n_bytes:,} bytes of text')
+  # Only of short rows are all predictions right.
+  if right := result.get('sequence_accuracy'):
+    print(f'sequence accuracy: {right:.4f}')

@@ -90,11 +90,14 @@ _PATHS = (
   'run',
   'runs',
   'config_file',
+  'old_file',
   'prompt_file',
   'source_file',
   'weights',
   'vocab',
 )
+# Of these, those that are given without a flag.
+_POSITIONAL = 'runs', 'old_file'
 _REPEATABLE = 'config_file', 'config', 'runs', 'stop'
 
 
@@ -107,9 +110,9 @@ def check_files(arguments: argparse.Namespace) -> None:
 
   Raises:
     Failure: A path is a URL, a folder is not a run directory, a gin file is
-      missing, or a file or a binding is not valid gin.
+      missing or of Trax or meliad, or a file or a binding is not valid gin.
   """
-  from trax_hier.config import files
+  from trax_hier.config import files, foreign
   from trax_hier.storage.run_folder import config_file
 
   run = getattr(arguments, 'run', None)
@@ -120,12 +123,12 @@ def check_files(arguments: argparse.Namespace) -> None:
     for name in _PATHS:
       given = getattr(arguments, name, None) or ()
       for path in [given] if isinstance(given, str) else given:
-        # The runs to compare are given without a flag.
-        expand_home(path, path if name == 'runs' else f'--{name}={path}')
+        expand_home(path, path if name in _POSITIONAL else f'--{name}={path}')
     for folder in [run] if run else getattr(arguments, 'runs', ()):
       config_file(folder)
-    for name in getattr(arguments, 'config_file', ()):
-      list(files.read_file(name))
+    given = getattr(arguments, 'config_file', ())
+    statements = [found for name in given for found in files.read_file(name)]
+    foreign.check_own(statements, given)
     for binding in getattr(arguments, 'config', ()):
       list(files.read_bindings(binding))
   except (ValueError, OSError) as error:

@@ -31,6 +31,7 @@ _KINDS = {
   'logits': 'LOGITS',
   'norm': 'NORM',
   'output': 'PROJECTION',
+  'own_positions': 'POSITIONS',
   'pool': 'SHORTEN',
   'positions': 'POSITIONS',
   'qkv': 'QKV',

@@ -108,6 +108,7 @@ def _train(arguments, program):
   from trax_hier import config
   from trax_hier.commands.train_result import print_result
   from trax_hier.inspection.probes import Probes
+  from trax_hier.storage import export_weights
   from trax_hier.training.logging.display import show_cursor
   from trax_hier.training.logging.not_finite import not_finite
   from trax_hier.training.loop import train
@@ -149,6 +150,7 @@ def _train(arguments, program):
         accept_changes=arguments.accept_changes,
         before_compile=before_compile,
         probe=probes,
+        exports=export_weights,
       )
     except (Exception, KeyboardInterrupt) as error:
       code = _fail(program, error, is_built, arguments.output_dir)

@@ -11,9 +11,10 @@ The only package that imports trax. Importing it
 Import it before trax. Otherwise it warns, and patches the modules that are
 already loaded.
 
-Trax's models and layers register with gin as usual: `trax.layers` at once,
-`trax.models` and `trax.rl` when one of their names is first used, such as
-`trax.models.TransformerLM`.
+Trax's modules register their configurables in gin when they are imported, and
+at the latest when plain gin asks for a name that it does not know
+(`registration`), so that `import trax` and `gin.parse_config_file(...)` work as
+in Trax. `trax_hier.config.plain_gin` tells the two name spaces apart.
 
 Exports:
   tl: `trax.layers`.
@@ -26,6 +27,8 @@ import warnings
 
 from trax_hier.compat import import_hook
 from trax_hier.compat.patches import PATCHES
+from trax_hier.compat.registration import register
+from trax_hier.config import plain_gin
 
 if import_hook.install(PATCHES):
   warnings.warn(
@@ -38,5 +41,7 @@ if import_hook.install(PATCHES):
 from trax import layers as tl
 from trax.layers import base
 from trax.shapes import ShapeDtype, signature
+
+plain_gin.install(register)
 
 __all__ = ['ShapeDtype', 'base', 'signature', 'tl']

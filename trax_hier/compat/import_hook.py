@@ -4,8 +4,8 @@
 `trax` and `trax.*`. It changes their import:
 
 *   Importing TensorFlow and related packages yields stubs (`stubs`).
-*   `trax`, `trax.models` and `trax.rl` import each submodule and attribute at
-    its first access.
+*   `trax` and `trax.rl` import each submodule and attribute at its first
+    access.
 *   trax's TensorFlow-NumPy backend is not loaded.
 *   A module that has a patch is patched right after it has been executed.
 """
@@ -19,7 +19,7 @@ import sys
 
 from trax_hier.compat import stubs
 
-_LAZY_PACKAGES = ('trax', 'trax.models', 'trax.rl')
+_LAZY_PACKAGES = ('trax', 'trax.rl')
 
 
 def install(patches):
@@ -107,7 +107,7 @@ def _lazy_attributes(module, loader):
   """Module `__getattr__` for a package whose `__init__` has not been executed.
 
   For a submodule, imports it. For a name that `__init__` imports, executes only
-  that import statement. For a name that `__init__` defines, such as a model
+  that import statement. For a name that `__init__` defines, such as an agent
   that it registers with gin, executes all of `__init__`.
   """
   source = loader.get_source(module.__name__)

@@ -23,9 +23,15 @@ def intercept(hook: Callable) -> Iterator[None]:
     hook: Function of the original method, the layer, and the method's arguments
       (inputs, weights, state, rng, use_cache); returns outputs and state. It
       may call the method with other arguments. The calls of sublayers go
-      through the hook too.
+      through the hook too. Inside another such context, the method that it
+      gets goes through the outer hook.
   """
-  token = _hook.set(hook)
+  outer = _hook.get()
+
+  def inner(pure_fn, *args):
+    return hook(functools.partial(outer, pure_fn), *args)
+
+  token = _hook.set(hook if outer is None else inner)
   try:
     yield
   finally:

@@ -19,6 +19,7 @@ from trax_hier.compat import (
   layer_errors,
   layer_hooks,
   layer_tracing,
+  trainer,
 )
 from trax_hier.compat.stubs import Overlay, Stub
 
@@ -59,6 +60,16 @@ def _log_gaussian_pdf(x, mu, sigma):
   solved = jnp.linalg.solve(sigma, delta[..., None])[..., 0]
   squares = jnp.sum(delta * solved, axis=-1)
   return -0.5 * (mu.shape[-1] * np.log(2 * np.pi) + log_det + squares)
+
+
+def _patch_inputs(module):
+  def random_integers(low, high, size):
+    """The removed function of `np.random`, which includes `high`."""
+    return module.np.random.randint(low, high + 1, size)
+
+  random = Overlay(np.random, random_integers=random_integers)
+  module.np = Overlay(np, random=random)
+  module.jax = Overlay(jax, host_count=jax.process_count)
 
 
 def _patch_core(module):
@@ -215,12 +226,20 @@ def _patch_jaxboard(module):
   )
 
 
+def _xla_computation(f):
+  """The removed `jax.xla_computation`."""
+  return lambda *args, **kwargs: (
+    jax.jit(f).lower(*args, **kwargs).compiler_ir('hlo')
+  )
+
+
 _random = Overlay(jax.random, threefry_2x32=jax.extend.random.threefry_2x32)
 _backend = types.SimpleNamespace(live_buffers=jax.live_arrays)
 _xla_bridge = types.SimpleNamespace(get_backend=lambda: _backend)
 
 PATCHES = {
-  'trax.data.inputs': _overlay('jax', host_count=jax.process_count),
+  'trax.data.inputs': _patch_inputs,
+  'trax.data.tf_inputs': _overlay('jax', host_count=jax.process_count),
   'trax.fastmath.jax': _patch_fastmath_jax,
   'trax.fastmath.numpy': _patch_fastmath_numpy,
   'trax.jaxboard': _patch_jaxboard,
@@ -247,11 +266,21 @@ PATCHES = {
   'trax.layers.reversible': lambda module: setattr(
     module, '_split_rngs', _split_now
   ),
+  'trax.models.research.bert': _overlay(
+    'jax',
+    tree_map=jax.tree.map,
+    tree_structure=jax.tree.structure,
+    tree_unflatten=jax.tree.unflatten,
+  ),
   'trax.optimizers.trainer': _overlay(
     'jax', lib=types.SimpleNamespace(xla_bridge=_xla_bridge)
+  ),
+  'trax.supervised.trainer_lib': _overlay(
+    'jax', xla_computation=_xla_computation
   ),
   'trax.supervised.training': lambda module: (
     _overlay('jax', host_count=jax.process_count)(module),
     _overlay('gzip_lib', GzipFile=_gzip_file)(module),
   ),
+  'trax.trainer': trainer.patch,
 }

@@ -11,6 +11,7 @@ import os
 import pkgutil
 import shutil
 import sys
+import types
 
 PACKAGES = (
   'gym',
@@ -20,8 +21,15 @@ PACKAGES = (
   'tensorflow_text',
 )
 
+# What trax.trainer imports and, as patched, does not use: a module that JAX has
+# removed, and one that loads TensorFlow.
+_REMOVED = ('jax.lib', 'trax.tf_numpy')
+
 # Number of trax modules being imported now; the loader updates it.
 executing = 0
+
+# Called once with the module TensorFlow, if trax loads it.
+when_tensorflow_loads = None
 
 
 class Overlay:
@@ -80,13 +88,19 @@ class Stub:
     return sys.modules.get(self._path.partition('.')[0]) is not None
 
   def _load(self):
+    global when_tensorflow_loads
     try:
-      return pkgutil.resolve_name(self._path)
+      found = pkgutil.resolve_name(self._path)
     except ModuleNotFoundError as e:
       raise ModuleNotFoundError(
         f'trax needs {self._path} here, which cannot be imported: {e}.',
         name=e.name,
       ) from e
+    tensorflow = sys.modules.get('tensorflow')
+    if tensorflow and when_tensorflow_loads:
+      configure, when_tensorflow_loads = when_tensorflow_loads, None
+      configure(tensorflow)
+    return found
 
 
 def import_for_trax(name, globals=None, locals=None, fromlist=(), level=0):
@@ -94,6 +108,8 @@ def import_for_trax(name, globals=None, locals=None, fromlist=(), level=0):
   root = name.partition('.')[0]
   if level == 0 and root in PACKAGES:
     return Stub(name if fromlist else root)
+  if (globals or {}).get('__name__') == 'trax.trainer' and name in _REMOVED:
+    return types.SimpleNamespace(**dict.fromkeys(fromlist))
   return builtins.__import__(name, globals, locals, fromlist, level)
 
 

@@ -16,6 +16,9 @@ defines ConfigError, which the module that finds an error raises:
 * `macros`: circular macros, and values that macros make too large.
 * `usage`: bindings without effect, with the help of `effects`.
 * `trust`: what a configuration of others may not do.
+* `foreign`: files of Trax and meliad, whose names are in `old_names`.
+
+`plain_gin` changes gin itself, for Trax's own trainer and notebooks.
 """
 
 from gin import configurable

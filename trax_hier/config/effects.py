@@ -153,7 +153,8 @@ def _reason(call: _Call, binding: str, value: Any, passed_on) -> str:
   if value is None:
     return ''  # No value, as for d_head.
   if name not in passed_on:
-    is_idle = callable(value) and binding not in call.built
+    values = value if isinstance(value, tuple | list) else (value,)
+    is_idle = any(map(callable, values)) and binding not in call.built
     return 'no layer of the model is made by it' if is_idle else ''
   if name in call.used:
     return ''
@@ -167,6 +168,8 @@ def _reason(call: _Call, binding: str, value: Any, passed_on) -> str:
 
 
 def _shown(value):
+  if isinstance(value, tuple | list) and any(map(callable, value)):
+    return f'({", ".join(map(_shown, value))})'
   function = value
   while isinstance(function, functools.partial):
     function = function.func

@@ -106,6 +106,7 @@ def read_file(
   at: Location | None = None,
   stack: tuple[str, ...] = (),
   is_trusted: bool = True,
+  folders: tuple[str, ...] = (),
 ) -> Iterator[tuple]:
   """Yields (statement, Location) for a gin file, with its includes expanded.
 
@@ -114,13 +115,15 @@ def read_file(
     at: Place of the include statement; None if the user named the file.
     stack: Resolved paths of the files being read, outermost first.
     is_trusted: Whether the file is the user's own, which may include others.
+    folders: Where to search for included files in addition.
 
   Raises:
     ConfigError: The file is missing or unreadable, has a syntax error, or
       includes itself, or includes another and is not trusted.
   """
   prefix = f'{at}: ' if at else ''
-  path = _find(name, prefix, stack[-1] if stack else None)
+  includers = [os.path.dirname(stack[-1]), *folders] if stack else []
+  path = _find(name, prefix, includers)
   key = os.path.realpath(path)
   if key in stack:
     chain = ' includes '.join(_display(p) for p in (*stack, key))
@@ -129,7 +132,8 @@ def read_file(
     text = read_text(path)
   except ConfigError as error:
     raise ConfigError(f'{prefix}{error}') from None
-  yield from _statements(text, _display(path), (*stack, key), is_trusted)
+  stack = (*stack, key)
+  yield from _statements(text, _display(path), stack, is_trusted, folders)
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -155,12 +159,12 @@ def read_text(path: str | os.PathLike) -> str:
     raise ConfigError(f'cannot read {path}: {e.strerror}') from None
 
 
-def _find(name: str, prefix: str, includer: str | None) -> str:
-  """Searches the current folder, the folder of `includer`, packaged files."""
+def _find(name: str, prefix: str, includers: list[str]) -> str:
+  """Searches the current folder, those of includers, packaged files."""
   if not name.strip():
     raise ConfigError(f'{prefix}the name of a gin file is empty')
   packaged = packaged_gin_dir()
-  folders = [os.getcwd(), *([os.path.dirname(includer)] if includer else [])]
+  folders = [os.getcwd(), *includers]
   places = [os.path.join(folder, name) for folder in folders]
   places.append(str(packaged / name.removeprefix('gin/')))
   places = list(dict.fromkeys(os.path.normpath(p) for p in places))
@@ -184,7 +188,11 @@ def _display(path: str) -> str:
 
 
 def _statements(
-  text: str, file: str | None, stack, is_trusted: bool = True
+  text: str,
+  file: str | None,
+  stack,
+  is_trusted: bool = True,
+  folders: tuple[str, ...] = (),
 ) -> Iterator[tuple]:
   """Parses `text` statement by statement and expands includes."""
   lines = text.splitlines() or ['']
@@ -215,7 +223,7 @@ def _statements(
       if isinstance(statement, config_parser.IncludeStatement):
         if not is_trusted:
           raise ConfigError(f'{at}: a configuration of others includes nothing')
-        yield from read_file(statement.filename, at, stack)
+        yield from read_file(statement.filename, at, stack, folders=folders)
       else:
         yield statement, at
   except ConfigError:

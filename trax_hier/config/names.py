@@ -1,7 +1,8 @@
 """Resolves names and references in gin files.
 
-The only module that uses private names of gin. A *selector* is the full name of
-a configurable, such as `trax_hier.layers.DecoderBlock`.
+Besides `plain_gin`, the only module that uses private names of gin. A
+*selector* is the full name of a configurable, such as
+`trax_hier.layers.DecoderBlock`.
 """
 
 import importlib
@@ -16,10 +17,11 @@ import gin
 from trax_hier.config import types
 from trax_hier.config.errors import ConfigError, cut, suggest
 from trax_hier.config.files import Location, Reference
+from trax_hier.config.name_hints import configurable_hint, parameter_hint
 
 MACRO, CONSTANT = 'gin.macro', 'gin.constant'
 GinReference = gin.config.ConfigurableReference
-_OWN = 'trax_hier.'
+OWN = 'trax_hier.'
 # Folders of gin files in which `import_module` has found modules.
 _import_folders: list[str] = []
 
@@ -34,7 +36,10 @@ def import_module(statement, at: Location) -> None:
   """
   module = statement.module
   if module.startswith('__gin__'):
-    raise ConfigError(f'{at}: trax_hier does not use {module}')
+    raise ConfigError(
+      f'{at}: trax_hier does not use {module}: delete the line; a file of '
+      'meliad is translated by trax-hier import_config'
+    )
   here, beside = os.getcwd(), None
   if at.file is not None:
     beside = os.path.dirname(os.path.abspath(at.file))
@@ -89,7 +94,7 @@ def resolve(
   matches = [
     m for m in registry().matching_selectors(name) if not m.startswith('gin.')
   ]
-  own = [m for m in matches if m.startswith(_OWN)]
+  own = [m for m in matches if m.startswith(OWN)]
   matches = own if len(own) == 1 else matches
   if len(matches) > 1:
     raise ConfigError(
@@ -100,7 +105,7 @@ def resolve(
     last = name.rsplit('.')[-1]
     known = [s for s, _ in registry().items() if not s.startswith('gin.')]
     fitting = [s.rsplit('.')[-1] for s in known if fits(s)]
-    hint = suggest(last, fitting)
+    hint = configurable_hint(last) or suggest(last, fitting)
     hint = hint or suggest(last, [s.rsplit('.')[-1] for s in known])
     hint = hint or '; is the `import` of its module missing?'
     raise ConfigError(
@@ -130,7 +135,9 @@ def check_parameter(selector: str, parameter: str, at: Location) -> None:
   if parameter in types.parameter_hints(registry()[selector].wrapped):
     fault = f"sets its parameter '{parameter}' itself: gin cannot bind it"
   else:
-    fault = f"has no parameter '{cut(parameter)}'{suggest(parameter, legal)}"
+    hint = parameter_hint(short_name(selector), parameter)
+    hint = hint or suggest(parameter, legal)
+    fault = f"has no parameter '{cut(parameter)}'{hint}"
   fault = fault if fault.endswith('?') else f'{fault}.'
   takes = cut(', '.join(legal), 400) or 'none'
   raise ConfigError(
@@ -182,7 +189,7 @@ def scoped_name(scope: str, selector: str) -> str:
 def short_name(selector: str) -> str:
   """The last part of a selector if unique in trax_hier, else the selector."""
   name = selector.rsplit('.')[-1]
-  own = [m for m in registry().matching_selectors(name) if m.startswith(_OWN)]
+  own = [m for m in registry().matching_selectors(name) if m.startswith(OWN)]
   return name if own == [selector] else selector
 
 

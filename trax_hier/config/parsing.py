@@ -14,7 +14,7 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from trax_hier.config import files, names, trust
+from trax_hier.config import files, foreign, names, trust
 from trax_hier.config.errors import ConfigError, must_be_given
 from trax_hier.config.files import Location
 from trax_hier.config.table import Binding, Table
@@ -54,9 +54,14 @@ def parse(
   """
   global _table
   table = _table.copy()
-  for name in config_files:
-    for statement, at in files.read_file(name, is_trusted=is_trusted):
-      _add_statement(statement, at, table)
+  statements = [
+    found
+    for name in config_files
+    for found in files.read_file(name, is_trusted=is_trusted)
+  ]
+  foreign.check_own(statements, config_files)
+  for statement, at in statements:
+    _add_statement(statement, at, table)
   for binding in bindings:
     for statement, at in files.read_bindings(binding):
       _add_statement(statement, at, table)

@@ -33,6 +33,7 @@ from trax_hier.data.sources.synthetic import Synthetic
 from trax_hier.data.sources.text_files import TextFiles
 from trax_hier.data.sources.text_pairs import TextPairs
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.vocabularies.id_vocab import IdVocab
 from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
 from trax_hier.data.vocabularies.subwords import Subwords
 from trax_hier.data.vocabularies.text_stream import TextStream
@@ -43,6 +44,7 @@ __all__ = [
   'DataSet',
   'DocumentLanes',
   'Enwik8',
+  'IdVocab',
   'ImageBytes',
   'PaddedDocuments',
   'SentencePieceVocab',

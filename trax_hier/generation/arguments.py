@@ -143,7 +143,7 @@ def check_fits(
 
   Args:
     n_ids: Number of token ids of the model.
-    n_positions: Number of its learned positions; None means any number.
+    n_positions: Number of its positions; None means any number.
     prompts: Prompts, (l,) each.
     n_tokens: Maximum number of new tokens.
     sources: Sources, (m,) each, or None.
@@ -162,6 +162,7 @@ def check_fits(
   for name, length in needed.items():
     if n_positions and length > n_positions:
       raise ValueError(
-        f'{length} positions are needed for {name}, but the model has learned '
-        f'only LearnedPositions.n_positions = {n_positions}'
+        f'{length} positions are needed for {name}, but the model has only '
+        f'{n_positions}, see LearnedPositions.n_positions or '
+        'FixedBasePositions.n_digits'
       )

@@ -113,7 +113,7 @@ class Programs:
       beams.
     decode: weights, `Decoding`, request, limit -> `Decoding` in which every row
       has ended or `limit` tokens are fed.
-    n_positions: Number of learned positions of the model; None means any number
+    n_positions: Number of positions of the model; None means any number
       of tokens.
     source_length: Length of the sources, padding included; None without
       sources.

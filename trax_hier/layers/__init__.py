@@ -12,12 +12,14 @@ from trax_hier.layers.attention.cross_attention import (
   EncoderAttention,
 )
 from trax_hier.layers.attention.dot_product import DotProductAttention
+from trax_hier.layers.attention.fixed_base_positions import FixedBasePositions
 from trax_hier.layers.attention.heads import Heads, MergeHeads
 from trax_hier.layers.attention.learned_positions import (
   LearnedPositions,
   longest_sequence,
 )
 from trax_hier.layers.attention.lsh_attention import LSHAttention
+from trax_hier.layers.attention.memorizing_attention import MemorizingAttention
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.attention.prefix import (
   AlignRight,
@@ -37,6 +39,7 @@ from trax_hier.layers.base.feed_forward import (
   Relu,
   ReluFeedForward,
 )
+from trax_hier.layers.base.head import Head
 from trax_hier.layers.base.memory import Lanes, Memory, ShiftRight
 from trax_hier.layers.base.normalization import LayerNorm, RMSNorm
 from trax_hier.layers.base.once import Once
@@ -44,6 +47,7 @@ from trax_hier.layers.base.random_choice import RandomChoice
 from trax_hier.layers.base.remat import Remat
 from trax_hier.layers.base.repeat import Repeat
 from trax_hier.layers.base.sharing import ShareWeights
+from trax_hier.layers.base.tied_logits import TiedLogits
 from trax_hier.layers.blocks import (
   DecoderBlock,
   EncoderBlock,
@@ -115,8 +119,10 @@ __all__ = [
   'EncoderDecoderBlock',
   'FeedForward',
   'FeedbackStack',
+  'FixedBasePositions',
   'FixedGate',
   'Gelu',
+  'Head',
   'Heads',
   'KeyValueCache',
   'LSHAttention',
@@ -128,6 +134,7 @@ __all__ = [
   'Linear',
   'LinearShorten',
   'LinearUpsample',
+  'MemorizingAttention',
   'Memory',
   'MergeHeads',
   'ModularConv',
@@ -164,6 +171,7 @@ __all__ = [
   'SparseQKV',
   'Sum',
   'T5Positions',
+  'TiedLogits',
   'Upsample',
   'ZeroUpsample',
   'build',

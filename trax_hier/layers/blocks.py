@@ -1,6 +1,6 @@
 """Residual Transformer blocks, with slots for their sublayers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trax_hier.compat import base, tl
@@ -16,6 +16,7 @@ from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.carry import check_carries
 from trax_hier.layers.base.feed_forward import FeedForward
 from trax_hier.layers.base.normalization import LayerNorm
+from trax_hier.layers.base.repeat import Alternating
 from trax_hier.layers.base.slots import (
   ATTENTION,
   CROSS_ATTENTION,
@@ -23,8 +24,12 @@ from trax_hier.layers.base.slots import (
   ENCODER_FEED_FORWARD,
   FEED_FORWARD,
   NORM,
+  POSITIONS,
+  RECURRENCE,
   Kind,
+  MisfitError,
   build_part,
+  forwarded,
 )
 
 
@@ -34,9 +39,12 @@ def DecoderBlock(
   d_model: int,
   d_ff: int = 2048,
   n_heads: int = 8,
-  attention: Callable[..., base.Layer] = SelfAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SelfAttention,
   feed_forward: Callable[..., base.Layer] = FeedForward,
   norm: Callable[[], base.Layer] = LayerNorm,
+  recurrence: Callable[..., base.Layer] | None = None,
+  own_positions: Callable[..., NoPositions] | None = None,
   dropout: float = 0.0,
   mode: str = 'train',
   max_len: int = 2048,
@@ -48,16 +56,22 @@ def DecoderBlock(
   """A pre-norm Transformer decoder block: (b, l, d) -> (b, l, d).
 
   x += Dropout(attention(norm(x)))
-  x += Dropout(feed_forward(norm(x)))
+  x += Dropout(feed_forward(norm(x))) [+ recurrence(norm(x))]
 
   Args:
     d_model: Width of inputs and outputs.
     d_ff: Width of the hidden layer of the feed-forward layer.
     n_heads: Number of attention heads.
     attention: Factory of the causal self-attention. Receives the arguments of
-      this function that its signature names.
+      this function that its signature names. A tuple of factories makes as many
+      blocks; models alternate these over their layers.
     feed_forward: Factory of the feed-forward layer, called like `attention`.
     norm: Factory of a normalization layer.
+    recurrence: Factory of a layer in parallel to the feed-forward layer, whose
+      output is added; None means no such layer.
+    own_positions: Factory of a position scheme for the attention of this block
+      alone: @NoPositions, @RotaryPositions or @T5Positions. None means
+      `positions`, those of the model.
     dropout: Rate of all dropout in the block.
     mode: 'train', 'eval' or 'predict'.
     max_len: Capacity in tokens of caches in predict mode.
@@ -98,21 +112,33 @@ def DecoderBlock(
     d_head=d_head,
     carry=carry,
   )
+  if own_positions is not None:
+    own = _own_positions(own_positions, dimensions)
+    del dimensions['positions']
+    attention = forwarded(
+      'DecoderBlock.attention', attention, ATTENTION, positions=own
+    )
   for slot, factory in (
-    ('attention', attention),
+    *(('attention', kind) for kind in _kinds(attention)),
     ('feed_forward', feed_forward),
     ('norm', norm),
+    *([('recurrence', recurrence)] if recurrence else []),
   ):
     check_carries(f'DecoderBlock.{slot}', factory, **dimensions)
-  return tl.Serial(
-    *_residuals(
-      'DecoderBlock',
-      dimensions,
-      norm,
-      attention=(attention, ATTENTION),
-      feed_forward=(feed_forward, FEED_FORWARD),
+  blocks = [
+    tl.Serial(
+      *_residuals(
+        'DecoderBlock',
+        dimensions,
+        norm,
+        recurrence,
+        attention=(kind, ATTENTION),
+        feed_forward=(feed_forward, FEED_FORWARD),
+      )
     )
-  )
+    for kind in _kinds(attention)
+  ]
+  return _one_or_all('DecoderBlock.attention', attention, blocks)
 
 
 @configurable(module='trax_hier.layers')
@@ -124,6 +150,7 @@ def EncoderBlock(
   attention: Callable[..., base.Layer] = EncoderAttention,
   feed_forward: Callable[..., base.Layer] = FeedForward,
   norm: Callable[[], base.Layer] = LayerNorm,
+  recurrence: Callable[..., base.Layer] | None = None,
   dropout: float = 0.0,
   mode: str = 'train',
 ):
@@ -132,7 +159,7 @@ def EncoderBlock(
   x (b, l, d), mask (b, l) bool: rows where it is False are not attended to.
 
   x += Dropout(attention(norm(x), mask))
-  x += Dropout(feed_forward(norm(x)))
+  x += Dropout(feed_forward(norm(x))) [+ recurrence(norm(x), mask)]
 
   Arguments are those of `DecoderBlock`. There is no predict mode, as each call
   encodes a whole sequence.
@@ -152,16 +179,17 @@ def EncoderBlock(
   )
   if callable(attention) and accepts(attention, 'causal'):
     dimensions |= dict(masked=True, causal=False)
-  return tl.Serial(  # x, mask
-    tl.Select([0, 1, 1]),
-    *_residuals(
-      'EncoderBlock',
-      dimensions,
-      norm,
-      attention=(attention, ENCODER_ATTENTION),
-      feed_forward=(feed_forward, ENCODER_FEED_FORWARD),
-    ),
+  layers = _residuals(
+    'EncoderBlock',
+    dimensions,
+    norm,
+    recurrence,
+    masked=True,
+    attention=(attention, ENCODER_ATTENTION),
+    feed_forward=(feed_forward, ENCODER_FEED_FORWARD),
   )
+  n_masks = sum(layer.n_in - 1 for layer in layers)
+  return tl.Serial(tl.Select([0] + [1] * (n_masks + 1)), *layers)  # x, mask
 
 
 @configurable(module='trax_hier.layers')
@@ -170,10 +198,12 @@ def EncoderDecoderBlock(
   d_model: int,
   d_ff: int = 2048,
   n_heads: int = 8,
-  attention: Callable[..., base.Layer] = SelfAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SelfAttention,
   cross_attention: Callable[..., base.Layer] = CrossAttention,
   feed_forward: Callable[..., base.Layer] = FeedForward,
   norm: Callable[[], base.Layer] = LayerNorm,
+  recurrence: Callable[..., base.Layer] | None = None,
   dropout: float = 0.0,
   mode: str = 'train',
   max_len: int = 2048,
@@ -186,7 +216,7 @@ def EncoderDecoderBlock(
 
   x += Dropout(attention(norm(x)))
   x += Dropout(cross_attention(norm(x), y, mask))
-  x += Dropout(feed_forward(norm(x)))
+  x += Dropout(feed_forward(norm(x))) [+ recurrence(norm(x))]
 
   Args:
     cross_attention: Factory of the attention to y, called like `attention`. All
@@ -213,41 +243,80 @@ def EncoderDecoderBlock(
     stride=1,
     positions=positions,
   )
-  attend, cross_attend, feed = _residuals(
-    'EncoderDecoderBlock',
-    dimensions,
-    norm,
-    attention=(attention, ATTENTION),
-    cross_attention=(cross_attention, CROSS_ATTENTION),
-    feed_forward=(feed_forward, FEED_FORWARD),
-  )
-  return tl.Serial(  # x, y, mask
-    attend,
-    tl.Select([0, 1, 2, 1, 2]),
-    cross_attend,
-    feed,
-  )
+  blocks = []
+  for kind in _kinds(attention):
+    attend, cross_attend, feed = _residuals(
+      'EncoderDecoderBlock',
+      dimensions,
+      norm,
+      recurrence,
+      attention=(kind, ATTENTION),
+      cross_attention=(cross_attention, CROSS_ATTENTION),
+      feed_forward=(feed_forward, FEED_FORWARD),
+    )
+    block = tl.Serial(  # x, y, mask
+      attend,
+      tl.Select([0, 1, 2, 1, 2]),
+      cross_attend,
+      feed,
+    )
+    blocks.append(block)
+  return _one_or_all('EncoderDecoderBlock.attention', attention, blocks)
+
+
+def _own_positions(factory, dimensions):
+  """The position scheme of one block."""
+  # Offers `positions`, which replaces nothing, so that it has no effect here.
+  sizes = {
+    name: dimensions[name] for name in ('d_model', 'n_heads', 'positions')
+  }
+  binding = 'DecoderBlock.own_positions'
+  scheme = build_part(binding, factory, POSITIONS, **sizes)
+  if scheme.shared or scheme.embed('train'):
+    raise MisfitError(
+      f'{binding} = @{type(scheme).__name__} is no scheme for the attention of '
+      'one block: legal are @NoPositions, @RotaryPositions and @T5Positions'
+    )
+  return scheme
+
+
+def _kinds(attention):
+  return attention if isinstance(attention, tuple | list) else (attention,)
+
+
+def _one_or_all(binding, attention, blocks):
+  is_single = not isinstance(attention, tuple | list)
+  return blocks[0] if is_single else Alternating(binding, blocks)
 
 
 def _residuals(
   name: str,
   dimensions: dict[str, Any],
   norm: Callable[[], base.Layer],
+  recurrence: Callable[..., base.Layer] | None,
+  masked: bool = False,
   **slots: tuple[Callable[..., base.Layer], Kind],
 ) -> list[base.Layer]:
-  """A `PreNormResidual` for each slot of the block `name`."""
+  """A `PreNormResidual` for each slot; the recurrence is beside the last."""
 
   def make_norm():
     return build_part(f'{name}.norm', norm, NORM)
 
+  layers = [
+    build_part(f'{name}.{slot}', factory, kind, **dimensions)
+    for slot, (factory, kind) in slots.items()
+  ]
+  branches = [None] * len(layers)
+  if recurrence is not None:
+    own = dimensions | dict(masked=masked)
+    branches[-1] = build_part(
+      f'{name}.recurrence', recurrence, RECURRENCE, **own
+    )
   return [
     PreNormResidual(
-      build_part(f'{name}.{slot}', factory, kind, **dimensions),
-      dimensions['dropout'],
-      dimensions['mode'],
-      make_norm,
+      layer, dimensions['dropout'], dimensions['mode'], make_norm, branch
     )
-    for slot, (factory, kind) in slots.items()
+    for layer, branch in zip(layers, branches, strict=True)
   ]
 
 
@@ -256,10 +325,11 @@ def PreNormResidual(
   dropout: float,
   mode: str,
   norm: Callable[[], base.Layer] = LayerNorm,
+  recurrence: base.Layer | None = None,
 ) -> base.Layer:
-  """x + Dropout(layer(norm(x))): (b, l, d) -> (b, l, d).
+  """x + `pre_norm`(x): (b, l, d) -> (b, l, d).
 
-  If `layer` takes more inputs, they follow x.
+  If `layer` or `recurrence` takes more inputs, they follow x.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
@@ -270,4 +340,22 @@ def PreNormResidual(
       LayerNorm                 16   (2, 6, 8)   (2, 6, 8)
       FeedForward ...          280   (2, 6, 8)   (2, 6, 8)
   """
-  return tl.Residual(norm(), layer, tl.Dropout(dropout, mode=mode))
+  return tl.Residual(*pre_norm(layer, dropout, mode, norm, recurrence))
+
+
+def pre_norm(
+  layer: base.Layer,
+  dropout: float,
+  mode: str,
+  norm: Callable[[], base.Layer] = LayerNorm,
+  recurrence: base.Layer | None = None,
+) -> list[base.Layer]:
+  """Layers that compute Dropout(layer(norm(x))) [+ recurrence(norm(x))].
+
+  (b, l, d) -> (b, l, d). Each of the two has a norm of its own; other inputs
+  that it takes follow x.
+  """
+  layers = [norm(), layer, tl.Dropout(dropout, mode=mode)]
+  if recurrence is None:
+    return layers
+  return [tl.Branch(layers, [norm(), recurrence]), tl.Add()]

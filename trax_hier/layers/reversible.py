@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from trax_hier.compat import base
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.choices import record_choices, with_choices
-from trax_hier.layers.base.repeat import Repeat, Stack
+from trax_hier.layers.base.repeat import Repeat, Stack, alternating
 
 
 def ReversibleRepeat(
-  sublayers: Callable[[], Sequence[base.Layer]],
+  sublayers: Callable[[], Sequence[base.Layer]]
+  | Sequence[Callable[[], Sequence[base.Layer]]],
   n: int,
   mode: str = 'train',
 ):
@@ -38,7 +39,8 @@ def ReversibleRepeat(
   Args:
     sublayers: Factory of the sublayers of one block, each of which maps
       x, *context to an array shaped like x. Must return new layers at every
-      call; blocks must not share layers.
+      call; blocks must not share layers. With several factories, blocks of
+      these kinds alternate, and the number of kinds must divide n.
     n: Number of blocks; 0 is the identity.
     mode: 'train', 'eval' or 'predict'.
 
@@ -57,9 +59,12 @@ def ReversibleRepeat(
   """
   check_arguments('ReversibleRepeat', n=n, mode=mode)
 
-  def block():
-    return _Block(sublayers())
+  kinds = alternating('ReversibleRepeat.sublayers', sublayers, n)
 
+  def block():
+    return _Block([make() for make in kinds])
+
+  n //= len(kinds)
   if mode != 'train' or n < 1:
     return Repeat(block, n)
   return _ReversibleStack(block(), block(), n)
@@ -68,16 +73,23 @@ def ReversibleRepeat(
 class _Block(base.Layer):
   """x1, x2, *context -> the same shapes, after all sublayers in turn."""
 
-  def __init__(self, sublayers):
-    if not sublayers:
+  def __init__(self, kinds):
+    sublayers = [layer for kind in kinds for layer in kind]
+    if not all(kinds):
       raise ValueError(
         'ReversibleRepeat.sublayers must return at least one layer'
       )
     n = 1 + max(layer.n_in for layer in sublayers)
     super().__init__(n, n)
+    self._n_kinds = len(kinds)
     self._sublayers = tuple(sublayers)
     self._weights = (None,) * len(sublayers)
     self._state = (None,) * len(sublayers)
+
+  @property
+  def n_kinds(self):
+    """Number of equal parts of the sublayers, each of which is a block."""
+    return self._n_kinds
 
   def init_weights_and_state(self, input_signature):
     _, x, *context = input_signature

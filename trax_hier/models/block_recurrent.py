@@ -4,8 +4,6 @@ import functools
 import math
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.config.effects import passes_on
@@ -21,6 +19,7 @@ from trax_hier.layers import (
   ShiftRight,
   SlidingAttention,
   T5Positions,
+  TiedLogits,
 )
 from trax_hier.layers.attention.positions import check_carry
 from trax_hier.layers.base.build import accepts
@@ -35,6 +34,7 @@ from trax_hier.layers.base.slots import (
   build_positions,
   forwarded,
 )
+from trax_hier.models.embedding import Logits
 
 
 @configurable(module='trax_hier.models')
@@ -54,6 +54,7 @@ def BlockRecurrentLM(
   feed_forward: Callable[..., base.Layer] = ReluFeedForward,
   norm: Callable[[], base.Layer] = RMSNorm,
   positions: Callable[..., NoPositions] = T5Positions,
+  logits: Callable[..., base.Layer] = TiedLogits,
   feedback: Callable[..., base.Layer] | None = None,
   carry: bool = True,
   remat: RematPolicy = False,
@@ -89,6 +90,8 @@ def BlockRecurrentLM(
     feed_forward: Factory of the feed-forward layers.
     norm: Factory of the normalization layers.
     positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding, as published.
     feedback: Factory of a `FeedbackStack`, in which all layers read the states
       of the one recurrent layer. It has its own `window` and `n_states`, and
       replaces `attention` and `recurrent_attention`. None means no feedback.
@@ -115,14 +118,14 @@ def BlockRecurrentLM(
     ...   mode='eval',
     ... )
     >>> print(tree(model, (1, 512), (1,)).text(2))
-    layer                  parameters   in                       out
-    Lanes                      66,036   (1, 512) (1)             (1, 512, 256)
-      BlockRecurrentLM         66,036   (1, 512)                 (1, 512, 256)
+    layer                  parameters   in             out
+    Lanes                      66,036   (1, 512) (1)   (1, 512, 256)
+      BlockRecurrentLM         66,036   (1, 512)       (1, 512, 256)
         ShareWeights ...        8,192
-        Repeat(1) ...           8,388   (1, 512, 32)             (1, 512, 32)
-        Repeat(1) ...          49,424   (1, 512, 32)             (1, 512, 32)
-        RMSNorm                    32   (1, 512, 32)             (1, 512, 32)
-        Logits                      -   (256, 32) (1, 512, 32)   (1, 512, 256)
+        Repeat(1) ...           8,388   (1, 512, 32)   (1, 512, 32)
+        Repeat(1) ...          49,424   (1, 512, 32)   (1, 512, 32)
+        RMSNorm                    32   (1, 512, 32)   (1, 512, 32)
+        Logits ...                  -   (1, 512, 32)   (1, 512, 256)
 
   Source: Block-Recurrent Transformers (arXiv 2203.07852).
   """
@@ -178,8 +181,7 @@ def BlockRecurrentLM(
       stack,
       build_part('BlockRecurrentLM.norm', norm, NORM),
       tl.Dropout(dropout, mode=mode),
-      embedding,
-      tl.Fn('Logits', _logits),  # (b, l, v)
+      _logits(vocab_size, logits, mode, embedding, d_model, carry),
     ),
     carry and mode != 'predict',
   )
@@ -236,7 +238,14 @@ def _recurrent_layers(layers, n_layers, feedback):
   return sorted(layers)
 
 
-def _logits(table, x):
-  """Float32 logits (b, l, v) from the embeddings, initially of variance 1."""
-  logits = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
-  return logits / math.sqrt(x.shape[-1])
+def _logits(vocab_size, logits, mode, embedding, d_model, carry):
+  """The last layers, (b, l, d) -> (b, l, v)."""
+  return Logits(
+    vocab_size,
+    logits,
+    mode,
+    'BlockRecurrentLM.logits',
+    embedding,
+    embedding_norm=math.sqrt(d_model),
+    carry=carry,
+  )

@@ -9,6 +9,7 @@ from trax_hier.layers import (
   AttentionAggregation,
   AverageShorten,
   DecoderBlock,
+  Dense,
   LayerNorm,
   NoPositions,
   Pyramid,
@@ -25,8 +26,12 @@ from trax_hier.layers.base.slots import (
   build_positions,
 )
 from trax_hier.layers.hierarchy.scales import check_scales
-from trax_hier.models.embedding import Logits, TokenEncoder
-from trax_hier.models.multiscale import check_blocks_per_scale, scale_layers
+from trax_hier.models.embedding import Logits, TokenEncoder, token_embedding
+from trax_hier.models.multiscale import (
+  check_blocks_per_scale,
+  dropout_of_scales,
+  scale_layers,
+)
 
 
 @configurable(module='trax_hier.models')
@@ -39,12 +44,14 @@ def BottomUpLM(
   n_layers: tuple[int, ...] = (0, 10, 12),
   n_post: int = 7,
   n_heads: int = 8,
-  dropout: float = 0.1,
+  dropout: float | tuple[float, ...] = 0.1,
   block: Callable[..., base.Layer] = DecoderBlock,
   coarse_block: Callable[..., base.Layer] = DecoderBlock,
-  shorten: Callable[..., base.Layer] = AverageShorten,
+  shorten: Callable[..., base.Layer]
+  | tuple[Callable[..., base.Layer], ...] = AverageShorten,
   aggregate: Callable[..., base.Layer] = AttentionAggregation,
   positions: Callable[..., NoPositions] = RelativePositions,
+  logits: Callable[..., base.Layer] = Dense,
   remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
@@ -68,15 +75,19 @@ def BottomUpLM(
     n_layers: Number of blocks at each scale before aggregation.
     n_post: Number of blocks at full length after aggregation.
     n_heads: Number of attention heads.
-    dropout: Rate of all dropout.
+    dropout: Rate of all dropout, or one for each scale; that of the first scale
+      is also that of the embeddings and of all layers from the aggregation on.
     block: Factory of a block at full length, called with the dimensions of the
       model that its signature names.
     coarse_block: Factory of a block at the other scales, called like `block`.
     shorten: Factory of the shortening: `AverageShorten`, `LinearShorten` (a
-      strided convolution) or `AttentionShorten`.
+      strided convolution) or `AttentionShorten`. Or a tuple of factories, one
+      for each scale but the first.
     aggregate: Factory of the aggregation: `AttentionAggregation`, or
       `ConcatAggregation`, which is cheaper.
     positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding.
     remat: What the backward pass recomputes, as in `Repeat`: one policy for all
       blocks, or one for each scale. The aggregation is not recomputed.
     max_len: Capacity of predict mode, in tokens.
@@ -103,23 +114,23 @@ def BottomUpLM(
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), bottom-up.
   """
-  dimensions = dict(
-    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
-  )
+  dimensions = dict(d_model=d_model, d_ff=d_ff, n_heads=n_heads, mode=mode)
   check_arguments(
     'BottomUpLM', vocab_size=vocab_size, n_post=n_post, **dimensions
   )
   check_scales('BottomUpLM', scales)
   check_blocks_per_scale('BottomUpLM', n_layers, scales)
+  dropout = dropout_of_scales('BottomUpLM', dropout, scales)
   remat = remat_per_stack(remat, len(scales), 'BottomUpLM.remat')
   scheme = build_positions('BottomUpLM', positions, d_model, n_heads)
-  embedding = tl.Embedding(vocab_size, d_model)
-  dimensions |= dict(max_len=max_len, positions=scheme)
+  embedding, tables = token_embedding(vocab_size, d_model, logits)
+  dimensions |= dict(dropout=dropout[0], max_len=max_len, positions=scheme)
   shorten_to, blocks_at = scale_layers(
     'BottomUpLM',
     dimensions,
     scales=scales,
     n_layers=n_layers,
+    dropout=dropout,
     shorten=shorten,
     block=block,
     coarse_block=coarse_block,
@@ -140,13 +151,13 @@ def BottomUpLM(
     return build_part('BottomUpLM.block', block, BLOCK, stride=1, **dimensions)
 
   return tl.Serial(  # tokens
-    ShareWeights(*scheme.shared),
-    TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
+    ShareWeights(*tables, *scheme.shared),
+    TokenEncoder(embedding, scheme, dropout[0], mode),  # (b, l, d)
     Pyramid(
       scales, shorten_to, blocks_at, mode
     ),  # (b, l / S, d) for each scale S
     aggregation,  # (b, l, d)
     Repeat(last_block, n_post, remat[0]),
     LayerNorm(),
-    Logits(vocab_size),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'BottomUpLM.logits', *tables),
   )

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
-from trax_hier.layers import Dense, NoPositions
+from trax_hier.layers import Dense, Head, NoPositions
+from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.slots import LOGITS, build_part
 
 
@@ -55,6 +56,27 @@ def Embed(table: base.Layer) -> base.Layer:
   )
 
 
+def token_embedding(
+  vocab_size: int, d_model: int, logits: Callable[..., base.Layer]
+) -> tuple[base.Layer, list[base.Layer]]:
+  """The embedding of tokens, (b, l) int32 -> (b, l, d), and its shared table.
+
+  Args:
+    vocab_size: Number of token ids.
+    d_model: Width of the model.
+    logits: Factory of the last layer. If it has an argument `embedding`, such
+      as that of `TiedLogits`, it shares the table with the embedding.
+
+  Returns:
+    The embedding, and a list of the table, () -> (v, d), which `ShareWeights`
+    must own and `Logits` gets; the list is empty if nothing is shared.
+  """
+  if not (callable(logits) and accepts(logits, 'embedding')):
+    return tl.Embedding(vocab_size, d_model), []
+  table = EmbeddingTable(vocab_size, d_model)
+  return Embed(table), [table]
+
+
 def PaddingMask() -> base.Layer:
   """True where tokens are not padding (0): (b, l) int32 -> (b, l) bool.
 
@@ -71,17 +93,30 @@ def Logits(
   dense: Callable[..., base.Layer] = Dense,
   mode: str = 'train',
   binding: str = 'Logits.dense',
+  embedding: base.Layer | None = None,
+  embedding_norm: float = 1.0,
+  carry: bool = False,
 ) -> base.Layer:
   """Projects to float32 logits: (b, l, d) -> (b, l, v).
 
-  `binding` names the slot of the factory `dense`, for messages.
+  `binding` names the slot of the factory `dense`, for messages. `embedding` and
+  `embedding_norm` are those of `TiedLogits`.
 
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
     >>> tree(Logits(256), (1, 96, 32)).outputs
     ((1, 96, 256),)
   """
-  return tl.Serial(
-    build_part(binding, dense, LOGITS, d_out=vocab_size, mode=mode),
+  return Head(
+    build_part(
+      binding,
+      dense,
+      LOGITS,
+      d_out=vocab_size,
+      mode=mode,
+      embedding=embedding,
+      embedding_norm=embedding_norm,
+      carry=carry,
+    ),
     tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
   )

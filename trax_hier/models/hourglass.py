@@ -11,6 +11,7 @@ from trax_hier.layers import (
   AttentionShorten,
   AttentionUpsample,
   DecoderBlock,
+  Dense,
   LayerNorm,
   NoPositions,
   RandomChoice,
@@ -29,7 +30,7 @@ from trax_hier.layers.base.slots import (
   build_part,
   build_positions,
 )
-from trax_hier.models.embedding import Logits, TokenEncoder
+from trax_hier.models.embedding import Logits, TokenEncoder, token_embedding
 
 
 @configurable(module='trax_hier.models')
@@ -47,6 +48,7 @@ def HourglassLM(
   shorten: Callable[..., base.Layer] = AttentionShorten,
   upsample: Callable[..., Upsample] = AttentionUpsample,
   positions: Callable[..., NoPositions] = RelativePositions,
+  logits: Callable[..., base.Layer] = Dense,
   shorten_factor_dropout: tuple[int, ...] = (),
   remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
@@ -76,6 +78,8 @@ def HourglassLM(
     upsample: Factory of the upsampling: `AttentionUpsample`, `LinearUpsample`
       or `RepeatUpsample`.
     positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding.
     shorten_factor_dropout: Shorten factors to train with, one sampled at each
       step. They must include the factor in `hierarchy`, which other modes use.
       Requires one level, and shortening and upsampling layers whose weights do
@@ -130,7 +134,7 @@ def HourglassLM(
   max_len += -max_len % math.prod(k for _, k in levels)
   remats = remat_per_stack(remat, 2, 'HourglassLM.remat')
   scheme = build_positions('HourglassLM', positions, d_model, n_heads)
-  embedding = tl.Embedding(vocab_size, d_model)
+  embedding, tables = token_embedding(vocab_size, d_model, logits)
   dimensions |= dict(max_len=max_len, positions=scheme)
 
   def make(slot, factory, kind, **sizes):
@@ -170,12 +174,12 @@ def HourglassLM(
 
   n_before, n_after = vanilla_layers
   return tl.Serial(  # tokens
-    ShareWeights(*scheme.shared),
+    ShareWeights(*tables, *scheme.shared),
     TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     blocks('vanilla_block', vanilla_block, n_before, stride=1),
     hourglass(levels, stride=1),
     blocks('vanilla_block', vanilla_block, n_after, stride=1),
-    Logits(vocab_size),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'HourglassLM.logits', *tables),
   )
 
 

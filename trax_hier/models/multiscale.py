@@ -20,6 +20,7 @@ from typing import Any
 
 from trax_hier.compat import base, tl
 from trax_hier.layers import Repeat
+from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
 from trax_hier.layers.base.slots import BLOCK, SHORTEN, build_part
 
@@ -42,13 +43,55 @@ def check_blocks_per_scale(
     )
 
 
+def one_for_each(binding: str, value: Any, n: int, places: str) -> tuple:
+  """The values of an argument that takes one for all, or a tuple of n.
+
+  Args:
+    binding: The argument, such as 'TopDownLM.shorten'.
+    value: Its value.
+    n: Number of places that need a value.
+    places: What they are, for the message.
+
+  Raises:
+    ValueError: the tuple has another length.
+
+  Example:
+    >>> one_for_each('TopDownLM.dropout', 0.1, 3, 'scale')
+    (0.1, 0.1, 0.1)
+  """
+  if not isinstance(value, tuple | list):
+    return (value,) * n
+  if len(value) != n:
+    raise ValueError(
+      f'{binding} has {len(value)} values, but must be one, or a tuple of {n}, '
+      f'one for each {places}'
+    )
+  return tuple(value)
+
+
+def dropout_of_scales(
+  configurable: str, dropout: float | tuple[float, ...], scales: Sequence[int]
+) -> tuple[float, ...]:
+  """The rate of dropout at each scale.
+
+  Raises:
+    ValueError: a rate is out of its range, or their number is not that of the
+      scales.
+  """
+  rates = one_for_each(f'{configurable}.dropout', dropout, len(scales), 'scale')
+  for rate in rates:
+    check_arguments(configurable, dropout=rate)
+  return rates
+
+
 def scale_layers(
   configurable: str,
   dimensions: dict[str, Any],
   *,
   scales: Sequence[int],
   n_layers: Sequence[int],
-  shorten: Callable[..., base.Layer],
+  dropout: Sequence[float],
+  shorten: Callable[..., base.Layer] | Sequence[Callable[..., base.Layer]],
   block: Callable[..., base.Layer],
   coarse_block: Callable[..., base.Layer],
   remat: Sequence[RematPolicy],
@@ -60,7 +103,9 @@ def scale_layers(
     dimensions: Arguments of all factories, `positions` and `mode` among them.
     scales: Tokens per vector of each scale.
     n_layers: Number of blocks at each scale.
-    shorten: Factory of the layer from scale j - 1 to scale j.
+    dropout: Rate of dropout at each scale.
+    shorten: Factory of the layer from scale j - 1 to scale j, or one for each
+      scale but the first.
     block: Factory of a block at scale 0.
     coarse_block: Factory of a block at the other scales.
     remat: What the backward pass recomputes at each scale.
@@ -70,15 +115,22 @@ def scale_layers(
     scheme adds its embeddings again, and the factory of the blocks of scale j.
   """
 
+  def at(j):
+    return dimensions | dict(dropout=dropout[j])
+
+  shortenings = one_for_each(
+    f'{configurable}.shorten', shorten, len(scales) - 1, 'scale but the first'
+  )
+
   def shorten_to(j):
     k = scales[j] // scales[j - 1]
     layer = build_part(
       f'{configurable}.shorten',
-      shorten,
+      shortenings[j - 1],
       SHORTEN.of(f'x -> x/{k}'),
       shorten_factor=k,
       stride=scales[j - 1],
-      **dimensions,
+      **at(j),
     )
     embed = dimensions['positions'].embed(dimensions['mode'], scales[j])
     return tl.Serial(layer, *embed)
@@ -91,7 +143,7 @@ def scale_layers(
         factory,
         BLOCK,
         stride=scales[j],
-        **dimensions,
+        **at(j),
       ),
       n_layers[j],
       remat[j],

@@ -9,13 +9,14 @@ from trax_hier.config.effects import passes_on
 from trax_hier.layers import (
   AverageShorten,
   DecoderBlock,
+  Dense,
   NoPositions,
   RelativePositions,
   RetinaAttention,
 )
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
-from trax_hier.layers.base.slots import forwarded
+from trax_hier.layers.base.slots import BLOCK, forwarded
 from trax_hier.layers.hierarchy.retina_attention import check_retina
 from trax_hier.models.transformer import TransformerLM
 
@@ -31,8 +32,10 @@ def RetinaLM(
   n_layers: int = 14,
   n_heads: int = 8,
   dropout: float = 0.1,
+  block: Callable[..., base.Layer] = DecoderBlock,
   pool: Callable[..., base.Layer] = AverageShorten,
   positions: Callable[..., NoPositions] = RelativePositions,
+  logits: Callable[..., base.Layer] = Dense,
   remat: RematPolicy = False,
   max_len: int = 2048,
   mode: str = 'train',
@@ -55,9 +58,13 @@ def RetinaLM(
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
+    block: Factory of a block, called with the dimensions of the model that its
+      signature names, and with `attention`.
     pool: Factory of the layer that turns a block of tokens into one vector:
       `AverageShorten`, `LinearShorten` or `AttentionShorten`.
     positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding.
     remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
@@ -106,8 +113,9 @@ def RetinaLM(
   )
   return TransformerLM(
     **sizes,
-    block=functools.partial(DecoderBlock, attention=attention),
+    block=forwarded('RetinaLM.block', block, BLOCK, attention=attention),
     positions=forwarded('RetinaLM.positions', positions),
+    logits=forwarded('RetinaLM.logits', logits),
     remat=remat,
     max_len=max_len,
   )

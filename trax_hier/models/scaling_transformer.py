@@ -8,7 +8,7 @@ published code.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
@@ -31,6 +31,7 @@ from trax_hier.layers import (
 )
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
+from trax_hier.layers.base.repeat import alternating
 from trax_hier.layers.base.slots import build_positions, forwarded
 from trax_hier.models.embedding import (
   Embed,
@@ -52,8 +53,11 @@ def ScalingTransformerLM(
   n_layers: int = 24,
   n_heads: int = 16,
   dropout: float = 0.1,
-  attention: Callable[..., base.Layer] = SparseAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SparseAttention,
   feed_forward: Callable[..., base.Layer] = SparseFF,
+  norm: Callable[[], base.Layer] | None = None,
+  recurrence: Callable[..., base.Layer] | None = None,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
   remat: RematPolicy = False,
@@ -73,10 +77,16 @@ def ScalingTransformerLM(
     n_layers: Number of blocks.
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
-    attention: Factory of causal self-attention; @SelfAttention is dense.
+    attention: Factory of causal self-attention; @SelfAttention is dense. With a
+      tuple of factories, their layers alternate.
     feed_forward: Factory of the feed-forward layers; @FeedForward is dense.
+    norm: Factory of the normalization before each sublayer; None means that of
+      the block, `DecoderBlock.norm`. The last one is always @LayerNorm.
+    recurrence: Factory of a layer in parallel to each feed-forward layer, whose
+      output is added, such as @SRUBranch; None means that of the block, which
+      has none by default.
     logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
-      the sparse loss layer.
+      the sparse loss layer, and @TiedLogits shares the embedding.
     positions: Factory of the position scheme.
     remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity of predict mode, in tokens.
@@ -109,12 +119,14 @@ def ScalingTransformerLM(
   )
   name = 'ScalingTransformerLM'
   check_arguments(name, **sizes)
+  alternating(f'{name}.attention', attention, n_layers)
   return TransformerLM(
     **sizes,
     block=functools.partial(
       DecoderBlock,
       attention=forwarded(f'{name}.attention', attention),
       feed_forward=forwarded(f'{name}.feed_forward', feed_forward),
+      **_given(name, norm=norm, recurrence=recurrence),
     ),
     positions=forwarded(f'{name}.positions', positions),
     logits=forwarded(f'{name}.logits', logits),
@@ -134,9 +146,12 @@ def ScalingTransformer(
   n_heads: int = 16,
   dropout: float = 0.1,
   encoder_attention: Callable[..., base.Layer] = EncoderAttention,
-  attention: Callable[..., base.Layer] = SparseAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SparseAttention,
   cross_attention: Callable[..., base.Layer] = CrossAttention,
   feed_forward: Callable[..., base.Layer] = SparseFF,
+  norm: Callable[[], base.Layer] | None = None,
+  recurrence: Callable[..., base.Layer] | None = None,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
   remat: RematPolicy | tuple[RematPolicy, ...] = False,
@@ -160,13 +175,20 @@ def ScalingTransformer(
     n_heads: Number of attention heads.
     dropout: Rate of all dropout.
     encoder_attention: Factory of the encoder's attention: x, mask -> x.
-    attention: Factory of causal self-attention; @SelfAttention is dense.
+    attention: Factory of causal self-attention; @SelfAttention is dense. With a
+      tuple of factories, their layers alternate.
     cross_attention: Factory of attention to the encoder's output;
       @SparseCrossAttention has sparse queries and no output projection.
     feed_forward: Factory of the feed-forward layers of encoder and decoder;
       @FeedForward is dense.
+    norm: Factory of the normalization before each sublayer; None means that of
+      the blocks, `EncoderBlock.norm` and `EncoderDecoderBlock.norm`. Those
+      after the encoder and after the decoder are always @LayerNorm.
+    recurrence: Factory of a layer in parallel to each feed-forward layer, whose
+      output is added, such as @SRUBranch; None means that of the blocks, which
+      have none by default.
     logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
-      the sparse loss layer.
+      the sparse loss layer, and @TiedLogits shares the embedding.
     positions: Factory of the position scheme. A scheme that acts in causal
       attention, such as @RotaryPositions, gives the encoder no positions.
     remat: What the backward pass recomputes, as in `Repeat`: one policy for all
@@ -202,6 +224,7 @@ def ScalingTransformer(
     mode=mode,
     **dimensions,
   )
+  alternating('ScalingTransformer.attention', attention, n_decoder_layers)
   remats = remat_per_stack(remat, 2, 'ScalingTransformer.remat')
   scheme = build_positions('ScalingTransformer', positions, d_model, n_heads)
   table = EmbeddingTable(vocab_size, d_model)
@@ -211,32 +234,28 @@ def ScalingTransformer(
   def slot(name, factory):
     return forwarded(f'ScalingTransformer.{name}', factory)
 
+  dimensions |= dict(
+    feed_forward=slot('feed_forward', feed_forward),
+    **_given('ScalingTransformer', norm=norm, recurrence=recurrence),
+  )
+
   def encoder_block():
-    return EncoderBlock(
-      attention=slot('encoder_attention', encoder_attention),
-      feed_forward=slot('feed_forward', feed_forward),
-      mode=encoder_mode,
-      **dimensions,
-    )
+    own = slot('encoder_attention', encoder_attention)
+    return EncoderBlock(attention=own, mode=encoder_mode, **dimensions)
 
   def decoder_block():
     return EncoderDecoderBlock(
       attention=slot('attention', attention),
       cross_attention=slot('cross_attention', cross_attention),
-      feed_forward=slot('feed_forward', feed_forward),
       positions=scheme,
       max_len=max_len,
       mode=mode,
       **dimensions,
     )
 
-  encoder = tl.Serial(  # sources
-    tl.Branch(
-      embed(Embed(table), scheme, dropout, encoder_mode), PaddingMask()
-    ),  # (b, m, d), mask
+  encoder = _encoder(
+    embed(Embed(table), scheme, dropout, encoder_mode),
     Repeat(encoder_block, n_encoder_layers, remats[0]),
-    tl.Select([0], n_in=2),
-    LayerNorm(),
   )
   return tl.Serial(  # sources, tokens
     ShareWeights(table, *scheme.shared),
@@ -250,5 +269,24 @@ def ScalingTransformer(
     Repeat(decoder_block, n_decoder_layers, remats[1]),
     tl.Select([0], n_in=3),
     LayerNorm(),
-    Logits(vocab_size, logits, mode, 'ScalingTransformer.logits'),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'ScalingTransformer.logits', table),
   )
+
+
+def _encoder(embedding, blocks):
+  """Sources (b, m) -> (b, m, d)."""
+  return tl.Serial(
+    tl.Branch(embedding, PaddingMask()),  # (b, m, d), mask
+    blocks,
+    tl.Select([0], n_in=2),
+    LayerNorm(),
+  )
+
+
+def _given(model, **factories):
+  """The factories that are not None, as arguments of a block."""
+  return {
+    slot: forwarded(f'{model}.{slot}', factory)
+    for slot, factory in factories.items()
+    if factory is not None
+  }

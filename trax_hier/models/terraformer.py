@@ -8,7 +8,8 @@ Source: Sparse is Enough in Scaling Transformers (arXiv 2111.12763), section 4
 and its published code.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
@@ -34,16 +35,19 @@ from trax_hier.layers.base.checks import (
   check_arguments,
   check_positive,
 )
+from trax_hier.layers.base.repeat import alternating
 from trax_hier.layers.base.slots import (
   ATTENTION,
   ENCODER_ATTENTION,
   FEED_FORWARD,
   MASKED_ATTENTION,
+  NORM,
   RECURRENCE,
   MisfitError,
   build_part,
   build_positions,
 )
+from trax_hier.layers.blocks import pre_norm
 from trax_hier.models.embedding import (
   Embed,
   EmbeddingTable,
@@ -51,6 +55,7 @@ from trax_hier.models.embedding import (
   PaddingMask,
   TokenEncoder,
   embed,
+  token_embedding,
 )
 
 
@@ -66,11 +71,14 @@ def Terraformer(
   n_heads: int = 16,
   dropout: float = 0.1,
   encoder_attention: Callable[..., base.Layer] = EncoderAttention,
-  attention: Callable[..., base.Layer] = SparseAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SparseAttention,
   feed_forward: Callable[..., base.Layer] = SparseFF,
+  norm: Callable[[], base.Layer] = LayerNorm,
   recurrence: Callable[..., base.Layer] | None = SRUBranch,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
+  reversible_encoder: bool = True,
   max_len: int = 2048,
   mode: str = 'train',
 ) -> base.Layer:
@@ -95,14 +103,20 @@ def Terraformer(
     encoder_attention: Factory of the encoder's attention: x, mask -> x.
     attention: Factory of the decoder's causal attention, called with `masked`:
       x, mask -> x. @SparseAttention, @SelfAttention (dense) or @LSHAttention.
+      With a tuple of factories, blocks with these alternate.
     feed_forward: Factory of the feed-forward layers of encoder and decoder;
       @FeedForward is dense.
+    norm: Factory of the normalization before each sublayer. Those after the
+      encoder and after the decoder are always @LayerNorm.
     recurrence: Factory of a layer in parallel to each feed-forward layer, whose
       output is added; None means no such layer.
     logits: Factory of the last layer, of width `d_out`; @MultiplicativeDense is
-      the sparse loss layer.
+      the sparse loss layer, and @TiedLogits shares the embedding.
     positions: Factory of the position scheme. A scheme that acts in causal
       attention, such as @RotaryPositions, gives the encoder no positions.
+    reversible_encoder: Whether the two streams of the encoder go on as those of
+      the decoder. If False, they end: both streams of the decoder start from
+      LayerNorm(Dense(mean of the two)).
     max_len: Capacity of predict mode, in tokens: sources, including padding,
       and new tokens.
     mode: 'train', 'eval' or 'predict'.
@@ -144,20 +158,21 @@ def Terraformer(
     own = dimensions | dict(mode=encoder_mode, causal=False)
     return [
       _attention(
-        'encoder_attention', encoder_attention, ENCODER_ATTENTION, own
+        'encoder_attention', encoder_attention, ENCODER_ATTENTION, norm, own
       ),
-      _feed_forward('Terraformer', feed_forward, recurrence, own),
+      _feed_forward('Terraformer', feed_forward, recurrence, norm, own),
     ]
 
-  def decoder_block():
+  def decoder_block(kind):
     own = dimensions | dict(causal=True)
     attentions = [
-      _attention('attention', attention, MASKED_ATTENTION, own)
+      _attention('attention', kind, MASKED_ATTENTION, norm, own)
       for _ in range(n_decoder_attentions)
     ]
-    feed = _feed_forward('Terraformer', feed_forward, recurrence, own)
+    feed = _feed_forward('Terraformer', feed_forward, recurrence, norm, own)
     return [*attentions, feed]
 
+  end = [Mean(), Dense(d_model), LayerNorm(), tl.Dup()]
   encoder = tl.Serial(  # sources
     CloseGaps(),
     tl.Branch(
@@ -168,18 +183,19 @@ def Terraformer(
     ReversibleRepeat(
       encoder_block, n_encoder_layers, encoder_mode
     ),  # y1, y2, mask
+    *([] if reversible_encoder else end),
   )
-  decoder = ReversibleRepeat(decoder_block, n_decoder_layers, mode)
+  kinds = alternating('Terraformer.attention', attention, n_decoder_layers)
+  decoder_blocks = [functools.partial(decoder_block, kind) for kind in kinds]
+  decoder = ReversibleRepeat(decoder_blocks, n_decoder_layers, mode)
+  targets = TokenEncoder(Embed(table), scheme, dropout, mode)
   return tl.Serial(  # sources, tokens
     ShareWeights(table),
-    tl.Parallel(
-      None,
-      [TokenEncoder(Embed(table), scheme, dropout, mode), tl.Dup()],
-    ),  # sources, x1, x2
+    tl.Parallel(None, [targets, tl.Dup()]),  # sources, x1, x2
     Prefixed(encoder, decoder, mode, max_len),  # x1, x2
     Mean(),
     LayerNorm(),
-    Logits(vocab_size, logits, mode, 'Terraformer.logits'),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'Terraformer.logits', table),
   )
 
 
@@ -192,8 +208,10 @@ def ReversibleLM(
   n_layers: int = 6,
   n_heads: int = 8,
   dropout: float = 0.1,
-  attention: Callable[..., base.Layer] = SelfAttention,
+  attention: Callable[..., base.Layer]
+  | Sequence[Callable[..., base.Layer]] = SelfAttention,
   feed_forward: Callable[..., base.Layer] = SparseFF,
+  norm: Callable[[], base.Layer] = LayerNorm,
   recurrence: Callable[..., base.Layer] | None = None,
   logits: Callable[..., base.Layer] = Dense,
   positions: Callable[..., NoPositions] = LearnedPositions,
@@ -230,25 +248,26 @@ def ReversibleLM(
   check_arguments('ReversibleLM', vocab_size=vocab_size, **dimensions)
   check_positive('ReversibleLM', n_layers=n_layers)
   scheme = _positions('ReversibleLM', positions, d_model, n_heads)
-  embedding = tl.Embedding(vocab_size, d_model)
+  embedding, tables = token_embedding(vocab_size, d_model, logits)
   dimensions |= dict(max_len=max_len, stride=1, positions=scheme)
 
-  def block():
-    attend = build_part(
-      'ReversibleLM.attention', attention, ATTENTION, **dimensions
-    )
+  def block(kind):
+    attend = build_part('ReversibleLM.attention', kind, ATTENTION, **dimensions)
     return [
-      _pre_norm(attend, dropout, mode),
-      _feed_forward('ReversibleLM', feed_forward, recurrence, dimensions),
+      _pre_norm('ReversibleLM', attend, norm, dimensions),
+      _feed_forward('ReversibleLM', feed_forward, recurrence, norm, dimensions),
     ]
 
+  kinds = alternating('ReversibleLM.attention', attention, n_layers)
+  blocks = [functools.partial(block, kind) for kind in kinds]
   return tl.Serial(  # tokens
+    *([ShareWeights(*tables)] if tables else []),
     TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     tl.Dup(),
-    ReversibleRepeat(block, n_layers, mode),  # x1, x2
+    ReversibleRepeat(blocks, n_layers, mode),  # x1, x2
     Mean(),
     LayerNorm(),
-    Logits(vocab_size, logits, mode, 'ReversibleLM.logits'),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'ReversibleLM.logits', *tables),
   )
 
 
@@ -259,12 +278,13 @@ def _positions(model, positions, d_model, n_heads):
     raise MisfitError(
       f'{model}.positions = @{type(scheme).__name__} has weights that all '
       'layers share, which reversible layers cannot: legal are '
-      '@NoPositions, @RotaryPositions, @LearnedPositions and @T5Positions'
+      '@NoPositions, @RotaryPositions, @LearnedPositions, '
+      '@FixedBasePositions and @T5Positions'
     )
   return scheme
 
 
-def _attention(name, factory, kind, dimensions):
+def _attention(name, factory, kind, norm, dimensions):
   """Normalization, attention and dropout: x, mask -> f."""
   # Causal attention has an argument `masked`. Attention with an argument
   # `causal` can be either.
@@ -277,27 +297,28 @@ def _attention(name, factory, kind, dimensions):
       f'are {legal}'
     )
   layer = build_part(f'Terraformer.{name}', factory, kind, **dimensions)
-  return _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
+  return _pre_norm('Terraformer', layer, norm, dimensions)
 
 
-def _feed_forward(model, feed_forward, recurrence, dimensions):
+def _feed_forward(model, feed_forward, recurrence, norm, dimensions):
   """Feed-forward layer, plus a recurrence in parallel: x[, mask] -> f."""
   layer = build_part(
     f'{model}.feed_forward', feed_forward, FEED_FORWARD, **dimensions
   )
-  layer = _pre_norm(layer, dimensions['dropout'], dimensions['mode'])
-  if recurrence is None:
-    return layer
-  branch = build_part(
-    f'{model}.recurrence', recurrence, RECURRENCE, **dimensions
-  )
-  return tl.Serial(  # x[, mask]
-    tl.Branch(layer, [LayerNorm(), branch]), tl.Add()
-  )
+  branch = None
+  if recurrence is not None:
+    branch = build_part(
+      f'{model}.recurrence', recurrence, RECURRENCE, **dimensions
+    )
+  return _pre_norm(model, layer, norm, dimensions, branch)
 
 
-def _pre_norm(layer, dropout, mode):
-  return tl.Serial(LayerNorm(), layer, tl.Dropout(dropout, mode=mode))
+def _pre_norm(model, layer, norm, dimensions, recurrence=None):
+  def make_norm():
+    return build_part(f'{model}.norm', norm, NORM)
+
+  sizes = dimensions['dropout'], dimensions['mode']
+  return tl.Serial(*pre_norm(layer, *sizes, make_norm, recurrence))
 
 
 def Mean() -> base.Layer:

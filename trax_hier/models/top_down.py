@@ -10,6 +10,7 @@ from trax_hier.layers import (
   Coarse,
   ConcatDense,
   DecoderBlock,
+  Dense,
   Latest,
   LayerNorm,
   NoPositions,
@@ -20,8 +21,12 @@ from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy, remat_per_stack
 from trax_hier.layers.base.slots import INJECT, build_part, build_positions
 from trax_hier.layers.hierarchy.scales import check_scales
-from trax_hier.models.embedding import Logits, TokenEncoder
-from trax_hier.models.multiscale import check_blocks_per_scale, scale_layers
+from trax_hier.models.embedding import Logits, TokenEncoder, token_embedding
+from trax_hier.models.multiscale import (
+  check_blocks_per_scale,
+  dropout_of_scales,
+  scale_layers,
+)
 
 
 @configurable(module='trax_hier.models')
@@ -33,12 +38,14 @@ def TopDownLM(
   scales: tuple[int, ...] = (1, 4, 16),
   n_layers: tuple[int, ...] = (8, 10, 12),
   n_heads: int = 8,
-  dropout: float = 0.1,
+  dropout: float | tuple[float, ...] = 0.1,
   block: Callable[..., base.Layer] = DecoderBlock,
   coarse_block: Callable[..., base.Layer] = DecoderBlock,
-  shorten: Callable[..., base.Layer] = AverageShorten,
+  shorten: Callable[..., base.Layer]
+  | tuple[Callable[..., base.Layer], ...] = AverageShorten,
   inject: Callable[..., base.Layer] = ConcatDense,
   positions: Callable[..., NoPositions] = RelativePositions,
+  logits: Callable[..., base.Layer] = Dense,
   remat: RematPolicy | tuple[RematPolicy, ...] = False,
   max_len: int = 2048,
   mode: str = 'train',
@@ -66,15 +73,19 @@ def TopDownLM(
       preceding scale.
     n_layers: Number of blocks at each scale.
     n_heads: Number of attention heads.
-    dropout: Rate of all dropout.
+    dropout: Rate of all dropout, or one for each scale; that of the first scale
+      is also that of the embeddings.
     block: Factory of a block at full length, called with the dimensions of the
       model that its signature names.
     coarse_block: Factory of a block at the other scales, called like `block`.
     shorten: Factory of the shortening: `AverageShorten`, `LinearShorten` (a
-      strided convolution) or `AttentionShorten`.
+      strided convolution) or `AttentionShorten`. Or a tuple of factories, one
+      for each scale but the first.
     inject: Factory of the layer that joins c_j and H_{j+1}: `ConcatDense` or
       `Sum`.
     positions: Factory of the position scheme of all attention layers.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding.
     remat: What the backward pass recomputes, as in `Repeat`: one policy for all
       blocks, or one for each scale.
     max_len: Capacity of predict mode, in tokens.
@@ -108,21 +119,21 @@ def TopDownLM(
 
   Source: Multi-scale Transformer Language Models (arXiv 2005.00581), top-down.
   """
-  dimensions = dict(
-    d_model=d_model, d_ff=d_ff, n_heads=n_heads, dropout=dropout, mode=mode
-  )
+  dimensions = dict(d_model=d_model, d_ff=d_ff, n_heads=n_heads, mode=mode)
   check_arguments('TopDownLM', vocab_size=vocab_size, **dimensions)
   check_scales('TopDownLM', scales)
   check_blocks_per_scale('TopDownLM', n_layers, scales)
+  dropout = dropout_of_scales('TopDownLM', dropout, scales)
   remat = remat_per_stack(remat, len(scales), 'TopDownLM.remat')
   scheme = build_positions('TopDownLM', positions, d_model, n_heads)
-  embedding = tl.Embedding(vocab_size, d_model)
-  dimensions |= dict(max_len=max_len, positions=scheme)
+  embedding, tables = token_embedding(vocab_size, d_model, logits)
+  dimensions |= dict(dropout=dropout[0], max_len=max_len, positions=scheme)
   shorten_to, blocks_at = scale_layers(
     'TopDownLM',
     dimensions,
     scales=scales,
     n_layers=n_layers,
+    dropout=dropout,
     shorten=shorten,
     block=block,
     coarse_block=coarse_block,
@@ -149,9 +160,9 @@ def TopDownLM(
     )
 
   return tl.Serial(  # tokens
-    ShareWeights(*scheme.shared),
-    TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
+    ShareWeights(*tables, *scheme.shared),
+    TokenEncoder(embedding, scheme, dropout[0], mode),  # (b, l, d)
     from_scale(0),
     LayerNorm(),
-    Logits(vocab_size),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'TopDownLM.logits', *tables),
   )

@@ -17,7 +17,7 @@ from trax_hier.layers import (
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import RematPolicy
 from trax_hier.layers.base.slots import BLOCK, build_part, build_positions
-from trax_hier.models.embedding import Logits, TokenEncoder
+from trax_hier.models.embedding import Logits, TokenEncoder, token_embedding
 
 
 @configurable(module='trax_hier.models')
@@ -51,7 +51,8 @@ def TransformerLM(
     block: Factory of a block, called with the dimensions of the model that its
       signature names.
     positions: Factory of the position scheme of all attention layers.
-    logits: Factory of the last layer, of width `d_out`.
+    logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
+      embedding.
     remat: What the backward pass recomputes, as in `Repeat`.
     max_len: Capacity of predict mode, in tokens.
     mode: 'train', 'eval' or 'predict'.
@@ -80,7 +81,7 @@ def TransformerLM(
     'TransformerLM', vocab_size=vocab_size, n_layers=n_layers, **dimensions
   )
   scheme = build_positions('TransformerLM', positions, d_model, n_heads)
-  embedding = tl.Embedding(vocab_size, d_model)
+  embedding, tables = token_embedding(vocab_size, d_model, logits)
 
   def make_block():
     return build_part(
@@ -94,9 +95,9 @@ def TransformerLM(
     )
 
   return tl.Serial(  # tokens
-    ShareWeights(*scheme.shared),
+    ShareWeights(*tables, *scheme.shared),
     TokenEncoder(embedding, scheme, dropout, mode),  # (b, l, d)
     Repeat(make_block, n_layers, remat),
     LayerNorm(),
-    Logits(vocab_size, logits, mode, 'TransformerLM.logits'),  # (b, l, v)
+    Logits(vocab_size, logits, mode, 'TransformerLM.logits', *tables),
   )

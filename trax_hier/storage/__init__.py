@@ -4,6 +4,8 @@
   `training.run` resumes one.
 * `export`: saves and loads exported models; `model_card` writes their README.
 * `tensor_files`, `tensor_names`: the safetensors file of an export.
-* `import_trax`, `trax_files`: weights of Trax's own models.
+* `export_weights`: the weights of an export for `train.init_from`.
+* `import_trax`: weights of Trax's own models; `trax_files` reads their files,
+  `trax_order` converts them, `trax_misfits` finds arguments that would fit.
 * `configurables`: registers all configurables with gin.
 """

@@ -33,7 +33,7 @@ import trax_hier.layers
 import trax_hier.models
 from trax_hier import config
 from trax_hier.compat import base
-from trax_hier.data import ByteVocab, SentencePieceVocab
+from trax_hier.data import ByteVocab, IdVocab, SentencePieceVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 from trax_hier.environment import check_devices, expand_home
 from trax_hier.storage.export_digests import (
@@ -71,7 +71,7 @@ class ExportableModel:
   Attributes:
     model: Factory of the model.
     weights: Weights of the model, as nested tuples.
-    vocab: Vocabulary: bytes or SentencePiece, optionally with sentinels.
+    vocab: Vocabulary: bytes, SentencePiece or ids, optionally with sentinels.
     config_text: Gin text that binds `train.model` and all that it needs.
     length: Tokens per row of a training batch.
     source_length: Tokens per source; None for a model without an encoder.
@@ -323,14 +323,21 @@ def _base_vocab(vocab):
 
 def _describe_vocab(vocab):
   base_vocab = _base_vocab(vocab)
-  kinds = {ByteVocab: 'bytes', SentencePieceVocab: 'sentencepiece'}
+  kinds = {
+    ByteVocab: 'bytes',
+    SentencePieceVocab: 'sentencepiece',
+    IdVocab: 'ids',
+  }
   if type(base_vocab) not in kinds:
     raise ValueError(
       f'the vocabulary of the data, {type(base_vocab).__name__}, cannot be '
-      'exported: it is neither bytes nor a SentencePiece model'
+      'exported: it is neither bytes nor a SentencePiece model nor ids'
     )
   size = vocab.size if base_vocab is not vocab else None
-  return {'kind': kinds[type(base_vocab)], 'size_with_sentinels': size}
+  facts = {'kind': kinds[type(base_vocab)], 'size_with_sentinels': size}
+  if isinstance(base_vocab, IdVocab):
+    facts['size'] = base_vocab.size
+  return facts
 
 
 def _load_vocab(folder, description):
@@ -340,6 +347,8 @@ def _load_vocab(folder, description):
     case {'kind': 'sentencepiece', 'size_with_sentinels': size}:
       check_file(folder / VOCAB_FILE, MAX_FILE)
       vocab = SentencePieceVocab(str(folder / VOCAB_FILE))
+    case {'kind': 'ids', 'size_with_sentinels': size, 'size': n} if is_count(n):
+      vocab = IdVocab(n)
     case _:
       raise ValueError(
         f'{folder / FACTS_FILE}: unknown vocab = {description!r:.80}'

@@ -1,206 +1,205 @@
-"""Converts the weights of Trax's own Hourglass.
-
-Trax stores the layers one by one. trax_hier stacks the equal blocks of a
-`Repeat`, puts the shared biases first, and has another order of the projections
-of an attention layer. The numbers are the same.
-"""
+"""Imports weights of Trax's own models, as exports of ours."""
 
 import inspect
-import re
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from trax_hier import config
-from trax_hier.data import ByteVocab
+from trax_hier.config.parsing import current_table
+from trax_hier.config.text import write
+from trax_hier.data import ByteVocab, IdVocab
 from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
-from trax_hier.models.hourglass import HourglassLM, parse_hierarchy
+from trax_hier.layers import ShortenedStack
+from trax_hier.models import (
+  HourglassLM,
+  ScalingTransformer,
+  ScalingTransformerLM,
+  Terraformer,
+  TransformerLM,
+)
 from trax_hier.storage import export
-from trax_hier.storage.tensor_names import tensor_names
 from trax_hier.storage.trax_files import read_trax_weights
-from trax_hier.training.state import abstract_init, token_shapes
+from trax_hier.storage.trax_misfits import argument_value, changes_that_fit
+from trax_hier.storage.trax_order import MisfitError, convert, in_trax_order
+from trax_hier.training.state import abstract_init
 
-# Arbitrary, as no weight of an Hourglass depends on the length.
-_LENGTH = 1
+IDS = 'ids'  # Stands for a vocabulary without text.
+UNITS = 'byte', 'dim', 'token'
+
+# The models of Trax whose weights each of ours takes.
+COUNTERPARTS = {
+  HourglassLM: 'HourglassLM',
+  TransformerLM: 'TransformerLM',
+  ScalingTransformerLM: 'ConfigurableTransformerLM',
+  ScalingTransformer: 'Transformer and ConfigurableTransformer',
+  Terraformer: 'ConfigurableTerraformer',
+}
 
 
-def hourglass_from_file(
-  file: str | Path, vocab: str | None = None
+def import_file(
+  file: str | Path,
+  vocab: str | None = None,
+  unit: str | None = None,
+  say: Callable[[str], None] = print,
 ) -> export.ExportableModel:
-  """Converts a file of Trax's Hourglass for `export.save`.
+  """Converts a file of one of Trax's models for `export.save`.
 
-  `train.model` must be bound in gin, to @HourglassLM with the arguments of
-  Trax's model: vanilla_layers, hierarchy, widths, kinds of shortening and
-  upsampling.
+  `train.model` must be bound in gin: to a model in `COUNTERPARTS` with the
+  arguments of Trax's model or, if Trax has trained a model of ours, to that.
 
   Args:
     file: See `read_trax_weights`.
-    vocab: Path of a SentencePiece model; None means that tokens are bytes.
+    vocab: Path of a SentencePiece model; 'ids' if the text of ids is not known;
+      None means that tokens are bytes.
+    unit: Kind of token: 'byte', 'dim' (of an image) or 'token' (any other);
+      None means 'token' with `vocab`, 'dim' if gin binds `train.data` to
+      @ImageBytes(), else 'byte'.
+    say: Prints what the file does not tell.
 
   Raises:
     ValueError: The file cannot be read, its weights do not fit the model, or
       the model does not fit the vocabulary.
   """
   model = config.value('train.model')
-  if inspect.unwrap(model) is not inspect.unwrap(HourglassLM):
-    raise ValueError(
-      'train.model must be @HourglassLM, whose weights are imported'
-    )
-  vocabulary = ByteVocab() if vocab is None else load_vocab(vocab, 'vocab')
-  config.set_vocab_size('train.model', vocabulary.size)
-  layer = model(mode='eval')
-  template, _ = abstract_init(layer, token_shapes((1, _LENGTH)))
-  names = tensor_names(layer, template)
-  n_ids = _shape_of('embedding.weights', names, template)[0]
-  if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
-    raise ValueError(
-      f'HourglassLM.vocab_size = {n_ids}, but the vocabulary has '
-      f'{vocabulary.size} ids: vocab must be the SentencePiece model used in '
-      'training; leave it out if tokens are bytes'
-    )
-
-  weights = hourglass_weights(
-    read_trax_weights(file),
-    template,
-    _value('vanilla_layers'),
-    _value('hierarchy'),
-    **_kinds(names),
-  )
+  if unit is None:
+    unit = _default_unit(vocab)
+  vocabulary = _load_vocab(vocab, unit)
+  arrays = read_trax_weights(file)
+  # Of all models, the table of embeddings.
+  n_ids = next((len(x) for x in arrays if x.ndim == 2), 0)
+  if n_ids:
+    config.set_vocab_size('train.model', n_ids)
+  layer, shapes, length = _abstract(model)
+  try:
+    weights, notes = _convert(model, arrays, layer, shapes)
+  except MisfitError as error:
+    raise ValueError(f'{Path(file).name}: {error}') from error
+  if vocabulary is None:
+    vocabulary = IdVocab(n_ids)
+  _check_ids(n_ids, vocabulary, vocab)
+  for note in notes:
+    say(f'note: {note}')
   return export.ExportableModel(
     model=model,
     weights=weights,
     vocab=vocabulary,
-    config_text=f'{config.operative_text()}\ntrain.model = @HourglassLM\n',
-    length=_LENGTH,
-    unit='byte' if vocab is None else 'token',
+    # Without its macros, which the operative text may lack.
+    config_text=(
+      f'{config.operative_text()}\ntrain.model = {_bound("train.model")}\n'
+    ),
+    length=length,
+    source_length=length if layer.n_in == 2 else None,
+    unit=unit,
     data=f'unknown; the weights are from {Path(file).name}, by Trax',
   )
 
 
-def _kinds(names):
-  """Finds the kinds of shortening and upsampling for `hourglass_weights`.
-
-  Args:
-    names: Names of the tensors of our `HourglassLM`.
-  """
-
-  def has(layer):
-    return any(re.match(rf'(shortened\.)+{layer}\.', name) for name in names)
-
-  return {
-    f'{kind}_{end}': has(rf'{end}\.{kind}')
-    for kind in ('dense', 'attention')
-    for end in ('shorten', 'upsample')
-  }
-
-
-def _shape_of(name, names, shapes):
-  return jax.tree.leaves(shapes)[names[name].leaf].shape
-
-
-def _value(parameter):
-  """The value of a parameter of HourglassLM, from gin or its default."""
-  try:
-    return config.value(f'HourglassLM.{parameter}')
-  except config.ConfigError:
-    return inspect.signature(HourglassLM).parameters[parameter].default
-
-
-def hourglass_weights(
-  weights: Any,
-  template: Any,
-  vanilla_layers: tuple[int, int] = (1, 1),
-  hierarchy: str = '6@3',
-  dense_shorten: bool = False,
-  dense_upsample: bool = True,
-  attention_shorten: bool = True,
-  attention_upsample: bool = True,
-) -> Any:
-  """Converts the weights of `trax.models.research.hourglass.HourglassLM`.
-
-  Args:
-    weights: Weights of the Trax model, which must use relative attention
-      throughout.
-    template: Weights of our `HourglassLM` of the same configuration, or their
-      shapes; the result has this structure.
-    vanilla_layers: The argument of both models.
-    hierarchy: The argument of both models.
-    dense_shorten: Whether shortening has a dense layer: `LinearPooling`, alone
-      or inside `AttentionResampling`.
-    dense_upsample: Whether upsampling has a dense layer: `LinearUpsampling`,
-      alone or inside `AttentionResampling`.
-    attention_shorten: Whether shortening is `AttentionResampling`.
-    attention_upsample: Whether upsampling is `AttentionResampling`.
-
-  Raises:
-    ValueError: The number or the shapes of the weights differ.
-  """
-  source = jax.tree.leaves(weights)
-  position = 0
-  shared = []
-
-  def take(n):
-    nonlocal position
-    position += n
-    return source[position - n : position]
-
-  def attention():
-    """The query, key, value, position and output projections."""
-    r, q, k, v = take(2), take(2), take(2), take(2)
-    if not shared:
-      shared.extend(take(2))
-    return q, k, v, r, take(2)
-
-  def norm():
-    return take(2)
-
-  def feed_forward():
-    return take(4)
-
-  def block():
-    first_norm = norm()
-    q, k, v, r, out = attention()
-    return [*first_norm, *q, *k, *v, *r, *out, *norm(), *feed_forward()]
-
-  def stack(n):
-    blocks = [block() for _ in range(n)]
-    return [np.stack(same) for same in zip(*blocks, strict=True)] + norm()
-
-  def shorten():
-    dense = 2 * dense_shorten
-    if not attention_shorten:
-      return take(dense)
-    return norm() + take(dense) + block()
-
-  def upsample():
-    dense = 2 * dense_upsample
-    if not attention_upsample:
-      return take(dense)
-    before = norm() + take(dense) + norm()
-    q, k, v, r, out = attention()
-    after = [*norm(), *feed_forward()]
-    return [*before, *k, *v, *q, *r, *out, *after]
-
-  def shortened(levels):
-    (n, _), *deeper = levels
-    inner = shorten() + stack(n)
-    if deeper:
-      inner += shortened(deeper) + stack(n)
-    return inner + upsample() + norm()
-
-  n_before, n_after = vanilla_layers
-  result = take(1) + stack(n_before)
-  result += shortened(parse_hierarchy(hierarchy)) + stack(n_after) + take(2)
-  result = [*shared, *result]
-
-  expected = jax.tree.leaves(template)
-  shapes = [np.shape(x) for x in result]
-  if position != len(source) or shapes != [x.shape for x in expected]:
-    raise ValueError(
-      f'the {len(source)} arrays of the Trax model do not fit the '
-      f'{len(expected)} arrays of HourglassLM: vanilla_layers, hierarchy, '
-      'widths or the kinds of shortening and upsampling differ'
+def _convert(model, arrays, layer, shapes):
+  """Our weights, from those of our model or of its counterpart, and notes."""
+  theirs = [x.shape for x in arrays]
+  leaves, tree = jax.tree.flatten(shapes)
+  if theirs == [x.shape for x in leaves]:
+    return jax.tree.unflatten(tree, arrays), []
+  if inspect.unwrap(model) not in map(inspect.unwrap, COUNTERPARTS):
+    legal = ', '.join(f'@{x.__name__} ({t})' for x, t in COUNTERPARTS.items())
+    raise MisfitError(
+      f'the weights are not of train.model = @{model.__name__}; weights of '
+      f"Trax's models fit those with a counterpart there: {legal}"
     )
-  return jax.tree.unflatten(jax.tree.structure(template), result)
+  try:
+    weights = convert(arrays, layer, shapes)
+  except MisfitError as error:
+    changes = changes_that_fit(model, theirs, lambda m: _abstract(m)[:2])
+    fit = f'; it fits with {changes}' if changes else ''
+    raise MisfitError(f'{error}{fit}') from error
+  notes = [_untold(model, layer)]
+  if unused := [x for x in in_trax_order(layer, shapes) if x.place is None]:
+    notes.append(
+      f'{len(unused)} of {len(arrays)} arrays have no effect in Trax and are '
+      f'left out, such as {unused[0].name}'
+    )
+  return weights, notes
+
+
+def _default_unit(vocab):
+  if vocab is not None:
+    return 'token'
+  return 'dim' if 'ImageBytes()' in _bound('train.data') else 'byte'
+
+
+def _load_vocab(vocab, unit):
+  """The vocabulary; None if only the file tells its size."""
+  if unit not in UNITS:
+    raise ValueError(f'unit = {unit!r} must be one of {", ".join(UNITS)}')
+  if vocab is None:
+    return ByteVocab()
+  if unit != 'token':
+    raise ValueError(
+      f'unit = {unit!r} is for tokens that are bytes: with a vocab, the unit '
+      "is 'token'"
+    )
+  return None if vocab == IDS else load_vocab(vocab, 'vocab')
+
+
+def _check_ids(n_ids, vocabulary, vocab):
+  """Checks that the vocabulary is that of the embedding table."""
+  if n_ids < vocabulary.size or (vocab is None and n_ids > vocabulary.size):
+    raise ValueError(
+      f'train.model has vocab_size = {n_ids}, as its weights in the file, but '
+      f'the vocabulary has {vocabulary.size} ids: vocab must be the '
+      'SentencePiece model used in training, or ids if the text of ids is not '
+      'known; leave it out if tokens are bytes'
+    )
+
+
+def _untold(model, layer):
+  """Says what no shape tells."""
+  names = {x.name for x in _walk(layer)}
+  told = [f'n_heads = {argument_value(model, "n_heads")}']
+  if used := sorted(names & {'Gelu', 'Relu'}):
+    told.append(f'activation = {" and ".join(used)}')
+  if norms := sorted(names & {'LayerNorm', 'RMSNorm'}):
+    told.append(f'norm = {" and ".join(norms)}')
+  if any('LSH' in name for name in names):
+    told.append('chunk_len, n_hashes')
+  return (
+    'shapes do not tell all: compare with the configuration of Trax: '
+    f'{", ".join(told)}'
+  )
+
+
+def _abstract(model):
+  """Builds a model in eval mode: the layer, its weights' shapes, a length."""
+  layer = model(mode='eval')
+  length = _least_length(layer)
+  batch = export.batch_shapes(length, length if layer.n_in == 2 else None)
+  return layer, abstract_init(layer, batch)[0], length
+
+
+def _least_length(layer):
+  """Tokens of the shortest row; no weight depends on the length."""
+  chunks, factors = [], []
+  for inner in _walk(layer):
+    # Gin replaces the class itself by another one.
+    if type(inner).__name__ == 'PureLSHSelfAttention':
+      chunks.append(inner._chunk_len)
+    elif isinstance(inner, ShortenedStack):
+      factors.append(inner.shorten_factor)
+  return math.lcm(*chunks) * math.prod(factors) if chunks else 1
+
+
+def _walk(layer):
+  yield layer
+  for inner in layer.sublayers:
+    yield from _walk(inner)
+
+
+def _bound(name):
+  """The value that a parameter is bound to as gin text; '' if it is not."""
+  for binding in config.resolved():
+    if binding.name == name:
+      return write(current_table().source_of(binding).value)
+  return ''

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from trax_hier.training.logging.coverage import coverage, describe_coverage
+
 _TEMPLATE = """\
 # {model}
 
@@ -93,7 +95,8 @@ def _metrics(fields):
   rows = [
     f'| {name.replace("_", " ")} | {_number(value)} |'
     for name, value in fields.metrics.items()
-    if name != 'tokens'
+    if name not in ('tokens', 'coverage')
   ]
-  head = [f'| held out, at step {fields.step:,} | |', '|---|---|']
+  share = describe_coverage(coverage(fields.metrics))
+  head = [f'| held out ({share}), at step {fields.step:,} | |', '|---|---|']
   return '\n'.join(['', *head, *rows, ''])

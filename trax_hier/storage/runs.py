@@ -58,6 +58,7 @@ class Run:
     data: The data set.
     compute_dtype: Name of the type of activations.
     mesh: Value of `train.mesh`, the axes of devices; None if it is not bound.
+    loss_chunk: Value of `train.loss_chunk`; None if it is not bound.
   """
 
   folder: Path
@@ -65,6 +66,7 @@ class Run:
   data: object
   compute_dtype: str
   mesh: Mapping[str, int] | None
+  loss_chunk: int | None
 
   def __repr__(self) -> str:
     """One line."""
@@ -148,7 +150,8 @@ def open_run(
   run = Run(
     file.parent,
     *(config.value(f'train.{name}') for name in names),
-    mesh=_bound_mesh(),
+    mesh=_bound('mesh'),
+    loss_chunk=_bound('loss_chunk'),
   )
   check_bindings(run.model, run.data, run.compute_dtype)
   config.set_vocab_size('train.model', run.data.vocab.size)
@@ -186,10 +189,11 @@ def _is_export(folder):
   return (folder / export.WEIGHTS_FILE).is_file()
 
 
-def _bound_mesh():
-  """The value of `train.mesh`; None if it is not bound."""
-  bound = any(b.name == 'train.mesh' for b in config.resolved())
-  return config.value('train.mesh') if bound else None
+def _bound(parameter):
+  """The value of a parameter of `train`; None if it is not bound."""
+  name = f'train.{parameter}'
+  is_bound = any(b.name == name for b in config.resolved())
+  return config.value(name) if is_bound else None
 
 
 def _open_export(folder, bindings, trust_code):
@@ -198,7 +202,14 @@ def _open_export(folder, bindings, trust_code):
   exported = export.load(folder, bindings, trust_code, notes.append)
   data = _ExportedData(exported)
   return _ExportedRun(
-    folder, exported.model, data, 'float32', _bound_mesh(), exported, notes
+    folder,
+    exported.model,
+    data,
+    'float32',
+    _bound('mesh'),
+    _bound('loss_chunk'),
+    exported,
+    notes,
   )
 
 

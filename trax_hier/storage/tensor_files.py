@@ -102,6 +102,44 @@ def read_tensors(
   )
 
 
+def different_tensors(
+  file: str | Path, layer: base.Layer, shapes: Any
+) -> dict[str, tuple[str, str]]:
+  """Compares the shapes in a file with those of a model.
+
+  Args:
+    file: File written by `write_tensors`.
+    layer: The model in 'train' or 'eval' mode.
+    shapes: Shapes of its weights, as nested tuples.
+
+  Returns:
+    {name: (shape in the file, shape in the model)} of those that differ, as
+    text; 'none' if one of them has no such tensor.
+
+  Raises:
+    ValueError: The file is not valid safetensors.
+  """
+  _check_header(file)
+  leaves = jax.tree.leaves(shapes)
+  here = {
+    name: str(list(leaves[at.leaf].shape[len(at.index) :]))
+    for name, at in tensor_names(layer, shapes).items()
+  }
+  try:
+    with safetensors.safe_open(file, 'numpy') as tensors:
+      there = {
+        name: str(tensors.get_slice(name).get_shape())
+        for name in tensors.keys()  # noqa: SIM118
+      }
+  except (safetensors.SafetensorError, OSError) as error:
+    raise ValueError(f'{file}: cannot be read: {error}') from error
+  return {
+    name: (there.get(name, 'none'), here.get(name, 'none'))
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name)
+  }
+
+
 def _check_header(file):
   """Checks the size of the header, which takes 20 times as much memory."""
   with open(file, 'rb') as opened:

@@ -42,7 +42,7 @@ from trax_hier.layers.base.memory import Lanes
 from trax_hier.layers.base.once import Once
 from trax_hier.layers.base.random_choice import RandomChoice
 from trax_hier.layers.base.remat import Remat
-from trax_hier.layers.base.repeat import Stack
+from trax_hier.layers.base.repeat import Alternating, Stack
 from trax_hier.layers.base.sharing import ShareWeights
 from trax_hier.layers.hierarchy.shortened_stack import ShortenedStack
 from trax_hier.layers.recurrent.recurrent_states import Recurrence
@@ -59,6 +59,7 @@ _SUBLAYERS = {
 # `weights_0`, `weights_1`, ... if there are several.
 _ARRAYS = {
   'Dense': ('weights', 'bias'),
+  'Digits': ('weights', 'first'),
   'FixedGate': ('bias',),
   'LayerNorm': ('scale', 'bias'),
   'LSTMGate': ('forget.weights', 'forget.bias', 'input.weights', 'input.bias'),
@@ -173,19 +174,26 @@ def _blocks(stack, weights):
   if isinstance(template, Remat):
     (template,), (weights,) = template.sublayers, weights
 
-  def block(i):
+  def blocks(i):
     own = jax.tree.map(
       lambda place: Place(place.leaf, (*place.index, i)), weights
     )
     if not template.sublayers:
-      return _nodes(template, own)
+      return [_nodes(template, own)]
     pairs = list(zip(template.sublayers, own, strict=True))
+    if isinstance(template, Alternating):
+      return [_unwrap(_nodes(*pair)) for pair in pairs]
     if isinstance(template, _UNNAMED):
-      return _all_nodes(pairs)
+      return [_all_nodes(pairs)]
     # A reversible block adds the output of each sublayer, as a residual does.
-    return [n for p in pairs for n in _residual(p[0], _nodes(*p))]
+    nodes = [_residual(pair[0], _nodes(*pair)) for pair in pairs]
+    size = len(nodes) // getattr(template, 'n_kinds', 1)
+    return [
+      [node for inner in nodes[start : start + size] for node in inner]
+      for start in range(0, len(nodes), size)
+    ]
 
-  return [_Node(_BLOCKS, block(i)) for i in range(stack.n)]
+  return [_Node(_BLOCKS, block) for i in range(stack.n) for block in blocks(i)]
 
 
 def _unnamed(layer, pairs):

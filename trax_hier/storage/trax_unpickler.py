@@ -1,10 +1,11 @@
 """Unpacks the arrays of Trax's files; a program of its own, with limits.
 
 `trax_files` runs it. A pickle can call any function of any module. This reader
-maps the few names that arrays and their metadata need to its own classes, which
-only unpack bytes and shapes; any other name aborts the read. A pickle can also
-ask for any amount of memory and time, even without a call. So the process gets
-limits on both, and this module imports NumPy alone, to start quickly.
+maps the few names that arrays, their metadata and the history of a training
+need to its own classes, which only unpack bytes and shapes; any other name
+aborts the read. A pickle can also ask for any amount of memory and time, even
+without a call. So the process gets limits on both, and this module imports
+NumPy alone, to start quickly.
 """
 
 import contextlib
@@ -241,11 +242,30 @@ class _Ignored:
     pass
 
 
+def _latin1(text, encoding):
+  """The bytes that protocols before 3 write as text."""
+  if encoding != 'latin1':
+    raise ValueError(f'bytes in the encoding {encoding!r:.40}')
+  return text.encode(encoding)
+
+
 _new_array = _Function(_Array)
+_new_dict = _Function(lambda *_: {})
 _KNOWN = {
+  ('_codecs', 'encode'): _Function(_latin1),
+  # The history of a training: {mode: defaultdict(list)}. Protocols before 3
+  # use the name of Python 2.
+  ('__builtin__', 'list'): _Ignored,
+  ('builtins', 'list'): _Ignored,
+  ('collections', 'OrderedDict'): _new_dict,
+  ('collections', 'defaultdict'): _new_dict,
+  ('trax.history', 'History'): _Ignored,
+  ('trax.supervised.history', 'History'): _Ignored,
+  ('trax.shapes', 'ShapeDtype'): _Ignored,
   ('numpy', 'ndarray'): _new_array,
   ('numpy', 'dtype'): _Function(_Dtype),
-  ('trax.shapes', 'ShapeDtype'): _Ignored,
+  # As Trax stores it where it writes a second file.
+  ('ml_dtypes', 'bfloat16'): 'u2',
   ('jax._src.array', '_reconstruct_array'): _Function(_from_jax),
   ('jax._src.device_array', 'reconstruct_device_array'): _Function(_from_jax),
 }
@@ -255,8 +275,12 @@ for _numpy in ('numpy.core', 'numpy._core'):
     (f'{_numpy}.multiarray', 'scalar'): _Function(_Ignored),
     (f'{_numpy}.numeric', '_frombuffer'): _new_array,
   }
-for _kind in ('bool_', 'uint8', 'uint32', 'int32', 'int64', 'float32'):
-  _KNOWN['numpy', _kind] = _Function(_Ignored)
+_kinds = ('float16', 'float32', 'float64', 'bfloat16', 'bool', 'bool_')
+_kinds += tuple(f'{_i}{_n}' for _i in ('int', 'uint') for _n in (8, 16, 32, 64))
+for _kind in _kinds:
+  # Of a signature; JAX has its own.
+  for _module in ('numpy', 'jax.numpy', 'jax.numpy.lax_numpy'):
+    _KNOWN[_module, _kind] = _Function(_Ignored)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@
 * `run`: starts or resumes a run; `saved_config` refuses a changed
   configuration, `run_lock` refuses a second trainer, and `checkpoints` loads
   the newest checkpoint.
+* `initial_weights`: the weights that a new run starts with, `init_from`.
 * `build`, `state`: jitted functions and their state, split by `mesh`.
 * `step`, `accumulate`: the training step and gradient accumulation.
 * `optimizers`, `schedules`: optax optimizers and learning rates.

@@ -13,6 +13,7 @@ from trax_hier.compat import base
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
 from trax_hier.training.initialization import Initialization
+from trax_hier.training.loss import Loss, find_head
 from trax_hier.training.memory_limit import check_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
@@ -83,6 +84,8 @@ def build(
   mesh: Mapping[str, int] | None = None,
   must_fit: bool = False,
   eval_batches: int | None = None,
+  label_smoothing: float = 0.0,
+  loss_chunk: int | None = None,
 ) -> Build:
   """Builds model and optimizer and checks that they fit data and devices.
 
@@ -96,12 +99,10 @@ def build(
       not fit in memory.
   """
   check_bindings(model, data, compute_dtype)
+  loss = Loss(label_smoothing, loss_chunk)
+  _check_optimizer(optimizer)
+  _check_eval_batches(eval_batches)
   dtype = COMPUTE_DTYPES[compute_dtype]
-  if isinstance(optimizer, Optimizer) or not callable(optimizer):
-    raise ValueError(
-      'train.optimizer must be a factory such as @Adam (without '
-      f'parentheses), got {_name(optimizer)}'
-    )
   if data.vocab.size > 1:  # 1 in `describe --batch`, which has no vocabulary.
     config.set_vocab_size('train.model', data.vocab.size)
   mesh = make_mesh(mesh)
@@ -118,6 +119,8 @@ def build(
   initialized = layer, abstract.weights, abstract.model_state
   store_shapes(*initialized)
   logits = check_logits(layer, batch, data.vocab.size)
+  if loss.chunk is not None:
+    find_head(layer)
   lanes = lane_axes(layer, batch, abstract.model_state)
   shardings = TrainState(
     step=replicated(mesh),
@@ -126,15 +129,10 @@ def build(
     opt_state=weight_shardings(mesh, abstract.opt_state),
     rng=replicated(mesh),
   )
-  abstract = jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding
-    ),
-    abstract,
-    shardings,
-  )
+  abstract = jax.tree.map(_with_sharding, abstract, shardings)
   if must_fit:
-    check_memory(abstract, batch, logits, mesh.size, accumulate_steps)
+    held = loss.logits_shape(logits)
+    check_memory(abstract, batch, held, mesh.size, accumulate_steps)
   evaluator = Evaluator(
     model(mode='eval'),
     data.eval_batches('valid'),
@@ -142,10 +140,11 @@ def build(
     mesh,
     dtype,
     eval_batches,
+    loss,
   )
   if must_fit:
     evaluator.check_memory(logits.shape[-1])
-  step = make_train_step(layer, optimizer, lanes, accumulate_steps, dtype)
+  step = make_train_step(layer, optimizer, lanes, accumulate_steps, dtype, loss)
   return Build(
     model=model,
     data=data,
@@ -204,8 +203,28 @@ def check_data(data: object) -> None:
     )
 
 
+def _check_optimizer(optimizer):
+  if isinstance(optimizer, Optimizer) or not callable(optimizer):
+    raise ValueError(
+      'train.optimizer must be a factory such as @Adam (without '
+      f'parentheses), got {_name(optimizer)}'
+    )
+
+
+def _check_eval_batches(n):
+  if n is not None and (type(n) is not int or n < 1):
+    raise ValueError(
+      'train.eval_batches must be None (the whole split) or a whole number, at '
+      f'least 1, got {n!r}'
+    )
+
+
 def _name(value):
   return f'{getattr(value, "__name__", value)!s:.80}'
+
+
+def _with_sharding(x, sharding):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def batch_shapes(data: object) -> Batch:

@@ -1,5 +1,6 @@
 """The record of a checkpoint: the digests by which loading verifies it."""
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -56,6 +57,38 @@ def read_record(folder: Path) -> dict[str, object] | None:
   if not is_intact:
     raise DamagedError('its digests are damaged')
   return content
+
+
+def different_arrays(
+  folder: Path,
+  record: Mapping[str, object] | None,
+  wanted: Mapping[str, object],
+  only: str = '',
+) -> dict[str, tuple[str, str]]:
+  """Compares types and shapes of saved arrays with others.
+
+  Args:
+    folder: Folder of the checkpoint.
+    record: Content of its record, if it has one.
+    wanted: Arrays or shapes by name.
+    only: Prefix of the names of saved arrays to compare.
+
+  Returns:
+    {name: (saved, wanted)} of those that differ, as text; 'none' if one side
+    has no such array.
+  """
+  if record is not None:
+    saved = {name: shape for name, (shape, _) in record['arrays'].items()}
+  else:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      tree = handler.metadata(folder / 'state').tree
+    saved = {name: describe(x) for name, x in tree.items()}
+  new = {name: describe(x) for name, x in wanted.items()}
+  return {
+    name: (saved.get(name, 'none'), new.get(name, 'none'))
+    for name in sorted(saved.keys() | new.keys())
+    if name.startswith(only) and saved.get(name) != new.get(name)
+  }
 
 
 def check_arrays(

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from trax_hier.training.checkpoint_record import (
   check_arrays,
   check_position,
-  describe,
+  different_arrays,
   make_record,
   not_finite_arrays,
   read_record,
@@ -103,7 +103,6 @@ class Checkpoints:
     directory: str | Path,
     keep: int = 3,
     read_only: bool = False,
-    losses: Mapping[int, float] | None = None,
   ):
     """Opens the folder.
 
@@ -112,15 +111,12 @@ class Checkpoints:
       keep: Number of newest checkpoints to keep when one is saved.
       read_only: Whether to change nothing, as another process may be writing:
         the folder is not created, and incomplete checkpoints are not deleted.
-      losses: Held-out losses by step, as known when the run is resumed.
 
     Raises:
       CheckpointError: if the metadata of a checkpoint are damaged.
     """
     self._directory = Path(directory).absolute()
     self._best = KeepBest()
-    for step, loss in (losses or {}).items():
-      self.evaluated(step, loss)
     try:
       self._manager = _Manager(
         self._directory,
@@ -182,13 +178,13 @@ class Checkpoints:
         force=True,
       )
 
-  def evaluated(self, step: int, loss: float) -> None:
+  def evaluated(self, step: int, loss: float, coverage: float = 1.0) -> None:
     """Records the held-out loss of a step, saved before or after this call.
 
-    Later saves keep the checkpoint of the lowest loss. A loss that is not
-    finite does not count.
+    Later saves keep the checkpoint of the lowest loss, among those of equal
+    coverage. A loss that is not finite does not count.
     """
-    self._best.record(step, loss)
+    self._best.record(step, loss, coverage)
 
   def restore(
     self, abstract: PyTree, say: Callable[[str], None]
@@ -363,26 +359,15 @@ class Checkpoints:
     """
     folder = self._directory / str(step)
     record = read_record(folder / 'digests')
-    if record is not None:
-      old = {name: shape for name, (shape, _) in record['arrays'].items()}
-    else:
+    if record is None:
       say(f'checkpoint {step} is not verified: it was saved without digests')
-      with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        saved = handler.metadata(folder / 'state').tree
-      old = {name: describe(x) for name, x in saved.items()}
-    new = {name: describe(x) for name, x in wanted.items()}
-    different = sorted(
-      name
-      for name in old.keys() | new.keys()
-      if name.startswith(only) and old.get(name) != new.get(name)
-    )
+    different = different_arrays(folder, record, wanted, only)
     if different:
-      name = different[0]
+      name, (saved, now) = next(iter(different.items()))
       raise CheckpointError(
         f'checkpoint {step} in {self._directory} belongs to another model or '
         f'optimizer: {len(different)} arrays differ, such as {name} (saved: '
-        f'{old.get(name, "none")}, now: {new.get(name, "none")}); use the '
-        'settings of that run, or another folder'
+        f'{saved}, now: {now}); use the settings of that run, or another folder'
       )
     return record
 

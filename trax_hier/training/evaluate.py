@@ -1,4 +1,4 @@
-"""Evaluation on the whole held-out set."""
+"""Evaluation on the held-out set, or on its first batches."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from trax_hier import config
 from trax_hier.compat import base
 from trax_hier.training.data_error import DataError, reading
 from trax_hier.training.initialization import Initialization
+from trax_hier.training.loss import Loss
 from trax_hier.training.memory_limit import check_evaluation_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
@@ -48,6 +49,8 @@ class Evaluator:
     unit: str,
     mesh: Mesh,
     compute_dtype: jnp.dtype = jnp.float32,
+    n_batches: int | None = None,
+    loss: Loss | None = None,
   ):
     """Builds the jitted functions; the first call compiles them.
 
@@ -57,6 +60,9 @@ class Evaluator:
       unit: Unit of a scored token, for the name `bits_per_<unit>`.
       mesh: Device mesh; batches are padded to split evenly over it.
       compute_dtype: Type that the weights are cast to.
+      n_batches: Number of batches to score, from the first one on; None, or a
+        larger number than there are, scores all.
+      loss: How the loss is computed; None means the defaults.
 
     Raises:
       ValueError: if there is no batch.
@@ -64,9 +70,12 @@ class Evaluator:
     if len(batches) == 0:
       raise ValueError('the held-out set has no batches: it is too short')
     self._batches = batches
+    n = len(batches)
+    self._n_batches = n if n_batches is None else min(n_batches, n)
     self._unit = unit
     self._mesh = mesh
     self._layer = layer
+    self._loss = loss = loss or Loss()
     batch = _batch_shapes(batches)
     rows = batch['inputs'].shape[0]
     rows += -rows % mesh.size
@@ -80,7 +89,9 @@ class Evaluator:
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._state_shardings = shardings
     self._step = jax.jit(
-      all_gather_weights(mesh, rows)(make_eval_step(layer, compute_dtype)),
+      all_gather_weights(mesh, rows)(
+        make_eval_step(layer, compute_dtype, loss)
+      ),
       donate_argnums=1,
       in_shardings=(
         weight_shardings(mesh, weights),
@@ -103,8 +114,21 @@ class Evaluator:
     rows, length = self._batch['inputs'].shape
     logits = jax.ShapeDtypeStruct((rows, length, n_ids), jnp.float32)
     check_evaluation_memory(
-      self._layer.state, self._batch, logits, self._mesh.size
+      self._layer.state,
+      self._batch,
+      self._loss.logits_shape(logits),
+      self._mesh.size,
     )
+
+  @property
+  def n_batches(self) -> int:
+    """Number of batches that an evaluation scores."""
+    return self._n_batches
+
+  @property
+  def coverage(self) -> float:
+    """Their share of the batches of the split."""
+    return self._n_batches / len(self._batches)
 
   @property
   def layer(self) -> base.Layer:
@@ -116,7 +140,7 @@ class Evaluator:
     weights: PyTree,
     before_batch: Callable[[int, int], None] = lambda n_done, n_all: None,
   ) -> dict[str, float]:
-    """Computes mean loss (nats), bits per unit, accuracy and tokens scored.
+    """Computes the mean loss (nats) and the metrics of `TrainResult`.
 
     Args:
       weights: Weights of the model.
@@ -127,10 +151,10 @@ class Evaluator:
       DataError: if a batch cannot be read, or no token has a weight above 0.
     """
     model_state = self._init_state(jax.random.PRNGKey(0), self._state_shardings)
-    totals = np.zeros(3, np.float64)
+    totals = np.zeros(5, np.float64)
     pending = None
-    for i in range(len(self._batches)):
-      before_batch(i, len(self._batches))
+    for i in range(self._n_batches):
+      before_batch(i, self._n_batches)
       with reading(f'held-out batch {i + 1}'):
         batch = self._batches[i]
       batch = put_batch(self._mesh, pad_rows(self._mesh, batch))
@@ -138,14 +162,17 @@ class Evaluator:
       if pending is not None:
         totals += np.asarray(pending)
       pending = sums
-    nats, correct, tokens = (totals + np.asarray(pending)).tolist()
+    totals += np.asarray(pending)
+    nats, correct, tokens, right_rows, rows = totals.tolist()
     if tokens == 0:
       raise DataError('the held-out set has no token with a weight above 0')
     return {
       'loss': nats / tokens,
       f'bits_per_{self._unit}': nats / tokens / math.log(2),
       'accuracy': correct / tokens,
+      'sequence_accuracy': right_rows / rows,
       'tokens': tokens,
+      'coverage': self.coverage,
     }
 
 

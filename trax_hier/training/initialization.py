@@ -55,14 +55,15 @@ class Initialization:
     if draws_alike and sum(x.size for x in shapes) <= _MAX_ELEMENTS:
       arrays = evaluate_program(self._program, np.asarray(rng))[::-1]
       # Each array is freed when it is on its device.
-      leaves = [_put(arrays.pop(), sharding) for sharding in shardings]
+      leaves = [put_array(arrays.pop(), sharding) for sharding in shardings]
     else:
       program = jaxpr_as_fun(self._program)
       leaves = jax.jit(program, out_shardings=shardings)(rng)
     return structure.unflatten(leaves)
 
 
-def _put(x, sharding):
+def put_array(x: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Puts an array (n, ..) that every host has on devices."""
   if jax.process_count() == 1:
     # A step may donate the array, so it must own its memory.
     return jax.device_put(x, sharding, may_alias=False)

@@ -8,17 +8,14 @@ from collections.abc import Callable
 from trax_hier.compat import base
 from trax_hier.config import configurable
 from trax_hier.training.build import build
+from trax_hier.training.initial_weights import Exports, find_initial_weights
 from trax_hier.training.intervals import Intervals, SaveClock
 from trax_hier.training.logging.report import NotFiniteError, Reporter
 from trax_hier.training.logging.weights_and_biases import check_wandb
 from trax_hier.training.memory_limit import peak_memory
 from trax_hier.training.optimizers import Optimizer
 from trax_hier.training.profile import check_profile_steps, profiling
-from trax_hier.training.run import (
-  find_folder,
-  find_init_checkpoints,
-  start_run,
-)
+from trax_hier.training.run import find_folder, start_run
 from trax_hier.training.schedules import Schedule
 from trax_hier.training.state import n_parameters
 from trax_hier.training.step import METRICS
@@ -36,8 +33,9 @@ class TrainResult:
   Attributes:
     step: Number of steps done.
     weights: Trained weights, float32, as nested tuples.
-    evaluation: Loss, bits per unit, accuracy and tokens of the held-out set,
-      and `coverage`, the share of its batches that was evaluated.
+    evaluation: Loss, bits per unit, accuracy and tokens of the held-out set;
+      `sequence_accuracy`, the share of rows without a wrong prediction; and
+      `coverage`, the share of the batches that was evaluated.
     model: Model factory of the run.
     data: Data set of the run.
     learning_rate: Schedule of the optimizer.
@@ -64,7 +62,7 @@ class TrainResult:
 
 @configurable(
   module='trax_hier.training',
-  denylist=['accept_changes', 'before_compile', 'probe'],
+  denylist=['accept_changes', 'before_compile', 'probe', 'exports'],
 )
 def train(
   output_dir: str,
@@ -86,9 +84,12 @@ def train(
   profile_steps: tuple[int, int] | None = None,
   wandb: str | None = None,
   eval_batches: int | None = None,
+  label_smoothing: float = 0.0,
+  loss_chunk: int | None = None,
   accept_changes: bool = False,
   before_compile: Callable[[], None] | None = None,
   probe: Probe | None = None,
+  exports: Exports | None = None,
 ) -> TrainResult:
   """Trains a model, or resumes a run that was stopped.
 
@@ -121,10 +122,11 @@ def train(
     compute_dtype: 'float32' or 'bfloat16'; a step casts the weights to it.
       Stored weights, loss and optimizer stay float32.
     seed: Seed of initial weights and dropout.
-    init_from: Folder of another run, whose newest weights are fine-tuned.
-      Model and vocabulary must be the same, but only the shapes of the weights
-      are checked. Optimizer state and step number are not loaded. None
-      initializes the weights randomly.
+    init_from: Folder of another run, whose newest weights are fine-tuned, or of
+      an export, which `trax-hier import_trax` makes, too. Model and vocabulary
+      must be the same, but only the shapes of the weights are checked.
+      Optimizer state and step number are not loaded. None initializes the
+      weights randomly.
     mesh: Number of devices along 'data' (replicas of the weights) and along
       'fsdp' (weights and optimizer state are sharded), such as
       `{'data': -1, 'fsdp': 8}`; -1 means all remaining devices. Rows of a
@@ -139,11 +141,18 @@ def train(
     eval_batches: Number of batches in an evaluation, always the first ones of
       the validation split; None evaluates the whole split. `@DocumentLanes`
       reads the longest documents first.
+    label_smoothing: Share of each target that is spread evenly over the
+      vocabulary, in training. Logged losses stay the plain cross entropy.
+    loss_chunk: Largest number of positions of a row whose logits are in memory;
+      the backward pass recomputes them. It saves memory with large vocabularies
+      and costs the time of one more last layer. None computes all at once.
     accept_changes: Whether to resume although the configuration has changed.
     before_compile: Function called after the model is built and before anything
       is compiled.
     probe: Function that logs samples and statistics of the model, such as
       `probes.Probes()`; None logs none.
+    exports: Reads an export that `init_from` names, as
+      `trax_hier.storage.export_weights` does; None refuses exports.
 
   Returns:
     A `TrainResult`.
@@ -168,7 +177,6 @@ def train(
     steps=steps,
     eval_every=eval_every,
     checkpoint_every=1 if checkpoint_every is None else checkpoint_every,
-    eval_batches=1 if eval_batches is None else eval_batches,
     log_every=log_every,
     keep_checkpoints=keep_checkpoints,
     accumulate_steps=accumulate_steps,
@@ -178,17 +186,13 @@ def train(
   check_wandb(wandb)
   probe_every = 0 if probe is None else look_every
   intervals = Intervals(steps, eval_every, checkpoint_every, probe_every)
-  init_checkpoints = find_init_checkpoints(init_from, output_dir)
   folder = find_folder(output_dir)
+  initial_weights = find_initial_weights(init_from, folder, exports)
   numerics = accumulate_steps, compute_dtype, mesh
-  built = build(
-    model,
-    data,
-    optimizer,
-    *numerics,
-    must_fit=True,
-    eval_batches=eval_batches,
-  )
+  scoring = eval_batches, label_smoothing, loss_chunk
+  built = build(model, data, optimizer, *numerics, True, *scoring)
+  if initial_weights is not None:
+    initial_weights.check(model(mode='eval'), built.abstract.weights)
   if before_compile is not None:
     before_compile()
 
@@ -200,7 +204,7 @@ def train(
         built,
         steps,
         seed,
-        init_checkpoints,
+        initial_weights,
         keep_checkpoints,
         accept_changes,
         wandb,
@@ -218,11 +222,16 @@ def train(
       profile,
       should_stop,
     )
-    evaluation = to_do.evaluate_first()
-    if run.step < steps:
-      with _name_last_checkpoint(run.checkpoints):
-        evaluation = to_do.train()
-    return _finish(run, evaluation, is_probed=probe_every > 0)
+    return _finish(run, _evaluate_or_train(to_do), is_probed=probe_every > 0)
+
+
+def _evaluate_or_train(to_do):
+  """Does the remaining steps, if any; returns the last evaluation."""
+  evaluation = to_do.evaluate_first()
+  if to_do.run.step < to_do.intervals.steps:
+    with _name_last_checkpoint(to_do.run.checkpoints):
+      evaluation = to_do.train()
+  return evaluation
 
 
 def _finish(run, evaluation, is_probed):

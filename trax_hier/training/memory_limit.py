@@ -50,6 +50,7 @@ def check_memory(
       'logits': _bytes(logits) // n_batches,
     },
     (abstract, batch, logits),
+    logits,
     n_devices,
     f'; the largest weights are {_largest(abstract.weights)}',
   )
@@ -78,22 +79,28 @@ def check_evaluation_memory(
     'an evaluation step',
     {name: _bytes(x) // n_devices for name, x in arrays.items()},
     arrays,
+    logits,
     n_devices,
     '',
   )
 
 
-def _check(what, sizes, arrays, n_devices, note):
+def _check(what, sizes, arrays, logits, n_devices, note):
   on_host = jax.default_backend() == 'cpu'
   # Devices that are simulated on a CPU share its memory.
   n_sharing = jax.local_device_count() if on_host and n_devices > 1 else 1
   largest = max(jax.tree.leaves(arrays), key=_array_bytes)
   binding = config.size_binding(largest.shape)
+  hints = [f'lower {binding}'] if binding else []
+  if largest is logits:
+    hints.append('set train.loss_chunk')
+  hints.append(
+    'use a smaller model, a smaller batch or more devices (train.mesh)'
+  )
   check_fits(
     what,
     {name: n_sharing * size for name, size in sizes.items()},
-    f'{note}: {f"lower {binding}, or " if binding else ""}use a smaller model, '
-    'a smaller batch or more devices (train.mesh)',
+    f'{note}: {", or ".join(hints)}',
   )
 
 

@@ -46,6 +46,7 @@ def Adam(
   eps: float = 1e-8,
   weight_decay: float = 0.0,
   clip_norm: float | None = None,
+  weight_decay_rate: float = 0.0,
 ) -> Optimizer:
   """Adam; with `weight_decay`, AdamW.
 
@@ -56,6 +57,8 @@ def Adam(
     eps: Number added to the root of the second moment.
     weight_decay: Decoupled decay of all weights, scaled by the learning rate.
     clip_norm: Largest global norm of the gradients; None disables clipping.
+    weight_decay_rate: Fraction of all weights that each step subtracts,
+      whatever the learning rate, as in trax.
 
   Raises:
     ValueError: for a number out of range.
@@ -78,7 +81,13 @@ def Adam(
   transforms = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
   if weight_decay:
     transforms.append(optax.add_decayed_weights(weight_decay))
-  return _build('Adam', transforms, learning_rate, clip_norm)
+  adam = _build('Adam', transforms, learning_rate, clip_norm)
+  decay = _decay('Adam', weight_decay_rate)
+  if decay is None:
+    return adam
+  subtract = optax.add_decayed_weights(-decay)
+  transform = optax.chain(adam.transform, subtract)
+  return Optimizer(transform, adam.learning_rate)
 
 
 @configurable(module='trax_hier.training')
@@ -90,6 +99,9 @@ def Adafactor(
   multiply_by_parameter_scale: bool = True,
   factored: bool = True,
   clip_norm: float | None = None,
+  min_dim_size_to_factor: int = 128,
+  weight_decay_rate: float = 0.0,
+  weight_decay_n_steps: int = 0,
 ) -> Optimizer:
   """Adafactor from optax: factors second moments into rows and columns.
 
@@ -106,6 +118,12 @@ def Adafactor(
       square of the weights.
     factored: Whether to factor the second moments of matrices.
     clip_norm: Largest global norm of the gradients; None disables clipping.
+    min_dim_size_to_factor: Smallest size of the two largest axes of an array
+      whose second moments are factored. trax factors all matrices, as 1 does.
+    weight_decay_rate: Fraction of all weights that each step subtracts,
+      whatever the learning rate, as in trax.
+    weight_decay_n_steps: Step at which this fraction has fallen to 0, linearly;
+      0 keeps it constant.
 
   Raises:
     ValueError: for a number out of range.
@@ -116,14 +134,22 @@ def Adafactor(
   _check_unit('Adafactor.decay_rate', decay_rate)
   if momentum is not None:
     _check_unit('Adafactor.momentum', momentum)
+  if min_dim_size_to_factor < 1:
+    raise ValueError(
+      'Adafactor.min_dim_size_to_factor must be at least 1, got '
+      f'{min_dim_size_to_factor}'
+    )
   schedule = _schedule('Adafactor', learning_rate)
+  decay = _decay('Adafactor', weight_decay_rate, weight_decay_n_steps)
   transform = optax.adafactor(
     _from_count(schedule),
+    min_dim_size_to_factor=min_dim_size_to_factor,
     decay_rate=decay_rate,
     clipping_threshold=clipping_threshold,
     momentum=momentum,
     multiply_by_parameter_scale=multiply_by_parameter_scale,
     factored=factored,
+    weight_decay_rate=decay,
   )
   clip = _clip('Adafactor', clip_norm)
   return Optimizer(optax.chain(*clip, transform), schedule)
@@ -186,6 +212,23 @@ def global_norm(tree: object) -> jax.Array:
   large = [x for x in leaves if x.size > _MAX_JOINED]
   arrays = [jnp.concatenate(joined), *large] if joined else large
   return jnp.sqrt(sum(jnp.sum(x * x) for x in arrays))
+
+
+def _decay(name, rate, n_steps=0):
+  """The fraction to subtract, or its schedule for optax; None for none."""
+  _check_unit(f'{name}.weight_decay_rate', rate)
+  if n_steps < 0:
+    raise ValueError(
+      f'{name}.weight_decay_n_steps must be at least 0, got {n_steps}'
+    )
+  if n_steps and not rate:
+    raise ValueError(
+      f'{name}.weight_decay_n_steps = {n_steps} needs '
+      f'{name}.weight_decay_rate above 0'
+    )
+  if n_steps:
+    return _from_count(lambda n: rate * jnp.maximum(1 - n / n_steps, 0.0))
+  return rate or None
 
 
 def _schedule(name, learning_rate):

@@ -1,7 +1,7 @@
 """Starts or resumes a run: its folder, state, checkpoints and log.
 
 A run resumes from its newest checkpoint. Without one, it starts from the
-weights of another run or from a seed.
+weights of another run, of an export, or from a seed.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from trax_hier.training.checkpoints import (
   saved_steps,
 )
 from trax_hier.training.data_changes import check_same_data, fingerprint
+from trax_hier.training.initial_weights import InitialWeights
 from trax_hier.training.logging.console import Console
 from trax_hier.training.logging.coverage import coverage, describe_coverage
 from trax_hier.training.logging.jsonl import read_metrics
@@ -87,7 +88,7 @@ def start_run(
   built: Build,
   steps: int,
   seed: int,
-  init_checkpoints: Path | None,
+  initial_weights: InitialWeights | None,
   keep_checkpoints: int,
   accept_changes: bool,
   wandb: str | None,
@@ -101,8 +102,8 @@ def start_run(
     built: Functions, data set and mesh of the run.
     steps: Number of the last step.
     seed: Seed of initial weights and dropout.
-    init_checkpoints: Folder of checkpoints with the initial weights of a new
-      run; None initializes them from the seed.
+    initial_weights: Initial weights of a new run; None initializes them from
+      the seed.
     keep_checkpoints: Number of newest checkpoints to keep.
     accept_changes: Whether to resume although the configuration has changed.
     wandb: Project at W&B; None sends nothing.
@@ -137,7 +138,7 @@ def start_run(
       checkpoints.evaluated(x['step'], x['loss'], coverage(x))
     _print_setup(built, console.say)
     step, state, position = _initial_state(
-      built, checkpoints, seed, init_checkpoints, console
+      built, checkpoints, seed, initial_weights, console
     )
     data_fingerprint = fingerprint(built.data)
     if position is not None:
@@ -249,32 +250,6 @@ def _folder(output_dir):
   return expand_home(output_dir, f'output_dir = {output_dir!r}').absolute()
 
 
-def find_init_checkpoints(
-  init_from: str | None, output_dir: str
-) -> Path | None:
-  """Finds the checkpoints of the run `train.init_from`; None if not needed.
-
-  A resumed run does not need them, so `init_from` may no longer exist.
-
-  Args:
-    init_from: Folder of another run, or None.
-    output_dir: Folder of this run, which may not exist.
-
-  Raises:
-    ValueError: if `init_from` has no checkpoints.
-  """
-  if init_from is None or saved_steps(_folder(output_dir) / 'checkpoints'):
-    return None
-  setting = f'train.init_from = {init_from!r}'
-  directory = expand_home(init_from, setting).absolute() / 'checkpoints'
-  if not directory.is_dir():
-    raise ValueError(
-      f'train.init_from = {init_from!r}: not a run directory: it has no '
-      'checkpoints'
-    )
-  return directory
-
-
 def _print_setup(built, say):
   devices = built.mesh.devices.flat
   say(
@@ -289,7 +264,7 @@ def _initial_state(
   built: Build,
   checkpoints: Checkpoints,
   seed: int,
-  init_checkpoints: Path | None,
+  initial_weights: InitialWeights | None,
   console: Console,
 ) -> tuple[int, TrainState, dict[str, object] | None]:
   """Restores or initializes the state.
@@ -308,8 +283,10 @@ def _initial_state(
     say(f'starting from seed {seed}')
     with console.doing('initializing the weights'):
       state = built.init(jax.random.PRNGKey(seed))
-    if init_checkpoints is not None:
-      weights = _load_weights(init_checkpoints, built.abstract.weights, say)
+    if initial_weights is not None:
+      weights = initial_weights.load(
+        built.model(mode='eval'), built.abstract.weights, say
+      )
       state = dataclasses.replace(state, weights=weights)
     return 0, state, None
   step, state, position = restored
@@ -320,19 +297,3 @@ def _initial_state(
     )
   say(f'resuming after step {step}')
   return step, state, position
-
-
-def _load_weights(directory, abstract, say):
-  """Loads the newest weights of another run.
-
-  Raises:
-    CheckpointError: if no checkpoint loads, or it belongs to another model.
-  """
-  checkpoints = Checkpoints(directory, read_only=True)
-  with contextlib.closing(checkpoints):
-    try:
-      step, weights = checkpoints.load_weights(abstract, say)
-    except CheckpointError as error:
-      raise CheckpointError(f'train.init_from: {error}') from error
-  say(f'initial weights: {directory.parent}, step {step}')
-  return weights

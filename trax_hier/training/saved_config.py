@@ -7,18 +7,20 @@ from trax_hier import config
 from trax_hier.training.checkpoints import CheckpointError
 
 # Parameters that may change when a run resumes: later losses do not depend on
-# them (on `mesh` only up to rounding).
+# them (on `mesh` and `loss_chunk` only up to rounding).
 MAY_CHANGE = {
   f'train.{name}'
   for name in (
     'steps',
     'eval_every',
+    'eval_batches',
     'checkpoint_every',
     'checkpoint_minutes',
     'log_every',
     'keep_checkpoints',
     'init_from',
     'mesh',
+    'loss_chunk',
     'look_every',
     'profile_steps',
     'wandb',

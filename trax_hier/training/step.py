@@ -1,8 +1,9 @@
-"""The training step, the evaluation step and their loss, as pure functions.
+"""The training step and the evaluation step, as pure functions.
 
 `build` and `evaluate` jit them with shardings.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from trax_hier.compat import base
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
+from trax_hier.training.loss import Loss
 from trax_hier.training.optimizers import Optimizer, global_norm
 from trax_hier.training.state import Batch, TrainState, model_inputs
 
@@ -19,25 +21,6 @@ PyTree = object
 
 # Names of the metrics of a training step, in the order of its metrics array.
 METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
-
-
-def weighted_sums(
-  logits: jax.Array, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
-  """Sums of cross entropy and correct predictions, weighted by token.
-
-  Args:
-    logits: Logits of any floating type, (b, l, v).
-    batch: `targets` int32 (b, l) and `weights` float32 (b, l).
-
-  Returns:
-    Cross entropy in nats and correct predictions, both float32 scalars.
-  """
-  logits = logits.astype(jnp.float32)
-  targets, weights = batch['targets'], batch['weights']
-  nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-  correct = jnp.argmax(logits, axis=-1) == targets
-  return jnp.sum(nats * weights), jnp.sum(correct * weights)
 
 
 def apply_model(
@@ -50,7 +33,8 @@ def apply_model(
 ) -> tuple[jax.Array, PyTree]:
   """Applies a model with its weights cast to `compute_dtype`.
 
-  Returns the logits (b, l, v) and the new state, cast to the old state's types.
+  Returns the logits (b, l, v), or what a hook made of them, and the new state,
+  cast to the old state's types.
   """
   weights = cast_floats(weights, compute_dtype)
   inputs = model_inputs(layer, batch)
@@ -66,6 +50,7 @@ def make_train_step(
   lanes: PyTree,
   accumulate_steps: int = 1,
   compute_dtype: jnp.dtype = jnp.float32,
+  loss: Loss | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
   """Makes the training step, (state, batch) -> (new state, metrics).
 
@@ -79,6 +64,9 @@ def make_train_step(
     lanes: Axes of rows in the model state, from `state.lane_axes`.
     accumulate_steps: Number of micro-batches; it must divide the rows.
     compute_dtype: Type of weights in the forward pass.
+    loss: How the loss is computed; None means the defaults. With label
+      smoothing, the gradient is that of the smoothed loss, but the metrics have
+      the plain cross entropy, like those of the held-out set.
 
   Returns:
     A function of a batch of tokens (b, l). Its metrics are float32
@@ -86,13 +74,15 @@ def make_train_step(
     clipping.
   """
 
+  loss = loss or Loss()
+
   def gradients(weights, model_state, batch, rng):
     def loss_fn(weights):
-      logits, new_state = apply_model(
-        layer, weights, model_state, batch, rng, compute_dtype
+      apply = functools.partial(
+        apply_model, layer, weights, model_state, batch, rng, compute_dtype
       )
-      nats, correct = weighted_sums(logits, batch)
-      return nats, (jnp.stack([nats, correct]), new_state)
+      objective, values, new_state = loss.training_sums(layer, apply, batch)
+      return objective, (values, new_state)
 
     grads, (values, new_state) = jax.grad(loss_fn, has_aux=True)(weights)
     return grads, values, new_state
@@ -126,21 +116,24 @@ def make_train_step(
 
 
 def make_eval_step(
-  layer: base.Layer, compute_dtype: jnp.dtype = jnp.float32
+  layer: base.Layer,
+  compute_dtype: jnp.dtype = jnp.float32,
+  loss: Loss | None = None,
 ) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, jax.Array]]:
   """Makes the evaluation step, (weights, model_state, batch) -> (state, sums).
 
-  The sums over the tokens (b, l) of the batch are float32 (3,): cross entropy
-  in nats, correct predictions, and token weights.
+  The sums over the tokens (b, l) of the batch are float32 (5,), as in
+  `Loss.evaluation_sums`.
   """
   # `pure_fn` requires a key, which layers in eval mode do not use.
   rng = jax.random.PRNGKey(0)
+  loss = loss or Loss()
 
   def eval_step(weights, model_state, batch):
-    logits, model_state = apply_model(
-      layer, weights, model_state, batch, rng, compute_dtype
+    apply = functools.partial(
+      apply_model, layer, weights, model_state, batch, rng, compute_dtype
     )
-    nats, correct = weighted_sums(logits, batch)
-    return model_state, jnp.stack([nats, correct, jnp.sum(batch['weights'])])
+    sums, model_state = loss.evaluation_sums(layer, apply, batch)
+    return model_state, sums
 
   return eval_step

@@ -152,7 +152,9 @@ class Steps:
     else:
       self.reporter.evaluation(run.step, evaluation)
     run.log.flush()
-    run.checkpoints.evaluated(run.step, evaluation['loss'])
+    run.checkpoints.evaluated(
+      run.step, evaluation['loss'], evaluation['coverage']
+    )
     return evaluation
 
   def _train_batch(self):

@@ -20,6 +20,13 @@ def test_copy():
     assert weights.tolist() == [0] * 7 + [1] * 5
 
 
+def test_copy_source():
+  data = Synthetic('copy_source', 4, 9)
+  batch = data.train_batch(0)
+  np.testing.assert_array_equal(batch['sources'], batch['inputs'])
+  assert batch['weights'].all() and all(row.isalpha() for row in _rows(data))
+
+
 @pytest.mark.parametrize('length', [16, 17, 64])
 def test_recall(length):
   data = Synthetic('recall', 64, length)
@@ -53,7 +60,7 @@ def test_samples_are_uniform():
   assert abs(counts / counts.mean() - 1).max() < 0.1
 
 
-@pytest.mark.parametrize('task', ['copy', 'recall'])
+@pytest.mark.parametrize('task', ['copy', 'copy_source', 'recall'])
 def test_shards_steps_and_seeds(task):
   data = Synthetic(task, 8, 32)
   whole = data.train_batch(5)
@@ -67,7 +74,7 @@ def test_shards_steps_and_seeds(task):
   assert (data.train_batch(6)['inputs'] != whole['inputs']).any()
 
 
-@pytest.mark.parametrize('task', ['copy', 'recall'])
+@pytest.mark.parametrize('task', ['copy', 'copy_source', 'recall'])
 def test_evaluation_is_fixed_and_disjoint(task):
   a = Synthetic(task, 8, 64, seed=0, n_eval_rows=12)
   b = Synthetic(task, 8, 64, seed=1, n_eval_rows=12)

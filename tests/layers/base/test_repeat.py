@@ -10,6 +10,7 @@ import toy
 
 from trax_hier import layers as hl
 from trax_hier.compat import base, tl
+from trax_hier.layers.base.repeat import Alternating
 
 X = toy.normal(2, 3, 4)
 
@@ -63,6 +64,31 @@ def test_repeat_in_repeat():
   y, _ = toy.run(nested, X, weights, state)
   expected, _ = toy.run(flat, X, flat_weights, flat_state)
   toy.close(y, expected, 1e-6)
+
+
+def two_kinds(n_hidden=(8, 12)):
+  return Alternating(
+    'Block.kinds', [tl.Residual(tl.Dense(n), tl.Dense(4)) for n in n_hidden]
+  )
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_kinds_alternate(remat):
+  layer = hl.Repeat(two_kinds, 6, remat)
+  weights, state = toy.make(layer, X)
+  y, _ = toy.run(layer, X, weights, state)
+  serial = tl.Serial(*[two_kinds() for _ in range(3)])
+  shapes, serial_state = toy.shapes(serial, X)
+  leaves = jax.tree.leaves(unstacked(weights, 3))
+  serial_weights = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+  expected, _ = toy.run(serial, X, serial_weights, serial_state)
+  toy.close(y, expected)
+
+
+@pytest.mark.parametrize('n', [1, 3])
+def test_the_number_of_kinds_divides_that_of_blocks(n):
+  with pytest.raises(ValueError, match=f'^Block.kinds has 2 parts.*, {n}'):
+    hl.Repeat(two_kinds, n)
 
 
 def test_blocks_have_different_initial_weights():

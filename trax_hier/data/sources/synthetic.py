@@ -24,6 +24,8 @@ def Synthetic(
   """Generated text for memory tasks; only predictable characters are scored.
 
   copy:   '\\n' w '\\n' w with random letters w; scores the second w.
+  copy_source: w, from a source that is the same w; scores all. For models that
+          read sources.
   recall: 'c7k0a3x7' + noise + 'a3x7c7k0': pairs of a letter and a digit, random
           capital letters, and the pairs in another order; scores the last
           digits, at least length - 14 tokens after their first occurrence. The
@@ -35,7 +37,7 @@ def Synthetic(
   rows and do not depend on the seed.
 
   Args:
-    task: 'copy' or 'recall'.
+    task: 'copy', 'copy_source' or 'recall'.
     batch_size: Rows of the global batch.
     length: Characters in a row: an even number from 4 for copy, 16 or more for
       recall.
@@ -73,11 +75,9 @@ def Synthetic(
 
   def eval_rows(split, _):
     def rows(index):
-      tokens, weights = _TASKS[task](
-        hash64(0, SPLIT_TAGS[split], index), length
-      )
+      arrays = _TASKS[task](hash64(0, SPLIT_TAGS[split], index), length)
       inside = (index < n_eval_rows)[:, None]
-      return tokens * inside, weights * inside
+      return tuple(None if x is None else x * inside for x in arrays)
 
     return rows, n_eval_rows
 
@@ -117,6 +117,12 @@ def _copy_rows(keys, length):
   return tokens, weights
 
 
+def _copy_source_rows(keys, length):
+  """Returns tokens, (b, l) int32, weights, None, and the tokens as sources."""
+  tokens = _LOWER + _sample(keys, length, _LETTERS)
+  return tokens, np.ones(tokens.shape, np.float32), None, tokens
+
+
 def _recall_rows(keys, length):
   """Returns 'recall' tokens, (b, l) int32, and weights, (b, l) float32."""
   noise, letters, digits, order = (hash64(keys, use) for use in range(4))
@@ -138,4 +144,8 @@ def _recall_rows(keys, length):
   return tokens, weights
 
 
-_TASKS = {'copy': _copy_rows, 'recall': _recall_rows}
+_TASKS = {
+  'copy': _copy_rows,
+  'copy_source': _copy_source_rows,
+  'recall': _recall_rows,
+}

@@ -85,8 +85,8 @@ def longest_sequence(layer: base.Layer) -> int | None:
     >>> print(longest_sequence(tl.Serial(RotaryPositions().embed('eval'))))
     None
   """
-  if isinstance(layer, _PositionTable):
-    return layer.n_positions
+  if n_positions := getattr(layer, 'n_positions', None):
+    return n_positions
   return min(
     (n for n in map(longest_sequence, layer.sublayers) if n), default=None
   )

@@ -21,10 +21,12 @@ class QKNormalization(NoPositions):
 
   Args:
     positions: The scheme that rotates queries and keys and returns the bias.
+    scale: Layer of the scales, if another layer shares their weights.
   """
 
-  def __init__(self, positions: NoPositions):
+  def __init__(self, positions: NoPositions, scale: base.Layer | None = None):
     self._positions = positions
+    self._scale = scale
 
   def rotate(self, stride: int, mode: str) -> list[base.Layer]:
     """Returns the layers of the wrapped scheme, then a `Normalize`."""
@@ -35,6 +37,7 @@ class QKNormalization(NoPositions):
   ) -> Bias:
     """Returns the wrapped scheme's bias, times each head's scale."""
     inner = self._positions.bias(query_stride, key_stride, max_len, mode)
+    scale_layer = self._scale or HeadScale()
 
     def apply(arrays, offsets, q, n_keys):
       *arrays, scale = arrays
@@ -47,9 +50,9 @@ class QKNormalization(NoPositions):
       layer=tl.Serial(  # q, k
         tl.Select([0, 1, 0]),  # q, k, q
         inner.layer,  # arrays, q
-        tl.Parallel(*[None] * inner.n_arrays, _HeadScale())
+        tl.Parallel(*[None] * inner.n_arrays, scale_layer)
         if inner.n_arrays
-        else _HeadScale(),
+        else scale_layer,
       ),
       n_arrays=inner.n_arrays + 1,
       apply=apply,
@@ -72,7 +75,7 @@ def Normalize() -> base.Layer:
   return tl.Fn('Normalize', normalize)
 
 
-class _HeadScale(base.Layer):
+class HeadScale(base.Layer):
   """Learned scale of each head: q (b, h, l, d_head) -> (h,)."""
 
   def init_weights_and_state(self, input_signature):

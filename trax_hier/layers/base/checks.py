@@ -57,6 +57,12 @@ _RULES = {
   'length_kernel_size': _POSITIVE,
   'chunk_len': _POSITIVE,
   'n_hashes': _POSITIVE,
+  'memory': _POSITIVE,
+  'segment': _POSITIVE,
+  'n_neighbors': _Rule(
+    'must be from 1 to memory = {memory}',
+    lambda n, arguments: 1 <= n <= arguments['memory'],
+  ),
   'd_lowrank': _POSITIVE_OR_NONE,
   'chunk_size': _POSITIVE_OR_NONE,
   'n': _NOT_NEGATIVE,

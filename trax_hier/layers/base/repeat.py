@@ -1,7 +1,8 @@
 """Stacks of equal blocks, compiled as one loop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -10,6 +11,7 @@ from trax_hier.config import configurable
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.remat import Remat, RematPolicy
 from trax_hier.layers.base.sharing import leaf_layers
+from trax_hier.layers.base.slots import MisfitError
 
 
 @configurable(module='trax_hier.layers')
@@ -21,6 +23,9 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
   Weights and states of the blocks are stacked on a leading axis of size n.
   Compile time and program size do not grow with n. Each block has its own
   initial weights and its own dropout.
+
+  Blocks that are `Alternating` have one block of each kind. These groups are
+  stacked and repeated, so there are n blocks in all.
 
   A layer object that occurs in every block is shared, as in Trax. Its weights
   must be owned by a `ShareWeights` before the stack.
@@ -36,8 +41,8 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
       ('products').
 
   Raises:
-    ValueError: `n` is negative, `remat` has another value, or `block` returns
-      one object twice.
+    ValueError: `n` is negative, `remat` has another value, `block` returns one
+      object twice, or the number of kinds does not divide `n`.
 
   Example:
     >>> from trax_hier.layers import FeedForward
@@ -58,7 +63,74 @@ def Repeat(block: Callable[[], base.Layer], n: int, remat: RematPolicy = False):
       'Repeat.block must return a new layer at every call, got the same '
       f'{template.name} twice'
     )
-  return Stack(Remat(template, remat) if remat else template, other, n)
+  if isinstance(template, Alternating):
+    n //= len(alternating(template.binding, template.sublayers, n))
+    if remat:
+      blocks = [Remat(block, remat) for block in template.sublayers]
+      template = Alternating(template.binding, blocks)
+  elif remat:
+    template = Remat(template, remat)
+  return Stack(template, other, n)
+
+
+class Alternating(tl.Serial):
+  """Blocks of several kinds, one after another, which `Repeat` repeats.
+
+  Args:
+    binding: The slot that takes several factories, such as
+      'DecoderBlock.attention'.
+    blocks: One block of each kind.
+
+  Example: four blocks of two kinds.
+    >>> from trax_hier.layers import FeedForward
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> def block():
+    ...   kinds = FeedForward(8, 16), FeedForward(8, 24)
+    ...   return Alternating('Block.feed_forward', kinds)
+    >>> print(tree(Repeat(block, n=4), (2, 12, 8)).text(2))
+    layer               parameters   in            out
+    Repeat(2)                1,392   (2, 12, 8)    (2, 12, 8)
+      2 x FeedForward          280   (2, 12, 8)    (2, 12, 8)
+        Dense_16               144   (2, 12, 8)    (2, 12, 16)
+        Dense_8                136   (2, 12, 16)   (2, 12, 8)
+      2 x FeedForward          416   (2, 12, 8)    (2, 12, 8)
+        Dense_24               216   (2, 12, 8)    (2, 12, 24)
+        Dense_8                200   (2, 12, 24)   (2, 12, 8)
+  """
+
+  def __init__(self, binding: str, blocks: Sequence[base.Layer]):
+    super().__init__(*blocks)
+    self._binding = binding
+
+  @property
+  def binding(self) -> str:
+    """The slot that takes several factories."""
+    return self._binding
+
+
+def alternating(binding: str, kinds: Any, n: int) -> tuple:
+  """The kinds of n blocks that alternate: a tuple, also of a single kind.
+
+  Args:
+    binding: The slot that takes one kind, or a sequence of kinds.
+    kinds: Its value.
+    n: Number of blocks.
+
+  Raises:
+    MisfitError: the number of kinds does not divide n.
+
+  Example:
+    >>> alternating('Terraformer.attention', ('sparse', 'dense'), 6)
+    ('sparse', 'dense')
+  """
+  if not isinstance(kinds, tuple | list):
+    return (kinds,)
+  if not kinds or n % len(kinds):
+    raise MisfitError(
+      f'{binding} has {len(kinds)} parts, which alternate over the blocks, so '
+      f'their number must divide the number of blocks, {n}'
+    )
+  return tuple(kinds)
 
 
 @jax.tree_util.register_dataclass

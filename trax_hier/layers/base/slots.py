@@ -75,6 +75,7 @@ class Kind:
 _CAUSAL = (
   'SelfAttention',
   'SlidingAttention',
+  'MemorizingAttention',
   'SparseAttention',
   'RetinaAttention',
   'BlockRecurrentCell',
@@ -117,7 +118,9 @@ ACTIVATION = Kind('x -> x', ('Gelu', 'Relu'), 'an activation')
 GATE = Kind(
   'x, x, x -> x', ('FixedGate', 'LSTMGate'), 'a gate', has='paper_candidate'
 )
-LOGITS = Kind('x -> y', ('Dense', 'MultiplicativeDense'), 'a projection')
+LOGITS = Kind(
+  'x -> y', ('Dense', 'MultiplicativeDense', 'TiedLogits'), 'a projection'
+)
 PROJECTION = Kind(
   'x -> y',
   ('Dense', 'NoProjection', 'SparseDense', 'MultiplicativeDense'),
@@ -164,17 +167,31 @@ class _Forwarded(functools.partial):
   binding: str
 
 
-def forwarded(binding: str, factory: Callable[..., Any]) -> Callable[..., Any]:
+def forwarded(
+  binding: str,
+  factory: Callable[..., Any],
+  kind: Kind | None = None,
+  **arguments: Any,
+) -> Callable[..., Any]:
   """A factory whose misfits are reported as those of `binding`.
 
   Args:
     binding: The argument of the model that passes the factory on, such as
       'BlockRecurrentLM.feed_forward'.
-    factory: Value of the argument.
+    factory: Value of the argument, a factory or several.
+    kind: What the factory makes, if there are `arguments`.
+    **arguments: Arguments that the model adds.
+
+  Raises:
+    MisfitError: the factory does not take one of the arguments.
   """
+  if isinstance(factory, tuple | list):
+    return tuple(forwarded(binding, f, kind, **arguments) for f in factory)
   if isinstance(factory, _Forwarded) or not callable(factory):
     return factory
-  wrapped = _Forwarded(factory)
+  if arguments:
+    _check_takes(binding, factory, kind.taking(*arguments))
+  wrapped = _Forwarded(factory, **arguments)
   wrapped.binding = binding
   return wrapped
 
@@ -224,23 +241,12 @@ and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
 def _build_fitting(binding, factory, kind, dimensions):
   """`build_part` without `forwarded` factories and functions of the library."""
 
-  def misfit(reason):
-    legal = ' and '.join(
-      ', '.join(f'@{part}' for part in kind.parts).rsplit(', ', 1)
-    )
-    form = f', {kind.signature}' if kind.signature else ''
-    return MisfitError(
-      f'{binding} = {_name(factory)} must make {kind.noun}{form}, but {reason}'
-      f': legal are {legal}'
-    )
-
+  misfit = functools.partial(_misfit, binding, factory, kind)
   if isinstance(factory, base.Layer) or not callable(factory):
     raise misfit('is not a factory')
   if _module(factory).startswith('trax_hier.models.'):
     raise misfit('is a model')
-  lacking = [name for name in kind.takes if not accepts(factory, name)]
-  if lacking:
-    raise misfit(f'has no argument {" and ".join(map(repr, lacking))}')
+  _check_takes(binding, factory, kind)
   _check_keywords(factory, dimensions, misfit)
   is_unmasked = dimensions.get('masked') and not accepts(factory, 'masked')
   # Layers that mix rows have an argument `carry`.
@@ -266,6 +272,24 @@ def _build_fitting(binding, factory, kind, dimensions):
       other = _build_once(slot, factory, dimensions)
       check_shapes(other, kind.signature, dimensions, misfit)
   return part
+
+
+def _misfit(binding, factory, kind, reason):
+  legal = ' and '.join(
+    ', '.join(f'@{part}' for part in kind.parts).rsplit(', ', 1)
+  )
+  form = f', {kind.signature}' if kind.signature else ''
+  return MisfitError(
+    f'{binding} = {_name(factory)} must make {kind.noun}{form}, but {reason}'
+    f': legal are {legal}'
+  )
+
+
+def _check_takes(binding, factory, kind):
+  lacking = [name for name in kind.takes if not accepts(factory, name)]
+  if lacking:
+    reason = f'has no argument {" and ".join(map(repr, lacking))}'
+    raise _misfit(binding, factory, kind, reason)
 
 
 def build_positions(

@@ -82,6 +82,11 @@ class ShortenedStack(base.Layer):
     self._weights = (None,) * 3
     self._state = (None,) * 3
 
+  @property
+  def shorten_factor(self) -> int:
+    """The factor by which the inner layers' sequence is shorter."""
+    return self._k
+
   def init_weights_and_state(self, input_signature):
     coarse, fine, _ = self.sublayers
     x = self._padded(input_signature)

@@ -44,6 +44,8 @@ class MultiplicativeDense(base.Layer):
     4160
   """
 
+  is_positionwise = True
+
   def __init__(self, d_out: int, n_modules: int = 16, use_bias: bool = True):
     super().__init__()
     check_modules('MultiplicativeDense', n_modules, d_out)

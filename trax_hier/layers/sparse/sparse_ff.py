@@ -104,6 +104,11 @@ class SparseFF(ReplaysChoices):
     self._chunk_size = None if mode == 'predict' else chunk_size
     self._mode = mode
 
+  @property
+  def n_elements_in_block(self) -> int:
+    """The number of units in a block."""
+    return self._n_units
+
   def init_weights_and_state(self, input_signature):
     d = input_signature.shape[-1]
     r, f = self._d_lowrank, self._n_blocks * self._n_units

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from trax_hier.training.logging.console import Console
+from trax_hier.training.logging.coverage import coverage, describe_coverage
 from trax_hier.training.logging.metrics_log import MetricsLog
 from trax_hier.training.logging.not_finite import NotFiniteError, not_finite
 
@@ -101,10 +102,15 @@ class Reporter:
 
   def say_evaluation(self, step: int, values: Mapping[str, float]) -> None:
     """Prints an evaluation without logging it."""
+    rows = ''
+    # Only of short rows are all predictions right.
+    if right := values.get('sequence_accuracy'):
+      rows = f', sequence accuracy {right:.3f}'
     self._console.say(
       f'held-out at step {step}: {values[self._bits]:.4f} '
       f'{_readable(self._bits)}, loss {values["loss"]:.4f}, '
-      f'accuracy {values["accuracy"]:.3f}'
+      f'accuracy {values["accuracy"]:.3f}{rows}, on '
+      f'{describe_coverage(coverage(values))}'
     )
 
   @contextlib.contextmanager
