@@ -259,7 +259,7 @@ sys.exit(code)
   assert devices == 'devices: 4 x cpu (data 2, fsdp 2)'
   held = rows(found['Memory of each device'])['weights'][0]
   # The large arrays are split over two devices.
-  half = 4 * 17_006_590_784 // 2
+  half = 4 * 16_976_953_664 // 2
   assert half <= int(held.replace(',', '')) < 1.001 * half
   assert int(done.stdout.split()[-1]) < 2_000_000  # kilobytes
 

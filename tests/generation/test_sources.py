@@ -128,7 +128,7 @@ def test_sample_text_takes_a_source():
     ),
     (
       dict(sources=[np.ones(21, int)] * 2),
-      '21 positions .* a source, .* has only 20, .*LearnedPositions.n_positions',
+      '21 positions .* a source, .* only 20, .*LearnedPositions.n_positions',
     ),
     (dict(n_tokens=18), '21 positions .* new tokens, .* has only 20, '),
   ],
