@@ -413,7 +413,7 @@ def unhashable_key(source):
 def name_of_gin(source):
   """Names that serve gin itself."""
   s = source.pick(lambda s: True)
-  name = source.rng.choice(['gin.constant', 'constant', 'gin.macro'])
+  name = source.rng.choice(['gin.constant', 'macro', 'gin.macro'])
   return source.mutant(s, f'{s.name} = @{name}()')
 
 

@@ -379,7 +379,7 @@ def test_settings_are_passed_on(program, fake_generate):
     (['--rouge', '--n_beams=0'], '--n_beams = 0: must be'),
     (['--rouge', '--batch_size=0'], '--batch_size = 0: must be'),
     (['--rouge', '--length_penalty=1'], 'goes with --n_beams of 2 or more'),
-    (['--rouge', '--n_tokens=65'], 'n_positions = 64'),
+    (['--rouge', '--n_tokens=65'], 'has only 64, see LearnedPositions.n'),
   ],
 )
 def test_bad_flags_are_named(program, flags, message):

@@ -241,6 +241,14 @@ def parts(selector: str) -> set[str]:
   }
 
 
+def own_namesake(ref: GinReference) -> str:
+  """The last part of a foreign name if trax_hier has one like it, else ''."""
+  selector = ref.configurable.selector
+  name = selector.rsplit('.')[-1]
+  own = [m for m in registry().matching_selectors(name) if m.startswith(OWN)]
+  return name if own and not selector.startswith(OWN) else ''
+
+
 def is_given(ref: GinReference) -> bool:
   """Whether a reference is anything other than `%gin.REQUIRED`."""
   return (

@@ -229,6 +229,8 @@ class Table:
       found = names.registry().matching_selectors(value)
       advice = f'; did you mean @{value}?' if found else advice
     is_reference = isinstance(value, names.GinReference)
+    if is_reference and (own := names.own_namesake(value)):
+      advice = f"; did you mean '{own}'?"
     kind = '' if is_reference or value is None else type(value).__name__ + ' '
     raise ConfigError(
       f'{binding.location}: {binding.name} takes {types.describe(hint)}, not'

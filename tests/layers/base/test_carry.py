@@ -26,6 +26,9 @@ DIMENSIONS = dict(
   recurrent_layer=1,
   scales=(1, 2),
   chunk_len=4,
+  memory=6,
+  n_neighbors=2,
+  segment=4,
   carry=True,
 )
 
