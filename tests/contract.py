@@ -377,6 +377,8 @@ ROWS = {
   'scaling recurrence, sources': Row(
     _with_sources(
       attention=(P(hl.SparseAttention, n_modules=4), hl.SelfAttention),
+      # Choices of SparseFF may differ in bfloat16.
+      feed_forward=hl.FeedForward,
       recurrence=_SRU,
       norm=hl.RMSNorm,
       logits=hl.TiedLogits,

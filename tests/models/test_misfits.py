@@ -169,6 +169,7 @@ def test_all_parts_in_all_slots_work_or_are_refused_by_name():
     # The default that closes the circle is not to blame.
     ('TransformerLM', 'SelfAttention.qkv = @DecoderBlock', 'itself, by Dec'),
     ('TransformerLM', 'DecoderBlock.norm = @TransformerLM', 'is a model'),
+    ('TransformerLM', 'DecoderBlock.attention = ()', 'at least one part'),
     ('HourglassLM', 'DecoderBlock.attention = @HourglassLM', 'is a model'),
     (
       'ScalingTransformer',

@@ -82,6 +82,8 @@ def describe(hint) -> str:
       return 'a reference such as @Name'
     article = 'an' if made.__name__[0] in 'AEIOU' else 'a'
     return f'a reference such as @Name, which makes {article} {made.__name__}'
+  if args and _is_class(origin) and takes_reference(args[0]):
+    return 'a tuple of references such as (@Name, @Other)'
   if args or not _is_class(hint):
     text = str(hint)
     for module in ('typing.', 'collections.abc.'):

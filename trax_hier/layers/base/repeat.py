@@ -117,7 +117,7 @@ def alternating(binding: str, kinds: Any, n: int) -> tuple:
     n: Number of blocks.
 
   Raises:
-    MisfitError: the number of kinds does not divide n.
+    MisfitError: there are no kinds, or their number does not divide n.
 
   Example:
     >>> alternating('Terraformer.attention', ('sparse', 'dense'), 6)
@@ -125,7 +125,9 @@ def alternating(binding: str, kinds: Any, n: int) -> tuple:
   """
   if not isinstance(kinds, tuple | list):
     return (kinds,)
-  if not kinds or n % len(kinds):
+  if not kinds:
+    raise MisfitError(f'{binding} = () must have at least one part')
+  if n % len(kinds):
     raise MisfitError(
       f'{binding} has {len(kinds)} parts, which alternate over the blocks, so '
       f'their number must divide the number of blocks, {n}'
