@@ -81,6 +81,22 @@ def test_faults(old, message, program, tmp_path):
   assert err.count('\n') == 1
 
 
+def test_a_rejected_translation_may_be_tried_again(program, tmp_path):
+  old, new = OLD / 'hourglass_bytes.gin', tmp_path / 'new.gin'
+  odd = "HourglassLM.hierarchy = '2'"
+  for _ in range(2):
+    code, _, err = program(
+      'import_config', old, f'--output={new}', *flags(*SMALL, odd)
+    )
+    assert code == 2
+    assert f'is kept as {new}.rejected: its model cannot be built' in err
+    assert f'{new}.rejected:' in err.partition('built')[2]
+    assert [p.name for p in tmp_path.iterdir()] == ['new.gin.rejected']
+  code, _, _ = program('import_config', old, f'--output={new}', *flags(*SMALL))
+  assert code == 0
+  assert [p.name for p in tmp_path.iterdir()] == ['new.gin']
+
+
 @pytest.mark.parametrize('command', ['train', 'describe'])
 @pytest.mark.parametrize(
   'files, owner',

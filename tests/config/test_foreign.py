@@ -63,6 +63,21 @@ def test_a_file_of_trax_is_refused_with_the_command(tmp_path):
   assert f"import_config '{file}' --output=new.gin" in str(e.value)
 
 
+@pytest.mark.parametrize(
+  'model', ['@KeepTargets', '@trax_hier.models.TransformerLM']
+)
+def test_a_file_for_the_trainer_of_trax_with_our_model(model, tmp_path):
+  file = tmp_path / 'both.gin'
+  file.write_text(
+    'import trax.data\nimport trax_hier.models\n'
+    f'train.model = {model}\ntrain.inputs = @trax.data.copy_inputs'
+  )
+  with pytest.raises(ConfigError, match='with a model of trax_hier') as e:
+    config.parse([str(file)])
+  assert f'trax-trainer --config_file={file}, or translate it' in str(e.value)
+  assert f'import_config {file} --output=new.gin' in str(e.value)
+
+
 def test_names_here_exist():
   """The table is about names that are there."""
   known = {

@@ -183,9 +183,12 @@ def test_paths_without_weights_are_errors(tmp_path, sources):
   for name in ('empty', 'killed/checkpoints'):
     (tmp_path / name).mkdir(parents=True)
   (tmp_path / 'model.gz').write_bytes(b'')
+  (tmp_path / 'trax').mkdir()
+  (tmp_path / 'trax/model.pkl.gz').write_bytes(b'')
   for name, message in (
     ('none', 'no such folder'),
     ('model.gz', 'not a folder: .* trax-hier import_trax makes'),
+    ('trax', "a run of Trax's trainer: .* trax-hier import_trax"),
     ('empty', 'not a run directory, which has checkpoints, nor an export'),
     ('killed', 'the run has no complete checkpoint'),
   ):

@@ -19,8 +19,9 @@ trax_hier. Several files are one configuration, in this order:
 The new file says at its end, with file and line, which settings have no
 counterpart, and at its beginning what is yours to decide, such as the data and
 the batch of all devices. Bindings of parts that the model does not use are left
-out. Defaults of Trax are written where those here differ. The new model is
-built without weights, to count its parameters.
+out. Defaults of Trax are written where those here differ. Of a file for
+trax-trainer, models and layers of trax_hier are kept. The new model is built
+without weights, to count its parameters.
 """
 
 
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--output',
     required=True,
     metavar='FILE',
-    help='the gin file to write; it must not exist',
+    help='the gin file to write, which must not exist; FILE.rejected if its '
+    'model cannot be built',
   )
   add_config(parser, 'the files, in the old names')
 
@@ -52,19 +54,24 @@ def main(arguments: argparse.Namespace) -> None:
   except ConfigError as error:
     raise Failure(error, 2) from error
   names = [Path(name).name for name in arguments.old_file]
+  # OUTPUT is written once its model is built: a second try finds no file.
+  rejected = output.with_name(f'{output.name}.rejected')
   try:
-    output.write_text(file_text(found, names, arguments.output), 'utf-8')
+    rejected.write_text(file_text(found, names, arguments.output), 'utf-8')
   except OSError as error:
     raise Failure(f'--output={output}: {error.strerror}', 2) from error
   print_note('building the model ...')
   try:
-    n_parameters = _count(output, found.draft)
+    n_parameters = _count(rejected, found.draft)
   except Failure as error:
     raise Failure(
-      f'{output} is written, but its model cannot be built: {error}', error.code
+      f'the translation is kept as {rejected}: its model cannot be built: '
+      f'{error}',
+      error.code,
     ) from error
   text = file_text(found, names, arguments.output, n_parameters)
-  output.write_text(text, 'utf-8')
+  rejected.write_text(text, 'utf-8')
+  rejected.rename(output)
   _print_summary(arguments.output, found, n_parameters)
 
 

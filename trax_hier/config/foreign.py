@@ -42,6 +42,8 @@ _ONLY_TRAX = {
   for name, here in CONFIGURABLES.items()
   if name not in (*here, *MELIAD_CONFIGURABLES)
 }
+# Modules of ours, whose names a file for Trax's trainer gives in full.
+OWN = 'trax_hier.'
 # A file with fewer old names is one of ours with slips.
 _FEW = 3
 
@@ -143,11 +145,34 @@ def check_own(statements: Iterable[tuple], config_files: Sequence[str]) -> None:
   if not any(_is_old(setting) for setting in document.settings):
     return
   if owner := origin(document):
-    given = ' '.join(shlex.quote(str(name)) for name in config_files)
+    files_given = [shlex.quote(str(name)) for name in config_files]
+    given = ' '.join(files_given)
+    what = f'{owner};'
+    if any(is_own_model(document, s) for s in document.settings):
+      flags = ' '.join(f'--config_file={name}' for name in files_given)
+      what = (
+        "Trax's trainer with a model of trax_hier; run it by: "
+        f'trax-trainer {flags}, or'
+      )
     raise ConfigError(
-      f'{given}: a configuration of {owner}; translate it by: trax-hier '
+      f'{given}: a configuration of {what} translate it by: trax-hier '
       f'import_config {given} --output=new.gin'
     )
+
+
+def is_own_model(document: Document, setting: Setting) -> bool:
+  """Whether a binding chooses a model of ours, for Trax's trainer.
+
+  There a name that both libraries have is Trax's unless it is given in full.
+  """
+  value = setting.value
+  if setting.key != 'train.model' or not isinstance(value, Reference):
+    return False
+  name = value.name.rpartition('/')[2]
+  imports = any(f'{m}.'.startswith(OWN) for m in document.modules)
+  return name.startswith(OWN) or (
+    imports and '.' not in name and name not in CONFIGURABLES
+  )
 
 
 def _document(statements):
@@ -164,7 +189,7 @@ def _document(statements):
 
 def _is_old(setting):
   """Whether the name of a binding is one of Trax or meliad and not ours."""
-  if not setting.parameter:
+  if not setting.parameter or setting.selector.startswith(OWN):
     return False
   # These names are registered here as well, with other parameters.
   here = CONFIGURABLES.get(setting.name)

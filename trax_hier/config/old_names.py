@@ -7,8 +7,33 @@ a row.
 
 from collections.abc import Iterator
 
-# {configurable of Trax or meliad: configurables here; () without counterpart}
-CONFIGURABLES = {
+# {configurable: configurables here; () without counterpart}
+_OF_MELIAD = {
+  'AdafactorConfig': ('Adafactor',),
+  'AdamConfig': ('Adam',),
+  'BoundedALiBi': (),
+  'DecoderStack': ('BlockRecurrentLM',),
+  'DenseKVMemory': (),
+  'FlaxAdafactorConfig': ('Adafactor',),
+  'MelodiSequenceLayer': (),
+  'MelodiStack': (),
+  'MemTransformerBase': ('BlockRecurrentLM',),
+  'MultiHeadMLP': (),
+  'RecurrentMemoryLayer': (),
+  'Trainer': ('train',),
+  'TransformerBase': ('BlockRecurrentLM',),
+  'TransformerLayer': ('SlidingAttention', 'BlockRecurrentCell'),
+  'TransformerStack': ('BlockRecurrentLM',),
+  'TransformerTaskConfig': ('DocumentLanes',),
+  'lr_constant': ('multifactor',),
+  'lr_cosine_decay': ('multifactor',),
+  'lr_exponential_decay': ('multifactor',),
+  'lr_linear_decay': ('multifactor',),
+  'lr_rsqrt_decay': ('multifactor',),
+  'lr_rsqrt_decay_std': ('multifactor',),
+  'memory_on_tpu_factory': ('MemorizingAttention',),
+}
+_OF_TRAX = {
   # Models of Trax. Reformer2 is an older name of the Terraformer.
   'BERT': (),
   'BERTClassifierHead': (),
@@ -57,28 +82,9 @@ CONFIGURABLES = {
   'batcher': ('TextFiles', 'PaddedDocuments', 'ImageBytes'),
   'data_streams': ('TextFiles', 'PaddedDocuments', 'ImageBytes'),
   'make_inputs': ('TextFiles', 'PaddedDocuments', 'SpanCorruption'),
-  # meliad.
-  'AdafactorConfig': ('Adafactor',),
-  'AdamConfig': ('Adam',),
-  'BoundedALiBi': (),
-  'DecoderStack': ('BlockRecurrentLM',),
-  'DenseKVMemory': (),
-  'MelodiSequenceLayer': (),
-  'MelodiStack': (),
-  'MemTransformerBase': ('BlockRecurrentLM',),
-  'MultiHeadMLP': (),
-  'RecurrentMemoryLayer': (),
-  'Trainer': ('train',),
-  'TransformerBase': ('BlockRecurrentLM',),
-  'TransformerLayer': ('SlidingAttention', 'BlockRecurrentCell'),
-  'TransformerStack': ('BlockRecurrentLM',),
-  'TransformerTaskConfig': ('DocumentLanes',),
-  'lr_cosine_decay': ('multifactor',),
-  'lr_linear_decay': ('multifactor',),
-  'lr_rsqrt_decay': ('multifactor',),
-  'lr_rsqrt_decay_std': ('multifactor',),
-  'memory_on_tpu_factory': ('MemorizingAttention',),
 }
+CONFIGURABLES = _OF_TRAX | _OF_MELIAD
+MELIAD_CONFIGURABLES = set(_OF_MELIAD)
 
 _NO_BEST = 'the newest checkpoints and the one with the lowest loss are kept'
 _BY_TIME = 'checkpoints are saved by time and before each evaluation'
@@ -208,6 +214,7 @@ _HOURGLASS = {
   'vanilla_attn_type': ('HourglassLM.vanilla_block', 'as @DecoderBlock'),
 }
 _LSH = {
+  'attention_dropout': ('', 'attention has the dropout of the model'),
   'chunk_len': ('LSHAttention.chunk_len', ''),
   'max_length_for_buckets': ('', 'the buckets depend on the length'),
   'n_hashes': ('LSHAttention.n_hashes', ''),
@@ -295,17 +302,25 @@ _MELIAD = {
   'Trainer.warmup_steps': ('multifactor.warmup_steps', ''),
   'memory_on_tpu_factory.database_size': ('MemorizingAttention.memory', ''),
 }
-MELIAD_CONFIGURABLES = {name.partition('.')[0] for name in _MELIAD}
-# Macros of meliad's files, and those of the files here.
+# Macros of meliad's base files, and those of the files here.
 MACROS = {
+  'ATTN_DROPOUT_RATE': 'ATTN_DROPOUT_RATE',
   'DROPOUT_RATE': 'DROPOUT',
+  'DTYPE': 'DTYPE',
   'EMBED_DIM': 'D_MODEL',
   'HEAD_DIM': 'D_HEAD',
+  'MAX_UNROLLED_WINDOWS': 'MAX_UNROLLED_WINDOWS',
+  'MEMORY_HEAD_DIM': 'MEMORY_HEAD_DIM',
+  'MEMORY_LAYER_INDICES': 'MEMORY_LAYER_INDICES',
   'MLP_DIM': 'D_FF',
   'NUM_EMBEDDINGS': 'VOCAB_SIZE',
   'NUM_HEADS': 'N_HEADS',
   'NUM_LAYERS': 'N_LAYERS',
+  'NUM_MEMORY_HEADS': 'NUM_MEMORY_HEADS',
+  'RELATIVE_POSITION_TYPE': 'RELATIVE_POSITION_TYPE',
   'SEGMENT_LENGTH': 'LENGTH',
+  'SIDE_LAYER_MLP_DIM': 'SIDE_LAYER_MLP_DIM',
+  'USE_LONG_XL_ARCHITECTURE': 'USE_LONG_XL_ARCHITECTURE',
   'WINDOW_LENGTH': 'WINDOW',
 }
 
@@ -317,6 +332,7 @@ def _parameters() -> Iterator[tuple[str, tuple[str, str]]]:
     'HourglassLM': _HOURGLASS,
     'PureLSHSelfAttention': _LSH,
     'LSHSelfAttention': _LSH,
+    'PureLSHSelfAttentionWrapper': _LSH,
     'MultiplicativeConvCausalAttention': _SPARSE,
     'Adam': _ADAM,
     'Adafactor': _ADAFACTOR,

@@ -25,6 +25,7 @@ from trax_hier.training.initialization import put_array
 PyTree = object
 
 _EXPORTED = 'model.safetensors'
+_OF_TRAX = 'model.pkl.gz'
 _MAX_NAMED = 3  # Arrays or parameters that a message names.
 # Modules whose parameters do not change the weights.
 _OTHER_MODULES = 'trax_hier.training.', 'trax_hier.data.'
@@ -185,6 +186,11 @@ def find_initial_weights(
   if not found._is_export:
     if not saved_steps(folder / 'checkpoints'):
       raise ValueError(f'{setting}: the run has no complete checkpoint')
+  elif (folder / _OF_TRAX).is_file():
+    raise ValueError(
+      f"{setting}: a run of Trax's trainer: import its {_OF_TRAX} by "
+      'trax-hier import_trax, and give the export'
+    )
   elif not (folder / _EXPORTED).is_file():
     raise ValueError(
       f'{setting}: not a run directory, which has checkpoints, nor an export, '

@@ -1,11 +1,12 @@
 """The new gin file while it is made, and what is said of the old one."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from trax_hier.config.files import Reference
 from trax_hier.config.foreign import Setting
-from trax_hier.config.old_names import MACROS
+from trax_hier.config.text import write
 from trax_hier.translation.source import Part, macro_of
 
 SECTIONS = 'Data', 'Model', 'Optimizer', 'Training'
@@ -24,6 +25,8 @@ _SIZES = {
   'SparseCrossAttention.n_modules': 'N_MODULES',
   'MultiplicativeDense.n_modules': 'LOSS_MODULES',
 }
+# Macros with a meaning in the files here, such as tiny.gin.
+_RESERVED = {*_SIZES.values(), 'CHUNK_LEN', 'DATA', 'VOCAB'}
 
 
 @dataclasses.dataclass
@@ -38,6 +41,7 @@ class Draft:
     decisions: {name: text} of bindings that the user must look at.
     lengths: Tokens of a row, and of a row of sources if the model reads any, to
       build the model without data.
+    renames: {macro of the old files: macro here}; others keep their names.
   """
 
   macros: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -50,7 +54,7 @@ class Draft:
   harmless: list[Setting] = dataclasses.field(default_factory=list)
   decisions: dict[str, str] = dataclasses.field(default_factory=dict)
   lengths: tuple[int, ...] = (512,)
-  _renamed: dict[str, str] = dataclasses.field(default_factory=dict)
+  renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def bind(
     self, section: str, name: str, value: Any, setting: Setting | None = None
@@ -58,6 +62,7 @@ class Draft:
     """Adds a binding.
 
     Sizes become macros. A number that was a macro of the old file stays one.
+    A name that has another value already keeps it, which is noted.
 
     Args:
       section: One of `SECTIONS`.
@@ -67,13 +72,26 @@ class Draft:
     """
     size = _SIZES.get(name) or _SIZES.get(name.rpartition('.')[2])
     old = macro_of(setting) if type(value) in (int, float, str) else ''
-    macro = size or self._renamed.get(old) or _new_name(old)
+    macro = size or self._new_name(old)
+    if self._is_taken(section, name, value, setting):
+      return
     # Of two values for one name, the first has the macro.
     if macro and self.macros.setdefault(macro, value) == value:
-      if old:
-        self._renamed[old] = macro
       value = Reference(macro, '%', True)
     self.sections[section][name] = value
+
+  def replace(
+    self, section: str, name: str, value: Any, setting: Setting
+  ) -> None:
+    """Adds a binding that the old files have in its name here.
+
+    It takes the place of one that was translated.
+    """
+    first = self._without_macro(self.sections[section].pop(name, value))
+    self.bind(section, name, value, setting)
+    if first != value:
+      text = f'{name} = {write(value)} replaces the translated {write(first)}'
+      self.lose(None, text)
 
   def require(self, section: str, name: str, macro: str, text: str) -> None:
     """Adds a binding whose value, a macro, the user must give."""
@@ -85,7 +103,9 @@ class Draft:
     self, section: str, name: str, to: str, evaluate: bool = False
   ) -> None:
     """Adds a binding to a reference, `@to` or `@to()`."""
-    self.sections[section][name] = Reference(to, '@', evaluate)
+    reference = Reference(to, '@', evaluate)
+    if not self._is_taken(section, name, reference):
+      self.sections[section][name] = reference
 
   def copy(
     self, section: str, part: Part, parameter: str, name: str, default: Any
@@ -105,9 +125,7 @@ class Draft:
 
   def value(self, name: str) -> Any:
     """Returns the value of a binding of the model; None if there is none."""
-    value = self.sections['Model'].get(name)
-    is_macro = isinstance(value, Reference) and value.sigil == '%'
-    return self.macros[value.name] if is_macro else value
+    return self._without_macro(self.sections['Model'].get(name))
 
   def decide(self, name: str, text: str) -> None:
     """Notes that the value of a binding is the user's decision."""
@@ -141,7 +159,24 @@ class Draft:
     elif setting is not None:
       self.harmless.append(setting)
 
+  def _is_taken(self, section, name, value, setting=None):
+    """Whether a name has another value, which is noted."""
+    rows = self.sections[section]
+    if name not in rows:
+      return False
+    first = self._without_macro(rows[name])
+    if first == value:
+      return False
+    text = f'{name} = {write(first)} already, and has one value here'
+    self.lose(setting, text if setting else f'{text}: {write(value)} is lost')
+    return True
 
-def _new_name(macro):
-  name = macro.replace('/', '_')
-  return MACROS.get(name, name.upper())
+  def _without_macro(self, value):
+    is_macro = isinstance(value, Reference) and value.sigil == '%'
+    return self.macros[value.name] if is_macro else value
+
+  def _new_name(self, macro):
+    name = macro.replace('/', '_')
+    if name in self.renames:
+      return self.renames[name]
+    return f'OLD_{name}' if name in _RESERVED else name

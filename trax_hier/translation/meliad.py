@@ -4,17 +4,20 @@ from typing import Any
 
 from trax_hier.config.errors import ConfigError
 from trax_hier.config.files import Reference
-from trax_hier.config.old_names import MACROS
 from trax_hier.translation.draft import Draft
+from trax_hier.translation.meliad_attention import (
+  MODEL,
+  add_memory,
+  add_recurrence,
+  add_window,
+)
 from trax_hier.translation.source import Source
 
-_MODEL = 'BlockRecurrentLM'
 _POSITIONS = {
   None: 'NoPositions',
   't5': 'T5Positions',
   'rotary': 'RotaryPositions',
 }
-_GATES = {'bias': 'FixedGate', 'lstm': 'LSTMGate'}
 # Values of meliad's base files, for stacks that leave them out.
 _BASE = {
   'NUM_LAYERS': 12,
@@ -44,6 +47,13 @@ _FIXED = {
       'BlockRecurrentLM.carry = False clears states and keys',
     ),
     'use_causal_mask': (True, 'attention is causal'),
+    'use_importance': (False, 'there are no importance scores'),
+    'output_embedding_size': (None, 'the width is the same in all layers'),
+    'memory_reset_on_new_doc': (True, 'documents begin with an empty memory'),
+    'memory_combine_with_local': (
+      'TRAINABLE_WEIGHTED_MEAN',
+      'a gate of each head weighs memory and window',
+    ),
     'cross_attention_kv': (None, 'there is no other cross-attention'),
   },
   'DecoderStack': {
@@ -51,6 +61,13 @@ _FIXED = {
     'use_final_layernorm': (True, 'the last layer is normalized'),
     'embedding_stddev': (1.0, 'embeddings begin with variance 1'),
     'final_mlp_factory': (None, 'there is no final feed-forward layer'),
+    'disable_position_encoding_for_memory_layers': (
+      False,
+      'all layers have positions',
+    ),
+  },
+  'TransformerTaskConfig': {
+    'sequential_chunks': (True, 'rows read their documents in order'),
   },
   'TransformerStack': {
     'side_layer_factory': (None, 'there are no side layers'),
@@ -77,6 +94,8 @@ class _Parts:
     scope, _ = self.inner.target('layer_factory', default='TransformerLayer')
     self.layer = source.part('TransformerLayer', scope=scope)
     self.task = source.part('TransformerTaskConfig')
+    # {macro: value} of sizes that no file gives.
+    self.assumed = {}
 
   def role(self, part, names: tuple[str, ...], macro: str) -> tuple[Any, Any]:
     """The value of a size and its binding, which may be of a macro alone.
@@ -90,20 +109,22 @@ class _Parts:
     if own is not None:
       use = Reference(macro, '%', True)
       return self.source.value(own), own._replace(value=use)
+    self.assumed[macro] = _BASE[macro]
     return _BASE[macro], None
 
 
 def model(draft: Draft, source: Source) -> str:
   """Adds the model and the data; returns the name of the model."""
   parts = _Parts(source)
-  draft.refer('Model', 'train.model', _MODEL)
+  draft.refer('Model', 'train.model', MODEL)
   d_model, n_heads = _sizes(draft, parts)
-  _check_heads(draft, parts, d_model, n_heads)
-  window = _window(draft, parts)
-  _recurrence(draft, parts, window)
-  _memory(draft, parts, window)
+  d_head = _check_heads(draft, parts, d_model, n_heads)
+  window = add_window(draft, parts)
+  add_recurrence(draft, parts, window)
+  add_memory(draft, parts, window, {'num_heads': n_heads, 'head_size': d_head})
   _positions(draft, parts)
   _norm(draft, source)
+  _dropout(draft, parts)
   _data(draft, parts)
   for name, rows in _FIXED.items():
     aliases = {'TransformerBase': ('MemTransformerBase',)}.get(name, ())
@@ -118,13 +139,13 @@ def model(draft: Draft, source: Source) -> str:
         draft.lose(part.setting(parameter), text)
       elif part.setting(parameter):
         draft.harmless.append(part.setting(parameter))
-  _missing_base(draft, source)
-  return _MODEL
+  _say_assumed(draft, parts)
+  return MODEL
 
 
 def _size(draft, parts, part, names, macro, name):
   value, setting = parts.role(part, names, macro)
-  draft.bind('Model', f'{_MODEL}.{name}', value, setting)
+  draft.bind('Model', f'{MODEL}.{name}', value, setting)
   return value
 
 
@@ -148,129 +169,19 @@ def _sizes(draft, parts):
   _size(draft, parts, stack, ('num_layers',), 'NUM_LAYERS', 'n_layers')
   n_heads = _size(draft, parts, layer, ('num_heads',), 'NUM_HEADS', 'n_heads')
   _size(draft, parts, outer, ('final_dropout_rate',), 'DROPOUT_RATE', 'dropout')
-  activation = parts.source.part('MLP', scope='transformer_ffn')
-  if activation.get('hidden_activation', default='relu') != 'relu':
+  if ffn.get('hidden_activation', default='relu') != 'relu':
     text = 'the feed-forward layers have ReLU'
-    draft.lose(activation.setting('hidden_activation'), text)
+    draft.lose(ffn.setting('hidden_activation'), text)
   text = 'the feed-forward layers have no bias'
-  draft.compare(activation, 'use_bias', False, False, text)
-  rate = parts.role(outer, ('final_dropout_rate',), 'DROPOUT_RATE')[0]
-  for part, name, macro in (
-    (layer, 'attn_dropout_rate', 'ATTN_DROPOUT_RATE'),
-    (
-      parts.source.part('TransformerBase', 'MemTransformerBase'),
-      'dropout_rate',
-      'DROPOUT_RATE',
-    ),
-  ):
-    other, setting = parts.role(part, (name,), macro)
-    if other != rate:
-      text = f'there is one rate of dropout, {rate}'
-      draft.lose(setting, text if setting else f'{macro} = {other}: {text}')
+  draft.compare(ffn, 'use_bias', False, False, text)
   return d_model, n_heads
 
 
 def _check_heads(draft, parts, d_model, n_heads):
   d_head, setting = parts.role(parts.layer, ('head_size',), 'HEAD_DIM')
   if d_head * n_heads != d_model:
-    draft.bind('Model', f'{_MODEL}.d_head', d_head, setting)
-
-
-def _window(draft, parts):
-  layer = parts.layer
-  window, setting = parts.role(layer, ('window_length',), 'WINDOW_LENGTH')
-  length, of_length = parts.role(
-    parts.task, ('sequence_length',), 'SEGMENT_LENGTH'
-  )
-  if window > length:
-    text = f'the segments have {length} tokens, so the window has as many'
-    draft.lose(setting, text)
-    window, setting = length, None
-  draft.bind('Model', 'SlidingAttention.window', window, setting)
-  name = 'use_long_xl_architecture'
-  carries, of_carry = parts.role(layer, (name,), name.upper())
-  if not carries:
-    draft.bind('Model', f'{_MODEL}.carry', False)
-    if length > window:
-      text = 'windows of a segment see the window before'
-      draft.lose(of_carry, text)
-  del of_length
-  return window
-
-
-def _recurrence(draft, parts, window):
-  stack, layer = parts.inner, parts.layer
-  n_layers = parts.role(stack, ('num_layers',), 'NUM_LAYERS')[0]
-  indices = stack.get('recurrent_layer_indices', default=())
-  setting = stack.setting('recurrent_layer_indices')
-  layers = tuple(i % n_layers + 1 for i in indices)
-  draft.bind('Model', f'{_MODEL}.recurrent_layers', layers, setting)
-  depth = stack.get('dstack_window_length', default=0)
-  if not layers:
-    return
-  has_feedback = stack.get('feedback_recurrence', default=False)
-  here = 'FeedbackStack' if has_feedback else 'BlockRecurrentCell'
-  slot = 'feedback' if has_feedback else 'recurrent_attention'
-  draft.refer('Model', f'{_MODEL}.{slot}', here)
-  if has_feedback:
-    # Feedback replaces the attention of the other layers.
-    del draft.sections['Model']['SlidingAttention.window']
-  if depth and depth != window:
-    text = f'blocks are as long as the window, {window}'
-    draft.lose(stack.setting('dstack_window_length'), text)
-  draft.bind('Model', f'{here}.window', window)
-  states = layer.get('recurrent_num_states', default=0)
-  if not states:
-    raise ConfigError('TransformerLayer.recurrent_num_states must be given')
-  of_states = layer.setting('recurrent_num_states')
-  draft.bind('Model', f'{here}.n_states', states, of_states)
-  gate = layer.get('recurrent_gate_type', default='bias')
-  if gate not in _GATES:
-    text = "of gates, 'bias' and 'lstm' have counterparts; @FixedGate is used"
-    draft.lose(layer.setting('recurrent_gate_type'), text)
-  draft.refer('Model', f'{here}.gate', _GATES.get(gate, 'FixedGate'))
-  configuration = 'dual'
-  if layer.get('recurrent_skip_ffn', default=True):
-    configuration = 'skip'
-  elif layer.get('recurrent_single_gate', default=False):
-    configuration = 'single'
-  draft.bind('Model', f'{here}.configuration', configuration)
-
-
-def _memory(draft, parts, window):
-  """The external memory of Memorizing Transformers, in some layers."""
-  stack, layer = parts.stack, parts.layer
-  of_memory = [
-    stack.setting('memory_factory'),
-    stack.setting('memory_layer_indices'),
-    layer.setting('memory_num_neighbors'),
-  ]
-  scope, name = stack.target('memory_factory')
-  indices = stack.get('memory_layer_indices', default=())
-  n_neighbors = layer.get('memory_num_neighbors', default=0)
-  if not (name and indices and n_neighbors):
-    draft.harmless += filter(None, of_memory)
-    return
-  slot = f'{_MODEL}.recurrent_attention'
-  if draft.sections['Model'][f'{_MODEL}.recurrent_layers']:
-    text = 'a model has recurrent layers or layers with a memory, not both'
-    draft.lose(of_memory[1], text)
-    return
-  n_layers = parts.role(parts.inner, ('num_layers',), 'NUM_LAYERS')[0]
-  layers = tuple(i % n_layers + 1 for i in indices)
-  draft.bind('Model', f'{_MODEL}.recurrent_layers', layers)
-  here = 'MemorizingAttention'
-  draft.refer('Model', slot, here)
-  draft.bind('Model', f'{here}.window', window)
-  length = parts.role(parts.task, ('sequence_length',), 'SEGMENT_LENGTH')
-  draft.bind('Model', f'{here}.segment', *length)
-  memory = parts.source.part(name, scope=scope)
-  draft.copy('Model', memory, 'database_size', f'{here}.memory', 8192)
-  draft.bind('Model', f'{here}.n_neighbors', n_neighbors, of_memory[2])
-  for parameter in ('num_heads', 'key_size', 'value_size', 'dtype'):
-    # They are those of the model.
-    if memory.setting(parameter):
-      draft.harmless.append(memory.setting(parameter))
+    draft.bind('Model', f'{MODEL}.d_head', d_head, setting)
+  return d_head
 
 
 def _positions(draft, parts):
@@ -280,18 +191,41 @@ def _positions(draft, parts):
     text = f'positions {kind!r} have no counterpart; @T5Positions are used'
     draft.lose(setting, text)
   here = _POSITIONS.get(kind, 'T5Positions')
-  carries = draft.sections['Model'].get(f'{_MODEL}.carry', True)
+  carries = draft.sections['Model'].get(f'{MODEL}.carry', True)
   if here == 'RotaryPositions' and carries:
     text = 'keys that are carried cannot rotate; @T5Positions are used'
     draft.lose(setting, text)
     here = 'T5Positions'
-  draft.refer('Model', f'{_MODEL}.positions', here)
+  draft.refer('Model', f'{MODEL}.positions', here)
+
+
+def _dropout(draft, parts):
+  """Says where dropout differs: its rates and its places."""
+  outer = parts.source.part('DecoderStack')
+  base = parts.source.part('TransformerBase', 'MemTransformerBase')
+  rate = parts.role(outer, ('final_dropout_rate',), 'DROPOUT_RATE')[0]
+  for part, name, macro in (
+    (parts.layer, 'attn_dropout_rate', 'ATTN_DROPOUT_RATE'),
+    (base, 'dropout_rate', 'DROPOUT_RATE'),
+  ):
+    other, setting = parts.role(part, (name,), macro)
+    if other != rate:
+      text = f'there is one rate of dropout, {rate}'
+      draft.lose(setting, text if setting else f'{macro} = {other}: {text}')
+  text = 'dropout follows the attention instead of preceding it'
+  draft.compare(base, 'pre_attn_dropout', False, True, text)
+  precedes = base.get('pre_attn_dropout', default=True)
+  text = 'dropout follows the attention'
+  equal = (False, True) if precedes else True
+  draft.compare(base, 'post_attn_dropout', equal, False, text)
+  text = 'dropout follows the feed-forward'
+  draft.compare(base, 'post_ffn_dropout', True, True, text)
 
 
 def _norm(draft, source):
   norm = source.part('LayerNorm')
   if norm.get('use_mean', default=False) or norm.get('use_bias', default=False):
-    draft.refer('Model', f'{_MODEL}.norm', 'LayerNorm')
+    draft.refer('Model', f'{MODEL}.norm', 'LayerNorm')
 
 
 def _data(draft, parts):
@@ -303,6 +237,8 @@ def _data(draft, parts):
     what += ', written by python -m trax_hier.data.prepare --name=pg19'
   draft.require('Data', f'{here}.path', 'DATA', what)
   draft.copy('Data', task, 'batch_size', f'{here}.batch_size', 1)
+  if task.setting('batch_size') is None:
+    parts.assumed['batch_size'] = 1
   draft.decide(
     f'{here}.batch_size',
     'per device in meliad: multiply by the devices of your run',
@@ -313,20 +249,15 @@ def _data(draft, parts):
   if name.endswith('bytes'):
     text = 'bytes have 256 ids here, and 260 in meliad'
     draft.decide('VOCAB_SIZE', text)
-  dtype, of_dtype = parts.role(
-    parts.source.part('DecoderStack'), ('dtype',), 'DTYPE'
-  )
-  del of_dtype
+  dtype = parts.role(parts.source.part('DecoderStack'), ('dtype',), 'DTYPE')[0]
   draft.bind('Training', 'train.compute_dtype', dtype)
+  text = f'all layers compute in {dtype}'
+  draft.compare(parts.layer, 'dtype', dtype, dtype, text)
 
 
-def _missing_base(draft, source):
+def _say_assumed(draft, parts):
   """Says which values no file of the stack gives."""
-  if ('', 'DecoderStack', 'num_layers') in source.settings:
-    return
-  if ('', 'TransformerStack', 'num_layers') in source.settings:
-    return
-  missing = [m for m in MACROS if m in _BASE and m not in source.macros]
-  values = ', '.join(f'{name} = {_BASE[name]!r}' for name in missing)
-  text = 'no file of the stack is a base file, such as base_memory.gin'
-  draft.lose(None, f'{text}; assumed: {values}' if missing else text)
+  if parts.assumed:
+    values = ', '.join(f'{k} = {v!r}' for k, v in parts.assumed.items())
+    text = 'no base file of meliad, such as base_memory.gin, gives these; give'
+    draft.lose(None, f'{text} one first, or look at what is assumed: {values}')

@@ -6,7 +6,7 @@ from typing import Any
 from trax_hier.config import names
 from trax_hier.config.errors import ConfigError, must_be_given
 from trax_hier.config.files import Reference
-from trax_hier.config.foreign import Document, Setting
+from trax_hier.config.foreign import OWN, Document, Setting
 from trax_hier.config.macros import CircularMacroError, Extents
 
 
@@ -17,7 +17,9 @@ class Source:
     settings: {(scope, configurable, parameter): binding}; of configurables only
       the last part of the name, since modules have moved between versions.
     macros: {name: binding} of the macros.
-    modules: Modules that the files import.
+    own: Bindings of ours, whose names are given in full: {(scope, selector,
+      parameter): binding}.
+    document: The files as written.
     taken: Keys of the settings that a rule has used.
     chosen: Configurables that the model or its training calls.
     last: The setting whose value was read last.
@@ -26,12 +28,15 @@ class Source:
   def __init__(self, document: Document):
     self.settings: dict[tuple[str, str, str], Setting] = {}
     self.macros: dict[str, Setting] = {}
-    self.modules = document.modules
+    self.own: dict[tuple[str, str, str], Setting] = {}
+    self.document = document
     self.taken: set[tuple[str, str, str]] = set()
     self.chosen: set[str] = set()
     self.last: Setting | None = None
     for setting in document.settings:
-      if setting.parameter:
+      if setting.parameter and setting.selector.startswith(OWN):
+        self.own[setting.scope, setting.selector, setting.parameter] = setting
+      elif setting.parameter:
         key = setting.scope, setting.name, setting.parameter
         self.settings.pop(key, None)
         self.settings[key] = setting
@@ -132,12 +137,14 @@ class Part:
 def target(reference: Reference) -> tuple[str, str]:
   """Returns the scope and the last part of the name of a reference.
 
+  A full name of ours stays as it is.
+
   Example:
     >>> target(Reference('encoder/trax.layers.Attention', '@', False))
     ('encoder', 'Attention')
   """
   scope, _, name = reference.name.rpartition('/')
-  return scope, name.rpartition('.')[2]
+  return scope, name if name.startswith(OWN) else name.rpartition('.')[2]
 
 
 def macro_of(setting: Setting | None) -> str:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from trax_hier.config import foreign
 from trax_hier.config.errors import ConfigError
 from trax_hier.config.foreign import Setting
-from trax_hier.config.old_names import CONFIGURABLES, PARAMETERS
+from trax_hier.config.old_names import CONFIGURABLES, MACROS, PARAMETERS
 from trax_hier.translation import (
   meliad,
   meliad_training,
+  own,
   trax_data,
   trax_model,
   trax_training,
@@ -20,35 +21,41 @@ from trax_hier.translation.source import Source
 
 # Configurables that both libraries have, but for `CONFIGURABLES`.
 _SHARED = {'Adafactor', 'Adam', 'SGD', 'SelfAttention', 'multifactor', 'train'}
-# Parameters without effect on results, of any configurable.
+# Bindings without effect on results: 'mode' of all, and these.
 _HARMLESS = {
-  'attention_chunk_size',
-  'attention_dropout',
-  'attn_mlp_factory',
-  'data_dir',
-  'decoder_factory',
-  'ff_chunk_size',
-  'ffn_factory',
-  'flax_module_factory',
-  'learning_rate',
-  'mode',
-  'n_parallel_heads',
-  'name',
-  'output_dir',
-  'parallel_windowed_attention',
-  'predict_drop_len',
-  'predict_mem_len',
-  'task_config',
-  'test_split',
-  'train_split',
-  'transformer_base_factory',
-  'use_python_loop',
-  'use_reference_code',
+  f'{name}.{parameter}'
+  for names, parameters in (
+    (
+      'ConfigurableTerraformer ConfigurableTransformer '
+      'ConfigurableTransformerLM Reformer2',
+      'attention_chunk_size ff_chunk_size',
+    ),
+    (
+      'LSHSelfAttention PureLSHSelfAttention PureLSHSelfAttentionWrapper '
+      'SelfAttention',
+      'n_parallel_heads predict_drop_len predict_mem_len use_python_loop '
+      'use_reference_code',
+    ),
+    # The schedule gives the rate.
+    ('Adafactor Adam Momentum RMSProp SGD SM3', 'learning_rate'),
+    ('train', 'output_dir'),
+    ('DecoderStack', 'task_config'),
+    ('MemTransformerBase TransformerBase', 'attn_mlp_factory ffn_factory'),
+    (
+      'TransformerLayer',
+      'max_unrolled_windows parallel_windowed_attention '
+      'transformer_base_factory',
+    ),
+    ('TransformerTaskConfig', 'test_split train_split'),
+  )
+  for name in names.split()
+  for parameter in parameters.split()
 }
 # Configurables that load, log and connect, but define no model.
 _PLUMBING = {
   'DecoderOnlyLanguageModel',
   'DecoderOnlyLanguageModelRunner',
+  'EvalTask',
   'FlaxModuleModel',
   'LayerNorm',
   'LoadPretrainedConfig',
@@ -56,8 +63,11 @@ _PLUMBING = {
   'MLPWrapper',
   'ModelInfo',
   'SimpleMLP',
+  'TrainTask',
   'backend',
+  'debug_pipeline',
   'load_text_dataset',
+  'num_devices',
 }
 
 
@@ -103,9 +113,10 @@ def translate(
   origin = foreign.origin(document)
   if not origin:
     raise ConfigError(_not_old(document, config_files, is_ours))
-  source, draft = Source(document), Draft()
+  source = Source(document)
+  draft = Draft(renames=MACROS if origin == 'meliad' else {})
   try:
-    model = _apply_rules(origin, source, draft)
+    model = _apply_rules(origin, source, draft, is_ours)
   except ConfigError:
     raise
   except _FAULTS as error:
@@ -119,12 +130,14 @@ def translate(
   return Translation(origin, model, draft, unused, unknown)
 
 
-def _apply_rules(origin, source, draft):
+def _apply_rules(origin, source, draft, is_ours):
   if origin == 'meliad':
     model = meliad.model(draft, source)
     meliad_training.training(draft, source)
   else:
-    model = trax_model.model(draft, source)
+    model = own.own_model(draft, source, is_ours)
+    model = model or trax_model.model(draft, source)
+    own.keep_own(draft, source)
     trax_training.training(draft, source)
     trax_data.data(draft, source, model)
   return model
@@ -153,12 +166,14 @@ def _sort_idle(source, draft, is_ours):
     name = setting.name
     is_known = name in CONFIGURABLES or name in _SHARED
     if name == 'train' and is_ours(name, setting.parameter):
-      draft.bind('Training', setting.key, source.value(setting), setting)
+      draft.replace('Training', setting.key, source.value(setting), setting)
     elif name in _PLUMBING:
       draft.harmless.append(setting)
     elif trax_data.is_data(name) or (is_known and name not in source.chosen):
       unused[name] += 1
-    elif name in source.chosen and setting.parameter in _HARMLESS:
+    elif name in source.chosen and (
+      setting.parameter == 'mode' or setting.key in _HARMLESS
+    ):
       draft.harmless.append(setting)
     elif name in source.chosen and setting.key in PARAMETERS:
       if source.value(setting) in (None, False, 0, (), []):

@@ -1,5 +1,7 @@
 """Attention layers of Trax."""
 
+from trax_hier.config.files import Reference
+from trax_hier.config.foreign import OWN
 from trax_hier.translation.draft import Draft
 from trax_hier.translation.source import Source
 
@@ -40,7 +42,55 @@ def attention(
     scope: Scope of the new layer.
     is_causal: Whether it is causal, and not that of an encoder.
   """
+  here = _layer(draft, source, slot, target, scope, is_causal)
+  draft.refer('Model', slot, here)
+
+
+def attentions(
+  draft: Draft, source: Source, slot: str, targets: list[tuple[str, str]]
+) -> None:
+  """Binds a slot for a list of causal attention layers.
+
+  Layers of Trax that are one layer here have scopes, for their arguments
+  differ.
+
+  Args:
+    draft: Gets the bindings.
+    source: The old files.
+    slot: Such as 'Terraformer.attention'.
+    targets: Scope and name of each layer of Trax.
+  """
+  kinds = {found: _kind(source, slot, found) for found in targets}
+  made, scopes = {}, {'', 'encoder'}
+  for i, (found, kind) in enumerate(kinds.items()):
+    here, bound = kind
+    same = [other for other in kinds.values() if other[0] == here]
+    # The window of SelfAttention is that of SparseAttention, too.
+    is_shared = all(x == kind for x in same) and here != 'SelfAttention'
+    earlier = [made[f] for f in list(kinds)[:i] if kinds[f] == kind]
+    scope = ''
+    if earlier:
+      scope = earlier[0].name.rpartition('/')[0]
+    elif bound and not is_shared:
+      scope = f'layer_{i + 1}' if found[0] in scopes else found[0]
+      scopes.add(scope)
+    name = _layer(draft, source, slot, found, scope)
+    made[found] = Reference(name, '@', False)
+  draft.bind('Model', slot, [made[found] for found in targets])
+
+
+def _kind(source, slot, found):
+  """The layer here for a causal layer of Trax, and its bindings."""
+  trial = Draft()
+  here = _layer(trial, source, slot, found)
+  return here, {name: trial.value(name) for name in trial.sections['Model']}
+
+
+def _layer(draft, source, slot, target, scope='', is_causal=True):
+  """Binds the arguments of a layer; returns its name with its scope."""
   old_scope, name = target
+  if name.startswith(OWN):
+    return _in(old_scope, name.rpartition('.')[2])
   part = source.part(name, scope=old_scope)
   reason = f'@{name} has no counterpart; the nearest layer is used'
   here = 'EncoderAttention'
@@ -57,7 +107,7 @@ def attention(
     here = _lsh(draft, source, part, name, scope, is_causal)
   else:
     here = _nearest(draft, source, part, name, scope, slot, reason)
-  draft.refer('Model', slot, f'{scope}/{here}' if scope else here)
+  return _in(scope, here)
 
 
 def _nearest(draft, source, part, name, scope, slot, reason):
@@ -65,7 +115,8 @@ def _nearest(draft, source, part, name, scope, slot, reason):
   if here == 'LSHAttention':
     return _lsh(draft, source, part, name, scope, True)
   if here == 'SparseAttention':
-    draft.copy('Model', part, 'sparsity', f'{here}.n_modules', 16)
+    binding = _in(scope, f'{here}.n_modules')
+    draft.copy('Model', part, 'sparsity', binding, 16)
   if name == 'SelfAttention':
     reason = "Trax's SelfAttention has no biases; @SelfAttention has them"
     if part.get('chunk_len') is not None:

@@ -31,15 +31,15 @@ def hourglass(draft: Draft, source: Source, part: Part, here: str) -> None:
     d_ff=2048,
     n_heads=8,
     dropout=0.1,
-    vanilla_layers=(1, 1),
-    hierarchy='6@3',
   )
   hierarchy = part.get('hierarchy', default='6@3')
-  if isinstance(hierarchy, str) and ' '.join(hierarchy.split()) != hierarchy:
-    draft.bind('Model', f'{here}.hierarchy', ' '.join(hierarchy.split()))
+  if isinstance(hierarchy, str):
+    hierarchy = ' '.join(hierarchy.split())
   vanilla = part.get('vanilla_layers', default=(1, 1))
   if isinstance(vanilla, list):
-    draft.bind('Model', f'{here}.vanilla_layers', tuple(vanilla))
+    vanilla = tuple(vanilla)
+  for name, value in ('vanilla_layers', vanilla), ('hierarchy', hierarchy):
+    draft.bind('Model', f'{here}.{name}', value, part.setting(name))
   for slot, inner, old, default in (
     ('shorten', 'pool', 'downsampling_fn', 'AveragePooling'),
     ('upsample', 'expand', 'upsampling_fn', 'LinearUpsampling'),
@@ -76,13 +76,11 @@ def _block(draft, source, part, slot, scope, old):
   draft.refer('Model', f'HourglassLM.{slot}', f'{scope}/DecoderBlock')
   is_hashed = 'LSH' in found[1]
   others = [
-    part.target(other, default='RelativeAttentionWrapper')[1]
-    for other in ('vanilla_attn_type', 'middle_attn_type')
+    part.target(other)[1] for other in ('vanilla_attn_type', 'middle_attn_type')
   ]
-  # Its arguments are not those of the same layer elsewhere in the model.
-  is_shared = not is_hashed or others[0] == others[1]
+  # All of Trax's hashed layers are one layer here, with other arguments.
+  is_shared = not is_hashed or all('LSH' in other for other in others)
   own = scope if is_shared else ''
   attention(draft, source, f'{scope}/DecoderBlock.attention', found, own)
-  if not is_hashed:
-    text = 'these layers have no positions in Trax, and relative ones here'
-    draft.lose(part.setting(old), text)
+  if not is_hashed:  # Hashed layers have rotary positions of their own.
+    draft.refer('Model', f'{scope}/DecoderBlock.own_positions', 'NoPositions')

@@ -8,7 +8,7 @@ from trax_hier.config.files import Reference
 from trax_hier.config.old_names import CONFIGURABLES, PARAMETERS
 from trax_hier.translation.draft import Draft
 from trax_hier.translation.source import Source, target
-from trax_hier.translation.trax_attention import attention
+from trax_hier.translation.trax_attention import attention, attentions
 from trax_hier.translation.trax_hourglass import hourglass
 from trax_hier.translation.trax_sizes import bind_activation, copy_sizes
 
@@ -164,14 +164,10 @@ def _attentions(draft, source, part, here, encoder, decoder):
 
 def _cycle(draft, source, setting, here, references):
   """A list of attention layers, which the decoder's layers take in turn."""
-  made = []
-  for reference in references:
-    if not isinstance(reference, Reference):
-      raise ConfigError(f'{setting.location}: {setting.key} takes references')
-    found = target(reference)
-    attention(draft, source, f'{here}.attention', found, scope=found[0])
-    made.append(draft.sections['Model'][f'{here}.attention'])
-  draft.sections['Model'][f'{here}.attention'] = made
+  if not all(isinstance(x, Reference) for x in references):
+    raise ConfigError(f'{setting.location}: {setting.key} takes references')
+  found = [target(reference) for reference in references]
+  attentions(draft, source, f'{here}.attention', found)
 
 
 def _cross_attention(draft, part, here):

@@ -63,7 +63,10 @@ def training(draft: Draft, source: Source) -> None:
   draft.refer('Optimizer', 'train.optimizer', here)
   draft.refer('Optimizer', f'{here}.learning_rate', 'multifactor', True)
   rules = {'Adam': _adam, 'Adafactor': _adafactor}
-  rules.get(name, _other)(draft, source.part(name), here)
+  part = source.part(name)
+  rules.get(name, _other)(draft, part, here)
+  if part.get('clip_grad_norm') is not None:
+    draft.copy('Optimizer', part, 'clip_grad_norm', f'{here}.clip_norm', None)
   _schedule(draft, source, train)
 
 
@@ -99,16 +102,23 @@ def _train(draft, train: Part):
 
 def _loss(draft, train):
   setting = train.setting('loss_fn')
+  _, name = train.target('loss_fn', default='WeightedCategoryCrossEntropy')
   if setting is not None:
-    _, name = train.target('loss_fn')
     if 'CrossEntropy' in name:
       draft.harmless.append(setting)
     else:
       draft.lose(setting, f'@{name}: the loss is the cross entropy here')
-    part = train.source.part(name)
-    if part.get('label_smoothing'):
-      name = 'train.label_smoothing'
-      draft.copy('Training', part, 'label_smoothing', name, 0.0)
+  part = train.source.part(name)
+  smoothing = part.setting('label_smoothing')
+  if not part.get('label_smoothing'):
+    draft.harmless += [smoothing] * (smoothing is not None)
+  elif setting is None:  # Trax has built its default loss before.
+    text = 'Trax does not use it unless train.loss_fn is bound, nor is it here'
+    draft.lose(smoothing, text)
+  else:
+    new = 'train.label_smoothing'
+    draft.copy('Training', part, 'label_smoothing', new, 0.0)
+  draft.compare(part, 'cutoff', 0.0, 0.0, 'the loss has no cutoff here')
   if train.get('loss_chunk_size', default=0):
     draft.copy('Training', train, 'loss_chunk_size', 'train.loss_chunk', 0)
 
@@ -116,8 +126,6 @@ def _loss(draft, train):
 def _adam(draft, part, here):
   for name, default in (('b1', 0.9), ('b2', 0.999), ('eps', 1e-5)):
     draft.copy('Optimizer', part, name, f'{here}.{name}', default)
-  if part.get('clip_grad_norm') is not None:
-    draft.copy('Optimizer', part, 'clip_grad_norm', f'{here}.clip_norm', None)
   _weight_decay(draft, part, here)
 
 
