@@ -99,7 +99,7 @@ def in_blocks(vanilla, middle):
 NONE = Reference('NoPositions', '@', False)
 
 
-@pytest.mark.parametrize('layers', itertools.combinations(LAYERS, 2))
+@pytest.mark.parametrize('layers', [*itertools.combinations(LAYERS, 2)])
 def test_blocks_of_hourglass_do_not_share_their_arguments(layers):
   alone = [in_blocks(layer, layer)[0] for layer in layers]
   assert in_blocks(*layers) == alone
