@@ -31,7 +31,7 @@ _HINTS = {
   'KeepTargets.model = @its_name',
   '/ Lanes: ': "Trax's loop has no lanes: set BlockRecurrentLM.carry = False",
 }
-# Gin's messages about what has no value; the first goes on with all bindings.
+# Gin's messages about what has no value; the first also lists all bindings.
 _NO_VALUE = re.compile(
   "No bindings specified for '(.*)/gin.macro'"
   r"|Required bindings for `(?:.*\.)?(\w+)` not provided in config: \['(\w+)'"

@@ -42,8 +42,6 @@ _ONLY_TRAX = {
   for name, here in CONFIGURABLES.items()
   if name not in (*here, *MELIAD_CONFIGURABLES)
 }
-# Modules of ours, whose names a file for Trax's trainer gives in full.
-OWN = 'trax_hier.'
 # A file with fewer old names is one of ours with slips.
 _FEW = 3
 
@@ -169,8 +167,8 @@ def is_own_model(document: Document, setting: Setting) -> bool:
   if setting.key != 'train.model' or not isinstance(value, Reference):
     return False
   name = value.name.rpartition('/')[2]
-  imports = any(f'{m}.'.startswith(OWN) for m in document.modules)
-  return name.startswith(OWN) or (
+  imports = any(f'{m}.'.startswith(names.OWN) for m in document.modules)
+  return name.startswith(names.OWN) or (
     imports and '.' not in name and name not in CONFIGURABLES
   )
 
@@ -189,7 +187,7 @@ def _document(statements):
 
 def _is_old(setting):
   """Whether the name of a binding is one of Trax or meliad and not ours."""
-  if not setting.parameter or setting.selector.startswith(OWN):
+  if not setting.parameter or setting.selector.startswith(names.OWN):
     return False
   # These names are registered here as well, with other parameters.
   here = CONFIGURABLES.get(setting.name)

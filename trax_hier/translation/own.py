@@ -6,7 +6,8 @@ from collections.abc import Callable
 from trax_hier.config import names
 from trax_hier.config.errors import ConfigError, must_be_given
 from trax_hier.config.files import Reference
-from trax_hier.config.foreign import OWN, Setting, is_own_model
+from trax_hier.config.foreign import Setting, is_own_model
+from trax_hier.config.names import OWN
 from trax_hier.config.old_names import CONFIGURABLES
 from trax_hier.translation.draft import Draft
 from trax_hier.translation.source import Source, target

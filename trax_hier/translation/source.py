@@ -6,8 +6,9 @@ from typing import Any
 from trax_hier.config import names
 from trax_hier.config.errors import ConfigError, must_be_given
 from trax_hier.config.files import Reference
-from trax_hier.config.foreign import OWN, Document, Setting
+from trax_hier.config.foreign import Document, Setting
 from trax_hier.config.macros import CircularMacroError, Extents
+from trax_hier.config.names import OWN
 
 
 class Source:

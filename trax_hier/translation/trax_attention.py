@@ -1,7 +1,7 @@
 """Attention layers of Trax."""
 
 from trax_hier.config.files import Reference
-from trax_hier.config.foreign import OWN
+from trax_hier.config.names import OWN
 from trax_hier.translation.draft import Draft
 from trax_hier.translation.source import Source
 

@@ -22,16 +22,7 @@ _RESAMPLING = {
 
 def hourglass(draft: Draft, source: Source, part: Part, here: str) -> None:
   """Binds the arguments of HourglassLM."""
-  copy_sizes(
-    draft,
-    part,
-    here,
-    vocab_size=None,
-    d_model=512,
-    d_ff=2048,
-    n_heads=8,
-    dropout=0.1,
-  )
+  copy_sizes(draft, part, here)
   hierarchy = part.get('hierarchy', default='6@3')
   if isinstance(hierarchy, str):
     hierarchy = ' '.join(hierarchy.split())

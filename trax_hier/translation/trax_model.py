@@ -39,17 +39,7 @@ def model(draft: Draft, source: Source) -> str:
 
 def _transformer_lm(draft, source, part, here):
   del source
-  copy_sizes(
-    draft,
-    part,
-    here,
-    vocab_size=None,
-    d_model=512,
-    d_ff=2048,
-    n_layers=6,
-    n_heads=8,
-    dropout=0.1,
-  )
+  copy_sizes(draft, part, here, n_layers=6)
   bind_activation(draft, part, 'Relu')
   draft.refer('Model', f'{here}.positions', 'LearnedPositions')
   draft.copy('Model', part, 'max_len', 'LearnedPositions.n_positions', 2048)
@@ -73,35 +63,13 @@ def _transformer(draft, source, part, here):
 
 
 def _encoder_decoder(draft, part, here, **more):
-  copy_sizes(
-    draft,
-    part,
-    here,
-    vocab_size=None,
-    d_model=512,
-    d_ff=2048,
-    n_heads=8,
-    dropout=0.1,
-    n_encoder_layers=6,
-    n_decoder_layers=6,
-    **more,
-  )
+  copy_sizes(draft, part, here, n_encoder_layers=6, n_decoder_layers=6, **more)
   shared = PARAMETERS['ConfigurableTransformer.output_vocab_size'][1]
   draft.compare(part, 'output_vocab_size', None, None, shared)
 
 
 def _configurable_lm(draft, source, part, here):
-  copy_sizes(
-    draft,
-    part,
-    here,
-    vocab_size=None,
-    d_model=512,
-    d_ff=2048,
-    n_layers=6,
-    n_heads=8,
-    dropout=0.1,
-  )
+  copy_sizes(draft, part, here, n_layers=6)
   found = part.target('attention_type', default='CausalAttention')
   attention(draft, source, f'{here}.attention', found)
   _options(draft, source, part, here, ff_dropout=0.1, positions=None)

@@ -1,29 +1,30 @@
 """Sizes and activations that the models of Trax share."""
 
-from typing import Any
-
 from trax_hier.config.errors import ConfigError
 from trax_hier.translation.draft import Draft
 from trax_hier.translation.source import Part
 
+# Defaults of all models of Trax that have a counterpart.
+_SIZES = dict(vocab_size=None, d_model=512, d_ff=2048, n_heads=8, dropout=0.1)
 _ACTIVATIONS = {'FastGelu': 'Gelu', 'Relu': 'Relu'}
 
 
-def copy_sizes(draft: Draft, part: Part, here: str, **defaults: Any) -> None:
+def copy_sizes(draft: Draft, part: Part, here: str, **more: int) -> None:
   """Copies the sizes that have the same meaning.
 
   Args:
     draft: Gets the bindings.
     part: The model of Trax.
     here: Name of the model here.
-    **defaults: Their defaults in Trax; None for those that must be given.
+    **more: Sizes of this model besides those of all models, with their
+      defaults in Trax.
 
   Raises:
     ConfigError: A size is not given.
   """
-  for parameter, default in defaults.items():
+  for parameter, default in (_SIZES | more).items():
     old = parameter
-    if parameter == 'vocab_size' and 'n_encoder_layers' in defaults:
+    if parameter == 'vocab_size' and 'n_encoder_layers' in more:
       old = 'input_vocab_size'
     new = parameter.replace('attention_layers', 'attentions')
     value = part.get(old, default=default)
