@@ -19,12 +19,12 @@
 import argparse
 import functools
 import math
-import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import medians, random_weights
 
 from trax_hier import generation
 from trax_hier.compat import ShapeDtype
@@ -36,9 +36,11 @@ from trax_hier.layers import (
   MemorizingAttention,
   SlidingAttention,
 )
+from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.models import BlockRecurrentLM
 from trax_hier.training import Adafactor, Adam, multifactor
 from trax_hier.training.evaluate import Evaluator
+from trax_hier.training.flops import flops as count_flops
 from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import (
   abstract_init,
@@ -200,18 +202,10 @@ def recall(arguments):
 
 # Cost
 # ------------------------------------------------------------------------------
-def random_weights(shapes):
-  """Arrays of small normal numbers for a tree of shapes."""
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
-  )
-
-
 class GradientStep:
   """Loss and gradients of a model on one segment, under plain `jax.jit`."""
 
-  def __init__(self, model, shape):
+  def __init__(self, model, shape, dtype='float32'):
     layer = model(mode='train')
     shapes, state = abstract_init(layer, token_shapes(shape))
     self._weights = random_weights(shapes)
@@ -221,10 +215,11 @@ class GradientStep:
     start = jnp.ones(shape[0], bool)
 
     def loss(weights, tokens):
+      weights = cast_floats(weights, jnp.dtype(dtype))
       logits, _ = layer.pure_fn(
         (tokens, start), weights, state, jax.random.PRNGKey(0)
       )
-      log_probs = jax.nn.log_softmax(logits)
+      log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
       return -jnp.mean(jnp.take_along_axis(log_probs, tokens[..., None], -1))
 
     self._step = jax.jit(jax.value_and_grad(loss))
@@ -237,40 +232,20 @@ class GradientStep:
     return time.perf_counter() - start
 
 
-def medians(steps, rounds):
-  """The median seconds of each step; every round runs each step once."""
-  times = [[step() for step in steps] for _ in range(rounds)]
-  return [statistics.median(column) for column in zip(*times, strict=True)]
-
-
 def forward_flops(model, shape):
   """FLOPs of the dot products in a forward pass, without the logits layer."""
   layer = model(mode='eval')
   weights, state = abstract_init(layer, token_shapes(shape))
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   start = jax.ShapeDtypeStruct(shape[:1], bool)
-  jaxpr = jax.make_jaxpr(
-    lambda x, w, s: layer.pure_fn(x, w, s, jax.random.PRNGKey(0))[0]
-  )((tokens, start), weights, state)
+  total = count_flops(
+    lambda x, w, s: layer.pure_fn(x, w, s, jax.random.PRNGKey(0))[0],
+    (tokens, start),
+    weights,
+    state,
+  )
   table = layer.sublayers[0].weights[0][0]
-  return dot_flops(jaxpr.jaxpr) - 2 * math.prod(shape) * math.prod(table.shape)
-
-
-def dot_flops(jaxpr):
-  """FLOPs of all dot products; a scan's body counts once per iteration."""
-  total = 0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'dot_general':
-      contracted, _ = equation.params['dimension_numbers'][0]
-      x, y = equation.invars[0].aval, equation.outvars[0].aval
-      inner = math.prod(x.shape[i] for i in contracted)
-      total += 2 * math.prod(y.shape) * inner
-    n_iterations = equation.params.get('length', 1)
-    for inner in jax.tree.leaves(list(equation.params.values())):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        total += n_iterations * dot_flops(inner)
-  return total
+  return total - 2 * math.prod(shape) * math.prod(table.shape)
 
 
 def step(arguments):
@@ -284,26 +259,24 @@ def step(arguments):
     ),
     'Rec:fixed:skip': (n, recurrent(w, w, **sizes)),
   }
-  for size in (512, 1024, 2048):
+  for size in arguments.xl:
     xl = recurrent(size, w, recurrent_layers=(), **sizes)
     models[f'XL:{size}'] = size, xl
-  steps = [
-    GradientStep(model, (n // length, length))
-    for length, model in models.values()
+  n_tokens = arguments.step_batch * n
+  cases = [
+    (model, (n_tokens // length, length)) for length, model in models.values()
   ]
+  steps = [GradientStep(*case, arguments.dtype) for case in cases]
   seconds = medians(steps, arguments.rounds)
-  flops = [
-    forward_flops(model, (n // length, length))
-    for length, model in models.values()
-  ]
+  flops = [forward_flops(*case) for case in cases]
   print(
-    f'step: d_model {d}, {n} tokens, window {w} except XL, medians of '
-    f'{arguments.rounds} rounds'
+    f'step: d_model {d}, {arguments.step_batch} x {n} tokens, {arguments.dtype}'
+    f', window {w} except XL, medians of {arguments.rounds} rounds'
   )
   print(f'{"":16}{"seconds":>9}{"ratio":>7}{"GFLOP/token":>13}{"ratio":>7}')
   for name, t, f in zip(models, seconds, flops, strict=True):
     print(
-      f'{name:16}{t:9.2f}{t / seconds[0]:7.3f}{f / n / 1e9:13.4f}'
+      f'{name:16}{t:9.4f}{t / seconds[0]:7.3f}{f / n_tokens / 1e9:13.4f}'
       f'{f / flops[0]:7.3f}',
       flush=True,
     )
@@ -439,6 +412,18 @@ def main():
     '--length', type=int, default=4096, help='tokens (step only)'
   )
   parser.add_argument('--d_model', type=int, default=512, help='step only')
+  parser.add_argument(
+    '--step_batch', type=int, default=1, help='rows of `length` (step only)'
+  )
+  parser.add_argument(
+    '--xl',
+    type=lambda text: [int(number) for number in text.split(',')],
+    default='512,1024,2048',
+    help='segments of the XL models (step only)',
+  )
+  parser.add_argument(
+    '--dtype', default='float32', help='float32 or bfloat16 (step only)'
+  )
   parser.add_argument('--decode_tokens', type=int, default=100000)
   parser.add_argument(
     '--seeds', type=int, default=3, help='number of seeds (recall only)'

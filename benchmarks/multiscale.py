@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from block_recurrent import dot_flops, medians, random_weights
+from timing import medians, random_weights
 
 from trax_hier.data import TextFiles
 from trax_hier.generation import generate, prepare
@@ -56,6 +56,7 @@ from trax_hier.models import BottomUpLM, RetinaLM, TopDownLM, TransformerLM
 from trax_hier.training import Adam, multifactor
 from trax_hier.training.build import build
 from trax_hier.training.evaluate import Evaluator
+from trax_hier.training.flops import flops as count_flops
 from trax_hier.training.mesh import make_mesh
 from trax_hier.training.state import abstract_init, n_parameters, token_shapes
 
@@ -172,7 +173,7 @@ class GradientStep:
 
   def flops(self):
     """FLOPs of the dot products."""
-    return dot_flops(jax.make_jaxpr(self._gradient)(*self.shapes).jaxpr)
+    return count_flops(self._gradient, *self.shapes)
 
   def kept_bytes(self):
     """Bytes of the residuals: what the forward pass keeps for the backward."""

@@ -58,8 +58,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from block_recurrent import medians
 from generation import last_level_cache
+from timing import median_seconds
 
 from trax_hier import config
 from trax_hier.compat import ShapeDtype, signature, tl
@@ -496,11 +496,6 @@ def print_line(title, measured, spec=None, paper=None):
   print(line.rstrip(), flush=True)
 
 
-def median_seconds(timers, rounds):
-  """Runs functions that return seconds alternately; their medians by name."""
-  return dict(zip(timers, medians(list(timers.values()), rounds), strict=True))
-
-
 def medium(arguments):
   """Sizes of the model that decode and capacity measure."""
   sizes = dataclasses.replace(MEDIUM, n_layers=arguments.layers)
@@ -513,20 +508,22 @@ def decode(arguments):
   capacities = arguments.capacities
   print(
     f'decode: {sizes.n_encoder_layers} + {sizes.n_layers} layers, d_model '
-    f'{sizes.d_model}, {n_new} new tokens, medians of {arguments.rounds} rounds'
-    f'; trax: {arguments.official_tokens} tokens after {_WARM_TOKENS}'
+    f'{sizes.d_model}, {arguments.precision}, {n_new} new tokens, medians of '
+    f'{arguments.rounds} rounds; trax: {arguments.official_tokens} tokens '
+    f'after {_WARM_TOKENS}'
   )
   print_header('row, capacity')
   published = sizes.n_layers == 24 and not arguments.tiny
   spec, paper = (SPEC, PAPER) if published else ({}, {})
 
-  dense = OurModel(ROWS['dense'], sizes, max(capacities))
+  settings = sizes, max(capacities), arguments.precision
+  dense = OurModel(ROWS['dense'], *settings)
   dense_weights = dense.random_weights()
   memory = MemoryRead()
   for name in arguments.rows:
     model, weights = dense, dense_weights
     if name != 'dense':
-      model = OurModel(ROWS[name], sizes, max(capacities))
+      model = OurModel(ROWS[name], *settings)
       weights = model.random_weights()
     timers = {'memory': memory}
     for n in capacities:
@@ -951,6 +948,7 @@ def main():
   )
   add('--prompt', type=int, default=1024, help='tokens (capacity only)')
   add('--n_new', type=int, default=24, help='tokens decoded per round')
+  add('--precision', default='float32', help='of the weights (decode only)')
   add('--peers', choices=['official', 'none'], default='official')
   add('--official_tokens', type=int, default=8)
   add('--memory_gib', type=float, default=20, help='for the weights of big')

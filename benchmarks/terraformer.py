@@ -35,13 +35,13 @@ from unittest import mock
 
 import jax
 import numpy as np
-from block_recurrent import medians
 from sparse_decode import (
   GradientStep,
   RandomArrays,
   cross_entropy,
   mean_square,
 )
+from timing import medians
 
 from trax_hier.compat import ShapeDtype, signature, tl
 from trax_hier.generation import generate, prepare

@@ -17,6 +17,8 @@ _FLAGS = [
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   # Later versions of XLA have no such flag.
   _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+if 'cuda' in os.environ.get('JAX_PLATFORMS', ''):
+  _FLAGS = []  # On GPUs, tests check the programs that users run.
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 
 # Programs that tests start share a temporary compilation cache.

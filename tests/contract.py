@@ -115,6 +115,7 @@ def _with_sources(model=ScalingTransformer, **kwargs):
     sources[1, 4:] = 0  # Padding.
     return tl.Serial(tl.Fn('Sources', lambda x: (sources, x), n_out=2), layer)
 
+  factory.with_inputs = P(model, **sizes)  # Takes its sources as an input.
   return factory
 
 

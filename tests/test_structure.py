@@ -20,17 +20,20 @@ _LAYERS = _BLOCKS | {
   'layers.reversible',
   'layers.sparse',
 }
-_VOCABULARIES = {
-  'config',
-  'data.checks',
+_FILES = {'data.files', 'data.folders', 'data.unpacking'}
+_CORPORA = _FILES | {'data.cache'}
+_TEXTS = {
+  'data.cache',
+  'data.corpora',
   'data.files',
   'data.fingerprints',
   'data.folders',
+  'data.joined',
   'data.named_splits',
-  'data.splits',
 }
+_VOCABULARIES = _TEXTS | {'config', 'data.checks', 'data.splits'}
 _BATCHING = _VOCABULARIES | {'data.hashing', 'data.vocabularies'}
-_SOURCES = _BATCHING | {'data.batching'}
+_SOURCES = _BATCHING | {'data.batching', 'data.encoding', 'data.unpacking'}
 _DATA = _SOURCES | {'data', 'data.sources'}
 _TRAINING = {'compat', 'config', 'layers.base', 'training', 'training.logging'}
 _TOP = _LAYERS | _DATA | _TRAINING | {'models', 'generation', 'inspection'}
@@ -54,11 +57,21 @@ MAY_IMPORT = {
   'data.checks': set(),
   'data.files': set(),
   'data.hashing': set(),
+  'data.joined': set(),
+  'data.unpacking': {'data.files'},
   'data.fingerprints': {'data.files'},
-  'data.folders': {'data.files'},
+  'data.folders': set(),
   'data.named_splits': {'data.folders'},
-  'data.splits': {'data.files', 'data.folders', 'data.named_splits'},
+  'data.cache': set(),
+  'data.corpora': _CORPORA,
+  'data.splits': _TEXTS,
   'data.vocabularies': _VOCABULARIES,
+  'data.encoding': {
+    'data.cache',
+    'data.files',
+    'data.joined',
+    'data.vocabularies',
+  },
   'data.batching': _BATCHING,
   'data.sources': _SOURCES,
   # Programs: python -m trax_hier.data.prepare.

@@ -4,6 +4,7 @@
     trax-hier generate --run=runs/quickstart --prompt='def main('
     trax-hier evaluate --run=runs/quickstart
     trax-hier describe --config_file=quickstart.gin
+    trax-hier data describe --config_file=quickstart.gin
 
 Each error is one message on standard error. Exit codes (those of `train` are in
 `trax_hier.trainer`):
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 import trax_hier
 from trax_hier.commands import (
   compare,
+  data,
   describe,
   evaluate,
   export,
@@ -35,6 +37,7 @@ from trax_hier.commands import (
   listing,
   train,
 )
+from trax_hier.commands.huge_pages import restart_with_huge_pages
 from trax_hier.environment import flag_names, print_any_text, quiet_logs
 
 _COMMANDS = {
@@ -42,6 +45,7 @@ _COMMANDS = {
   'generate': generate,
   'evaluate': evaluate,
   'describe': describe,
+  'data': data,
   'list': listing,
   'compare': compare,
   'export': export,
@@ -70,6 +74,8 @@ def _main(argv):
   print_any_text()
   quiet_logs()
   arguments = _parser().parse_args(flag_names(argv))
+  if argv is None and not getattr(arguments, 'no_huge_pages', True):
+    restart_with_huge_pages()
   program = f'trax-hier {arguments.command}'
   try:
     flags.check_files(arguments)

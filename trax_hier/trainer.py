@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from trax_hier.commands import train
 from trax_hier.commands.failures import Failure, fail
 from trax_hier.commands.flags import check_files
+from trax_hier.commands.huge_pages import restart_with_huge_pages
 from trax_hier.environment import flag_names, print_any_text, quiet_logs
 
 _PROGRAM = 'trax_hier.trainer'
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   train.add_arguments(parser)
   arguments = parser.parse_args(flag_names(argv))
+  if argv is None and not arguments.no_huge_pages:
+    restart_with_huge_pages()
   try:
     check_files(arguments)
   except Failure as failure:

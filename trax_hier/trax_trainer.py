@@ -22,6 +22,9 @@ BlockRecurrentLM trains without memory between batches:
     train.model = @BlockRecurrentLM
     BlockRecurrentLM.carry = False
 
+On Linux, the program starts itself again with huge memory pages for the CPU,
+unless GLIBC_TUNABLES is set, even to nothing.
+
 Exit codes: 1 the training has failed, 2 a flag or the configuration is invalid,
 130 Ctrl-C.
 """
@@ -30,6 +33,7 @@ import sys
 from collections.abc import Sequence
 
 from trax_hier.commands.failures import fail, interrupted
+from trax_hier.commands.huge_pages import restart_with_huge_pages
 from trax_hier.environment import flag_names, print_any_text
 
 _PROGRAM = 'trax-trainer'
@@ -43,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   print_any_text()
   arguments = flag_names(argv)
+  asks_help = {'-h', '--help', '--helpfull', '--helpshort'} & set(arguments)
+  if argv is None and not asks_help:
+    restart_with_huge_pages()
   from trax_hier.compat import trainer
   from trax_hier.config import ConfigError
 
-  if {'-h', '--help', '--helpfull', '--helpshort'} & set(arguments):
+  if asks_help:
     print(__doc__, trainer.help_text(), sep='\n')
     return 0
   try:

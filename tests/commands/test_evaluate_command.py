@@ -86,8 +86,10 @@ def test_evaluate_uses_the_compute_dtype_of_the_run(
 ):
   got = {}
 
-  def evaluator(layer, batches, unit, mesh, compute_dtype, n_batches, loss):
-    del layer, batches, mesh
+  def evaluator(
+    layer, batches, unit, mesh, compute_dtype, n_batches, loss, n_ids
+  ):
+    del layer, batches, mesh, n_ids
     assert n_batches is None and loss == Loss()
     got['dtype'] = compute_dtype
 

@@ -1,6 +1,7 @@
-"""Paths of remote storage are refused by every flag and every binding."""
+"""Paths of remote storage are refused, except those of data."""
 
 import os
+import sys
 
 import pytest
 from messages import messages
@@ -32,13 +33,14 @@ FLAGS = [
   ),
   (cli.main, ['import_trax', QUICKSTART, '--weights=w', '--output={}']),
   (subwords.main, ['--text=text', '--output={}']),
-  (subwords.main, ['--output=out', '--text={}']),
 ]
 # Data sets with their other required arguments, and the binding of the path.
 BINDINGS = [
   ('StandardLibrary', '', 'train.init_from'),
-  ('TextFiles', 'length', 'TextFiles.path'),
   ('TextFiles', 'length path', 'TextFiles.vocab'),
+]
+DATA_BINDINGS = [
+  ('TextFiles', 'length', 'TextFiles.path'),
   ('Enwik8', 'length', 'Enwik8.path'),
   ('ImageBytes', '', 'ImageBytes.path'),
   ('DocumentLanes', 'length', 'DocumentLanes.path'),
@@ -57,11 +59,11 @@ def folder(tmp_path, monkeypatch):
   config.clear()
 
 
-def check(main, arguments, named, capsys):
+def check(main, arguments, named, capsys, message=MESSAGE):
   assert main(arguments) == 2
   out, err = capsys.readouterr()
   assert messages(out) == '' and len(err.splitlines()) == 1
-  assert f': {named}: {MESSAGE}' in err
+  assert f': {named}: {message}' in err
   assert os.listdir() == ['text']
 
 
@@ -81,11 +83,52 @@ def test_flags(capsys, url):
   'data, others, binding', BINDINGS, ids=[b for *_, b in BINDINGS]
 )
 def test_bindings(capsys, url, data, others, binding):
+  check_binding(capsys, url, data, others, binding)
+
+
+def check_binding(capsys, url, data, others, binding, message=MESSAGE):
   named = f"{binding} = '{url}'"
   bindings = [f'train.data = @{data}()', f'{data}.batch_size = 2', named]
   bindings += [f'{data}.{x} = {VALUES.get(x, 8)}' for x in others.split()]
   arguments = [QUICKSTART, *(f'--config={x}' for x in bindings)]
-  check(trainer.main, [*arguments, '--output_dir=out'], named, capsys)
+  arguments.append('--output_dir=out')
+  check(trainer.main, arguments, named, capsys, message)
+
+
+PACKAGES = {
+  'gs://b/x': 'fsspec gcsfs',
+  's3://b/x': 'fsspec s3fs',
+  'https://b/x': 'fsspec aiohttp requests',
+}
+
+
+@pytest.fixture
+def bare(monkeypatch):
+  """No package for remote stores is installed."""
+  monkeypatch.setitem(sys.modules, 'fsspec', None)
+
+
+@pytest.mark.parametrize('url', PACKAGES)
+@pytest.mark.parametrize(
+  'data, others, binding', DATA_BINDINGS, ids=[b for *_, b in DATA_BINDINGS]
+)
+def test_addresses_of_data_need_packages(
+  capsys, bare, url, data, others, binding
+):
+  message = f'needs packages for {url[:-3]}: pip install {PACKAGES[url]}'
+  check_binding(capsys, url, data, others, binding, message)
+
+
+def test_an_address_of_data_that_lacks_a_slash(capsys):
+  for data, others, binding in DATA_BINDINGS:
+    check_binding(capsys, 'gs:/b/x', data, others, binding)
+
+
+def test_the_address_of_a_text_to_train_a_vocabulary(capsys, bare):
+  url = 'gs://b/x'
+  message = 'needs packages for gs://: pip install fsspec gcsfs'
+  arguments = ['--output=out', f'--text={url}']
+  check(subwords.main, arguments, f'--text={url}', capsys, message)
 
 
 @pytest.mark.parametrize('url', URLS)

@@ -1,5 +1,6 @@
 """Fingerprints: equal for equal data, and different after every change."""
 
+import gzip
 import json
 import sys
 
@@ -114,6 +115,41 @@ def test_every_change_shows(tmp_path, monkeypatch, source, change):
   assert found[0] == found[1] != found[2]
   assert found[0].keys() == {'train', 'valid', 'test'}
   assert json.loads(json.dumps(found[0])) == found[0]
+
+
+def _compress(path, text):
+  path.write_bytes(gzip.compress(text))
+  return str(path)
+
+
+# Hashes that versions without the data cache have written into checkpoints.
+_SAVED = {
+  'folder': (
+    lambda root: TextFiles(str(root / 'my'), 1, 8),
+    ('cbefa8f581ac25e5', 'de38ba331b5accff', 'ab44860e1063d8d5'),
+  ),
+  'folder cut in order': (
+    lambda root: TextFiles(str(root / 'my'), 1, 8, 0.01, 0.01),
+    ('dda9570ad431e463', '11a21fa0f476c451', 'bac580541900cf2d'),
+  ),
+  'compressed file': (
+    lambda root: TextFiles(_compress(root / 'x.gz', _TEXT), 1, 8),
+    ('461548c5f09fbedd', 'bf8dcb881b5349db', '101157d35119c6e6'),
+  ),
+  'books': (
+    lambda root: DocumentLanes(str(root / 'my'), 1, 8),
+    ('60e4f3e182f3ff94', '13a00e38f11e174c', '60c1a55cb403def3'),
+  ),
+}
+
+
+@pytest.mark.parametrize('source', _SAVED)
+def test_runs_of_older_versions_can_resume(tmp_path, source):
+  (tmp_path / 'my').mkdir()
+  _save_folder(tmp_path / 'my', _TEXT)
+  read, hashes = _SAVED[source]
+  found = read(tmp_path).fingerprint()
+  assert tuple(text.split()[-1] for text in found.values()) == hashes
 
 
 def test_generated_rows_have_none():

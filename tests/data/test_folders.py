@@ -1,18 +1,37 @@
 """Text files of folders: what is read, converted and left out."""
 
 import bz2
+import functools
 import gzip
 import lzma
 import pathlib
+import sys
 
 import pytest
 
 from trax_hier.data import DocumentLanes, TextFiles
-from trax_hier.data.folders import read_texts
+from trax_hier.data.cache import content
+from trax_hier.data.corpora.opening import open_corpus
+
+
+def _pack_zstd(content):
+  if sys.version_info >= (3, 14):
+    from compression import zstd
+
+    return zstd.compress(content)
+  import zstandard
+
+  return zstandard.compress(content)
+
 
 _TEXT = 'El niño comió una piña. ' * 20
 _UTF8 = _TEXT.encode()
-_PACK = {'gzip': gzip.compress, 'xz': lzma.compress, 'bzip2': bz2.compress}
+_PACK = {
+  'gzip': gzip.compress,
+  'xz': lzma.compress,
+  'bzip2': bz2.compress,
+  'zstd': _pack_zstd,
+}
 
 # Bytes of a file, by what becomes of it.
 _CONVERTED = {
@@ -26,13 +45,21 @@ _NOT_TEXT = {
   'not UTF-8': _TEXT.encode('latin-1'),
   'binary': _TEXT.encode('utf-16-le'),
   'zip archive': b'PK\3\4...',
-  'zstd-compressed': b'\x28\xb5\x2f\xfd...',
+  'damaged zstd': _pack_zstd(_UTF8)[:-9],
   'tar archive': bytes(257) + b'ustar',
   'damaged gzip': gzip.compress(_UTF8)[:-9],
   'damaged xz': lzma.compress(_UTF8)[:-9],
   'damaged bzip2': bz2.compress(_UTF8)[:-9],
   'damaged UTF-16': b'\xff\xfea',
 }
+
+
+def _contents(corpus):
+  """Returns the text of each file by name."""
+  text = bytes(corpus.text)
+  documents = zip(corpus.begins(), corpus.ends, strict=True)
+  texts = [text[begin:end] for begin, end in documents]
+  return dict(zip(corpus.files, texts, strict=True))
 
 
 def _folder(root, n=30):
@@ -46,8 +73,8 @@ def _folder(root, n=30):
 def test_a_converted_file_has_its_text(tmp_path, form):
   root = _folder(tmp_path / 'my', 2)
   (root / 'x.txt').write_bytes(_CONVERTED[form])
-  folder = read_texts(root)
-  assert folder.contents['x.txt'] == _UTF8
+  folder = open_corpus(str(root), 'My.path')
+  assert _contents(folder)['x.txt'] == _UTF8
   assert folder.describe('joined') == (
     f'3 files, joined; converted: 1 {form} (x.txt)'
   )
@@ -111,9 +138,9 @@ def test_links_are_followed_and_read_once(tmp_path):
   for name, target in links.items():
     (root / name).symlink_to(target)
   (outside / 'back').symlink_to(root)
-  folder = read_texts(root)
+  folder = open_corpus(str(root), 'My.path')
   assert (
-    list(folder.contents)
+    list(folder.files)
     == [
       '00.txt',
       '01.txt',
@@ -122,9 +149,9 @@ def test_links_are_followed_and_read_once(tmp_path):
       'real/r.txt',
       'twice/deep.txt',
     ]
-    or list(folder.contents)[-1] == 'real/r.txt'
+    or list(folder.files)[-1] == 'real/r.txt'
   )
-  assert sum('deep.txt' in name for name in folder.contents) == 1
+  assert sum('deep.txt' in name for name in folder.files) == 1
   left_out = str(folder.left_out)
   for name in links.keys() - {'out', 'twice', 'zz_file'}:
     assert name in left_out, name
@@ -144,17 +171,24 @@ def test_hidden_empty_unreadable_and_special_files_are_named(
   (root / 'secret.txt').write_text('text')
   (root / 'closed').mkdir()
   os.mkfifo(root / 'pipe')
-  read, iterate = pathlib.Path.read_bytes, pathlib.Path.iterdir
+  iterate = pathlib.Path.iterdir
 
   def refuse(path, call):
-    if path.name in ('secret.txt', 'closed'):
+    if pathlib.Path(path).name in ('secret.txt', 'closed'):
       raise PermissionError('Permission denied')
-    return call(path)
+    return call()
 
-  monkeypatch.setattr(pathlib.Path, 'read_bytes', lambda p: refuse(p, read))
-  monkeypatch.setattr(pathlib.Path, 'iterdir', lambda p: refuse(p, iterate))
-  folder = read_texts(root)
-  assert list(folder.contents) == ['00.txt', '01.txt']
+  monkeypatch.setattr(
+    content,
+    'open',
+    lambda path, *a, **k: refuse(path, functools.partial(open, path, *a, **k)),
+    raising=False,
+  )
+  monkeypatch.setattr(
+    pathlib.Path, 'iterdir', lambda path: refuse(path, lambda: iterate(path))
+  )
+  folder = open_corpus(str(root), 'My.path')
+  assert list(folder.files) == ['00.txt', '01.txt']
   left_out = str(folder.left_out)
   for part in (
     '2 hidden (.git, .notes)',

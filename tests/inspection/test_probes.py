@@ -96,7 +96,7 @@ def test_probes_compile_once_and_keep_the_last_sample(monkeypatch):
 
 def test_a_model_without_observations_compiles_nothing():
   built, weights = built_and_weights(toy_training.Model)
-  batch = built.data.eval_batches('valid')[0]
+  batch = built.evaluator.batch(0)
   observations = probes.Observations(built, weights, batch)
   assert observations._run is None and observations(weights) == {}
 

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny_vocabularies
 import toy
 from messages import messages
 
@@ -31,7 +32,7 @@ import trax_hier
 from trax_hier import cli, config, generation
 from trax_hier import layers as hl
 from trax_hier.compat import tl
-from trax_hier.data import ByteVocab, SentencePieceVocab
+from trax_hier.data import ByteVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
 from trax_hier.storage import export, runs
 from trax_hier.storage.tensor_files import read_tensors, write_tensors
@@ -412,25 +413,39 @@ def test_sources_and_sentinels(tmp_path):
   assert '| trained for | unknown |' in card and 'held out' not in card
 
 
-def test_the_subword_model_is_exported(tmp_path):
-  sentencepiece = pytest.importorskip('sentencepiece')
-  model = tmp_path / 'small.model'
-  with model.open('wb') as f:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(['the cat sat on the mat'] * 9),
-      model_writer=f,
-      vocab_size=20,
-      hard_vocab_limit=False,
-      minloglevel=2,
-    )
-  vocab = SentencePieceVocab(str(model))
-  export.save(tmp_path / 'model', encoder_decoder(vocab, vocab.size))
-  content = model.read_bytes()
-  model.unlink()
-  assert (tmp_path / 'model' / export.VOCAB_FILE).read_bytes() == content
-  loaded = trax_hier.load(tmp_path / 'model')
+@pytest.mark.parametrize('kind', ['t5', 'byte_level', 'tiktoken'])
+def test_the_files_of_a_vocabulary_are_exported(tmp_path, kind):
+  vocab = tiny_vocabularies.make(kind, tmp_path)
+  if kind == 'tiktoken':
+    vocab = SentinelVocab(vocab, vocab.size + 2)
+  folder = tmp_path / 'model'
+  export.save(folder, encoder_decoder(vocab, vocab.size))
+  loaded = trax_hier.load(folder)
   assert loaded.vocab.size == vocab.size
-  assert loaded.vocab.decode(loaded.vocab.encode('the mat')) == 'the mat'
+  text = 'the mat'
+  np.testing.assert_array_equal(loaded.vocab.encode(text), vocab.encode(text))
+  assert loaded.vocab.decode(loaded.vocab.encode(text)) == text
+  files = {path.name for path in folder.iterdir()} - {
+    export.CARD_FILE,
+    export.CONFIG_FILE,
+    export.FACTS_FILE,
+    export.WEIGHTS_FILE,
+  }
+  expected = {
+    't5': {'vocab.model'},
+    'byte_level': {'tokenizer.json'},
+    'tiktoken': {'vocab.tiktoken', 'vocab.pattern'},
+  }
+  assert files == expected[kind]
+  # A file that is damaged or missing is named.
+  name = min(files)
+  content = (folder / name).read_bytes()
+  (folder / name).write_bytes(content[:-1])
+  with pytest.raises(ValueError, match=name):
+    trax_hier.load(folder)
+  (folder / name).unlink()
+  with pytest.raises(ValueError, match=f'{name}.*: no such file'):
+    trax_hier.load(folder)
 
 
 def test_an_unknown_vocabulary_is_rejected(tmp_path):

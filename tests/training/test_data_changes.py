@@ -2,10 +2,13 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 import toy_training
 
 from trax_hier.training import CheckpointError, data_changes
+from trax_hier.training.data_error import DataError
 
 
 class Marked(toy_training.Data):
@@ -77,3 +80,31 @@ def test_data_sets_with_few_batches():
   assert found['train'].endswith('of 2 batches')
   assert found != data_changes.fingerprint(toy_training.Data())
   assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize('here', [{'train': '1'}, {'train': '2'}, {}])
+def test_hosts_agree_on_the_fingerprint(monkeypatch, here):
+  first = {'train': '1'}
+  text = np.frombuffer(json.dumps(first).encode(), np.uint8)
+
+  def of_first(x):  # The number of bytes, then the bytes.
+    if x.ndim == 0:
+      return np.int32(len(text))
+    assert x.shape == text.shape
+    return text
+
+  utils = data_changes.multihost_utils
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(utils, 'broadcast_one_to_all', of_first)
+  monkeypatch.setattr(
+    utils, 'process_allgather', lambda x: np.array([False, bool(x)])
+  )
+  data = toy_training.Data()
+  data.fingerprint = lambda: here
+  data.train_batch = None  # Only the first host hashes batches.
+  if here in (first, {}):
+    assert data_changes.fingerprint(data) == first
+  else:
+    with pytest.raises(DataError, match='process 1 has other data'):
+      data_changes.fingerprint(data)

@@ -9,7 +9,6 @@ from pathlib import Path
 import contract
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from trax_hier.training import mesh as meshes
@@ -93,14 +92,3 @@ def test_meshes_that_do_not_fit_the_devices(axes):
 )
 def test_meshes_that_fit_the_devices(axes):
   assert meshes.make_mesh(axes).shape == {'data': 1, 'fsdp': 1}
-
-
-def test_rows_are_padded_to_a_multiple_of_the_devices():
-  mesh = jax.sharding.AbstractMesh((2, 2), ('data', 'fsdp'))
-  batch = {'inputs': np.ones((5, 3), np.int32), 'weights': np.ones((5, 3))}
-  padded = meshes.pad_rows(mesh, batch)
-  assert {name: x.shape for name, x in padded.items()} == {
-    'inputs': (8, 3),
-    'weights': (8, 3),
-  }
-  assert padded['weights'].sum() == 15

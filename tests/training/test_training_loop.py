@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_training
+from event_files import shown
 
 from trax_hier.training import (
   SGD,
@@ -198,14 +199,19 @@ def test_accumulation_on_eight_devices_equals_one(tmp_path):
     equal_to_rounding(tmp_path / '8', tmp_path / '1', kind)
 
 
-def hosts(folder, steps):
+def hosts(folder, steps, **arguments):
   """Starts the toy run as two connected processes of two devices each."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     coordinator = f'localhost:{free.getsockname()[1]}'
   return [
     process(
-      folder, steps, 2, mesh=FULLY_SHARDED, process=(coordinator, 2, which)
+      folder,
+      steps,
+      2,
+      mesh=FULLY_SHARDED,
+      process=(coordinator, 2, which),
+      **arguments,
     )
     for which in range(2)
   ]
@@ -219,6 +225,31 @@ def test_losses_of_two_hosts_equal_those_of_one(tmp_path, on_one_device):
   assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int)[-1] == f'{STEPS}'
   # Only one host writes lines.
   assert [step for step, _ in losses(tmp_path)] == [*range(1, STEPS + 1)]
+
+
+@pytest.mark.slow
+def test_hosts_make_their_own_rows(tmp_path):
+  one, some = tmp_path / 'one', tmp_path / 'some'
+  assert process(one, 90, by_row=True).wait() == 0
+  for steps, n_hosts in (30, 2), (60, 1), (90, 2):
+    start = hosts if n_hosts == 2 else lambda *x, **y: [process(*x, **y)]
+    children = start(some, steps, by_row=True)
+    assert [child.wait(120) for child in children] == [0] * n_hosts
+  for kind in ('train', 'valid'):
+    equal_to_rounding(some, one, kind)
+  for host, own in enumerate((range(8), range(8, 16))):
+    made = json.loads((some / f'rows_{host}.json').read_text())
+    # The first row shows the shapes of a batch, and is the prompt of a sample.
+    assert made == dict.fromkeys(('train', 'valid'), sorted({0, *own}))
+    weights = np.load(some / f'rows_{host}.npz').values()
+    expected = np.load(one / 'rows_0.npz').values()
+    for x, y in zip(weights, expected, strict=True):
+      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+  probed = [m for m in read_metrics(some) if m['kind'] == 'probe']
+  expected = [m for m in read_metrics(one) if m['kind'] == 'probe']
+  assert [m['step'] for m in probed] == [30, 60, 90]
+  assert [m.keys() for m in probed] == [m.keys() for m in expected]
+  assert ('probe/sample', 90) in [(tag[:12], i) for tag, i in shown(some)]
 
 
 @pytest.mark.slow

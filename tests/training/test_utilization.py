@@ -21,6 +21,8 @@ from trax_hier.training.utilization import mesh_peak_flops, peak_flops
     ('NVIDIA H200', 989),
     ('NVIDIA GH200 480GB', 989),
     ('NVIDIA B200', 2250),
+    ('NVIDIA B300 SXM6 AC', 2250),
+    ('NVIDIA GB300', 2500),
     ('NVIDIA GB200', 2500),
     ('NVIDIA L4', 121),
     ('NVIDIA L40S', 362),

@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
     set_up_jax()
     config.clear()
     is_trusted = arguments.run is None or arguments.trust_code
-    config.parse(_files(arguments), arguments.config, is_trusted)
+    config.parse(config_files(arguments), arguments.config, is_trusted)
     if arguments.run is not None and arguments.batch is None:
       from trax_hier.storage.runs import check_data_files
 
@@ -145,7 +145,8 @@ def _simulate_devices(n):
   jax.config.update('jax_num_cpu_devices', n)
 
 
-def _files(arguments):
+def config_files(arguments: argparse.Namespace) -> list[str]:
+  """Returns the gin files of --config_file, or that of --run."""
   if arguments.run is None:
     return arguments.config_file
   from trax_hier.storage.run_folder import config_file

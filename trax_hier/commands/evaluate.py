@@ -1,6 +1,7 @@
 """`trax-hier evaluate`: scores a split, each byte at most once."""
 
 import argparse
+import inspect
 
 from trax_hier.commands import evaluate_summaries
 from trax_hier.commands.failures import (
@@ -10,6 +11,7 @@ from trax_hier.commands.failures import (
   user_errors,
 )
 from trax_hier.commands.flags import add_run
+from trax_hier.commands.huge_pages import add_huge_pages
 from trax_hier.commands.jax_settings import set_up_jax
 
 HELP = 'score a held-out split: bits per byte, or ROUGE of summaries'
@@ -40,6 +42,7 @@ letters and digits, and in scripts without spaces by letters.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   add_run(parser)
+  add_huge_pages(parser)
   parser.add_argument(
     '--split',
     choices=('valid', 'test'),
@@ -98,9 +101,7 @@ def _evaluate_bits(arguments):
 
     set_up_jax()
     run = open_run(arguments.run, arguments.config, arguments.trust_code)
-    batches = run.data.eval_batches(
-      arguments.split, arguments.window, arguments.stride
-    )
+    batches = _batches(run.data, arguments)
     mesh = _mesh(run.mesh)
     layer = run.model(mode='eval')
     evaluator = Evaluator(
@@ -111,6 +112,7 @@ def _evaluate_bits(arguments):
       COMPUTE_DTYPES[run.compute_dtype],
       arguments.batches,
       Loss(chunk=run.loss_chunk),
+      run.data.vocab.size,
     )
     evaluator.check_memory(run.data.vocab.size)
     step, weights = run.load_weights(arguments.step, print_note)
@@ -120,19 +122,41 @@ def _evaluate_bits(arguments):
       f'evaluating the {arguments.split} split'
     ) as count:
       result = evaluator(jax.device_put(weights, shardings), count)
-    n_bytes = None
-    if evaluator.coverage < 1:
-      if run.data.unit == 'token':
-        print_note('bits per byte are known for the whole split only')
-    else:
-      with reading(f'the {arguments.split} split'):
-        n_bytes = run.data.count_bytes(arguments.split)
+    with reading(f'the {arguments.split} split'):
+      n_bytes = _count_bytes(run.data, arguments)
   print(f'run: {arguments.run}, step {step}, {run.compute_dtype}')
   print(f'split: {arguments.split}, {_coverage(evaluator)}')
   print(f'context: {_context(batches, run.data.unit, layer)}')
   if text := not_finite(result):
     raise Failure(f'the scores are not finite: {text}', 1)
   _print_result(result, run.data.unit, n_bytes)
+
+
+def _batches(data, arguments):
+  """The held-out batches; only some data sets can cut them in other ways."""
+  given = arguments.window, arguments.stride
+  try:
+    inspect.signature(data.eval_batches).bind(arguments.split, *given)
+  except TypeError:
+    if given != (None, None):
+      raise ValueError(
+        '--window and --stride do not apply to the data of this run, whose '
+        'eval_batches takes only the split'
+      ) from None
+    return data.eval_batches(arguments.split)
+  return data.eval_batches(arguments.split, *given)
+
+
+def _count_bytes(data, arguments):
+  """The bytes of text of the scored tokens; None if they are not known."""
+  from trax_hier.training.text_bytes import count_text_bytes
+
+  context = arguments.window, arguments.stride
+  n = arguments.batches
+  n_bytes = count_text_bytes(data, arguments.split, n, *context)
+  if n is not None and n_bytes is None and data.unit == 'token':
+    print_note('bits per byte are not known for a part of the split')
+  return n_bytes
 
 
 def _coverage(evaluator):
@@ -157,7 +181,7 @@ def _mesh(axes):
 
 def _context(batches, unit, layer):
   """Describes the context of each prediction."""
-  if batches.context is None:
+  if getattr(batches, 'context', None) is None:
     first = batches[0]
     text = f'rows of {first["inputs"].shape[1]:,}; each {unit} is predicted '
     text += 'from those before it'
@@ -182,8 +206,11 @@ def _context(batches, unit, layer):
 
 
 def _print_result(result, unit, n_bytes):
-  bits, n = result[f'bits_per_{unit}'], round(result['tokens'])
-  print(f'bits per {unit}: {bits:.4f}')
+  from trax_hier.training.logging.coverage import describe_sources
+
+  name = f'bits_per_{unit}'
+  bits, n = result[name], round(result['tokens'])
+  print(f'bits per {unit}: {bits:.4f}{describe_sources(result, name)}')
   if n_bytes is None:
     print(f'{unit}s scored: {n:,}')
   else:

@@ -153,7 +153,7 @@ def _summarize(run, weights, pairs, n, settings):
     texts['model'] += _generate(run, weights, sources, batch_size, settings)
     texts['reference'] += [pair.target for pair in batch]
     leads += [rouge.lead(pair.source, lead) for pair in batch]
-    heads += [run.data.vocab.decode(ids[:n_tokens]) for ids in sources]
+    heads += [_decode(ids[:n_tokens], run.data.vocab) for ids in sources]
     now, done = time.monotonic(), start + len(batch)
     if done == n or now - noted > _SECONDS_PER_NOTE:
       print_note(f'{done:,} of {n:,} summaries in {now - begin:,.0f} s')
@@ -183,7 +183,14 @@ def _generate(run, weights, sources, batch_size, settings):
     sources=padded,
     **beams,
   )
-  return [run.data.vocab.decode(row) for row in rows[: len(sources)]]
+  return [_decode(row, run.data.vocab) for row in rows[: len(sources)]]
+
+
+def _decode(ids, vocab):
+  """The text of ids, without a character at the end that was cut."""
+  from trax_hier.generation.partial_characters import whole_characters
+
+  return vocab.decode(whole_characters(ids, vocab.decode))
 
 
 def _decoding(settings):

@@ -137,6 +137,12 @@ def main(arguments: argparse.Namespace) -> None:
       raise ValueError(
         f'{run.folder}: the data of this run are images, not text to continue'
       )
+    for name in ('encode', 'decode'):
+      if not hasattr(run.data.vocab, name):
+        raise ValueError(
+          f'{run.folder}: the vocabulary of the data has no {name}, so it has '
+          'no text to continue'
+        )
     if source is None and 'sources' in batch_shapes(run.data):
       raise ValueError(
         f'{run.folder}: the model of this run reads a source: give --source or '

@@ -26,13 +26,15 @@ _TITLES = {
   'trax_hier.data': 'data sets, for train.data, and vocabularies',
   'trax_hier.training': 'training: optimizers, schedules and train itself',
 }
+_TEXTS = 'TextFiles', 'DocumentLanes', 'TextPairs'
 # Where configurables go that fit into no slot, by name or module.
 _PLACES = {
   'trax_hier.models': ['train.model'],
   'trax_hier.data': ['train.data', 'SpanCorruption.data'],
   'SpanCorruption': ['train.data'],
   'TextPairs': ['train.data'],
-  'Subwords': ['TextFiles.vocab'],
+  'Subwords': [f'{x}.vocab' for x in _TEXTS],
+  'Tiktoken': [f'{x}.vocab' for x in _TEXTS],
   'Adafactor': ['train.optimizer'],
   'Adam': ['train.optimizer'],
   'SGD': ['train.optimizer'],

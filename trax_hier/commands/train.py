@@ -7,6 +7,7 @@ import sys
 
 from trax_hier.commands.failures import fail, interrupted
 from trax_hier.commands.flags import add_config, add_config_file
+from trax_hier.commands.huge_pages import add_huge_pages
 from trax_hier.commands.interrupts import watch_interrupts
 from trax_hier.commands.jax_settings import set_up_jax
 from trax_hier.environment import platform_message
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='resume although the configuration has changed',
   )
+  add_huge_pages(parser)
   hosts = parser.add_argument_group('several hosts')
   hosts.add_argument(
     '--distributed',
@@ -114,10 +116,9 @@ def _train(arguments, program):
   from trax_hier.training.loop import train
 
   print('building the model and opening the data ...', flush=True)
-  is_built = False
-  # Multi-host runs have no probes: one host would wait for the others.
+  is_built, probes = False, Probes()
   try:
-    probes = Probes() if jax.process_count() == 1 else None
+    jax.devices()
   except (RuntimeError, AssertionError):
     message = platform_message()
     if message is None:
@@ -157,8 +158,7 @@ def _train(arguments, program):
       if code is None:
         raise
       return code
-  if jax.process_index() == 0:
-    print_result(result, probes, arguments.output_dir)
+  print_result(result, probes, arguments.output_dir)
   if text := not_finite(result.evaluation):
     return fail(program, f'not finite after step {result.step}: {text}', 1)
   return 0

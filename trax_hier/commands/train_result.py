@@ -17,23 +17,26 @@ _N_RATES = 64
 _MULTIFACTOR = 'trax_hier.training.multifactor'
 
 
-def print_result(
-  result: TrainResult, probes: Probes | None, output_dir: str
-) -> None:
+def print_result(result: TrainResult, probes: Probes, output_dir: str) -> None:
   """Prints a sample, the run directory and how to continue training.
+
+  Several hosts sample together, and the first one prints.
 
   Args:
     result: The finished run.
-    probes: Its probes, which have the last sample; None prints no sample.
+    probes: Its probes, which have the last sample.
     output_dir: The run directory as the user gave it.
   """
-  print()
-  if probes is not None and result.is_probed:
+  say = print if jax.process_index() == 0 else lambda *_, **__: None
+  say()
+  if result.is_probed:
     if not probes.has_sample(result.step):
-      print('sampling ...', flush=True)
+      say('sampling ...', flush=True)
     trained = result.model, result.data, result.weights
     if sample := probes.sample(result.step, *trained):
-      print(escape_controls(sample))
+      say(escape_controls(sample))
+  if jax.process_index() != 0:
+    return
   print(f'run directory: {output_dir}')
   more = 2 * result.step
   print(

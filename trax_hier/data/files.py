@@ -1,11 +1,7 @@
-"""Finds the user's files and reads their bytes, unpacked if necessary."""
+"""Finds the user's files, and says what they are."""
 
-import bz2
 import codecs
-import gzip
-import lzma
 import mmap
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,20 +22,14 @@ _MAGIC = (
   (b'PK\3\4', 'zip archive'),
   (b'7z\xbc\xaf\x27\x1c', '7z archive'),
   (b'Rar!\x1a\7', 'rar archive'),
-  (b'\x28\xb5\x2f\xfd', 'zstd-compressed'),
+  (b'\x28\xb5\x2f\xfd', 'zstd'),
   (b'\x04\x22\x4d\x18', 'lz4-compressed'),
   (b'\x1f\x9d', 'Z-compressed'),
   (b'%PDF-', 'PDF'),
   (b'PAR1', 'parquet'),
 )
 _TAR = slice(257, 262), b'ustar', 'tar archive'
-_HEAD = 262  # bytes that show the form of a file
-
-COMPRESSIONS = {'gzip': gzip, 'xz': lzma, 'bzip2': bz2}
-_ENCODINGS = {'UTF-16': 'utf-16', 'UTF-32': 'utf-32'}
-
-# Errors for compressed bytes that are damaged.
-DAMAGED = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
+HEAD = 262  # bytes that show the form of a file
 
 # A file of which text is checked in blocks, evenly spaced.
 _BLOCK, _N_BLOCKS = 1 << 16, 64
@@ -73,33 +63,8 @@ class NotTextError(ValueError):
   """A file that is not text; the message says what it is."""
 
 
-class Content(NamedTuple):
-  """The bytes of a file.
-
-  Attributes:
-    array: Bytes, (n,) uint8, memory-mapped if the file is read as it is.
-    form: Forms that they were converted from, such as 'gzip, UTF-16'; '' if
-      they are the bytes of the file.
-  """
-
-  array: np.ndarray
-  form: str
-
-
-def map_bytes(path: Path) -> Content:
-  """Memory-maps a file; unpacks a compressed or UTF-16 file into memory.
-
-  Raises:
-    OSError: if the file cannot be read.
-    NotTextError: as `convert`.
-  """
-  form = form_of(path)
-  if form is None:
-    return Content(np.zeros(0, np.uint8), '')
-  if not form:
-    return Content(np.memmap(path, np.uint8, mode='r'), '')
-  content, forms = convert(path.read_bytes())
-  return Content(np.frombuffer(content, np.uint8), forms)
+class NeedsPackageError(NotTextError):
+  """A file that a package would read; the message says how to install it."""
 
 
 def form_of(path: Path) -> str | None:
@@ -111,72 +76,68 @@ def form_of(path: Path) -> str | None:
     OSError: if the file cannot be read.
   """
   with path.open('rb') as file:
-    head = file.read(_HEAD)
-  return _form(head) if head else None
+    head = file.read(HEAD)
+  return form_of_head(head) if head else None
 
 
-def _form(head):
+def form_of_head(head: bytes) -> str:
+  """Returns the form of a file by its first HEAD bytes, or '', as `form_of`."""
   where, magic, form = _TAR
   if head[where] == magic:
     return form
   return next((form for start, form in _MAGIC if head.startswith(start)), '')
 
 
-def convert(content: bytes) -> tuple[bytes, str]:
-  """Decompresses bytes, and encodes UTF-16 and UTF-32 as UTF-8.
+class TextCheck:
+  """Finds out, piece by piece, whether bytes are text.
 
-  Their first bytes say what they are: the magic number of gzip, xz or bzip2, or
-  a byte order mark. Other bytes are returned as they are.
+  Attributes:
+    fault: Why they are not, such as 'not UTF-8'; '' if they are so far.
 
-  Returns:
-    The bytes, and `Content.form`.
-
-  Raises:
-    NotTextError: if the bytes are damaged, an archive, or compressed in a way
-      that Python's standard library does not read.
+  Example:
+    >>> check = TextCheck()
+    >>> for piece in ('é'.encode(), 'é'.encode('latin-1')):
+    ...   check.add(piece)
+    >>> check.end()
+    'not UTF-8'
   """
-  forms = []
-  while form := _form(content[:_HEAD]):
-    forms.append(form)
-    if encoding := _ENCODINGS.get(form):
-      try:
-        return content.decode(encoding).encode('utf-8'), ', '.join(forms)
-      except UnicodeError as error:
-        raise NotTextError(f'damaged {form}') from error
-    if form not in COMPRESSIONS:
-      raise NotTextError(form)
+
+  def __init__(self):
+    """Begins without bytes."""
+    self._decoder = codecs.getincrementaldecoder('utf-8')()
+    self.fault = ''
+
+  def add(self, content: bytes) -> None:
+    """Checks the next bytes."""
+    if not self.fault:
+      self.fault = (
+        'binary' if b'\0' in content else self._decode(content, False)
+      )
+
+  def end(self) -> str:
+    """Returns the fault of the whole bytes."""
+    return self.fault or self._decode(b'', True)
+
+  def _decode(self, content, final):
     try:
-      content = COMPRESSIONS[form].decompress(content)
-    except DAMAGED as error:
-      raise NotTextError(f'damaged {form}') from error
-  return content, ', '.join(forms)
-
-
-def why_not_text(content: bytes) -> str:
-  """Returns why bytes are not text, such as 'not UTF-8'; '' if they are."""
-  if b'\0' in content:
-    return 'binary'
-  try:
-    content.decode('utf-8')
-  except UnicodeDecodeError:
-    return 'not UTF-8'
-  return ''
+      self._decoder.decode(content, final)
+    except UnicodeDecodeError:
+      return 'not UTF-8'
+    return ''
 
 
 def why_not_text_sampled(array: np.ndarray) -> str:
-  """As `why_not_text`, for blocks of (n,) uint8, spaced evenly."""
+  """Checks blocks of (n,) uint8, spaced evenly, as `TextCheck` does."""
   for begin in sample_begins(len(array), _BLOCK, _N_BLOCKS):
     block = array[begin : begin + _BLOCK].tobytes()
-    if b'\0' in block:
-      return 'binary'
     # A block may begin and end inside a character of up to four bytes.
     skipped = 0
     while begin and skipped < 3 and block[skipped] & 0xC0 == 0x80:
       skipped += 1
-    try:
-      codecs.getincrementaldecoder('utf-8')().decode(block[skipped:])
-    except UnicodeDecodeError:
-      return 'not UTF-8'
+    check = TextCheck()
+    check.add(block[skipped:])
+    if check.fault:
+      return check.fault
   return ''
 
 
@@ -233,13 +194,26 @@ class MappedFile(NamedTuple):
       )
 
 
+def release_pages(array: np.ndarray) -> None:
+  """Lets the system take back the memory of pages of a mapped file.
+
+  It could anyway, but until then they count as memory of this process.
+
+  Args:
+    array: Array, (n,); of one in memory, nothing happens.
+  """
+  if (file := mapped_file(array)) and hasattr(mmap, 'MADV_DONTNEED'):
+    file.mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def mapped_file(array: np.ndarray) -> MappedFile | None:
   """Returns the file of a memory-mapped array or of a view of one, else None.
 
   Args:
     array: Array, (n,) or of any other shape.
   """
-  name, base = None, array
+  # A `Joined` array is of parts of its base.
+  name, base = None, array if isinstance(array, np.ndarray) else array.base
   while isinstance(base, np.ndarray):
     name = getattr(base, 'filename', name)
     base = base.base

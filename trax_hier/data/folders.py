@@ -1,17 +1,17 @@
-"""Reads the text files of a folder, and says which files are left out."""
+"""Lists the files of a folder, and says which are left out."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
-
-from trax_hier.data.files import NotTextError, convert, why_not_text
 
 _N_NAMED = 3  # names in a message
 
 
 class Notes:
   """Names of files by what happened to them, for one line of a message.
+
+  Keeps the numbers, and the first names in their order.
 
   Example:
     >>> notes = Notes()
@@ -24,55 +24,52 @@ class Notes:
 
   def __init__(self):
     """Begins without names."""
-    self._names = {}
+    self._found = {}
 
-  def add(self, what: str, name: str) -> None:
-    """Adds the name of a file."""
-    self._names.setdefault(what, []).append(name)
+  def add(self, what: str, *names: str, n: int = 1) -> None:
+    """Adds `n` files, of which `names` are the first."""
+    before, known = self._found.get(what, (0, []))
+    first = sorted([*known, *names], key=_natural)[:_N_NAMED]
+    self._found[what] = before + n, first
+
+  def record(self) -> list[tuple[str, int, list[str]]]:
+    """Returns what `extend` takes, for a JSON file."""
+    return [(what, n, names) for what, (n, names) in self._found.items()]
+
+  def extend(self, record: Iterable[tuple[str, int, list[str]]]) -> None:
+    """Adds the notes that `record` has returned."""
+    for what, n, names in record:
+      self.add(what, *names, n=n)
+
+  def kinds(self) -> list[str]:
+    """Returns what happened to files."""
+    return list(self._found)
+
+  def __bool__(self) -> bool:
+    """Whether there are names."""
+    return bool(self._found)
 
   def __str__(self) -> str:
     """Numbers and first names, '' if there are none."""
     return ', '.join(
-      f'{len(names):,} {what} ({", ".join(sorted(names)[:_N_NAMED])}'
-      f'{", …" * (len(names) > _N_NAMED)})'
-      for what, names in self._names.items()
+      f'{n:,} {what} ({", ".join(names)}{", …" * (n > len(names))})'
+      for what, (n, names) in self._found.items()
     )
 
 
-class Folder(NamedTuple):
-  """The text files of a folder.
-
-  Attributes:
-    contents: UTF-8 bytes of each file by path relative to the folder, sorted by
-      path.
-    left_out: Files and folders that are not in `contents`, with the reasons.
-    converted: Files that were decompressed or encoded as UTF-8.
-  """
-
-  contents: dict[str, bytes]
-  left_out: Notes
-  converted: Notes
-
-  def describe(self, how: str) -> str:
-    """Returns one line: the number of files, and what else became of files.
-
-    Args:
-      how: How the files were split.
-    """
-    text = f'{len(self.contents):,} files, {how}'
-    if converted := str(self.converted):
-      text += f'; converted: {converted}'
-    if left_out := str(self.left_out):
-      text += f'; left out: {left_out}'
-    return text
+def _natural(name):
+  """Sorts 'line 9' before 'line 10'."""
+  parts = re.split(r'(\d+)', name)
+  return [int(x) if i % 2 else x for i, x in enumerate(parts)]
 
 
-def _is_hidden(name):
+def is_hidden(name: str) -> bool:
+  """Returns whether a file or folder is hidden, by its name."""
   return name.startswith('.')
 
 
 class _Walk:
-  """Lists the files below a folder, each once, and follows links.
+  """See `walk`.
 
   A linked folder is read after the folders, so that a link does not change the
   name of a file that is in a folder too.
@@ -112,7 +109,7 @@ class _Walk:
       real_path = os.path.join(real, path.name)
       if self._skip(path.name):
         # Sources that skip other names document them.
-        if self._skip is _is_hidden:
+        if self._skip is is_hidden:
           self._left_out.add('hidden', self._name(path))
       elif path.is_symlink():
         self._links.append(path)
@@ -142,41 +139,19 @@ class _Walk:
       self._visit(link, real)
 
 
-def read_texts(
-  root: Path, suffix: str = '', skip: Callable[[str], bool] = _is_hidden
-) -> Folder:
-  """Reads the text files below a folder, each once.
-
-  Compressed files and files in UTF-16 are converted, as `files.convert` does.
-  Links are followed. Empty, hidden, unreadable and duplicate files, and files
-  that are not UTF-8, are left out.
+def walk(
+  root: Path, skip: Callable[[str], bool], left_out: Notes
+) -> list[Path]:
+  """Lists the files below a folder, each once, and follows links.
 
   Args:
     root: Folder to search.
-    suffix: End of the names of the files to read; others are not reported.
-    skip: Predicate on the name of a file or folder; True excludes it. By
-      default, hidden files and folders are excluded and reported.
+    skip: Predicate on the name of a file or folder; True excludes it. Only
+      `is_hidden` is reported.
+    left_out: Takes what is left out: hidden files, broken links, what is linked
+      twice or is not a file, and folders that cannot be read.
 
   Raises:
     OSError: if the folder cannot be read.
   """
-  folder = Folder({}, Notes(), Notes())
-  files = _Walk(root, skip, folder.left_out).files
-  for path in sorted(files, key=lambda path: path.relative_to(root).parts):
-    if not path.name.endswith(suffix):
-      continue
-    name = path.relative_to(root).as_posix()
-    try:
-      content, form = convert(path.read_bytes())
-      fault = why_not_text(content) if content else 'empty'
-    except NotTextError as error:
-      fault = str(error)
-    except OSError:
-      fault = 'unreadable'
-    if fault:
-      folder.left_out.add(fault, name)
-      continue
-    folder.contents[name] = content
-    if form:
-      folder.converted.add(form, name)
-  return folder
+  return _Walk(root, skip, left_out).files

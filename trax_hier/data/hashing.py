@@ -13,7 +13,7 @@ _FACTOR_1 = 0xBF58476D1CE4E5B9
 _FACTOR_2 = 0x94D049BB133111EB
 
 # Domain separation: `hash64(seed, TAG, ...)` makes uses of a seed independent.
-SHUFFLE, OFFSET, NOISE, LINE_SPLIT = 1, 2, 3, 4
+SHUFFLE, OFFSET, NOISE, LINE_SPLIT, MIXTURE = 1, 2, 3, 4, 5
 
 # Tags of the splits, so that no two splits share random numbers.
 SPLIT_TAGS = {'train': 0, 'valid': 1, 'test': 2}

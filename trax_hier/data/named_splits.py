@@ -1,9 +1,10 @@
 """Splits that the names of files and folders say."""
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from trax_hier.data.folders import Folder, Notes
+from trax_hier.data.folders import Notes
 
 # Usual names of the splits, in files and folders.
 SPLIT_NAMES = {
@@ -14,42 +15,47 @@ SPLIT_NAMES = {
   'dev': 'valid',
   'test': 'test',
 }
+_SHARD = re.compile(rf'({"|".join(SPLIT_NAMES)})-\d+-of-\d+\.')
 
 
-def name_splits(folder: Folder) -> dict[str, str] | None:
+def name_splits(names: Collection[str]) -> dict[str, str] | None:
   """Assigns files to splits whose names they have.
 
   That is if all folders at the top have names of splits, such as train,
-  validation and test; files beside them are then removed from `folder` and
-  reported. Without folders, all files must have such a name between dots, as
-  in wiki.train.txt. One must be train, and another valid or test.
+  validation and test; files beside them are then in no split. Without folders,
+  all files must have such a name between dots, as in wiki.train.txt, or be
+  shards of splits, as train-00000-of-00010.parquet. One must be train, and
+  another valid or test.
 
   Args:
-    folder: Text files.
+    names: Paths of the files, relative to their folder.
 
   Returns:
     'train', 'valid' or 'test' by name; None if names are not those of splits.
 
   Raises:
     ValueError: if a split has two names, such as val and valid.
+
+  Example:
+    >>> name_splits(['a.train.txt', 'a.dev.txt'])
+    {'a.train.txt': 'train', 'a.dev.txt': 'valid'}
   """
-  tops = {name: name.split('/')[0] for name in folder.contents if '/' in name}
+  tops = {name: name.split('/')[0] for name in names if '/' in name}
   if tops:
     labels = {name: top.lower() for name, top in tops.items()}
   else:
-    labels = {name: _split_label(name) for name in folder.contents}
+    labels = {name: _split_label(name) for name in names}
   splits = {name: SPLIT_NAMES.get(label) for name, label in labels.items()}
   found = set(splits.values())
   if None in found or 'train' not in found or len(found) == 1:
     return None
   check_one_name(labels.values())
-  for name in folder.contents.keys() - splits.keys():
-    del folder.contents[name]
-    folder.left_out.add('in no split', name)
   return splits
 
 
 def _split_label(name):
+  if shard := _SHARD.match(name.lower()):
+    return shard[1]
   labels = [part for part in name.lower().split('.') if part in SPLIT_NAMES]
   return labels[0] if len(labels) == 1 else None
 

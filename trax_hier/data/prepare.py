@@ -8,7 +8,6 @@ tensorflow_datasets nor TensorFlow.
 import argparse
 import functools
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from trax_hier.data.sources.json_pairs import is_usable
-from trax_hier.data.sources.prepared_documents import VOCAB_FILE
+from trax_hier.data.sources.prepared_documents import PREPARED_NAMES
+from trax_hier.data.splits import EVAL_SPLITS
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
-from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
-from trax_hier.data.vocabularies.vocab import token_dtype
+from trax_hier.data.vocabularies.text_vocabs import open_vocab
+from trax_hier.data.vocabularies.vocab import TextVocab, token_dtype
+from trax_hier.data.vocabularies.vocab_files import vocab_files
 from trax_hier.environment import expand_home, flag_names, print_any_text
 
 _TEXT_FEATURES = ('text', 'book_text')
@@ -30,7 +31,9 @@ _TEXT_FEATURES = ('text', 'book_text')
 _PAIRS = (('article', 'abstract'), ('document', 'summary'))
 
 
-def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
+def prepare(
+  builder: Any, output_dir: Path, vocab: TextVocab | None = None
+) -> None:
   """Writes the splits of a prepared tfds builder.
 
   Writes images for ImageBytes; documents with a summary, such as articles and
@@ -44,12 +47,12 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
     builder: Prepared `tfds.core.DatasetBuilder`.
     output_dir: Folder for the files, created if missing. Files are moved there
       when all are written.
-    sentencepiece: Model file to encode text with; None means bytes. Documents
+    vocab: Vocabulary of a file to encode text with; None means bytes. Documents
       with a summary are written as text, and require None.
 
   Raises:
     ValueError: if the set has neither images nor text, or lacks a split, or if
-      a model is given for documents with a summary.
+      a vocabulary is given for documents with a summary.
   """
   splits = {'train': 'train', 'valid': 'validation', 'test': 'test'}
   if 'validation' not in builder.info.splits:
@@ -64,7 +67,7 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
       )
   if splits['test'] == 'validation':
     print('test: the validation split, because the set has no test split')
-  write = _choose_writer(builder, sentencepiece)
+  write = _choose_writer(builder, vocab)
   output_dir = expand_home(output_dir, f'--output_dir={output_dir}')
   output_dir.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output_dir) as name:
@@ -72,28 +75,29 @@ def prepare(builder: Any, output_dir: Path, sentencepiece: str | None) -> None:
     for split, source in splits.items():
       n_examples = builder.info.splits[source].num_examples
       write(scratch, split, _examples(builder, source), n_examples)
-    if sentencepiece:
-      shutil.copyfile(sentencepiece, scratch / VOCAB_FILE)
+    for name, content in (vocab_files(vocab) if vocab else {}).items():
+      (scratch / PREPARED_NAMES.get(name, name)).write_bytes(content)
     for path in scratch.iterdir():
       path.replace(output_dir / path.name)
 
 
-def _choose_writer(builder, sentencepiece):
+def _choose_writer(builder, vocab):
   """Returns the function (folder, split, examples, n_examples) to call."""
-  vocab = SentencePieceVocab(sentencepiece) if sentencepiece else ByteVocab()
   features = builder.info.features
   if 'image' in features:
     return _write_images
   if pair := _find_pair(builder.info):
-    if sentencepiece:
+    if vocab:
       raise ValueError(
         f'{builder.name} has documents with a summary, which are written as '
-        'text: omit --sentencepiece, and set TextPairs.vocab'
+        'text: omit --vocab, and set TextPairs.vocab'
       )
     return functools.partial(_write_pairs, pair=pair)
   for feature in _TEXT_FEATURES:
     if feature in features:
-      return functools.partial(_write_documents, feature=feature, vocab=vocab)
+      return functools.partial(
+        _write_documents, feature=feature, vocab=vocab or ByteVocab()
+      )
   raise ValueError(
     f'{builder.name} has no feature image, text or book_text, and no document '
     f'with a summary, only {", ".join(features)}'
@@ -142,16 +146,22 @@ def _write_images(folder, split, examples: Iterable[dict], n_images):
 
 
 def _write_documents(folder, split, examples, n_documents, feature, vocab):
-  """Writes `{split}.tokens` and `{split}.ends.npy`."""
+  """Writes `{split}.tokens`, `.ends.npy` and, if need be, `.bytes.npy`."""
   del n_documents
-  ends, n_tokens = [], 0
+  ends, n_tokens, counts = [], 0, [np.zeros(0, np.uint8)]
+  needs_bytes = split in EVAL_SPLITS and vocab.byte_lengths is None
   with (folder / f'{split}.tokens').open('wb') as file:
     for example in examples:
-      ids = vocab.encode(example[feature].decode('utf-8'))
+      ids, n_bytes = vocab.encode_bytes(example[feature])
       ids.astype(token_dtype(vocab)).tofile(file)
       n_tokens += len(ids)
       ends.append(n_tokens)
+      if needs_bytes:
+        most = n_bytes.max(initial=0)
+        counts.append(n_bytes.astype(np.min_scalar_type(most)))
   np.save(folder / f'{split}.ends.npy', np.asarray(ends, np.int64))
+  if needs_bytes:
+    np.save(folder / f'{split}.bytes.npy', np.concatenate(counts))
 
 
 def _write_pairs(folder, split, examples, n_pairs, pair):
@@ -188,12 +198,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add('--output_dir', type=Path, required=True, help='folder for the files')
   add('--data_dir', help='data folder of tfds; default: its default')
   add('--download', action='store_true', help='download and prepare with tfds')
-  add('--sentencepiece', help='model file to encode text with; default: bytes')
+  add(
+    '--vocab',
+    '--sentencepiece',
+    help='file of a vocabulary to encode text with: a SentencePiece model, a '
+    'tokenizer.json or a .tiktoken file; default: bytes',
+  )
   print_any_text()
   flags = parser.parse_args(flag_names(arguments))
   try:
     # Before the download, which may take hours.
     expand_home(flags.output_dir, f'--output_dir={flags.output_dir}')
+    vocab = None
+    if flags.vocab:
+      # Documents may have tokens of id 0, which are not scored.
+      vocab = open_vocab(flags.vocab, '--vocab', zero_is_free=False)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(flags.name, data_dir=flags.data_dir)
@@ -205,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
           'download it'
         )
       builder.download_and_prepare()
-    prepare(builder, flags.output_dir, flags.sentencepiece)
+    prepare(builder, flags.output_dir, vocab)
   except ImportError as error:
     print(
       f'{error}: pip install tensorflow tensorflow-datasets '

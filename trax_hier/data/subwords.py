@@ -12,25 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trax_hier.data import checks
+from trax_hier.data.sources.text_tokens import encode_splits
 from trax_hier.data.splits import TEST_FRACTION, VALID_FRACTION, read_splits
 from trax_hier.data.vocabularies.sentencepiece_vocab import (
   import_sentencepiece,
 )
-from trax_hier.data.vocabularies.text_blocks import encode_split
 from trax_hier.data.vocabularies.train_subwords import write_vocab
 from trax_hier.environment import expand_home, flag_names, print_any_text
 
 _PROGRAM = 'trax_hier.data.subwords'
 
 
-def _print_result(flags, splits, how, vocab):
+def _print_result(flags, text, vocab):
   """Prints the text and vocabulary sizes, bytes per token and gin bindings."""
-  sizes = ', '.join(f'{split} {len(c):,}' for split, c in splits.items())
-  print(f'{flags.text} ({how}): {sizes} bytes')
+  sizes = ', '.join(f'{split} {len(p):,}' for split, p in text.parts.items())
+  print(f'{flags.text} ({text.how}): {sizes} bytes')
+  # The tokens are kept for training.
+  ids, _, _ = encode_splits(text, vocab, flags.text)
   bytes_per_token = ', '.join(
-    f'{split} {len(content) / len(encode_split(content, vocab)):.2f}'
+    f'{split} {len(text.parts[split]) / len(ids[split]):.2f}'
     for split in ('train', 'valid')
-    if len(content := splits[split])
+    if len(ids[split])
   )
   print(
     f'{flags.output}: {vocab.size:,} pieces; bytes per token: {bytes_per_token}'
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   add = parser.add_argument
   add('--text', required=True, help='file or folder, as TextFiles.path')
+  add('--field', help='field of the text in JSON lines or parquet')
   add('--output', required=True, type=Path, help='model file to write')
   add('--size', type=int, default=8000, help='number of pieces; default: 8000')
   for split, default in (('valid', VALID_FRACTION), ('test', TEST_FRACTION)):
@@ -76,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = expand_home(flags.output, f'--output={flags.output}')
     if output.exists():
       raise ValueError(f'--output={flags.output}: already exists')
-    splits, how = read_splits(flags.text, *fractions, f'--text={flags.text}')
-    vocab = write_vocab(output, splits['train'], flags.size)
-    _print_result(flags, splits, how, vocab)
+    text = read_splits(flags.text, *fractions, '--text', flags.field)
+    vocab = write_vocab(output, text.arrays()['train'], flags.size)
+    _print_result(flags, text, vocab)
   except OSError as error:
     reason = f'--output={flags.output}: cannot be written: {error.strerror}'
     print(f'{_PROGRAM}: {reason}', file=sys.stderr)

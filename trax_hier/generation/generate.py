@@ -214,7 +214,7 @@ def sample_text(
   model: Callable[..., base.Layer],
   weights: Any,
   vocab: Any,
-  prompt: str,
+  prompt: str | np.ndarray,
   n_tokens: int,
   temperature: float = 1.0,
   seed: int = 0,
@@ -227,7 +227,7 @@ def sample_text(
     model: Factory of the model.
     weights: Weights of the model, or the result of `prepare`.
     vocab: Vocabulary that encodes the prompt and decodes the new tokens.
-    prompt: The text.
+    prompt: The text, or its ids, (l,), which end after a whole character.
     n_tokens: Maximum number of new tokens. The text ends before the first
       token 0, which ends a document.
     temperature: Divisor of the logits; 0 takes the most likely token.
@@ -235,10 +235,11 @@ def sample_text(
     source: Input of an encoder-decoder model, tokens (m,).
     compile_fast: As for `generate`.
   """
+  ids = vocab.encode(prompt) if isinstance(prompt, str) else prompt
   (new,) = generate(
     model,
     weights,
-    [vocab.encode(prompt)],
+    [ids],
     n_tokens,
     temperature,
     seed=seed,
@@ -247,7 +248,8 @@ def sample_text(
     sources=None if source is None else [source],
     compile_fast=compile_fast,
   )
-  return vocab.decode(new)
+  # Some subwords begin with a space only after others.
+  return vocab.decode(np.append(ids, new))[len(vocab.decode(ids)) :]
 
 
 def _on_its_device(x):

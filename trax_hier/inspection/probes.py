@@ -12,13 +12,17 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from trax_hier import generation
 from trax_hier.compat import base
+from trax_hier.generation.partial_characters import whole_characters
 from trax_hier.layers.base.observe import N_BINS, Counts, collecting
 from trax_hier.training.build import Build
+from trax_hier.training.data_error import DataError, reading
+from trax_hier.training.host_rows import held_out_rows
 from trax_hier.training.logging.metrics_log import MetricsLog
-from trax_hier.training.mesh import pad_rows, row_sharding
+from trax_hier.training.mesh import row_sharding
 from trax_hier.training.state import init_layer, shapes_of, store_shapes
 from trax_hier.training.step import apply_model
 
@@ -35,12 +39,12 @@ class Probes:
   """The probes of a run: a sample and histograms; called by `train`.
 
   A probe that raises is disabled for the rest of the run; it never stops
-  training.
+  training. Several hosts must all call the methods, as they compute together.
   """
 
   def __init__(self):
     """Compiles nothing yet."""
-    self._batch = self._observations = None
+    self._first_row = self._observations = None
     self._sample = None, ''  # Step and text of the last one.
     self._failures = {}
 
@@ -106,20 +110,22 @@ class Probes:
 
   def _generate(self, model, data, weights):
     try:
-      return sample(model, data.vocab, weights, self._held_out(data))
+      return sample(model, data.vocab, weights, self._held_out_row(data))
     except FloatingPointError as error:  # Training may recover from it.
       return f'no sample: {error}'
 
   def _observe(self, built, weights):
     if self._observations is None:
-      batch = self._held_out(built.data)
-      self._observations = Observations(built, weights, batch)
+      self._observations = Observations(
+        built, weights, built.evaluator.batch(0)
+      )
     return self._observations(weights)
 
-  def _held_out(self, data):
-    if self._batch is None:
-      self._batch = data.eval_batches('valid')[0]
-    return self._batch
+  def _held_out_row(self, data):
+    if self._first_row is None:
+      with reading('held-out batch 1'):
+        self._first_row = held_out_rows(data.eval_batches('valid'), 0, 0, 1)
+    return self._first_row
 
   def _try(self, probe, function, *arguments):
     if probe in self._failures:
@@ -127,6 +133,9 @@ class Probes:
     try:
       return function(*arguments)
     except Exception as error:
+      # Other hosts can read theirs, and would wait for this one.
+      if isinstance(error, DataError) and jax.process_count() > 1:
+        raise
       why = str(error).splitlines() or ['']
       kind = (
         '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
@@ -158,8 +167,12 @@ def sample(
     if len(shown) > _SOURCE_CHARACTERS:
       shown = f'{shown[:_SOURCE_CHARACTERS]}…'
   else:
-    source, prompt = None, vocab.decode(batch['inputs'][0, :_PROMPT_TOKENS])
-    shown, what = prompt, 'after held-out text'
+    source = None
+    is_text = (batch['inputs'][0] != 0) | (batch['weights'][0] > 0)
+    n = 1 + np.flatnonzero(is_text).max(initial=-1)  # Without padding.
+    prompt = batch['inputs'][0, : min(n, _PROMPT_TOKENS)]
+    prompt = whole_characters(prompt, vocab.decode)
+    shown, what = vocab.decode(prompt), 'after held-out text'
   text = generation.sample_text(
     model,
     weights,
@@ -183,9 +196,8 @@ class Observations:
       built: The model and data of the run.
       weights: Weights of the model; later calls may pass others of the same
         shapes and shardings.
-      batch: Input of the model in every call.
+      batch: Input of the model in every call, from `Evaluator.batch`.
     """
-    batch = pad_rows(built.mesh, batch)
     layer, shapes = built.evaluator.layer, shapes_of(batch)
     known = layer.weights, layer.state
     rng = jax.random.PRNGKey(0)
@@ -213,7 +225,12 @@ class Observations:
     if self._run is None:
       return {}
     self._run(weights, self._batch)
-    return self._counts.take()
+    counts = self._counts.take()
+    if jax.process_count() == 1:
+      return counts
+    # The callbacks of a program run on one of the hosts.
+    everywhere = multihost_utils.process_allgather(counts)
+    return {name: np.sum(x, axis=0) for name, x in everywhere.items()}
 
 
 def _summary(counts):

@@ -107,16 +107,16 @@ def Logits(
     >>> tree(Logits(256), (1, 96, 32)).outputs
     ((1, 96, 256),)
   """
-  return Head(
-    build_part(
-      binding,
-      dense,
-      LOGITS,
-      d_out=vocab_size,
-      mode=mode,
-      embedding=embedding,
-      embedding_norm=embedding_norm,
-      carry=carry,
-    ),
-    tl.Fn('Float32', lambda x: x.astype(jnp.float32)),
+  layer = build_part(
+    binding,
+    dense,
+    LOGITS,
+    d_out=vocab_size,
+    mode=mode,
+    embedding=embedding,
+    embedding_norm=embedding_norm,
+    carry=carry,
   )
+  if isinstance(layer, Dense):
+    layer = layer.in_float32()
+  return Head(layer, tl.Fn('Float32', lambda x: x.astype(jnp.float32)))

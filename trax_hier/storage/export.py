@@ -9,7 +9,9 @@ An export needs neither the run nor its data. The folder holds
     model.safetensors   the weights, named as in `storage.tensor_names`
     config.gin          the configuration of the run
     config.json         step, lengths, vocabulary, version of this format
-    vocab.model         the SentencePiece model, if there is one
+    vocab.model         the SentencePiece model, if there is one; or
+    tokenizer.json      the tokenizer of Hugging Face's tokenizers; or
+    vocab.tiktoken      the byte pairs of tiktoken, and vocab.pattern
     README.md           the model card
 
 Loading an export runs no code of its author: config.gin imports nothing, and
@@ -33,8 +35,14 @@ import trax_hier.layers
 import trax_hier.models
 from trax_hier import config
 from trax_hier.compat import base
-from trax_hier.data import ByteVocab, IdVocab, SentencePieceVocab
+from trax_hier.data import IdVocab
 from trax_hier.data.vocabularies.sentinel_vocab import SentinelVocab
+from trax_hier.data.vocabularies.vocab_files import (
+  VOCAB_FILES,
+  read_vocab_files,
+  vocab_files,
+  vocab_kind,
+)
 from trax_hier.environment import check_devices, expand_home
 from trax_hier.storage.export_digests import (
   check_digests,
@@ -58,7 +66,6 @@ PyTree = object
 WEIGHTS_FILE = 'model.safetensors'
 CONFIG_FILE = 'config.gin'
 FACTS_FILE = 'config.json'
-VOCAB_FILE = 'vocab.model'
 CARD_FILE = 'README.md'
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -71,7 +78,7 @@ class ExportableModel:
   Attributes:
     model: Factory of the model.
     weights: Weights of the model, as nested tuples.
-    vocab: Vocabulary: bytes, SentencePiece or ids, optionally with sentinels.
+    vocab: Vocabulary: bytes, of a file or ids, optionally with sentinels.
     config_text: Gin text that binds `train.model` and all that it needs.
     length: Tokens per row of a training batch.
     source_length: Tokens per source; None for a model without an encoder.
@@ -155,6 +162,7 @@ def save(
   Example:
     >>> import tempfile
     >>> from trax_hier import training
+    >>> from trax_hier.data import ByteVocab
     >>> from trax_hier.models import TransformerLM
     >>> text = 'train.model = @TransformerLM\nTransformerLM.vocab_size = 256\n'
     >>> text += 'TransformerLM.n_layers = 0\nTransformerLM.d_model = 32'
@@ -197,8 +205,8 @@ def save(
   )
   files = {CONFIG_FILE: exportable.config_text.encode()}
   base_vocab = _base_vocab(exportable.vocab)
-  if isinstance(base_vocab, SentencePieceVocab):
-    files[VOCAB_FILE] = base_vocab.content
+  if not isinstance(base_vocab, IdVocab):
+    files |= vocab_files(base_vocab)
   facts = json_text(with_digests(facts, files), indent=2)
   with _new_folder(folder) as new:
     for name, content in files.items():
@@ -242,7 +250,7 @@ def load(
   )
   config.clear()
   config.parse([str(folder / CONFIG_FILE)], bindings, trust_code)
-  names = CONFIG_FILE, VOCAB_FILE
+  names = CONFIG_FILE, *(name for x in VOCAB_FILES.values() for name in x)
   check_digests(folder, facts, names, CONFIG_FILE if trust_code else None, say)
   model = config.value('train.model')
   layer, shapes = _abstract(model, facts)
@@ -323,18 +331,15 @@ def _base_vocab(vocab):
 
 def _describe_vocab(vocab):
   base_vocab = _base_vocab(vocab)
-  kinds = {
-    ByteVocab: 'bytes',
-    SentencePieceVocab: 'sentencepiece',
-    IdVocab: 'ids',
-  }
-  if type(base_vocab) not in kinds:
+  kind = 'ids' if isinstance(base_vocab, IdVocab) else vocab_kind(base_vocab)
+  if kind is None:
     raise ValueError(
       f'the vocabulary of the data, {type(base_vocab).__name__}, cannot be '
-      'exported: it is neither bytes nor a SentencePiece model nor ids'
+      'exported: it is neither bytes nor ids, nor of a SentencePiece model, a '
+      'tokenizer.json or a .tiktoken file'
     )
   size = vocab.size if base_vocab is not vocab else None
-  facts = {'kind': kinds[type(base_vocab)], 'size_with_sentinels': size}
+  facts = {'kind': kind, 'size_with_sentinels': size}
   if isinstance(base_vocab, IdVocab):
     facts['size'] = base_vocab.size
   return facts
@@ -342,11 +347,15 @@ def _describe_vocab(vocab):
 
 def _load_vocab(folder, description):
   match description:
-    case {'kind': 'bytes', 'size_with_sentinels': size}:
-      vocab = ByteVocab()
-    case {'kind': 'sentencepiece', 'size_with_sentinels': size}:
-      check_file(folder / VOCAB_FILE, MAX_FILE)
-      vocab = SentencePieceVocab(str(folder / VOCAB_FILE))
+    case {'kind': str(kind), 'size_with_sentinels': size} if (
+      kind in VOCAB_FILES
+    ):
+      for name in VOCAB_FILES[kind]:
+        check_file(folder / name, MAX_FILE)
+      try:
+        vocab = read_vocab_files(folder, kind)
+      except ValueError as error:
+        raise ValueError(f'{folder}: its vocabulary: {error}') from error
     case {'kind': 'ids', 'size_with_sentinels': size, 'size': n} if is_count(n):
       vocab = IdVocab(n)
     case _:

@@ -11,7 +11,7 @@ from trax_hier import config
 from trax_hier.config.parsing import current_table
 from trax_hier.config.text import write
 from trax_hier.data import ByteVocab, IdVocab
-from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
+from trax_hier.data.vocabularies.sentencepiece_vocab import load_sentencepiece
 from trax_hier.layers import ShortenedStack
 from trax_hier.models import (
   HourglassLM,
@@ -141,7 +141,7 @@ def _load_vocab(vocab, unit):
       f'unit = {unit!r} is for tokens that are bytes: with a vocab, the unit '
       "is 'token'"
     )
-  return None if vocab == IDS else load_vocab(vocab, 'vocab')
+  return None if vocab == IDS else load_sentencepiece(vocab, 'vocab')
 
 
 def _check_ids(n_ids, vocabulary, vocab):

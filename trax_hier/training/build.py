@@ -10,8 +10,14 @@ from jax.sharding import Mesh
 
 from trax_hier import config
 from trax_hier.compat import base
+from trax_hier.training.data_checks import (
+  check_batch,
+  check_data,
+  takes_shards,
+)
 from trax_hier.training.evaluate import Evaluator
 from trax_hier.training.flops import forward_flops
+from trax_hier.training.host_rows import TrainRows
 from trax_hier.training.initialization import Initialization
 from trax_hier.training.loss import Loss, find_head
 from trax_hier.training.memory_limit import check_memory
@@ -51,6 +57,7 @@ class Build:
     data: Data set.
     mesh: Device mesh.
     batch_shape: Shape of a global training batch, (b, l).
+    train_rows: Callable, step -> this host's rows of the training batch.
     abstract: Shapes and shardings of the training state.
     init: Function, rng key -> training state.
     step: Jitted function, (state, batch) -> (state, metrics); donates the
@@ -66,6 +73,7 @@ class Build:
   data: object
   mesh: Mesh
   batch_shape: tuple[int, int]
+  train_rows: TrainRows
   abstract: TrainState
   init: Callable
   step: Callable
@@ -141,6 +149,7 @@ def build(
     dtype,
     eval_batches,
     loss,
+    data.vocab.size,
   )
   if must_fit:
     evaluator.check_memory(logits.shape[-1])
@@ -150,6 +159,7 @@ def build(
     data=data,
     mesh=mesh,
     batch_shape=shape,
+    train_rows=TrainRows(data, mesh, shape[0]),
     abstract=abstract,
     init=lambda rng: initialization(rng, shardings),
     step=jax.jit(
@@ -194,15 +204,6 @@ def check_bindings(model: Callable, data: object, compute_dtype: str) -> None:
   check_data(data)
 
 
-def check_data(data: object) -> None:
-  """Raises ValueError unless the value of `train.data` is a data set."""
-  if isinstance(data, type) or not hasattr(data, 'train_batch'):
-    raise ValueError(
-      'train.data must be a data set such as @TextFiles() (with '
-      f'parentheses), got {_name(data)}'
-    )
-
-
 def _check_optimizer(optimizer):
   if isinstance(optimizer, Optimizer) or not callable(optimizer):
     raise ValueError(
@@ -228,11 +229,28 @@ def _with_sharding(x, sharding):
 
 
 def batch_shapes(data: object) -> Batch:
-  """The shapes of a global batch, from one of its rows where possible."""
+  """The shapes of a global batch, from one of its rows where possible.
+
+  Raises:
+    ValueError: if it is not a batch; see `check_batch`.
+  """
   rows = getattr(data, 'batch_size', None)
-  if rows is None:
+  if rows is None or not takes_shards(data):
+    batch, rows = data.train_batch(0), None
+  else:
+    batch = data.train_batch(0, 0, rows)
+  if not _is_abstract(batch):
+    check_batch(batch, 'train_batch(0)', data.vocab.size)
+  if rows is not None and len(batch['inputs']) != 1:
     return shapes_of(data.train_batch(0))
-  return with_rows(data.train_batch(0, 0, rows), rows)
+  return shapes_of(batch) if rows is None else with_rows(batch, rows)
+
+
+def _is_abstract(batch):
+  """Whether a batch has shapes only, such as that of an export."""
+  return isinstance(batch, Mapping) and all(
+    isinstance(x, jax.ShapeDtypeStruct) for x in batch.values()
+  )
 
 
 def _check_rows(rows, devices, accumulate_steps):

@@ -2,13 +2,16 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from trax_hier.training.checkpoints import CheckpointError
-from trax_hier.training.data_error import reading
+from trax_hier.training.data_error import DataError, reading
 
 # Training batches that stand for data sets without a fingerprint. A data set
 # may have no batch of a later step.
@@ -18,18 +21,46 @@ _STEPS = (0, 1, 10, 100)
 def fingerprint(data: object) -> dict[str, str]:
   """Returns texts that change with the data, by part, such as 'train'.
 
+  With several hosts, the result is that of the first one.
+
   Args:
     data: Data set. Without a method `fingerprint`, or if that returns an empty
-      dict, some of its batches are hashed.
+      dict, some of its batches are hashed, by the first host.
 
   Raises:
-    DataError: if the data cannot be read.
+    DataError: if the data cannot be read, or hosts have other data than the
+      first one.
   """
   with reading('the fingerprint of the data'):
-    return getattr(data, 'fingerprint', dict)() or {
-      'train': _of_training(data),
-      'valid': _of_evaluation(data.eval_batches('valid')),
-    }
+    found = getattr(data, 'fingerprint', dict)()
+    if not found and jax.process_index() == 0:
+      found = {
+        'train': _of_training(data),
+        'valid': _of_evaluation(data.eval_batches('valid')),
+      }
+  return _of_first_host(found)
+
+
+def _of_first_host(found: dict[str, str]) -> dict[str, str]:
+  """The fingerprint that the first host has found.
+
+  Raises:
+    DataError: if another host has found another one.
+  """
+  if jax.process_count() == 1:
+    return found
+  text = json.dumps(found).encode()
+  n = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  padded = np.frombuffer(text[:n].ljust(n), np.uint8)
+  first = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+  differs = np.bool_(found and found != first)
+  hosts = np.flatnonzero(multihost_utils.process_allgather(differs))
+  if len(hosts):
+    raise DataError(
+      f'train.data differs between hosts: process {hosts[0]} has other data '
+      'than process 0'
+    )
+  return first
 
 
 def _of_training(data):

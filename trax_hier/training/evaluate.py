@@ -1,5 +1,6 @@
 """Evaluation on the held-out set, or on its first batches."""
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,14 +11,15 @@ from jax.sharding import Mesh
 
 from trax_hier import config
 from trax_hier.compat import base
+from trax_hier.training.data_checks import check_batch
 from trax_hier.training.data_error import DataError, reading
+from trax_hier.training.host_rows import HeldOutRows
 from trax_hier.training.initialization import Initialization
 from trax_hier.training.loss import Loss
 from trax_hier.training.memory_limit import check_evaluation_memory
 from trax_hier.training.mesh import (
   all_gather_weights,
   lane_shardings,
-  pad_rows,
   put_batch,
   replicated,
   row_sharding,
@@ -51,6 +53,7 @@ class Evaluator:
     compute_dtype: jnp.dtype = jnp.float32,
     n_batches: int | None = None,
     loss: Loss | None = None,
+    n_ids: int = 1,
   ):
     """Builds the jitted functions; the first call compiles them.
 
@@ -63,10 +66,17 @@ class Evaluator:
       n_batches: Number of batches to score, from the first one on; None, or a
         larger number than there are, scores all.
       loss: How the loss is computed; None means the defaults.
+      n_ids: Ids of the vocabulary, for a check of the first batch; 1 if it is
+        not known.
 
     Raises:
-      ValueError: if there is no batch.
+      ValueError: if there is no batch, or the first one is not a batch.
     """
+    if not (hasattr(batches, '__len__') and hasattr(batches, '__getitem__')):
+      raise ValueError(
+        'train.data: eval_batches(split) must return a sequence of batches, '
+        f'such as a list, got {type(batches).__name__}'
+      )
     if len(batches) == 0:
       raise ValueError('the held-out set has no batches: it is too short')
     self._batches = batches
@@ -76,10 +86,10 @@ class Evaluator:
     self._mesh = mesh
     self._layer = layer
     self._loss = loss = loss or Loss()
-    batch = _batch_shapes(batches)
+    batch = _batch_shapes(batches, n_ids)
+    self._local = HeldOutRows(batches, mesh, batch)
+    self._batch = batch = self._local.shapes
     rows = batch['inputs'].shape[0]
-    rows += -rows % mesh.size
-    self._batch = batch = with_rows(batch, rows)
     self._init_state = Initialization(
       lambda rng: init_layer(layer, batch, rng)[1]
     )
@@ -135,12 +145,27 @@ class Evaluator:
     """The model in eval mode, with the shapes of its weights and state."""
     return self._layer
 
+  def batch(self, i: int) -> dict[str, np.ndarray | jax.Array]:
+    """Batch `i` (b, l), from 0, padded to the devices, for a jitted step.
+
+    Each host makes only the rows of its devices.
+
+    Raises:
+      DataError: if it cannot be read.
+    """
+    with reading(f'held-out batch {i + 1}'):
+      local = self._local(i)
+    return put_batch(self._mesh, local, self._batch['inputs'].shape[0])
+
   def __call__(
     self,
     weights: PyTree,
     before_batch: Callable[[int, int], None] = lambda n_done, n_all: None,
   ) -> dict[str, float]:
     """Computes the mean loss (nats) and the metrics of `TrainResult`.
+
+    Of batches with `sources`, such as those of a mixture, also the loss and the
+    bits of each source: 'loss/1', …
 
     Args:
       weights: Weights of the model.
@@ -151,24 +176,30 @@ class Evaluator:
       DataError: if a batch cannot be read, or no token has a weight above 0.
     """
     model_state = self._init_state(jax.random.PRNGKey(0), self._state_shardings)
-    totals = np.zeros(5, np.float64)
+    # Those of a mixture say which source a batch is of.
+    sources = getattr(self._batches, 'sources', None)
+    by_source = collections.defaultdict(lambda: np.zeros(5, np.float64))
     pending = None
     for i in range(self._n_batches):
       before_batch(i, self._n_batches)
-      with reading(f'held-out batch {i + 1}'):
-        batch = self._batches[i]
-      batch = put_batch(self._mesh, pad_rows(self._mesh, batch))
-      model_state, sums = self._step(weights, model_state, batch)
+      model_state, sums = self._step(weights, model_state, self.batch(i))
       if pending is not None:
-        totals += np.asarray(pending)
-      pending = sums
-    totals += np.asarray(pending)
+        by_source[pending[0]] += np.asarray(pending[1])
+      pending = sources[i] if sources else 1, sums
+    by_source[pending[0]] += np.asarray(pending[1])
+    totals = sum(by_source.values())
     nats, correct, tokens, right_rows, rows = totals.tolist()
     if tokens == 0:
       raise DataError('the held-out set has no token with a weight above 0')
+    bits = f'bits_per_{self._unit}'
+    losses = {i: x[0] / x[2] for i, x in by_source.items() if x[2]}
+    if not sources:
+      losses = {}
     return {
+      **{f'loss/{i}': losses[i] for i in sorted(losses)},
+      **{f'{bits}/{i}': losses[i] / math.log(2) for i in sorted(losses)},
       'loss': nats / tokens,
-      f'bits_per_{self._unit}': nats / tokens / math.log(2),
+      bits: nats / tokens / math.log(2),
       'accuracy': correct / tokens,
       'sequence_accuracy': right_rows / rows,
       'tokens': tokens,
@@ -176,16 +207,19 @@ class Evaluator:
     }
 
 
-def _batch_shapes(batches):
+def _batch_shapes(batches, n_ids):
   """The shapes of the batches, from one row where possible.
 
   Raises:
-    ValueError: if not even that fits in memory.
+    ValueError: if not even that fits in memory, or if it is not a batch.
   """
   try:
-    if hasattr(batches, 'first_row'):
-      return with_rows(batches.first_row(), batches.batch_size)
-    return shapes_of(batches[0])
+    has_rows = hasattr(batches, 'rows')
+    batch = batches.rows(0, 0, 1) if has_rows else batches[0]
+    check_batch(batch, 'the first held-out batch', n_ids)
+    return (
+      with_rows(batch, batches.batch_size) if has_rows else shapes_of(batch)
+    )
   except MemoryError as error:
     binding = config.size_binding(getattr(error, 'shape', ()))
     raise ValueError(

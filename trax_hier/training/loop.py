@@ -34,6 +34,7 @@ class TrainResult:
     step: Number of steps done.
     weights: Trained weights, float32, as nested tuples.
     evaluation: Loss, bits per unit, accuracy and tokens of the held-out set;
+      `bits_per_byte` of tokens that encode a text and are not its bytes;
       `sequence_accuracy`, the share of rows without a wrong prediction; and
       `coverage`, the share of the batches that was evaluated.
     model: Model factory of the run.

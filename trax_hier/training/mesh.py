@@ -171,32 +171,22 @@ def all_gather_weights(mesh: Mesh, rows: int) -> Iterator[None]:
 
 
 def put_batch(
-  mesh: Mesh, batch: Mapping[str, np.ndarray]
+  mesh: Mesh, batch: Mapping[str, np.ndarray], n_rows: int
 ) -> dict[str, np.ndarray | jax.Array]:
-  """Prepares a global batch, which every host has in full, for a jitted step.
+  """Prepares a global batch for a jitted step.
 
-  Arrays are (b, ..). With one host they stay as they are: jit shards them.
+  Args:
+    mesh: Device mesh.
+    batch: The rows of this host's devices, (b, ..), in the order of the batch.
+      With one host they stay as they are: jit shards them.
+    n_rows: Rows of the global batch.
   """
   if jax.process_count() == 1:
     return dict(batch)
   rows = row_sharding(mesh)
   return {
-    name: jax.make_array_from_callback(x.shape, rows, lambda i, x=x: x[i])
+    name: jax.make_array_from_process_local_data(
+      rows, np.asarray(x), (n_rows, *x.shape[1:])
+    )
     for name, x in batch.items()
   }
-
-
-def pad_rows(
-  mesh: Mesh, batch: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-  """Pads a batch with rows of zeros (weight 0) to split over the devices.
-
-  Arrays (b, ..) -> (b + n, ..), where b + n is a multiple of the number of
-  devices.
-  """
-
-  def pad(array):
-    extra = -len(array) % mesh.size
-    return np.pad(array, [(0, extra)] + [(0, 0)] * (array.ndim - 1))
-
-  return {name: pad(array) for name, array in batch.items()}

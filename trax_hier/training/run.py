@@ -258,6 +258,8 @@ def _print_setup(built, say):
     f'{devices[0].device_kind}'
   )
   say(built.data.describe())
+  if note := built.train_rows.note:
+    say(note)
 
 
 def _initial_state(

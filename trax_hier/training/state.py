@@ -76,7 +76,7 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
 
   Raises:
     ValueError: if the model takes sources and the batch has none, or the other
-      way round.
+      way round, or if a model with a memory gets no `start_of_sequence`.
   """
   has_memory = getattr(layer, 'takes_start_of_sequence', False)
   wants_sources = layer.n_in == 2 and not has_memory
@@ -93,6 +93,12 @@ def model_inputs(layer: base.Layer, batch: Batch) -> PyTree:
       'train.data has sources and targets, but train.model is a decoder-only '
       'model: use an encoder-decoder model, such as @ScalingTransformer, or '
       'data without sources'
+    )
+  if has_memory and 'start_of_sequence' not in batch:
+    raise ValueError(
+      'train.model carries a memory from batch to batch, but the batches of '
+      "train.data have no 'start_of_sequence', (b,) booleans that are True for "
+      'rows that begin a sequence'
     )
   if has_memory:
     return batch['inputs'], batch['start_of_sequence']

@@ -13,6 +13,7 @@ import optax
 from trax_hier.compat import base
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
+from trax_hier.training.cpu_products import speed_up_products
 from trax_hier.training.loss import Loss
 from trax_hier.training.optimizers import Optimizer, global_norm
 from trax_hier.training.state import Batch, TrainState, model_inputs
@@ -87,7 +88,7 @@ def make_train_step(
     grads, (values, new_state) = jax.grad(loss_fn, has_aux=True)(weights)
     return grads, values, new_state
 
-  gradients = accumulate(gradients, accumulate_steps, lanes)
+  gradients = speed_up_products(accumulate(gradients, accumulate_steps, lanes))
 
   def train_step(state, batch):
     rng = jax.random.fold_in(state.rng, state.step)

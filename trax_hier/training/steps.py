@@ -7,6 +7,7 @@ of step n + 1, and only then reads the metrics of step n - 1.
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,6 +21,7 @@ from trax_hier.training.logging.report import NotFiniteError, Reporter
 from trax_hier.training.mesh import put_batch
 from trax_hier.training.run import Run
 from trax_hier.training.stopping import Stopped
+from trax_hier.training.text_bytes import bits_per_byte, count_text_bytes
 
 PyTree = object
 
@@ -91,7 +93,7 @@ class Steps:
         self.profile(run.step + 1, unread[-1][1] if unread else None)
         with self._compiling(is_first=run.step == run.start_step):
           run.state, metrics = built.step(
-            run.state, put_batch(built.mesh, batch)
+            run.state, put_batch(built.mesh, batch, built.batch_shape[0])
           )
         run.step += 1
         unread.append((run.step, metrics))
@@ -147,6 +149,9 @@ class Steps:
         count(n_done, n_all)
 
       evaluation = run.built.evaluator(run.state.weights, before_batch)
+      if self._n_bytes:
+        bits = evaluation['bits_per_token'], evaluation['tokens']
+        evaluation['bits_per_byte'] = bits_per_byte(*bits, self._n_bytes)
     if run.step in run.evaluated:
       self.reporter.say_evaluation(run.step, evaluation)
     else:
@@ -157,11 +162,19 @@ class Steps:
     )
     return evaluation
 
+  @functools.cached_property
+  def _n_bytes(self):
+    """Bytes of text of the scored held-out tokens, if those are not bytes."""
+    built = self.run.built
+    n = built.evaluator.n_batches if built.evaluator.coverage < 1 else None
+    with reading('the text of the held-out batches'):
+      return count_text_bytes(built.data, 'valid', n)
+
   def _train_batch(self):
-    """The batch of the next step."""
+    """This host's rows of the batch of the next step."""
     step = self.run.step
     with reading(f'the batch of step {step + 1}'):
-      return self.run.built.data.train_batch(step)
+      return self.run.built.train_rows(step)
 
   def _report(self, unread, keep=0):
     while len(unread) > keep:

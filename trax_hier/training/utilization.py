@@ -25,7 +25,8 @@ _PEAKS = (
   (r'.*\bH[12]00 NVL\b.*', 835e12),  # H100 and H200 datasheets, half of 1671
   (r'.*\bG?H[12]00\b.*', 989e12),  # H100, H200, GH200 datasheets, half of 1979
   (r'.*\bGB200\b.*', 2500e12),  # GB200 NVL72 datasheet, 360e15 / 72, halved
-  (r'.*\bB200\b.*', 2250e12),  # HGX B200 datasheet, 36e15 / 8, halved
+  (r'.*\bGB300\b.*', 2500e12),  # In bfloat16 as GB200
+  (r'.*\bB[23]00\b.*', 2250e12),  # HGX B200, B300: 36e15 / 8, halved
   # In TPU v2 and v3, each of the two cores of a chip is a JAX device.
   (r'TPU v2', 46e12 / 2),  # JAX's jax.experimental.pallas.tpu_info
   (r'TPU v3', 123e12 / 2),  # cloud.google.com/tpu/docs/v3

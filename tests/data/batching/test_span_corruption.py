@@ -12,7 +12,7 @@ from trax_hier.data import (
   Synthetic,
   TextFiles,
 )
-from trax_hier.data.batching.dataset import windowed
+from trax_hier.data.batching.windowed import windowed
 
 _SIZES = {'train': 3000, 'valid': 230, 'test': 101}
 _TOP = 5999  # the first sentinel

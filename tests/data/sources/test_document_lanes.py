@@ -1,11 +1,10 @@
 """DocumentLanes: lanes, scored tokens, and the three forms of input."""
 
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
+import tiny_vocabularies
 
 from trax_hier.data import ByteVocab, DocumentLanes
 
@@ -355,51 +354,84 @@ def test_a_prepared_folder_of_bytes(tmp_path):
     assert lanes == [[b'held out'], [b'it']]
 
 
-def test_a_prepared_folder_of_subwords(tmp_path, monkeypatch):
-  """With a stub of a SentencePiece model: id = 300 + byte."""
-
-  class Processor:
-    def __init__(self, model_file):
-      pass
-
-    def get_piece_size(self):
-      return 32_000
-
-    def decode(self, ids):
-      # Id 0 is the unknown piece.
-      return ''.join(chr(i - 300) if i else ' ⁇ ' for i in ids)
-
-  module = types.ModuleType('sentencepiece')
-  module.SentencePieceProcessor = Processor
-  monkeypatch.setitem(sys.modules, 'sentencepiece', module)
-  _write_prepared(
-    tmp_path,
-    {
-      'train': [b'one book', b'another'],
-      'valid': [b'four'],
-      'test': [b'held out', 'é'.encode('latin-1')],
-    },
-    shift=300,
-  )
-  (tmp_path / 'sentencepiece.model').write_text('model')
+def test_a_prepared_folder_of_an_older_version(tmp_path):
+  """It has no bytes of tokens, and its vocabulary loses text."""
+  vocab = tiny_vocabularies.make('t5', tmp_path)
+  (tmp_path / 't5.model').rename(tmp_path / 'sentencepiece.model')
+  texts = {
+    'train': ['the cat sat'],
+    'valid': ['the mat'],
+    'test': ['the  cat sat on', 'a 1'],
+  }
+  ids = {s: [vocab.encode(t) for t in found] for s, found in texts.items()}
+  for split, documents in ids.items():
+    joined = np.concatenate(documents)
+    joined.astype('u1').tofile(tmp_path / f'{split}.tokens')
+    np.save(tmp_path / f'{split}.ends.npy', np.cumsum([*map(len, documents)]))
   data = DocumentLanes(str(tmp_path), 2, 4)
-  assert data.unit == 'token'
-  assert data.vocab.size == 32_000
-  assert data.eval_batches('valid')[0]['inputs'].tolist() == [
-    [300 + i for i in b'four'],
-    [0, 0, 0, 0],
-  ]
+  assert data.unit == 'token' and data.vocab.size == vocab.size
+  first = data.eval_batches('valid')[0]['inputs'][0].tolist()
+  assert first == ids['valid'][0][:4].tolist()
   # The bits of the scored tokens are too few for the bytes of all tokens.
   assert data.count_bytes('test') is None
   data = DocumentLanes(str(tmp_path), 2, 4, predict_first=True)
-  assert data.count_bytes('test') == len('held outé'.encode())
+  decoded = ''.join(map(vocab.decode, ids['test']))
+  assert data.count_bytes('test') == len(decoded.encode())
 
   # The bytes of a token that is not scored are not counted.
-  ids = np.fromfile(tmp_path / 'test.tokens', '<u2')
-  ids[2] = 0
-  ids.tofile(tmp_path / 'test.tokens')
+  changed = np.fromfile(tmp_path / 'test.tokens', 'u1')
+  changed[2] = 0
+  changed.tofile(tmp_path / 'test.tokens')
+  kept = [np.delete(ids['test'][0], 2), ids['test'][1]]
   data = DocumentLanes(str(tmp_path), 2, 4, predict_first=True)
-  assert data.count_bytes('test') == len('held outé'.encode()) - 1
+  decoded = ''.join(map(vocab.decode, kept))
+  assert data.count_bytes('test') == len(decoded.encode())
+
+
+@pytest.mark.parametrize('kind', tiny_vocabularies.KINDS)
+def test_any_vocabulary(tmp_path, kind):
+  texts = {
+    f'{i:02}.txt': f'the naïve 世界 {i}\n  sat é ' * 3 for i in range(20)
+  }
+  root = tmp_path / 'books'
+  root.mkdir()
+  for name, text in texts.items():
+    (root / name).write_text(text, encoding='utf-8')
+  vocab = tiny_vocabularies.make(kind, tmp_path)
+
+  def lanes(vocab, predict_first):
+    return DocumentLanes(
+      str(root), 2, 8, 0, predict_first, test_fraction=0.2, vocab=vocab
+    )
+
+  by_byte = lanes(None, True)
+  n_bytes = sum(b['weights'].sum() for b in by_byte.eval_batches('test'))
+  assert by_byte.count_bytes('test') is None
+  whole, partly = lanes(vocab, True), lanes(vocab, False)
+  if kind == 'bytes':
+    assert whole.unit == 'byte' and whole.count_bytes('test') is None
+    return
+  assert whole.count_bytes('test') == n_bytes
+  assert n_bytes / 2 < partly.count_bytes('test') < n_bytes
+  assert 0 < whole.count_bytes('test', 1) < n_bytes
+  # The first lane reads the longest documents.
+  batches = whole.eval_batches('test')
+  ids = np.concatenate([batch['inputs'][0] for batch in batches])
+  first = max(texts.values(), key=len)
+  n = len(vocab.encode(first))
+  assert vocab.decode(ids[:n]) in {
+    vocab.decode(vocab.encode(text)) for text in texts.values()
+  }
+  said = whole.describe()
+  assert f'{vocab.size:,} tokens of {type(vocab).__name__}' in said
+  assert ('which loses' in said) == bool(vocab.loss)
+
+
+def test_a_prepared_folder_has_a_vocabulary(tmp_path):
+  texts = {'train': [b'one book', b'another'], 'test': [b'held out', b'it']}
+  _write_prepared(tmp_path, texts)
+  with pytest.raises(ValueError, match=r'leave out DocumentLanes\.vocab'):
+    DocumentLanes(str(tmp_path), 2, 4, vocab=ByteVocab())
 
 
 def test_malformed_prepared_folder_is_named(tmp_path):

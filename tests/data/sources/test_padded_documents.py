@@ -2,10 +2,10 @@
 
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_vocabularies
 
 from trax_hier.data import ImageBytes, PaddedDocuments, prepare
 
@@ -135,45 +135,47 @@ def test_missing_tfds_is_named(tmp_path, monkeypatch, capsys):
   assert 'pip install tensorflow tensorflow-datasets' in capsys.readouterr().err
 
 
-def test_subwords(tmp_path, tfds, monkeypatch):
-  """With a stub of a SentencePiece model: id = 300 + character."""
-
-  class Processor:
-    def __init__(self, model_file):
-      if Path(model_file).read_text() != 'model':
-        raise RuntimeError('not a model')
-
-    def get_piece_size(self):
-      return 32_000
-
-    def encode(self, text):
-      return [300 + ord(c) for c in text]
-
-    def decode(self, ids):
-      return ''.join(chr(i - 300) for i in ids).removeprefix(' ')
-
-  module = types.ModuleType('sentencepiece')
-  module.SentencePieceProcessor = Processor
-  monkeypatch.setitem(sys.modules, 'sentencepiece', module)
-  model = tmp_path / 'm.model'
-  model.write_text('model')
+@pytest.mark.parametrize(
+  'kind', [kind for kind in tiny_vocabularies.KINDS if kind != 'bytes']
+)
+def test_any_vocabulary(tmp_path, tfds, kind):
   tfds.toy = _Builder('text', _encoded(_TEXTS))
-  out = tmp_path / 'out'
-  arguments = ['--name=toy', f'--output_dir={out}', f'--sentencepiece={model}']
-  assert prepare.main(arguments) == 0
-  data = PaddedDocuments(str(out), 1, 8)
-  assert data.unit == 'token'
-  assert data.vocab.size == 32_000
-  batch = data.eval_batches('valid')[0]
-  assert data.vocab.decode(batch['inputs'][0]) == 'valid te'
-  assert data.vocab.encode('a').tolist() == [397]
-
-  # Whole documents are decoded: the row ' text' alone would lose its space.
+  vocab = tiny_vocabularies.make(kind, tmp_path)
+  prepare.prepare(tfds.toy, tmp_path / 'out', vocab)
+  data = PaddedDocuments(str(tmp_path / 'out'), 1, 8)
+  assert data.unit == 'token' and data.vocab.key == vocab.key
+  batches = data.eval_batches('valid')
+  ids = np.concatenate([b['inputs'][b['weights'] > 0] for b in batches])
+  np.testing.assert_array_equal(ids, vocab.encode('valid text'))
+  # All bytes of the text, also of characters without a token.
   assert data.count_bytes('test') == len('one' + 'the test text')
+  n = len(data.eval_batches('test'))
+  assert 0 < data.count_bytes('test', 1) <= data.count_bytes('test', n) == 16
   assert data.eval_batches('test').context is None
   with pytest.raises(ValueError, match=r'window and stride.*PaddedDocuments'):
     data.eval_batches('test', stride=4)
+  for file in (tmp_path / 'out').glob('valid.*'):
+    file.unlink()
+  same = PaddedDocuments(str(tmp_path / 'out'), 1, 8, test_as_valid=True)
+  assert same.count_bytes('valid') == same.count_bytes('test') == 16
 
+
+def test_a_vocabulary_of_the_command(tmp_path, tfds, monkeypatch):
+  tfds.toy = _Builder('text', _encoded(_TEXTS))
+  model = tiny_vocabularies.write('t5', tmp_path)
+  out = tmp_path / 'out'
+  arguments = ['--name=toy', f'--output_dir={out}', f'--sentencepiece={model}']
+  assert prepare.main(arguments) == 0
+  (out / 'test.bytes.npy').unlink()  # As in a folder of an older version.
+  data = PaddedDocuments(str(out), 1, 8)
+  ids = [data.vocab.encode(text) for text in _TEXTS['test']]
+  decoded = ''.join(map(data.vocab.decode, ids))
+  assert data.count_bytes('test') == len(decoded.encode())
+  assert data.count_bytes('test', 1) is None
+
+  np.save(out / 'test.bytes.npy', np.ones(3, np.uint8))
+  with pytest.raises(ValueError, match=r'test\.bytes\.npy does not fit'):
+    PaddedDocuments(str(out), 1, 8)
   (out / 'sentencepiece.model').write_text('broken')
   with pytest.raises(ValueError, match='not a SentencePiece model'):
     PaddedDocuments(str(out), 1, 8)

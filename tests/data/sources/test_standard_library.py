@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trax_hier.data import StandardLibrary
-from trax_hier.data.folders import read_texts
+from trax_hier.data.corpora.listing import list_files
 from trax_hier.data.sources import standard_library
 from trax_hier.data.splits import split_of
 
@@ -66,8 +66,8 @@ def test_only_source_of_the_library_is_read(tmp_path, monkeypatch):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('x = 1\n' * 100)
-  contents = read_texts(tmp_path, '.py', standard_library._skip).contents
-  assert list(contents) == ['a.py', 'json/b.py']
+  listed = list_files(str(tmp_path), '', '.py', standard_library._skip)
+  assert list(listed.files) == ['a.py', 'json/b.py']
 
   monkeypatch.setattr(
     standard_library.sysconfig, 'get_path', lambda _: str(tmp_path / 'zip')

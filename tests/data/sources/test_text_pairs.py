@@ -8,6 +8,7 @@ import types
 import gin
 import numpy as np
 import pytest
+import tiny_vocabularies
 
 from trax_hier.data import TextPairs, prepare
 from trax_hier.data.sources import json_pairs
@@ -301,13 +302,32 @@ def test_subwords(tmp_path, model):
     data.count_bytes('train')
 
 
+@pytest.mark.parametrize('kind', tiny_vocabularies.KINDS)
+def test_the_bytes_of_cut_summaries(tmp_path, kind):
+  """Cut in any place: a part of a character does not decode."""
+  rows = [('the document', 'naïve 世界 the é'), ('another', 'a 1')]
+  for split in ('train', 'valid', 'test'):
+    _write(tmp_path / f'{split}.jsonl', rows)
+  vocab = tiny_vocabularies.make(kind, tmp_path)
+  for length in range(1, 30):
+    data = _data(tmp_path, 2, 8, length, vocab=vocab)
+    if kind == 'bytes':
+      assert data.count_bytes('test') is None
+      continue
+    expected = 0
+    for _, summary in rows:
+      n_bytes = vocab.encode_bytes(summary.encode()).n_bytes
+      expected += n_bytes[:length].sum() + (len(n_bytes) < length)
+    assert data.count_bytes('test') == expected
+
+
 def test_vocabularies_that_do_not_fit_are_named(folder, model, tmp_path):
   start = r'TextPairs\.vocab = '
   with pytest.raises(ValueError, match=f'{start}.*no such file'):
     _data(folder, vocab=str(tmp_path / 'none'))
   with pytest.raises(ValueError, match=f"{start}'': no such file"):
     _data(folder, vocab='')
-  with pytest.raises(ValueError, match=f'{start}.*not a SentencePiece model'):
+  with pytest.raises(ValueError, match=f'{start}.*not a tokenizer.json'):
     _data(folder, vocab=str(folder / 'train.jsonl'))
   taken = model(pad_id=-1, unk_id=0, byte_fallback=False, vocab_size=30)
   with pytest.raises(ValueError, match=f'{start}.*id 0.*padding.*subwords'):

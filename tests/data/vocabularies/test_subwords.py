@@ -16,7 +16,7 @@ from trax_hier.data import (
   subwords,
 )
 from trax_hier.data.vocabularies import train_subwords
-from trax_hier.data.vocabularies.text_blocks import blocks, encode_split
+from trax_hier.data.vocabularies.text_blocks import blocks
 
 sentencepiece = pytest.importorskip('sentencepiece')
 
@@ -94,7 +94,7 @@ def _scored(data, split, **context):
 
 @pytest.mark.parametrize('text', NASTY)
 def test_any_text_is_recovered(vocab, text):
-  for ids in (vocab.encode(text), vocab.encode_bytes(text.encode())):
+  for ids in (vocab.encode(text), vocab.encode_bytes(text.encode()).ids):
     assert ids.dtype == np.int32
     assert not len(ids) or 2 <= ids.min() <= ids.max() < vocab.size
     assert vocab.decode(ids) == text
@@ -115,7 +115,7 @@ def test_any_characters_are_recovered(vocab, seed):
 def test_any_bytes_become_ids(vocab):
   # Cut in the middle of characters, as a split may be.
   content = b'\xa9the\0\0 text\xff\0\xc3'
-  ids = vocab.encode_bytes(content)
+  ids = vocab.encode_bytes(content).ids
   first, last, other = (4 + byte for byte in (0xA9, 0xC3, 0xFF))
   the, text = vocab.encode('the'), vocab.encode(' text')
   assert ids.tolist() == [first, *the, 0, 0, *text, other, 0, last]
@@ -193,7 +193,7 @@ def test_splits_equal_those_of_bytes(tmp_path, model):
   settings = dict(valid_fraction=0.1, test_fraction=0.2)
   data = TextFiles(str(path), 2, 32, vocab=model, **settings)
   assert data.unit == 'token'
-  assert f'pieces of {model}' in data.describe()
+  assert f'tokens of {model}' in data.describe()
   n_test, n_valid = int(len(content) * 0.2), int(len(content) * 0.1)
   held_out = content[-n_test - n_valid :]
   valid, test = held_out[:n_valid], held_out[n_valid:]
@@ -203,7 +203,7 @@ def test_splits_equal_those_of_bytes(tmp_path, model):
   for split, expected in (('valid', valid), ('test', test)):
     ids = _scored(data, split)
     assert vocab.decode(ids) == expected.decode(errors='replace')
-    np.testing.assert_array_equal(ids, vocab.encode_bytes(expected))
+    np.testing.assert_array_equal(ids, vocab.encode_bytes(expected).ids)
   assert TextFiles(str(path), 2, 32).count_bytes('test') is None
 
 
@@ -225,16 +225,21 @@ def test_windows_hold_ids(tmp_path, model, vocab):
 
 
 @pytest.mark.parametrize('size', [4, 7, 64, 1000, 10**6])
-def test_blocks_join_to_the_text(vocab, size):
+def test_blocks_join_to_the_text(size):
   content = ''.join([*NASTY, _text(20), '世界 ' * 50]).encode() + b' \0\xff\x80'
   array = np.frombuffer(content, np.uint8)
   parts = list(blocks(array, size))
   assert b''.join(parts) == content
   assert all(0 < len(part) <= size for part in parts)
   assert all(part.decode() for part in parts[:-1])
-  np.testing.assert_array_equal(
-    encode_split(array, vocab), vocab.encode_bytes(content)
-  )
+
+
+@pytest.mark.parametrize('n', [10, 5000, 9000])
+def test_a_block_ends_at_its_last_line_however_long_the_rest(n):
+  """Of most blocks, only the end is read."""
+  content = b'one\ntwo\n' + b'x y ' * (n // 4)
+  first, *_ = blocks(np.frombuffer(content, np.uint8), len(content) - 1)
+  assert first == b'one\ntwo\n'
 
 
 @pytest.mark.parametrize(
@@ -244,17 +249,25 @@ def test_blocks_do_not_change_the_encoding(vocab, text):
   content = text.encode()
   parts = list(blocks(np.frombuffer(content, np.uint8), 100))
   assert len(parts) > 100
-  joined = np.concatenate([vocab.encode_bytes(part) for part in parts])
-  np.testing.assert_array_equal(joined, vocab.encode_bytes(content))
+  joined = np.concatenate([vocab.encode_bytes(part).ids for part in parts])
+  np.testing.assert_array_equal(joined, vocab.encode_bytes(content).ids)
+
+
+def test_a_vocabulary_with_text_at_id_0_is_named(tmp_path):
+  path = tmp_path / 'my.txt'
+  path.write_bytes(_text().encode())
+  message = r"^TextFiles\.vocab = '.*its id 0 encodes text.*data\.subwords"
+  with pytest.raises(ValueError, match=message):
+    TextFiles(str(path), 2, 16, vocab=_other_model(tmp_path))
 
 
 @pytest.mark.parametrize(
-  ('settings', 'message'),
+  ('settings', 'loss'),
   [
-    ({}, r'.*its id 0 encodes text.*data\.subwords'),
     (
       {'pad_id': 0, 'unk_id': 1, 'bos_id': -1, 'eos_id': -1},
-      r'.* in the text decodes to .*data\.subwords',
+      'upper case, accents, spaces, line ends and tabs, the character ▁, '
+      'rare characters',
     ),
     (
       {
@@ -262,26 +275,19 @@ def test_blocks_do_not_change_the_encoding(vocab, text):
         'vocab_size': 600,
         'remove_extra_whitespaces': True,
       },
-      r".*: '\\n    .*' in the text decodes to .*data\.subwords",
+      'accents, spaces, line ends and tabs, rare characters',
     ),
   ],
 )
-def test_vocabularies_that_do_not_fit_are_named(tmp_path, settings, message):
+def test_loss_is_said_and_all_bytes_count(tmp_path, settings, loss):
   path = tmp_path / 'my.txt'
-  path.write_bytes(_text().encode())
+  content = (_text() + '\ufb01 \xa0 \u4e16').encode() + b'\0\xff' * 100
+  path.write_bytes(content)
   other = _other_model(tmp_path, **settings)
-  with pytest.raises(ValueError, match=r"^TextFiles\.vocab = '" + message):
-    TextFiles(str(path), 2, 16, vocab=other)
-
-
-def test_bytes_without_a_piece_are_named(tmp_path):
-  path = tmp_path / 'my.txt'
-  path.write_bytes(b'\0\xff' * 100)
-  other = _other_model(tmp_path, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1)
-  with pytest.raises(
-    ValueError, match=r"vocab = .* no piece for byte b'\\xff'"
-  ):
-    TextFiles(str(path), 2, 16, vocab=other)
+  data = TextFiles(str(path), 2, 16, vocab=other)
+  assert f'which loses {loss}: bits per byte count' in data.describe()
+  assert data.count_bytes('test') == int(len(content) * 0.05)
+  assert data.vocab.byte_lengths is None
 
 
 def test_other_lossless_vocabularies_fit(tmp_path):
@@ -297,6 +303,20 @@ def test_other_lossless_vocabularies_fit(tmp_path):
   )
   data = TextFiles(str(path), 2, 16, vocab=other)
   assert data.count_bytes('test') == int(path.stat().st_size * 0.05)
+
+
+def test_byte_pieces_of_a_lossy_vocabulary_count_one_byte(tmp_path):
+  other = _other_model(tmp_path, vocab_size=600, byte_fallback=True)
+  vocab = SentencePieceVocab(other)
+  text = '😀 the  naïve ﬁ世'
+  ids, n_bytes = vocab.encode_bytes(text.encode())
+  # The second space has no token, and "ﬁ" is "fi".
+  assert vocab.decode(ids) == '😀 the naïve fi世'
+  pieces = [vocab._model.id_to_piece(i) for i in ids.tolist()]
+  assert pieces[:5] == ['▁', '<0xF0>', '<0x9F>', '<0x98>', '<0x80>']
+  assert n_bytes[:5].tolist() == [0, 1, 1, 1, 1]
+  assert n_bytes[-3:].tolist() == [1, 1, 1]
+  assert n_bytes.sum() == len(text.encode())
 
 
 def test_a_missing_or_broken_vocabulary_is_named(tmp_path, model, monkeypatch):

@@ -97,3 +97,30 @@ def test_a_language_model_cannot_see_later_positions():
   attention = functools.partial(hl.LSHAttention, chunk_len=4, causal=False)
   with pytest.raises(ValueError, match=r'LSHAttention.causal = False .* True'):
     hl.DecoderBlock(8, d_ff=16, n_heads=2, attention=attention)
+
+
+@pytest.mark.parametrize('masked', [True, False])
+def test_bfloat16_trains_and_is_near_float32(masked):
+  # One chunk, as rounding moves some positions to other buckets.
+  layer = hl.LSHAttention(16, 2, chunk_len=24, masked=masked)
+  x = np.random.default_rng(0).normal(size=(2, 24, 16)).astype(np.float32)
+  mask = [jnp.arange(24) >= jnp.array([[0], [5]])] * masked
+  inputs = (x, *mask) if masked else x
+  signature = jax.tree.map(lambda a: ShapeDtype(a.shape, a.dtype), inputs)
+  rng = jax.random.PRNGKey(0)
+  weights, state = jax.jit(lambda rng: layer.init(signature, rng))(rng)
+
+  @jax.jit
+  def run(weights, x):
+    def loss(weights, x):
+      y, _ = layer.pure_fn((x, *mask) if masked else x, weights, state, rng)
+      assert y.dtype == x.dtype
+      return jnp.sum(jnp.sin(y.astype(jnp.float32)))
+
+    return jax.grad(loss, argnums=(0, 1))(weights, x)
+
+  low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (weights, x))
+  high = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+  for a, b in zip(*map(jax.tree.leaves, (run(*low), run(*high))), strict=True):
+    assert a.dtype == jnp.bfloat16
+    assert jnp.linalg.norm(a - b) < 0.03 * jnp.linalg.norm(b)

@@ -63,7 +63,7 @@ def example_indices(
 
 def make_batch(
   tokens: np.ndarray,
-  weights: np.ndarray,
+  weights: np.ndarray | None = None,
   start_of_sequence: np.ndarray | None = None,
   sources: np.ndarray | None = None,
 ) -> Batch:
@@ -71,11 +71,13 @@ def make_batch(
 
   Args:
     tokens: Both 'inputs' and 'targets', (b, l) int32; not copied.
-    weights: 1 where a token is scored, (b, l) float32.
+    weights: 1 where a token is scored, (b, l) float32; None means all 1.
     start_of_sequence: Whether a row begins a sequence, (b,) bool; False if it
       continues the same row of the previous batch. None means all True.
     sources: Input of the encoder, (b, s) int32; None for a language model.
   """
+  if weights is None:
+    weights = np.ones(tokens.shape, np.float32)
   if start_of_sequence is None:
     start_of_sequence = np.ones(len(tokens), np.bool_)
   batch = {} if sources is None else {'sources': sources}
@@ -119,16 +121,18 @@ class EvalBatches(Sequence[Batch]):
     """Number of batches."""
     return -(-self._n_rows // self.batch_size)
 
-  def first_row(self) -> Batch:
-    """Returns a batch of the first row, for the shapes of large batches."""
-    return make_batch(*self._rows(np.arange(1)))
+  def rows(self, i: int, begin: int, end: int) -> Batch:
+    """Returns rows [begin, end) of batch i, counted from the end if negative.
 
-  def __getitem__(self, i: int) -> Batch:
-    """Returns batch i, counted from the end if negative."""
+    Each of several hosts makes its own rows; one row shows the shapes of all.
+    """
     position = operator.index(i)
     position += len(self) if position < 0 else 0
     if not 0 <= position < len(self):
       raise IndexError(f'batch {i} of {len(self)}')
     start = position * self.batch_size
-    index = np.arange(start, start + self.batch_size)
-    return make_batch(*self._rows(index))
+    return make_batch(*self._rows(np.arange(start + begin, start + end)))
+
+  def __getitem__(self, i: int) -> Batch:
+    """Returns batch i, counted from the end if negative."""
+    return self.rows(i, 0, self.batch_size)

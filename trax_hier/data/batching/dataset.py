@@ -1,6 +1,6 @@
 """DataSet: the object that serves batches to the trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,15 +12,21 @@ from trax_hier.data.batching.batches import (
   example_indices,
   make_batch,
 )
-from trax_hier.data.batching.windows import Context, EvalWindows, TrainWindows
+from trax_hier.data.batching.windows import Context, checked_context
 from trax_hier.data.files import mapped_file
 from trax_hier.data.fingerprints import Content, fingerprint
-from trax_hier.data.splits import EVAL_SPLITS, SPLITS
+from trax_hier.data.splits import EVAL_SPLITS
 from trax_hier.data.vocabularies.vocab import Vocab
 
 # Function from 'valid' or 'test', and the way to cut it, to its rows and their
 # number. Rows past that number are padding.
 EvalRows = Callable[[str, Context | None], tuple[Rows, int]]
+
+# Function from 'valid' or 'test', and the way to cut it, to a function from row
+# numbers, (b,), to the bytes of text of each token, (b, l).
+ByteRows = Callable[[str, Context | None], Callable[[np.ndarray], np.ndarray]]
+
+_COUNTED = 256  # rows whose bytes are counted at a time
 
 
 class DataSet:
@@ -55,11 +61,13 @@ class DataSet:
     unit: str,
     batch_size: int,
     context: Context | None = None,
+    byte_rows: ByteRows | None = None,
     count_bytes: Callable[[str], int] | None = None,
     eval_batch_size: int | None = None,
     content: Content | None = None,
     empty_hint: str = '',
     rows_per_epoch: int | None = None,
+    train_lanes: Callable[[int], Rows] | None = None,
   ):
     """Checks the batch sizes.
 
@@ -74,14 +82,18 @@ class DataSet:
       batch_size: Rows of the global batch.
       context: How evaluation cuts a split by default; None if rows are not
         windows of a text.
-      count_bytes: Function from 'valid' or 'test' to its bytes of text; None if
-        tokens are bytes or encode no text.
+      byte_rows: Bytes of text of each token of a split; None if tokens are
+        bytes or encode no text, or if their bytes are not known.
+      count_bytes: Function from 'valid' or 'test' to its bytes of text, where
+        only those of the whole split are known.
       eval_batch_size: Rows of an evaluation batch; None means `batch_size`.
       content: Arrays that determine the batches of each split, for
         `fingerprint`; None if rows are generated.
       empty_hint: End of the message that the valid split is empty.
       rows_per_epoch: Rows that hold each part of the training split once; None
         if rows are generated.
+      train_lanes: Function from a number of lanes to `train_rows` of so many;
+        None if rows do not continue over batches.
 
     Raises:
       ValueError: if a batch size is not positive.
@@ -93,17 +105,17 @@ class DataSet:
     self._name = name
     self._description = description
     self._train_rows = train_rows
+    self._train_lanes = train_lanes
     self._eval_rows = eval_rows
     self._batch_size = batch_size
     self._eval_batch_size = eval_batch_size
     self._context = context
+    self._byte_rows = byte_rows
     self._count_bytes = count_bytes
     self._content = content or {}
     self._empty_hint = empty_hint
     mapped = (
-      mapped_file(array)
-      for _, arrays in self._content.values()
-      for array in arrays
+      mapped_file(array) for part in self._content.values() for array in part[1]
     )
     self._mapped_files = set(mapped) - {None}
     self.vocab = vocab
@@ -133,8 +145,41 @@ class DataSet:
       OSError: if a memory-mapped file has been truncated.
     """
     index = example_indices(self._name, step, self._batch_size, shard, n_shards)
+    return self.train_rows(index)
+
+  @property
+  def continues(self) -> bool:
+    """Whether rows continue the same row of the previous batch."""
+    return self._train_lanes is not None
+
+  def train_rows(self, index: np.ndarray) -> Batch:
+    """Returns rows of the endless stream of training rows.
+
+    Args:
+      index: Numbers of the rows: step * batch_size + row, (b,).
+
+    Raises:
+      OSError: if a memory-mapped file has been truncated.
+    """
     self._check_files()
     return make_batch(*self._train_rows(index))
+
+  def with_lanes(self, n: int) -> Callable[[np.ndarray], Batch]:
+    """Returns `train_rows` of batches of n rows, for rows that continue.
+
+    Args:
+      n: Rows of a batch.
+
+    Returns:
+      Function from numbers of rows, (b,), to the rows.
+    """
+    train_rows = self._train_lanes(n)
+
+    def rows(index):
+      self._check_files()
+      return make_batch(*train_rows(index))
+
+    return rows
 
   def eval_batches(
     self, split: str, window: int | None = None, stride: int | None = None
@@ -194,18 +239,43 @@ class DataSet:
     if stride is None:
       stride = self._context.stride if window is None else window
     window = self._context.window if window is None else window
-    return _checked_context('window', window, 'stride', stride)
+    return checked_context('window', window, 'stride', stride)
 
-  def count_bytes(self, split: str) -> int | None:
+  def count_bytes(
+    self,
+    split: str,
+    n_batches: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+  ) -> int | None:
     """Returns the bytes of text that the scored tokens of a split encode.
 
     Args:
       split: 'valid' or 'test'.
+      n_batches: Number of batches to count, from the first one on; None, or a
+        larger number than there are, counts all.
+      window: See `eval_batches`; of interest only with `n_batches`.
+      stride: See `eval_batches`.
 
     Returns:
-      Their number; None if tokens are bytes or encode no text.
+      Their number; None if tokens are bytes or encode no text, or if only the
+      bytes of the whole split are known.
     """
-    return self._count_bytes and self._count_bytes(split)
+    checks.check_choice('count_bytes: split', split, EVAL_SPLITS)
+    if self._byte_rows is None and self._count_bytes is None:
+      return None
+    batches = self.eval_batches(split, window, stride)
+    is_whole = n_batches is None or n_batches >= len(batches)
+    if self._byte_rows is None:
+      return self._count_bytes(split) if is_whole else None
+    rows, n_rows = self._eval_rows(split, batches.context)
+    if not is_whole:
+      n_rows = min(n_rows, n_batches * batches.batch_size)
+    byte_rows, total = self._byte_rows(split, batches.context), 0
+    for begin in range(0, n_rows, _COUNTED):
+      index = np.arange(begin, min(begin + _COUNTED, n_rows))
+      total += int(byte_rows(index)[rows(index)[1] > 0].sum())
+    return total
 
   def describe(self) -> str:
     """Returns one line: the source, split sizes and batch size."""
@@ -214,86 +284,16 @@ class DataSet:
     )
 
 
-def windowed(
-  name: str,
-  origin: str,
-  splits: Mapping[str, np.ndarray],
-  vocab: Vocab,
-  batch_size: int,
-  length: int,
-  seed: int,
-  unit: str = 'byte',
-  eval_length: int | None = None,
-  eval_stride: int | None = None,
-  move_edges: bool = True,
-  count_bytes: Callable[[str], int] | None = None,
-  empty_hint: str = '',
-) -> DataSet:
-  """Returns a data set that cuts three token arrays into windows.
+def table_bytes(eval_rows: EvalRows, byte_lengths: np.ndarray) -> ByteRows:
+  """Returns the bytes of tokens that have the same bytes in every text, (b, l).
 
   Args:
-    name: Name of the configurable that has these arguments, for messages.
-    origin: Source of the data, for `describe`.
-    splits: 'train', 'valid' and 'test', each (n,) integers.
-    vocab: Vocabulary of the ids.
-    batch_size: Rows of the global batch.
-    length: Tokens in a training window.
-    seed: Seed of the shuffle.
-    unit: Unit of a token.
-    eval_length: Tokens in an evaluation window; None means `length`.
-    eval_stride: Tokens that an evaluation window scores; None means all.
-    move_edges: Whether training windows shift from epoch to epoch. False keeps
-      natural rows, such as images, whole in training and evaluation.
-    count_bytes: See `DataSet`.
-    empty_hint: See `DataSet`.
-
-  Raises:
-    ValueError: naming the binding, if a number is invalid or a window is
-      longer than the training split.
+    eval_rows: See `DataSet`.
+    byte_lengths: Bytes of each id, (size,).
   """
-  eval_length = length if eval_length is None else eval_length
-  eval_stride = eval_length if eval_stride is None else eval_stride
-  checks.check_positive(f'{name}.length', length)
-  default_context = _checked_context(
-    f'{name}.eval_length', eval_length, f'{name}.eval_stride', eval_stride
-  )
-  checks.check_seed(f'{name}.seed', seed)
-  if len(splits['train']) < length:
-    raise ValueError(
-      f'{name}.length = {length}: the training split of {origin} has only '
-      f'{len(splits["train"]):,} {unit}s, less than one window'
-    )
-  train = TrainWindows(splits['train'], length, seed, move_edges)
 
-  def eval_rows(split, context):
-    windows = EvalWindows(splits[split], *(context or default_context))
-    return windows.rows, windows.n_windows
+  def byte_rows(split, context):
+    rows, _ = eval_rows(split, context)
+    return lambda index: byte_lengths[rows(index)[0]]
 
-  sizes = ', '.join(f'{split} {len(splits[split]):,}' for split in SPLITS)
-  return DataSet(
-    name,
-    f'{origin}: {sizes} {unit}s in windows of {length}',
-    train.rows,
-    eval_rows,
-    vocab,
-    unit,
-    batch_size,
-    default_context if move_edges else None,
-    count_bytes,
-    content={
-      split: (f'{len(splits[split]):,} {unit}s', (splits[split],))
-      for split in SPLITS
-    },
-    empty_hint=empty_hint,
-    rows_per_epoch=train.n_windows,
-  )
-
-
-def _checked_context(window_name, window, stride_name, stride):
-  checks.check_positive(window_name, window)
-  checks.check_positive(stride_name, stride)
-  if stride > window:
-    raise ValueError(
-      f'{stride_name} = {stride}: must be at most {window_name} = {window}'
-    )
-  return Context(window, stride)
+  return byte_rows

@@ -40,12 +40,13 @@ class Documents(NamedTuple):
     return int((self.ends - self.begins).sum())
 
   def n_bytes(self, vocab: Vocab, skip_zeros: bool = False) -> int:
-    """Returns the number of UTF-8 bytes in the text of the documents.
+    """Returns the number of UTF-8 bytes that the documents decode to.
 
-    Decodes whole documents: at the start of a row, which may be in the middle
-    of a sentence, subword vocabularies would drop a space. Bytes that
-    normalization removed when the set was prepared do not count; an unknown
-    piece counts as the text that it decodes to.
+    For documents of which only the tokens are known. Decodes whole documents:
+    at the start of a row, which may be in the middle of a sentence, subword
+    vocabularies would drop a space. Bytes that normalization removed when the
+    set was prepared do not count; an unknown piece counts as the text that it
+    decodes to.
 
     Args:
       vocab: Vocabulary of the tokens.

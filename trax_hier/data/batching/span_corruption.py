@@ -175,7 +175,7 @@ class SpanCorruption:
 
     return _CorruptedBatches(batches, corrupt)
 
-  def count_bytes(self, split: str) -> None:
+  def count_bytes(self, split: str, *context: int | None) -> None:
     """Returns None: the scored tokens encode only the noise of the text."""
 
   def fingerprint(self) -> dict[str, str]:
@@ -274,6 +274,7 @@ class _CorruptedBatches(Sequence[Batch]):
   """Corrupted batches of another sequence.
 
   Attributes:
+    batch_size: Rows in a batch.
     context: None, because rows are no longer windows of a text.
   """
 
@@ -282,13 +283,18 @@ class _CorruptedBatches(Sequence[Batch]):
   def __init__(self, batches, corrupt):
     self._batches = batches
     self._corrupt = corrupt
+    self.batch_size = batches.batch_size
 
   def __len__(self):
     return len(self._batches)
 
-  def __getitem__(self, i):
+  def rows(self, i, begin, end):
+    """Returns rows [begin, end) of batch i; see `EvalBatches`."""
     position = operator.index(i)
     position += len(self) if position < 0 else 0
-    batch = self._batches[i]
-    n_rows = len(batch['inputs'])
-    return self._corrupt(batch, np.arange(n_rows) + position * n_rows)
+    batch = self._batches.rows(i, begin, end)
+    index = np.arange(begin, end) + position * self.batch_size
+    return self._corrupt(batch, index)
+
+  def __getitem__(self, i):
+    return self.rows(i, 0, self.batch_size)

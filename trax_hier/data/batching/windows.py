@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trax_hier.data import checks
 from trax_hier.data.batching.permutation import shuffled
 from trax_hier.data.hashing import OFFSET, hash64
 
@@ -17,6 +18,30 @@ class Context(NamedTuple):
 
   window: int
   stride: int
+
+
+def checked_context(
+  window_name: str, window: int, stride_name: str, stride: int
+) -> Context:
+  """Returns a way to cut a text.
+
+  Args:
+    window_name: Argument that sets the window, for messages.
+    window: Tokens in a window.
+    stride_name: Argument that sets the stride, for messages.
+    stride: Tokens that a window scores.
+
+  Raises:
+    ValueError: naming the argument, if a number is not positive, or the stride
+      is larger than the window.
+  """
+  checks.check_positive(window_name, window)
+  checks.check_positive(stride_name, stride)
+  if stride > window:
+    raise ValueError(
+      f'{stride_name} = {stride}: must be at most {window_name} = {window}'
+    )
+  return Context(window, stride)
 
 
 class TrainWindows:

@@ -1,6 +1,6 @@
 """Sources: the data sets, one per file.
 
 To add one, write a configurable function that returns a `DataSet` and export it
-from `trax_hier.data`. `json_pairs` and `prepared_documents` read files for the
-others.
+from `trax_hier.data`. `OwnData` is for data sets outside this package. Modules
+without a configurable, such as `json_pairs`, read files for the others.
 """

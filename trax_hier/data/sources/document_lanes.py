@@ -2,35 +2,39 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
-from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.dataset import DataSet, table_bytes
 from trax_hier.data.batching.documents import Documents
 from trax_hier.data.batching.lanes import LaneRows, epochs
-from trax_hier.data.files import find_path, map_bytes
+from trax_hier.data.cache.content import content_hashes
+from trax_hier.data.corpora.remote import fetch
+from trax_hier.data.corpora.tfds_source import TfdsSource
+from trax_hier.data.files import form_of
 from trax_hier.data.named_splits import (
   SPLIT_NAMES,
   check_one_name,
-  name_splits,
   use_test_as_valid,
 )
 from trax_hier.data.sources.prepared_documents import is_prepared, read_prepared
-from trax_hier.data.splits import (
-  SPLITS,
-  TEST_FRACTION,
-  VALID_FRACTION,
-  fill_splits,
-  read_text_folder,
+from trax_hier.data.sources.text_documents import (
+  TextDocuments,
+  encode_documents,
+  read_documents,
 )
-from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.splits import SPLITS, TEST_FRACTION, VALID_FRACTION
+from trax_hier.data.vocabularies.text_vocabs import describe_vocab, open_vocab
+from trax_hier.data.vocabularies.vocab import TextVocab, Vocab
+from trax_hier.environment import expand_home
 
 
 @configurable(module='trax_hier.data')
 def DocumentLanes(
-  path: str,
+  path: str | TfdsSource,
   batch_size: int,
   length: int,
   seed: int = 0,
@@ -39,6 +43,8 @@ def DocumentLanes(
   valid_fraction: float = VALID_FRACTION,
   test_fraction: float = TEST_FRACTION,
   test_as_valid: bool = False,
+  vocab: str | Vocab | None = None,
+  field: str | None = None,
 ) -> DataSet:
   """Documents, such as books, for models that carry state between batches.
 
@@ -54,20 +60,25 @@ def DocumentLanes(
 
   Id 0 is padding and never scored. The first token of a segment is not scored
   either, as in Block-Recurrent Transformers (arXiv 2203.07852), unless
-  `predict_first` is True. With a byte vocabulary, bits per byte average over
-  the scored bytes. The bytes of single subwords are not defined, so
-  `count_bytes` of a subword vocabulary is None unless `predict_first` is True.
+  `predict_first` is True. Bits per byte average over the bytes of the scored
+  tokens. Where these are not known, as in prepared folders of older versions
+  with a vocabulary that loses text, `count_bytes` is None, or with
+  `predict_first` the bytes that the tokens decode to.
 
   Args:
     path: One of
-      a folder of text files, each a document; they are read into memory, and
-        whole files are held out: those in folders valid (or validation, val or
-        dev) and test beside a folder train, if these are all folders there;
+      a folder of text files, each a document, or a pattern or an address of
+        such files, as `TextFiles.path`; whole files are held out: those in
+        folders valid (or validation, val or dev) and test beside a folder
+        train, if these are all folders there;
+      with `field`, JSON lines or parquet, of which each row is a document;
+      @TfdsText(), of which each example is a document;
       a file of concatenated documents, with a table in a file of the same name
         plus .json: a list of [name, split, offset, length], in bytes, or an
         object with this list as 'docs';
       a folder that `python -m trax_hier.data.prepare` wrote.
-      The last two are memory-mapped.
+      All are memory-mapped; what must be unpacked, joined or encoded is kept in
+      the data cache, as by `TextFiles`.
     batch_size: Number of lanes.
     length: Tokens in a segment.
     seed: Seed of the shuffle.
@@ -75,17 +86,22 @@ def DocumentLanes(
       predicted from the BOS token in the first segment of a document, and from
       the state after the previous segment in other segments.
     eval_batch_size: Number of lanes in evaluation; None means `batch_size`.
-    valid_fraction: Fraction of the bytes held out for validation; only for a
-      folder of text files.
-    test_fraction: Fraction of the bytes held out for the test; only for a
-      folder of text files.
+    valid_fraction: Fraction of the bytes held out for validation, unless the
+      source has splits.
+    test_fraction: Fraction of the bytes held out for the test, unless the
+      source has splits.
     test_as_valid: Whether test is also used for validation. If valid has no
       document, as with a `valid_fraction` of 0, the data can only be trained on
       with True.
+    vocab: Vocabulary that texts are encoded with; see `TextFiles`. A prepared
+      folder has its own.
+    field: Field of JSON lines, or column of parquet files, that has the
+      documents; None reads each file as a document.
 
   Raises:
     ValueError: naming the binding, if the path is missing, unreadable or
-      malformed, if train or test has no document, or if a number is invalid.
+      malformed, if the vocabulary is missing or the folder has one, if train or
+      test has no document, or if a number is invalid.
 
   Example:
     >>> import tempfile
@@ -100,49 +116,44 @@ def DocumentLanes(
   """
   if eval_batch_size is None:
     eval_batch_size = batch_size
-  checks.check_positive('DocumentLanes.batch_size', batch_size)
-  checks.check_positive('DocumentLanes.length', length)
-  checks.check_seed('DocumentLanes.seed', seed)
-  checks.check_fractions('DocumentLanes', valid_fraction, test_fraction)
-  if length == 1 and not predict_first:
-    raise ValueError(
-      'DocumentLanes.length = 1: must be 2 or more, or no token is scored with '
-      'DocumentLanes.predict_first = False'
-    )
-  binding = f'DocumentLanes.path = {path!r}'
-  found = find_path(path, binding)
-  vocab, origin = ByteVocab(), path
-  try:
-    if is_prepared(found):
-      vocab, splits = read_prepared(found)
-    elif found.is_dir():
-      splits, how = _read_folder(found, valid_fraction, test_fraction)
-      origin = f'{path} ({how})'
-    else:
-      splits = _map_file(found)
-    splits = _drop_empty(splits)
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{binding}: {error}') from error
+  fractions = valid_fraction, test_fraction
+  _check(batch_size, length, seed, fractions, predict_first)
+  found = _read(path, fractions, field, vocab)
+  splits, counted = _documents(found, path)
+  vocabulary = found.vocab
   hint = use_test_as_valid(
     splits, len(splits['valid'].ends), test_as_valid, 'DocumentLanes'
   )
-  is_subwords = not isinstance(vocab, ByteVocab)
-  unit = 'token' if is_subwords else 'byte'
+  unit = vocabulary.unit
 
-  order = epochs(len(splits['train'].ends), seed)
-  train = LaneRows(splits['train'], length, batch_size, order, predict_first)
+  def train_lanes(n_lanes):
+    order = epochs(len(splits['train'].ends), seed)
+    return LaneRows(splits['train'], length, n_lanes, order, predict_first)
 
-  def eval_rows(split, _):
-    documents = splits[split]
+  train = train_lanes(batch_size)
+
+  def eval_lanes(documents):
     order = np.argsort(documents.begins - documents.ends, kind='stable')
-    lanes = LaneRows(
+    return LaneRows(
       documents, length, eval_batch_size, order.tolist(), predict_first
     )
+
+  def eval_rows(split, _):
+    lanes = eval_lanes(splits[split])
     return lanes.rows, lanes.n_rows()
 
-  def count_bytes(split):
-    return splits[split].n_bytes(vocab, skip_zeros=True)
+  def byte_rows(split, _):
+    split = 'test' if splits[split] is splits['test'] else split
+    lanes = eval_lanes(counted[split])
+    return lambda index: lanes.rows(index)[0]
 
+  def count_bytes(split):
+    return splits[split].n_bytes(vocabulary, skip_zeros=True)
+
+  if unit == 'token' and vocabulary.byte_lengths is not None:
+    byte_rows = table_bytes(eval_rows, vocabulary.byte_lengths)
+  elif not counted:
+    byte_rows = None
   sizes = ', '.join(
     f'{split} {len(splits[split].ends):,} documents of '
     f'{splits[split].n_tokens():,} {unit}s'
@@ -150,53 +161,87 @@ def DocumentLanes(
   )
   return DataSet(
     'DocumentLanes',
-    f'{origin}: {sizes}, in segments of {length}',
+    f'{path}{found.how}: {sizes}, in segments of {length}',
     train.rows,
     eval_rows,
-    vocab,
+    vocabulary,
     unit,
     batch_size,
-    count_bytes=count_bytes if is_subwords and predict_first else None,
+    byte_rows=byte_rows,
+    count_bytes=count_bytes if unit == 'token' and predict_first else None,
     eval_batch_size=eval_batch_size,
-    content={split: splits[split].content(unit) for split in SPLITS},
+    content={
+      split: (*splits[split].content(unit), (found.hashes or {}).get(split))
+      for split in SPLITS
+    },
     empty_hint=hint,
     rows_per_epoch=train.n_segments,
+    train_lanes=lambda n_lanes: train_lanes(n_lanes).rows,
   )
 
 
-def _read_folder(root, valid_fraction, test_fraction):
-  """Reads a folder of text files; returns its splits and how it was split."""
-  folder = read_text_folder(root)
-  how, split_by_name = 'split by their names', name_splits(folder)
-  contents = folder.contents
-  if split_by_name is None:
-    how = 'split by file'
-    split_by_name = _fill_splits(contents, valid_fraction, test_fraction)
-  splits = {}
-  for split in SPLITS:
-    texts = [
-      contents[name] for name in contents if split_by_name[name] == split
-    ]
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    tokens = np.frombuffer(b''.join(texts), np.uint8)
-    splits[split] = Documents.adjacent(tokens, ends)
-  return splits, folder.describe(how)
+def _check(batch_size, length, seed, fractions, predict_first):
+  """Checks arguments of `DocumentLanes`."""
+  checks.check_positive('DocumentLanes.batch_size', batch_size)
+  checks.check_positive('DocumentLanes.length', length)
+  checks.check_seed('DocumentLanes.seed', seed)
+  checks.check_fractions('DocumentLanes', *fractions)
+  if length == 1 and not predict_first:
+    raise ValueError(
+      'DocumentLanes.length = 1: must be 2 or more, or no token is scored with '
+      'DocumentLanes.predict_first = False'
+    )
 
 
-def _fill_splits(contents, valid_fraction, test_fraction):
-  """Holds out whole files, at least one for each fraction that is not 0."""
-  sizes = {name: len(content) for name, content in contents.items()}
-  split_by_name = fill_splits(sizes, valid_fraction, test_fraction)
-  fractions = {'valid': valid_fraction, 'test': test_fraction}
-  for split, fraction in fractions.items():
-    if fraction and split not in split_by_name.values():
-      smallest = min(sizes.values()) / sum(sizes.values())
-      raise ValueError(
-        f'DocumentLanes.{split}_fraction = {fraction:g}: no file fits into '
-        f'this fraction of the bytes: the smallest of {len(sizes)} files has '
-        f'{smallest:.3g} of all bytes'
-      )
-  return split_by_name
+class _Found(NamedTuple):
+  """What `DocumentLanes` reads.
+
+  Attributes:
+    vocab: Vocabulary of the tokens.
+    splits: Documents of each split.
+    token_bytes: Bytes of each token of some splits, (n,).
+    hashes: Hash of each split, for a fingerprint; None samples its files.
+    how: How it was read, in brackets, or ''.
+  """
+
+  vocab: TextVocab
+  splits: dict[str, Documents]
+  token_bytes: dict[str, np.ndarray]
+  hashes: dict[str, str] | None = None
+  how: str = ''
+
+
+def _read(path, fractions, field, vocab) -> _Found:
+  """Reads, and encodes if necessary, the documents of a path."""
+  vocabulary = open_vocab(vocab, 'DocumentLanes.vocab')
+  texts = None
+  if not isinstance(path, TfdsSource):
+    binding = f'DocumentLanes.path = {path!r}'
+    local = expand_home(fetch(path, binding), binding)
+    try:
+      if path and is_prepared(local):
+        return _read_prepared(local, vocab)
+      if path and local.is_file() and field is None:
+        texts = _map_file(local)
+    except (OSError, ValueError) as error:
+      raise ValueError(f'{binding}: {error}') from error
+  if texts is None:
+    texts = read_documents(path, *fractions, 'DocumentLanes.path', field)
+  how = f' ({texts.how})' if texts.how else ''
+  if vocab is None:
+    return _Found(vocabulary, texts.splits, {}, texts.hashes, how)
+  splits, token_bytes = encode_documents(texts, vocabulary, str(path))
+  how += f' ({describe_vocab(vocabulary, vocab)})'
+  return _Found(vocabulary, splits, token_bytes, None, how)
+
+
+def _read_prepared(root, vocab):
+  if vocab is not None:
+    raise ValueError(
+      'the folder is already encoded, with a vocabulary of its own: leave '
+      'out DocumentLanes.vocab'
+    )
+  return _Found(*read_prepared(root))
 
 
 def _map_file(path):
@@ -204,15 +249,16 @@ def _map_file(path):
   table = Path(f'{path}.json')
   if not table.is_file():
     raise ValueError(
-      f'the file has no table of its documents, {table.name}; add it, or use a '
-      'folder of text files, each a document'
+      f'the file has no table of its documents, {table.name}; add it, use a '
+      'folder of text files, each a document, or set DocumentLanes.field to '
+      'the field of the documents in JSON lines or parquet'
     )
-  tokens, form = map_bytes(path)
-  if form:
+  if form := form_of(path):
     raise ValueError(
       f'the file is {form}: unpack or convert it, as the offsets in '
       f'{table.name} count its bytes'
     )
+  tokens = np.memmap(path, np.uint8, mode='r')
   spans = {split: [] for split in SPLITS}
   match json.loads(table.read_text(encoding='utf-8')):
     case {'docs': [*rows]} | [*rows]:
@@ -228,7 +274,10 @@ def _map_file(path):
   for split in SPLITS:
     begins, ends = np.array(spans[split], np.int64).reshape(-1, 2).T
     splits[split] = Documents(tokens, begins, ends)
-  return splits
+  what = str(path)
+  return TextDocuments(
+    splits, '', lambda: content_hashes({what: path}, what)[what]
+  )
 
 
 def _checked_row(row, n_bytes, table):
@@ -246,13 +295,25 @@ def _checked_row(row, n_bytes, table):
   )
 
 
+def _documents(found, path):
+  """Returns the documents of each split that have tokens, and their bytes."""
+  splits = _drop_empty(found.splits)
+  counted = {
+    split: found.splits[split]._replace(tokens=array)
+    for split, array in found.token_bytes.items()
+  }
+  for split in ('train', 'test'):
+    if not len(splits[split].ends):
+      raise ValueError(
+        f'DocumentLanes.path = {path!r}: no document for the {split} split'
+      )
+  return splits, _drop_empty(counted)
+
+
 def _drop_empty(splits):
   """Drops empty documents."""
   kept = {}
   for split, (tokens, begins, ends) in splits.items():
     full = ends > begins
     kept[split] = Documents(tokens, begins[full], ends[full])
-  for split in ('train', 'test'):
-    if not len(kept[split].ends):
-      raise ValueError(f'no document for the {split} split')
   return kept

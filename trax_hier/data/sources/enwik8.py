@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.config import configurable
-from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.files import (
-  COMPRESSIONS,
-  DAMAGED,
-  find_path,
-  form_of,
-  map_bytes,
-)
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.windowed import windowed
+from trax_hier.data.corpora.remote import fetch
+from trax_hier.data.files import find_path, form_of
+from trax_hier.data.unpacking import DAMAGED, unpacked
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 SIZE = 100_000_000
@@ -57,7 +54,9 @@ def Enwik8(
       enwik8, or if a number is invalid.
   """
   binding = f'Enwik8.path = {path!r}'
-  found = find_path(path, binding, 'file', f'. To download it: {_COMMAND}')
+  found = find_path(
+    fetch(path, binding), binding, 'file', f'. To download it: {_COMMAND}'
+  )
   try:
     tokens = read(found)
     check(tokens, checksum=verify)
@@ -92,18 +91,27 @@ def read(path: Path) -> np.ndarray:
     ValueError: if it is empty or cannot be unpacked.
   """
   form = form_of(path)
-  if form not in ('zip archive', *COMPRESSIONS):
-    return map_bytes(path).array
+  if form == '':
+    return np.memmap(path, np.uint8, mode='r')
   try:
     if form == 'zip archive':
       with zipfile.ZipFile(path) as archive, archive.open('enwik8') as member:
         content = member.read(SIZE + 1)
     else:
-      with COMPRESSIONS[form].open(path) as packed:
-        content = packed.read(SIZE + 1)
+      with unpacked(path) as (chunks, _):
+        content = _read_start(chunks)
   except (KeyError, zipfile.BadZipFile, *DAMAGED) as error:
     raise ValueError(f'cannot be unpacked: {error}') from error
   return np.frombuffer(content, np.uint8)
+
+
+def _read_start(chunks):
+  content = bytearray()
+  for chunk in chunks:
+    content += chunk
+    if len(content) > SIZE:
+      break
+  return content
 
 
 def check(tokens: np.ndarray, checksum: bool) -> None:

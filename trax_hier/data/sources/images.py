@@ -4,7 +4,9 @@ import numpy as np
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
-from trax_hier.data.batching.dataset import DataSet, windowed
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.windowed import windowed
+from trax_hier.data.corpora.remote import fetch
 from trax_hier.data.files import find_path, map_array
 from trax_hier.data.named_splits import find_split_files, use_test_as_valid
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
@@ -48,7 +50,7 @@ def ImageBytes(
   """
   binding = f'ImageBytes.path = {path!r}'
   hint = f'. To make one from a tfds data set: {_COMMAND}'
-  root = find_path(path, binding, 'folder', hint)
+  root = find_path(fetch(path, binding), binding, 'folder', hint)
   try:
     images, left_out = _read_folder(root, binding)
   except OSError as error:

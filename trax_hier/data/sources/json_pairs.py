@@ -1,24 +1,32 @@
 """Pairs of texts in memory-mapped JSON lines, read by number."""
 
+import contextlib
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from trax_hier.data.files import find_path, map_bytes
+from trax_hier.data.cache.content import hash_of
+from trax_hier.data.cache.entries import open_entry
+from trax_hier.data.cache.progress import Progress
+from trax_hier.data.corpora.opening import open_file
+from trax_hier.data.corpora.remote import fetch
+from trax_hier.data.files import find_path, form_of
 from trax_hier.data.folders import Notes
 from trax_hier.data.hashing import LINE_SPLIT, hash64
 from trax_hier.data.named_splits import find_split_files
-from trax_hier.data.splits import SPLITS
-from trax_hier.data.vocabularies.vocab import Vocab
+from trax_hier.data.splits import SPLITS, hash_once
+from trax_hier.data.vocabularies.vocab import TextVocab
 
 _BLOCK = 1 << 24  # bytes searched for line ends at a time
 
 # Names of the files of a folder; what they contain is read from their bytes.
-_ENDINGS = tuple(f'.jsonl{packed}' for packed in ('', '.gz', '.xz', '.bz2'))
+_ENDINGS = tuple(f'.jsonl{x}' for x in ('', '.gz', '.xz', '.bz2', '.zst'))
 
+_VERSION = 1  # of the entries of the cache; a change of what they hold adds one
 
 _NAMES = 'source', 'target'
 
@@ -32,7 +40,7 @@ def is_usable(text: str) -> bool:
 
 
 class MappedLines:
-  """The lines of a memory-mapped file, or of one unpacked into memory.
+  """The lines of a file, memory-mapped as it is or unpacked in the data cache.
 
   Attributes:
     path: Path of the file.
@@ -43,14 +51,51 @@ class MappedLines:
   """
 
   def __init__(self, path: Path):
-    """Finds the lines; raises the errors of `files.map_bytes`."""
+    """Finds the lines, once; raises the errors of `open_file`."""
     self.path = path
-    self.content, self.form = map_bytes(path)
-    self._edges = _line_edges(self.content)
+    self.content, self.form = np.zeros(0, np.uint8), ''
+    self._folder, self._edges = None, np.zeros(1, np.int64)
+    if form_of(path) is not None:  # An empty file has no lines.
+      text = open_file(path, str(path))
+      self.content, self.form = text.text, ', '.join(text.converted.kinds())
+
+      def build(folder):
+        np.save(folder / 'edges.npy', _line_edges(self.content))
+
+      key = hash_of(_VERSION, text.key())
+      self._folder = open_entry(f'lines/{key}', build, str(path))
+      self._edges = np.load(self._folder / 'edges.npy', mmap_mode='r')
     # A longer blank line is an error, like any line that is not a JSON object.
     short = np.flatnonzero(np.diff(self._edges) <= 2)
     blank = [line for line in short.tolist() if not self.read(line).strip()]
     self.numbers = np.delete(np.arange(len(self._edges) - 1), blank)
+
+  def hash(self, lines: np.ndarray) -> str | None:
+    """Returns the hash of the content and of line numbers, for a fingerprint.
+
+    None if the content is the file of the user, of which samples are hashed.
+
+    Args:
+      lines: Line numbers, (n,).
+    """
+    if not self.form:
+      return None
+    return hash_once(self._folder, lines, lines, (self.content, lines))
+
+  def check_once(self, name: str, check: Callable[[], int]) -> int:
+    """Returns the number of bad lines; counts them until there are none.
+
+    Args:
+      name: All that determines whether a line is bad.
+      check: Counts them.
+    """
+    if self._folder is None or self._folder.joinpath(name).exists():
+      return 0
+    n_bad = check()
+    if not n_bad:
+      with contextlib.suppress(OSError):  # The cache may be full.
+        self._folder.joinpath(name).touch()
+    return n_bad
 
   def read(self, line: int) -> bytes:
     """Returns a line by its number from 0, including its line end."""
@@ -77,7 +122,7 @@ class PairReader:
     file: MappedLines,
     lines: np.ndarray,
     fields: dict[str, str],
-    vocab: Vocab,
+    vocab: TextVocab,
   ):
     """Stores the arguments; reads nothing.
 
@@ -85,7 +130,7 @@ class PairReader:
       file: File of the pairs.
       lines: Line numbers of the pairs, (n,).
       fields: Name of the JSON field of 'source' and of 'target'.
-      vocab: Vocabulary of source and target.
+      vocab: TextVocabulary of source and target.
     """
     self._file = file
     self._lines = lines
@@ -159,32 +204,47 @@ class PairReader:
 
 
 def check_lines(
-  files: Iterable[MappedLines], fields: dict[str, str], vocab: Vocab
+  files: Iterable[MappedLines], fields: dict[str, str], vocab: TextVocab
 ) -> None:
   """Reads each line once, so that training does not stop at a bad one.
+
+  Later calls with files that are good do not read them.
 
   Args:
     files: Files of the pairs.
     fields: Name of the JSON field of 'source' and of 'target'.
-    vocab: Vocabulary of source and target.
+    vocab: TextVocabulary of source and target.
 
   Raises:
     ValueError: naming the first bad line and the number of bad lines.
   """
-  first, n_bad, n_lines = None, 0, 0
+  errors, n_bad, n_lines = [], 0, 0
   for file in files:
     pairs = PairReader(file, file.numbers, fields, vocab)
     n_lines += len(pairs)
-    for i in range(len(pairs)):
-      try:
-        pairs.check(i)
-      except ValueError as error:
-        first = first or error
-        n_bad += 1
-  if first:
+    name = f'good-{hash_of(_VERSION, fields, vocab.key)}'
+    check = functools.partial(_count_bad, file, pairs, errors)
+    n_bad += file.check_once(name, check)
+  if errors:
     raise ValueError(
-      f'{first} (bad lines: {n_bad:,} of {n_lines:,})'
-    ) from first
+      f'{errors[0]} (bad lines: {n_bad:,} of {n_lines:,})'
+    ) from errors[0]
+
+
+def _count_bad(file, pairs, errors):
+  """Returns the number of bad pairs; adds the first error to `errors`."""
+  n_bad, size = 0, len(file.content)
+  progress = Progress(f'checking {file.path}', size)
+  for i in range(len(pairs)):
+    try:
+      pairs.check(i)
+    except ValueError as error:
+      n_bad += 1
+      if not errors:
+        errors.append(error)
+    progress.add(size // len(pairs))
+  progress.end('checked')
+  return n_bad
 
 
 class PairFiles(NamedTuple):
@@ -222,7 +282,7 @@ def find_splits(
       two files of a split.
   """
   binding = f'TextPairs.path = {path!r}'
-  found = find_path(path, binding)
+  found = find_path(fetch(path, binding), binding)
   left_out, converted = Notes(), Notes()
   try:
     if found.is_dir():

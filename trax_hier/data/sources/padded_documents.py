@@ -3,12 +3,11 @@
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
-from trax_hier.data.batching.documents import DocumentRows
-from trax_hier.data.batching.permutation import shuffled
+from trax_hier.data.batching.padded_rows import padded_rows
+from trax_hier.data.corpora.remote import fetch
 from trax_hier.data.files import find_path
 from trax_hier.data.named_splits import use_test_as_valid
 from trax_hier.data.sources.prepared_documents import read_prepared
-from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _COMMAND = 'python -m trax_hier.data.prepare --name=wiki40b/en --output_dir=DIR'
 
@@ -24,8 +23,8 @@ def PaddedDocuments(
   """Documents, such as wiki40b's articles, cut into padded rows.
 
   A row has tokens of one document only. Memory-maps a folder that
-  `python -m trax_hier.data.prepare` wrote. The vocabulary is the SentencePiece
-  model that the folder was prepared with, or bytes.
+  `python -m trax_hier.data.prepare` wrote. The vocabulary is the one that the
+  folder was prepared with, or bytes.
 
   Args:
     path: Folder of the documents.
@@ -43,41 +42,24 @@ def PaddedDocuments(
   checks.check_positive('PaddedDocuments.length', length)
   checks.check_seed('PaddedDocuments.seed', seed)
   hint = f'. To make one from a tfds data set: {_COMMAND}'
-  root = find_path(path, binding, 'folder', hint)
+  root = find_path(fetch(path, binding), binding, 'folder', hint)
   try:
-    vocab, documents = read_prepared(root)
+    vocab, documents, token_bytes = read_prepared(root)
   except (OSError, ValueError) as error:
     raise ValueError(f'{binding}: {error}') from error
   hint = use_test_as_valid(
     documents, len(documents['valid'].ends), test_as_valid, 'PaddedDocuments'
   )
-  unit = 'byte' if isinstance(vocab, ByteVocab) else 'token'
-  rows = {
-    split: DocumentRows(split_documents, length)
-    for split, split_documents in documents.items()
-  }
-  train = rows['train']
-
-  def train_rows(index):
-    return train.rows(shuffled(index, train.n_rows, seed)[1])
-
-  def eval_rows(split, _):
-    return rows[split].rows, rows[split].n_rows
-
-  def count_bytes(split):
-    return documents[split].n_bytes(vocab)
-
-  sizes = ', '.join(f'{split} {r.n_rows:,}' for split, r in rows.items())
-  return DataSet(
+  return padded_rows(
     'PaddedDocuments',
-    f'{path}: {sizes} rows of {length}',
-    train_rows,
-    eval_rows,
+    path,
+    documents,
     vocab,
-    unit,
+    vocab.unit,
     batch_size,
-    count_bytes=count_bytes if unit == 'token' else None,
-    content={split: d.content(unit) for split, d in documents.items()},
+    length,
+    seed,
+    token_bytes,
+    decoded_bytes=True,
     empty_hint=hint,
-    rows_per_epoch=train.n_rows,
   )

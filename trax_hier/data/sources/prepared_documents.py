@@ -1,22 +1,47 @@
 """Reads folders of documents that `python -m trax_hier.data.prepare` wrote.
 
 `{split}.tokens` contains the concatenated ids of all documents, of the dtype
-`token_dtype`; `{split}.ends.npy` contains the end of each document, int64.
+`token_dtype`; `{split}.ends.npy` contains the end of each document, int64. If
+tokens do not stand for the same bytes in every text, `{split}.bytes.npy`
+contains the bytes of each token of valid and test; folders of older versions
+lack it.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from trax_hier.data.batching.documents import Documents
 from trax_hier.data.files import map_array
 from trax_hier.data.named_splits import find_split_files
-from trax_hier.data.splits import SPLITS
-from trax_hier.data.vocabularies.byte_vocab import ByteVocab
+from trax_hier.data.splits import EVAL_SPLITS, SPLITS
 from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
-from trax_hier.data.vocabularies.vocab import Vocab, token_dtype
+from trax_hier.data.vocabularies.vocab import TextVocab, token_dtype
+from trax_hier.data.vocabularies.vocab_files import (
+  SENTENCEPIECE_FILE,
+  find_vocab_files,
+  read_vocab_files,
+)
 
-VOCAB_FILE = 'sentencepiece.model'
+_MODEL = 'sentencepiece.model'
+# Names of files of a vocabulary here that are not those of `vocab_files`.
+PREPARED_NAMES = {SENTENCEPIECE_FILE: _MODEL}
+
+
+class Prepared(NamedTuple):
+  """The documents of a prepared folder.
+
+  Attributes:
+    vocab: Vocabulary of the tokens.
+    splits: Documents of 'train', 'valid' and 'test'.
+    token_bytes: Bytes of each token of 'valid' and 'test', (n,); empty if they
+      are not stored.
+  """
+
+  vocab: TextVocab
+  splits: dict[str, Documents]
+  token_bytes: dict[str, np.ndarray]
 
 
 def is_prepared(path: Path) -> bool:
@@ -24,23 +49,26 @@ def is_prepared(path: Path) -> bool:
   return (path / 'train.tokens').is_file()
 
 
-def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
+def read_prepared(root: Path) -> Prepared:
   """Memory-maps the documents of a prepared folder.
 
   Args:
     root: Folder that `python -m trax_hier.data.prepare` wrote.
 
   Returns:
-    The vocabulary, and 'train', 'valid' and 'test'; valid has no document if
-    the set has no validation split.
+    Vocabulary and documents; valid has no document if the set has no validation
+    split.
 
   Raises:
     OSError: if a file is missing or cannot be read.
     ValueError: if files do not fit together, or if the vocabulary cannot be
       loaded.
   """
-  model = root / VOCAB_FILE
-  vocab = SentencePieceVocab(str(model)) if model.exists() else ByteVocab()
+  model = root / _MODEL
+  if model.exists():
+    vocab = SentencePieceVocab(str(model))
+  else:
+    vocab = read_vocab_files(root, find_vocab_files(root))
   found, _ = find_split_files(root, ('.tokens',))
   splits = {
     split: _read_split(
@@ -51,7 +79,19 @@ def read_prepared(root: Path) -> tuple[Vocab, dict[str, Documents]]:
   }
   tokens = splits['test'].tokens
   none = Documents.adjacent(tokens, np.zeros(0, np.int64))
-  return vocab, splits | {'valid': splits.get('valid', none)}
+  splits['valid'] = splits.get('valid', none)
+  token_bytes = {}
+  for split in EVAL_SPLITS:
+    path = found.get(split, root / f'{split}.tokens').with_suffix('.bytes.npy')
+    if splits[split] is none:
+      token_bytes[split] = none.tokens
+    elif not path.is_file():
+      return Prepared(vocab, splits, {})
+    else:
+      token_bytes[split] = map_array(path)
+      if token_bytes[split].shape != splits[split].tokens.shape:
+        raise ValueError(f'{path.name} does not fit {split}.tokens')
+  return Prepared(vocab, splits, token_bytes)
 
 
 def _read_split(path, dtype):

@@ -1,12 +1,12 @@
 """StandardLibrary: the source of Python's standard library, as a corpus."""
 
 import sysconfig
-from pathlib import Path
 
 from trax_hier.config import configurable
-from trax_hier.data.batching.dataset import DataSet, windowed
-from trax_hier.data.folders import read_texts
-from trax_hier.data.splits import split_files, split_of
+from trax_hier.data.batching.dataset import DataSet
+from trax_hier.data.batching.windowed import windowed
+from trax_hier.data.corpora.opening import open_corpus
+from trax_hier.data.splits import TextSplits, file_parts, split_of
 from trax_hier.data.vocabularies.byte_vocab import ByteVocab
 
 _VALID_FRACTION = 0.03
@@ -55,25 +55,31 @@ def StandardLibrary(batch_size: int, length: int, seed: int = 0) -> DataSet:
     >>> data.train_batch(0)['inputs'].shape
     (4, 128)
   """
-  root = Path(sysconfig.get_path('stdlib'))
-  folder = read_texts(root, '.py', _skip) if root.is_dir() else None
-  if not (folder and folder.contents):
+  root = sysconfig.get_path('stdlib')
+  try:
+    corpus = open_corpus(root, 'StandardLibrary', suffix='.py', skip=_skip)
+  except ValueError as error:
     raise ValueError(
       f'StandardLibrary: no Python source in {root}; train on your own files '
       'with TextFiles'
-    )
-  splits = {
-    name: split_of(name, _VALID_FRACTION, _TEST_FRACTION)
-    for name in folder.contents
-  }
+    ) from error
+  parts = file_parts(
+    corpus,
+    {
+      name: split_of(name, _VALID_FRACTION, _TEST_FRACTION)
+      for name in corpus.files
+    },
+  )
+  text = TextSplits(parts, corpus.describe('split by name'), corpus)
   return windowed(
     'StandardLibrary',
-    f'{root} ({folder.describe("split by name")})',
-    split_files(folder.contents, splits),
+    f'{root} ({text.how})',
+    text.arrays(),
     ByteVocab(),
     batch_size,
     length,
     seed,
+    hashes=text.hashes(),
   )
 
 

@@ -17,13 +17,12 @@ from trax_hier.data.sources.json_pairs import (
   find_splits,
 )
 from trax_hier.data.splits import (
-  EVAL_SPLITS,
   SPLITS,
   TEST_FRACTION,
   VALID_FRACTION,
 )
-from trax_hier.data.vocabularies.byte_vocab import ByteVocab
-from trax_hier.data.vocabularies.sentencepiece_vocab import load_vocab
+from trax_hier.data.vocabularies.text_vocabs import describe_vocab, open_vocab
+from trax_hier.data.vocabularies.vocab import Vocab
 
 _N_CHECKED = 8  # pairs of each split that the constructor checks
 _N_SAMPLED = 100  # pairs that `describe` reads
@@ -54,9 +53,9 @@ class TextPairs(DataSet):
   single file is split by a hash of the line number: a line keeps its split when
   others are appended, and the fractions are nearly exact for many lines.
 
-  Files are memory-mapped, or unpacked into memory if they are compressed by
-  gzip, xz or bzip2. The constructor reads all lines once. Then only line
-  offsets are in memory, and a batch parses and encodes its pairs on demand.
+  Files are memory-mapped; those compressed by gzip, xz, bzip2 or zstd are
+  unpacked in the data cache. All lines are checked once. Only their numbers are
+  in memory, and a batch parses and encodes its pairs on demand.
 
   Batches have
     'sources', (b, source_length) int32, the document, padded with 0 on the
@@ -96,7 +95,7 @@ class TextPairs(DataSet):
     target_length: int,
     source: str = 'document',
     target: str = 'summary',
-    vocab: str | None = None,
+    vocab: str | Vocab | None = None,
     valid_fraction: float = VALID_FRACTION,
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
@@ -105,15 +104,15 @@ class TextPairs(DataSet):
     """Finds and checks the lines.
 
     Args:
-      path: File or folder; `~` is the home folder.
+      path: File or folder, or the address of one, as `TextFiles.path`; `~` is
+        the home folder.
       batch_size: Rows of the global batch.
       source_length: Tokens in a row of sources.
       target_length: Tokens in a row of targets, including the end.
       source: Field of the document.
       target: Field of the summary.
-      vocab: SentencePiece model file that encodes no text as id 0, such as
-        `python -m trax_hier.data.subwords` writes; None means that tokens are
-        bytes.
+      vocab: Vocabulary of documents and summaries; see `TextFiles`. None means
+        that tokens are bytes.
       valid_fraction: Fraction of the lines of one file held out for validation.
       test_fraction: Fraction of the lines of one file held out for the test.
       seed: Seed of the shuffle; the splits do not depend on it.
@@ -134,9 +133,8 @@ class TextPairs(DataSet):
     checks.check_seed('TextPairs.seed', seed)
     self.source_length = source_length
     self.target_length = target_length
-    vocabulary = (
-      ByteVocab() if vocab is None else load_vocab(vocab, 'TextPairs.vocab')
-    )
+    vocabulary = open_vocab(vocab, 'TextPairs.vocab')
+    of_vocab = describe_vocab(vocabulary, vocab)
     fields = {'source': source, 'target': target}
     found = find_splits(path, valid_fraction, test_fraction)
     n_valid = len(found.splits['valid'][1])
@@ -163,17 +161,25 @@ class TextPairs(DataSet):
       pairs = self._splits[split]
       return lambda index: self._rows(pairs, index), len(pairs)
 
+    def byte_rows(split, _):
+      pairs = self._splits[split]
+      return lambda index: self._target_bytes(pairs, index)
+
     super().__init__(
       'TextPairs',
-      path + found.describe(),
+      path + found.describe() + (of_vocab and f', {of_vocab}'),
       train_rows,
       eval_rows,
       vocabulary,
-      'byte' if vocab is None else 'token',
+      vocabulary.unit,
       batch_size,
-      count_bytes=None if vocab is None else self._count_target_bytes,
+      byte_rows=byte_rows if vocabulary.unit == 'token' else None,
       content={
-        split: (f'{len(lines):,} pairs', (file.content, lines))
+        split: (
+          f'{len(lines):,} pairs',
+          (file.content, lines),
+          file.hash(lines),
+        )
         for split, (file, lines) in found.splits.items()
       },
       empty_hint=hint,
@@ -192,15 +198,6 @@ class TextPairs(DataSet):
     """
     checks.check_choice('pairs: split', split, SPLITS)
     return _Pairs(self._splits[split], self.source_length, self._check_files)
-
-  def count_bytes(self, split: str) -> int | None:
-    """Returns the bytes that the scored tokens of 'valid' or 'test' encode.
-
-    The end of a summary counts as one byte; truncated text does not count. None
-    if tokens are bytes.
-    """
-    checks.check_choice('count_bytes: split', split, EVAL_SPLITS)
-    return super().count_bytes(split)
 
   def describe(self) -> str:
     """Returns one line: the source, split sizes, truncation and batch size.
@@ -223,14 +220,15 @@ class TextPairs(DataSet):
       f'{self.target_length:,}; batches of {self._batch_size} rows'
     )
 
-  def _count_target_bytes(self, split):
-    pairs, total = self._splits[split], 0
-    for i in range(len(pairs)):
+  def _target_bytes(self, pairs, index):
+    """Returns the bytes of each target token; the end counts as one."""
+    counts = np.zeros((len(index), self.target_length), np.int64)
+    for row, i in enumerate(index.tolist()):
       _, target = pairs.texts(i)
-      ids = pairs.encode(i, 'target', target)[: self.target_length]
-      total += len(self.vocab.decode(ids).encode('utf-8'))
-      total += len(ids) < self.target_length
-    return total
+      n_bytes = self.vocab.encode_bytes(target.encode()).n_bytes
+      n_bytes = np.append(n_bytes, 1)[: self.target_length]
+      counts[row, : len(n_bytes)] = n_bytes
+    return counts
 
   def _rows(self, pairs, index):
     """Returns rows by pair number; rows past the last pair are padding."""

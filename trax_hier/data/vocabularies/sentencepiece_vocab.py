@@ -1,24 +1,25 @@
 """SentencePieceVocab: the pieces of a SentencePiece model as token ids."""
 
 import functools
-import re
 from collections.abc import Iterable
 from types import ModuleType
 
 import numpy as np
 
 from trax_hier.data.files import find_path
+from trax_hier.data.vocabularies.byte_counts import (
+  MARKS,
+  SPACE_MARK,
+  bytes_between,
+  count_by_table,
+  encode_parts,
+)
+from trax_hier.data.vocabularies.losses import loss_of, probe_texts
+from trax_hier.data.vocabularies.vocab import Encoded, content_key
 
 SUBWORDS_COMMAND = (
   'python -m trax_hier.data.subwords --text=my.txt --output=my.model'
 )
-
-# SentencePiece represents a space by this character. It also decodes the
-# character itself to a space, unless it was encoded as byte pieces.
-SPACE_MARK = '\u2581'
-
-# Bytes that are not UTF-8, as Python's surrogateescape decodes them.
-_NOT_UTF8 = '\udc80-\udcff'
 
 
 def import_sentencepiece() -> ModuleType:
@@ -44,7 +45,10 @@ class SentencePieceVocab:
 
   Attributes:
     size: Number of pieces.
+    unit, key, byte_lengths, loss: See `TextVocab`.
   """
+
+  unit = 'token'
 
   def __init__(self, path: str):
     """Loads the model file `path`.
@@ -62,41 +66,50 @@ class SentencePieceVocab:
       raise ValueError(f'{path}: not a SentencePiece model: {error}') from error
     self.size = self._model.get_piece_size()
 
-  def encode(self, text: str) -> np.ndarray:
-    """Returns the ids of the pieces of `text` as (l,) int32."""
-    if SPACE_MARK in text and self._byte_ids is not None:
-      return self._join(*self._encode_between(SPACE_MARK, text))
-    return np.asarray(self._model.encode(text), np.int32)
-
   @property
   def content(self) -> bytes:
     """Content of the model file."""
     return self._model.serialized_model_proto()
 
-  def encode_bytes(self, content: bytes) -> np.ndarray:
-    """Encodes bytes without loss.
+  @functools.cached_property
+  def key(self) -> str:
+    """Hash of the model; see `TextVocab`."""
+    return content_key('sentencepiece', self.content)
 
-    A zero byte, which separates files, becomes id 0. Bytes that are not UTF-8,
-    such as those of a character cut between two splits, become byte pieces.
+  @functools.cached_property
+  def loss(self) -> str:
+    """What of a text decoding does not restore; see `TextVocab`."""
+    return loss_of(self)
 
-    Args:
-      content: Bytes of text.
+  @functools.cached_property
+  def byte_lengths(self) -> np.ndarray | None:
+    """Bytes of text of each id, (v,); see `TextVocab`."""
+    if self._byte_ids is None or self.loss:
+      return None
+    # A model that begins each text with a space has tokens of more bytes.
+    is_exact = all(
+      self._weights[self.encode(text)].sum() == len(text.encode())
+      for text in probe_texts()
+    )
+    return self._weights if is_exact else None
 
-    Returns:
-      Ids, (l,) int32.
+  @property
+  def unknown_id(self) -> int | None:
+    """Id of text without a piece; None if every text has pieces."""
+    return self._model.unk_id() if self._byte_ids is None else None
 
-    Raises:
-      ValueError: if decoding does not return the same text.
-    """
-    text = content.decode('utf-8', errors='surrogateescape')
-    marks = f'\0{_NOT_UTF8}'
-    if self._byte_ids is not None:
-      marks += SPACE_MARK
-    texts, ids, runs = self._encode_between(marks, text)
-    for before, after in zip(texts, self._model.decode(ids), strict=True):
-      if before != after:
-        raise ValueError(_difference(before, after))
-    return self._join(texts, ids, runs)
+  def encode(self, text: str) -> np.ndarray:
+    """Returns the ids of the pieces of `text` as (l,) int32."""
+    if SPACE_MARK in text and self._byte_ids is not None:
+      return encode_parts(
+        text.encode(), SPACE_MARK, self._encode, self._encode_run
+      ).ids
+    return self._ids(text)
+
+  def encode_bytes(self, content: bytes) -> Encoded:
+    """Encodes bytes; see `TextVocab`."""
+    marks = MARKS if self._byte_ids is None else MARKS + SPACE_MARK
+    return encode_parts(content, marks, self._encode, self._encode_run)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of `ids`."""
@@ -117,54 +130,72 @@ class SentencePieceVocab:
       return None
     return np.asarray(ids, np.int32)
 
-  def _encode_between(self, marks, text):
-    """Encodes the text between runs of characters that the model cannot encode.
+  @functools.cached_property
+  def _weights(self):
+    """Usual bytes of each piece, (size,) int64; 1 where they are not known."""
+    sizes = np.ones(self.size, np.int64)
+    for i in range(self.size):
+      if not (self._model.is_byte(i) or self._model.is_control(i)):
+        piece = self._model.id_to_piece(i).replace(SPACE_MARK, ' ')
+        sizes[i] = len(piece.encode())
+    return sizes
 
-    Args:
-      marks: The characters, as in the brackets of a regular expression.
-      text: Text to encode.
+  def _ids(self, text):
+    try:
+      return np.asarray(self._model.encode(text), np.int32)
+    except RuntimeError:
+      text.encode()  # Names a lone surrogate, which no UTF-8 text has.
+      raise
 
-    Returns:
-      The texts between the runs, their ids, and the runs.
-    """
-    parts = re.split(f'([{marks}]+)', text)
-    return parts[::2], self._model.encode(parts[::2]), parts[1::2]
+  def _encode(self, text):
+    """Encodes text without the characters that are encoded separately."""
+    ids = self._ids(text)
+    n_bytes = len(text.encode())
+    counts = count_by_table(ids, self._weights, n_bytes)
+    if self._byte_ids is None or counts is None:
+      counts = self._count_by_offsets(text, n_bytes)
+    return Encoded(ids, counts)
 
-  def _join(self, texts, ids, runs):
-    """Interleaves the ids of texts with the ids of the runs between, (l,)."""
-    joined = [np.asarray(ids[0], np.int32)]
-    for run, rest in zip(runs, ids[1:], strict=True):
-      joined += [self._ids_of_run(run), np.asarray(rest, np.int32)]
-    return np.concatenate(joined)
+  def _count_by_offsets(self, text, n_bytes):
+    try:
+      found = self._model.encode(
+        text, return_type='offset_mapping', return_bytes=True
+      )
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        'needs a newer sentencepiece package: pip install -U sentencepiece'
+      ) from error
+    begins, ends = np.array(found['offsets'], np.int64).reshape(-1, 2).T
+    # Of the byte pieces of a character, only the last one has its bytes.
+    following = np.where(begins == ends, len(ends), np.arange(len(ends)))
+    following = np.minimum.accumulate(following[::-1])[::-1]
+    if self._byte_ids is not None and len(ends):
+      is_byte = np.isin(found['ids'], self._byte_ids)
+      following = following.clip(max=len(ends) - 1)
+      ends = np.where(is_byte, ends[following], ends)
+    return bytes_between(ends, self._weights[found['ids']], n_bytes)
 
-  def _ids_of_run(self, run):
-    content = run.encode('utf-8', errors='surrogateescape')
-    values = np.frombuffer(content, np.uint8)
+  def _encode_run(self, run):
+    """Ids of bytes that are not text of the model, one for each."""
+    values = np.frombuffer(run, np.uint8)
     if self._byte_ids is not None:
       return np.where(values, self._byte_ids[values], 0)
-    if values.any():
-      raise ValueError(f'has no piece for byte {content.strip(bytes(1))[:1]!r}')
-    return values.astype(np.int32)
+    return np.where(values, self._model.unk_id(), 0).astype(np.int32)
 
 
-def _difference(before, after):
-  """Describes where a text first differs from the decoded text."""
-  pairs = enumerate(zip(before, after, strict=False))
-  shorter = min(len(before), len(after))
-  at = next((i for i, (a, b) in pairs if a != b), shorter)
-  return f'{before[at:][:20]!r} in the text decodes to {after[at:][:20]!r}'
-
-
-def load_vocab(path: str, name: str) -> SentencePieceVocab:
-  """Loads a SentencePiece model whose id 0 is free for padding.
+def load_sentencepiece(
+  path: str, name: str, zero_is_free: bool = True
+) -> SentencePieceVocab:
+  """Loads a SentencePiece model.
 
   Args:
     path: Model file; `~` is the home folder.
     name: Argument that sets the path, such as 'TextFiles.vocab'.
+    zero_is_free: Whether no text may have id 0, which is padding.
 
   Raises:
     ValueError: naming the argument, if the file does not exist, is not a model,
-      or encodes text as id 0.
+      or encodes text as id 0 but must not.
   """
   binding = f'{name} = {path!r}'
   found = find_path(path, binding, 'file')
@@ -172,7 +203,7 @@ def load_vocab(path: str, name: str) -> SentencePieceVocab:
     vocab = SentencePieceVocab(str(found))
   except ValueError as error:
     raise ValueError(f'{binding}: {error}') from error
-  if not vocab.keeps_zero_free():
+  if zero_is_free and not vocab.keeps_zero_free():
     raise ValueError(
       f'{binding}: its id 0 encodes text, but must be padding. To train a '
       f'suitable vocabulary: {SUBWORDS_COMMAND}'

@@ -1,35 +1,14 @@
-"""Encodes long texts block by block."""
+"""Cuts long texts into blocks."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from trax_hier.data.vocabularies.sentencepiece_vocab import SentencePieceVocab
-from trax_hier.data.vocabularies.vocab import token_dtype
-
-_BLOCK = 1 << 20  # bytes encoded at a time
+BLOCK = 1 << 20  # bytes encoded at a time
+_TAIL = 1 << 12  # bytes in which a line ends, as a rule
 
 
-def encode_split(content: np.ndarray, vocab: SentencePieceVocab) -> np.ndarray:
-  """Encodes the bytes of a split, block by block.
-
-  Args:
-    content: Bytes of text, (n,) uint8, in memory or memory-mapped.
-    vocab: Vocabulary that encodes any byte of the text.
-
-  Returns:
-    (l,) ids, of the dtype `token_dtype`.
-
-  Raises:
-    ValueError: if decoding does not return the same text.
-  """
-  ids = [np.zeros(0, token_dtype(vocab))]
-  for block in blocks(content):
-    ids.append(vocab.encode_bytes(block).astype(token_dtype(vocab)))
-  return np.concatenate(ids)
-
-
-def blocks(content: np.ndarray, size: int = _BLOCK) -> Iterator[bytes]:
+def blocks(content: np.ndarray, size: int = BLOCK) -> Iterator[bytes]:
   """Yields blocks of bytes that end, where possible, between two tokens.
 
   A block ends after a line; without a line end, before a space; without a
@@ -40,12 +19,29 @@ def blocks(content: np.ndarray, size: int = _BLOCK) -> Iterator[bytes]:
     size: Largest number of bytes in a block, at least a character's 4.
   """
   begin = 0
-  while begin < len(content):
-    block = content[begin : begin + size].tobytes()
-    if begin + size < len(content):
-      block = block[: _end(block)]
-    yield block
-    begin += len(block)
+  for end in block_ends(content, size):
+    yield content[begin:end].tobytes()
+    begin = end
+
+
+def block_ends(content: np.ndarray, size: int = BLOCK) -> Iterator[int]:
+  """Yields where the blocks of `blocks` end; reads little of each.
+
+  Args:
+    content: Bytes of text, (n,) uint8.
+    size: Largest number of bytes in a block.
+  """
+  begin = 0
+  while len(content) - begin > size:
+    end = begin + size
+    line = content[max(begin, end - _TAIL) : end].tobytes().rfind(b'\n') + 1
+    if line:
+      begin = max(begin, end - _TAIL) + line
+    else:
+      begin += _end(content[begin:end].tobytes())
+    yield begin
+  if begin < len(content):
+    yield len(content)
 
 
 def _end(block):

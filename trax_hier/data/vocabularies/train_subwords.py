@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trax_hier.data.vocabularies.byte_counts import SPACE_MARK
 from trax_hier.data.vocabularies.sentencepiece_vocab import (
-  SPACE_MARK,
   SentencePieceVocab,
   import_sentencepiece,
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.dot_product import in_chunks
 from trax_hier.layers.attention.heads import Heads, MergeHeads
 from trax_hier.layers.attention.softmax import softmax_attention
@@ -110,6 +111,9 @@ class _MaskedAttention(base.Layer):
       del start
       return softmax_attention(q, k, v, 0.0, mask, self._dropout, rng)
 
-    y = in_chunks(attend, q, self.rng)
-    # Without a visible key, the softmax averages all values, padding included.
+    if flash.fits(q, k, flash.ALL_KEYS, masked=True, dropout=self._dropout):
+      y = flash.attend(q, k, v, flash.ALL_KEYS, mask=mask)
+    else:
+      y = in_chunks(attend, q, self.rng)
+    # Without a visible key, y is arbitrary, such as the mean of all values.
     return jnp.where(jnp.any(mask, axis=-1, keepdims=True), y, 0)

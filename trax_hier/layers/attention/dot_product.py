@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
+from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.positions import Bias
 from trax_hier.layers.attention.softmax import softmax_attention
 
@@ -45,6 +46,8 @@ class DotProductAttention(base.Layer):
 
   Source of the sizes: benchmarks/hourglass.py on CPU. 4 spans save 3 / 8 of the
   products; 8 spans would save 7 / 16 but double the size of the program.
+
+  Where the kernels of `flash` fit, they compute all of this.
 
   A call reads only the filled rows of a cache, rounded up to capacity / 2^n, so
   time per token grows with the tokens so far and not with the capacity.
@@ -82,18 +85,19 @@ class DotProductAttention(base.Layer):
     self._mode = mode
     self._past_only = past_only
     self._masked = masked
+    self._pattern = flash.Pattern(
+      True, query_stride, key_stride, window, past_only
+    )
 
   def forward(self, inputs):
     n = self._bias.n_arrays
     arrays, (t, q, *keys) = inputs[:n], inputs[n:]  # keys: k, v[, mask]
+    if self._fits_flash(arrays, q, keys[0]):
+      q, bias = self._apply_bias(arrays, q, keys[0])
+      return flash.attend(q, *keys, self._pattern, bias)
     length = q.shape[-2]
     if self._window is not None and length > self._window:
-      b = q.shape[0]
-      keys = [x.reshape(b, -1, *x.shape[-2:]) for x in keys]
-      keys = [block_pairs(x, self._window, length) for x in keys]
-      y = self._attend(arrays, t, blocks(q, self._window), keys, self.rng)
-      b, n, h, w, d = y.shape
-      return y.swapaxes(1, 2).reshape(b, h, n * w, d)[:, :, :length]
+      return self._attend_in_blocks(arrays, t, q, keys)
     if self._window is not None:
       return self._attend(arrays, t, q, keys, self.rng)
     if self._mode == 'predict':
@@ -107,6 +111,40 @@ class DotProductAttention(base.Layer):
       for (a, b, c), rng in zip(spans, rngs, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-2)
+
+  def _attend_in_blocks(self, arrays, t, q, keys):
+    """Attends from each block of queries to its keys and the window before."""
+    b, h, length, _ = q.shape
+    size = block_size(self._window)
+    n = -(-length // size)
+    q = overlapping_blocks(q, size, size, length)
+    keys = [x.reshape(b, -1, *x.shape[-2:]) for x in keys]
+    keys = [
+      overlapping_blocks(x, size, self._window + size, length) for x in keys
+    ]
+    first = t + size * jnp.tile(jnp.arange(n), b)[:, None, None, None]
+    y = self._attend(arrays, first, q, keys, self.rng, in_blocks=True)
+    y = y.reshape(b, n, h, size, -1).swapaxes(1, 2)
+    return y.reshape(b, h, n * size, -1)[:, :, :length]
+
+  def _fits_flash(self, arrays, q, k):
+    """Whether `flash` computes the attention, which decoding does without."""
+    if self._mode == 'predict' or not flash.available(q, k):
+      return False
+    length, window = q.shape[-2], self._window
+
+    def bias(arrays, q, k):
+      if window and length > window:  # The arrays hold a window of distances.
+        q, k = q[..., -window:, :], k[..., -2 * window :, :]
+      return self._apply_bias(arrays, q, k)[1]
+
+    bias = jax.eval_shape(bias, arrays, q, k)
+    return flash.fits(q, k, self._pattern, bias, self._masked, self._dropout)
+
+  def _apply_bias(self, arrays, q, k):
+    """Queries for the products, and the bias, for queries and keys at once."""
+    offsets, _ = self._offsets(0, q, k, False)
+    return self._bias.apply(arrays, offsets, q, k.shape[-2])
 
   def _spans(self, n_queries, n_keys):
     """Returns (first query, end of queries, end of keys) of each span."""
@@ -158,15 +196,15 @@ class DotProductAttention(base.Layer):
     choice = index_of_size(sizes, filled)
     return jax.lax.switch(choice, branches, arrays, t, q, keys)
 
-  def _attend(self, arrays, t, q, keys, rng):
+  def _attend(self, arrays, t, q, keys, rng, in_blocks=False):
     k, v, *mask = keys
-    offsets, visible = self._offsets(t, q, k)
+    offsets, visible = self._offsets(t, q, k, in_blocks)
     if mask:
       visible &= mask[0].reshape(*q.shape[: q.ndim - 3], 1, 1, -1)
     q, bias = self._bias.apply(arrays, offsets, q, k.shape[-2])
     return softmax_attention(q, k, v, bias, visible, self._dropout, rng)
 
-  def _offsets(self, t, q, k):
+  def _offsets(self, t, q, k, in_blocks):
     """Distances in tokens, key minus query, and the mask of visible keys.
 
     Queries and keys end at one token, unless the keys are a cache. A cache
@@ -182,14 +220,12 @@ class DotProductAttention(base.Layer):
       start = -t * query_stride if predict else start
       offsets = start + keys * key_stride - queries * query_stride
       return offsets, offsets < query_stride
-    if predict and n_queries == 1 and q.ndim == 4:
+    if predict and n_queries == 1 and not in_blocks:
       steps = -((t - keys[None]) % n_keys)
     else:
       steps = n_queries - n_keys + keys - queries
     if self._past_only:
       return steps * query_stride, (steps < 0) & (steps >= -window)
-    if q.ndim == 5:
-      t = t + (jnp.arange(q.shape[1]) * window)[:, None, None, None]
     visible = (steps <= 0) & (steps > -window)
     if not self._masked:  # The mask hides rows before the start.
       visible &= t + queries + steps >= 0
@@ -250,6 +286,40 @@ def blocks(x, window):
   x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[-2] % window), (0, 0)])
   b, h, length, d = x.shape
   return x.reshape(b, h, length // window, window, d).swapaxes(1, 2)
+
+
+def block_size(window: int) -> int:
+  """Number of queries of a block that attends to a window.
+
+  A block attends to window + size keys, so small blocks waste few products, but
+  products of few rows are slow.
+
+  Example:
+    >>> [block_size(window) for window in (100, 128, 512, 2048)]
+    [100, 128, 128, 512]
+  """
+  return next(
+    size
+    for size in range(max(window // 4, min(window, 128)), window + 1)
+    if window % size == 0
+  )
+
+
+def overlapping_blocks(x, size, width, length):
+  """Cuts the last `length` rows of x (b, h, .., d) into blocks of `size` rows.
+
+  Each block begins with the width - size rows before it, or zeros if x has
+  none; size divides width. -> (b * n, h, width, d).
+  """
+  n, before = -(-length // size), width - size
+  x = x[..., -(length + before) :, :]
+  missing = length + before - x.shape[-2]
+  x = jnp.pad(x, [(0, 0), (0, 0), (missing, n * size - length), (0, 0)])
+  b, h, _, d = x.shape
+  x = x.reshape(b, h, -1, size, d)
+  parts = [x[:, :, i : i + n] for i in range(width // size)]
+  y = jnp.concatenate(parts, axis=-2)  # (b, h, n, width, d)
+  return y.swapaxes(1, 2).reshape(b * n, h, width, d)
 
 
 def block_pairs(x, window, length):

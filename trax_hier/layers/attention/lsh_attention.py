@@ -1,10 +1,36 @@
 """Locality-sensitive-hashing (LSH) attention, by Trax's layer."""
 
+import jax.numpy as jnp
+
 from trax_hier.compat import tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.prefix import roll_rows
 from trax_hier.layers.base.carry import refuse_carry
 from trax_hier.layers.base.checks import check_arguments
+
+
+class _PureLSHSelfAttention(tl.PureLSHSelfAttention):
+  """Trax's layer for inputs (queries and keys, values, ..) of any precision.
+
+  Rotary positions make queries float32. If values are not, the gradient of
+  Trax's layer fails.
+  """
+
+  def forward_and_or_backward(
+    self, inputs, state, rng, output_grad=None, **settings
+  ):
+    qk, v, *mask = inputs
+    in_float32 = [x.astype(jnp.float32) for x in (qk, v)]
+    if output_grad is not None:
+      output_grad = output_grad.astype(jnp.float32)
+    output, state, grads = super().forward_and_or_backward(
+      (*in_float32, *mask), state, rng, output_grad, **settings
+    )
+    if output is not None:
+      output = output.astype(v.dtype)
+    if grads is not None:
+      grads = grads[0].astype(qk.dtype), grads[1].astype(v.dtype), *grads[2:]
+    return output, state, grads
 
 
 @configurable(module='trax_hier.layers', denylist=['masked', 'carry'])
@@ -25,7 +51,8 @@ def LSHAttention(
   must be a multiple of `chunk_len`. If causal, a position attends to no later
   position, but the buckets also hold later positions, which thus influence
   which earlier positions it attends to. The hashes are random. For both reasons
-  decoding cannot equal evaluation, so there is no predict mode.
+  decoding cannot equal evaluation, so there is no predict mode. Buckets, scores
+  and attention weights are float32 in models of any precision.
 
   Args:
     d_model: Width of inputs and outputs.
@@ -93,7 +120,7 @@ def LSHAttention(
       masked=masked,
       output_dropout=dropout,
       attention_dropout=dropout,
-      pure_lsh_implementation=tl.PureLSHSelfAttention,
+      pure_lsh_implementation=_PureLSHSelfAttention,
       mode=mode,
       num_weights=2,
       weights_format='model',

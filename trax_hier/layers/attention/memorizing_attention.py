@@ -32,6 +32,7 @@ from trax_hier.layers.attention.qk_normalization import (
 )
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.dense import Linear
+from trax_hier.layers.base.products import wide_einsum
 
 
 @configurable(module='trax_hier.layers', denylist=['carry'])
@@ -233,9 +234,7 @@ class _Retrieve(base.Layer):
     k, v = (
       jnp.where(is_filled[..., None], take(x, nearest), 0) for x in (k, v)
     )
-    logits = jnp.einsum(
-      'bhqd,bhqnd->bhqn', q, k, preferred_element_type=jnp.float32
-    )
+    logits = wide_einsum('bhqd,bhqnd->bhqn', q, k)
     weights = jax.nn.softmax(logits).astype(v.dtype)
     return jnp.einsum('bhqn,bhqnd->bhqd', weights, v)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
+from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.positions import Bias, NoPositions
 from trax_hier.layers.attention.softmax import softmax_attention
 
@@ -108,6 +109,8 @@ class ScaledAttention(base.Layer):
   def forward(self, inputs):
     q, k, v = inputs
     q = (q * _factor(self.weights, q)).astype(q.dtype)
+    if flash.fits(q, k, flash.ALL_KEYS, dropout=self._dropout):
+      return flash.attend(q, k, v, flash.ALL_KEYS)
     return softmax_attention(q, k, v, 0.0, True, self._dropout, self.rng)
 
 

@@ -8,6 +8,11 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.layers.attention.distances import (
+  all_products,
+  distance_grid,
+  shift,
+)
 from trax_hier.layers.attention.positions import Bias, NoPositions, sinusoid
 from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.dense import Dense
@@ -66,12 +71,11 @@ class RelativePositions(NoPositions):
     self, query_stride: int, key_stride: int, max_len: int, mode: str
   ) -> Bias:
     """Returns the bias, whose arrays are v, u and projected distances r."""
-    if mode == 'predict':
+    is_predict = mode == 'predict'
+    if is_predict:
       grid = _AnyOffsets(query_stride, key_stride, max_len)
-    elif query_stride >= key_stride:
-      grid = _FineKeys(query_stride, key_stride)
     else:
-      grid = _CoarseKeys(query_stride, key_stride)
+      grid = distance_grid(query_stride, key_stride)
 
     def split(r):
       return r.reshape(r.shape[0], self._n_heads, -1).swapaxes(0, 1)
@@ -84,15 +88,15 @@ class RelativePositions(NoPositions):
         tl.Fn('SplitHeads', split),
       )
 
-    if mode == 'predict':
+    if is_predict:
       distances = FromWeights(
-        table(lambda: sinusoid(grid.rows(), self._d_model)), n_in=2
+        table(lambda: sinusoid(grid.distances(), self._d_model)), n_in=2
       )
     else:
       distances = table(
-        lambda q, k: sinusoid(grid.rows(k.shape[-2]), self._d_model).astype(
-          q.dtype
-        )
+        lambda q, k: sinusoid(
+          grid.distances(k.shape[-2]), self._d_model
+        ).astype(q.dtype)
       )
 
     def apply(arrays, offsets, q, n_keys):
@@ -102,7 +106,8 @@ class RelativePositions(NoPositions):
           f'RelativePositions has heads of d_model / n_heads = {u.shape[-1]}, '
           f'but the attention has d_head = {q.shape[-1]}'
         )
-      return q + u, grid.bias(q + v, r, offsets, n_keys)
+      rows = (offsets,) if is_predict else ()
+      return q + u, grid.products(q + v, r, *rows, n_keys)
 
     layer = tl.Serial(  # q, k
       distances,  # r
@@ -110,61 +115,6 @@ class RelativePositions(NoPositions):
       self._location_bias,  # v, u, r
     )
     return Bias(layer, 3, apply)
-
-
-class _FineKeys:
-  """Bias where the queries' stride is `ratio` >= 1 times the keys' stride.
-
-  Distances range from the last query's distance to the first key up to ratio -
-  1 keys ahead. One product scores all queries against all these distances;
-  shifting row i by its own position then aligns the scores with the keys.
-  """
-
-  def __init__(self, query_stride, key_stride):
-    self._ratio = query_stride // key_stride
-    self._stride = key_stride
-
-  def rows(self, n_keys):
-    """Distances in tokens for the table; the last `ratio` are padding."""
-    return (jnp.arange(n_keys + self._ratio) + self._ratio - n_keys) * (
-      self._stride
-    )
-
-  def bias(self, q, r, offsets, n_keys):
-    """Bias from q and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
-    del offsets
-    return _shift(_scores(q, r[:, -n_keys - self._ratio :]), self._ratio)
-
-
-class _CoarseKeys:
-  """Bias where the keys' stride is `ratio` times the queries' stride.
-
-  The distance from query i = ratio * a + m to key j is ratio * (j - a) - m. For
-  each m, the distances shift with a as in `_FineKeys`. The cost is n_queries *
-  n_keys; a table of all distances would cost n_queries ** 2.
-  """
-
-  def __init__(self, query_stride, key_stride):
-    self._ratio = key_stride // query_stride
-    self._stride = query_stride
-
-  def rows(self, n_keys):
-    """Distances in tokens for the table's rows, which begin with m = 0."""
-    groups = jnp.arange(n_keys + 1) + 1 - n_keys
-    m = jnp.arange(self._ratio)[:, None]
-    return ((groups * self._ratio - m) * self._stride).ravel()
-
-  def bias(self, q, r, offsets, n_keys):
-    """Bias from q and table: (.., h, q, d) x (h, c, d) -> (.., h, q, k)."""
-    del offsets
-    *batch, n_queries, d = q.shape
-    q = q.reshape(*batch, n_queries // self._ratio, self._ratio, d)
-    r = r.reshape(r.shape[0], self._ratio, -1, d)[:, :, -n_keys - 1 :]
-    scores = jnp.einsum(
-      '...hamd,hmcd->...hmac', q, r, preferred_element_type=jnp.float32
-    )
-    y = jnp.swapaxes(_shift(scores, 1), -3, -2)  # (.., h, a, m, k)
-    return y.reshape(*batch, n_queries, n_keys)
 
 
 class _AnyOffsets:
@@ -183,17 +133,17 @@ class _AnyOffsets:
     self._n_past = -(-max_len // self._stride) + self._ratio
     self._n_rows = self._n_past + self._ratio
 
-  def rows(self):
-    """Distances in tokens for the table's rows."""
+  def distances(self):
+    """Distances in tokens, key minus query, (c,)."""
     return (jnp.arange(self._n_rows) - self._n_past) * self._stride
 
-  def bias(self, q, r, offsets, n_keys):
-    """Bias: (.., h, q, d) x (h, c, d), offsets (.., q, k) -> (.., h, q, k)."""
+  def products(self, q, r, offsets, n_keys):
+    """Products (.., h, q, d) x (h, c, d) -> (.., h, q, k), by offsets."""
     n_past = min(self._n_past, n_keys * self._key_ratio + self._ratio)
     # Offsets are multiples of the stride, so `floor_divide` is not needed.
     stride = jnp.full_like(offsets, self._stride)
     rows = jax.lax.div(offsets, stride) + n_past
-    scores = _scores(q, r[:, self._n_past - n_past :])
+    scores = all_products(q, r[:, self._n_past - n_past :])
     n = q.shape[-2]
     if n > 1 and self._key_ratio == 1:
       # Rows outside the table belong to masked keys, such as keys that a cache
@@ -206,30 +156,9 @@ class _AnyOffsets:
         n_keys + self._ratio,
         axis=-1,
       )
-      return _shift(scores, self._ratio)
+      return shift(scores, self._ratio)
     if n == 1:
       return jnp.take(scores, rows[0], axis=-1, mode='clip')
     rows = jnp.clip(rows, 0, scores.shape[-1] - 1)
     rows = jnp.broadcast_to(rows, (*scores.shape[:-1], rows.shape[-1]))
     return jnp.take_along_axis(scores, rows, axis=-1)
-
-
-def _scores(q, r):
-  """Products (.., h, q, d) x (h, c, d) -> (.., h, q, c), in float32."""
-  return jnp.einsum(
-    '...hqd,hcd->...hqc', q, r, preferred_element_type=jnp.float32
-  )
-
-
-def _shift(scores, step):
-  """Moves row i of n left by step * (n - 1 - i): (n, c + step) -> (n, c).
-
-  Concatenates the rows and cuts them again into rows shorter by `step`. The
-  values that wrap around from the next row land where the causal mask hides
-  them.
-  """
-  *batch, n, width = scores.shape
-  c = width - step
-  flat = scores.reshape(*batch, n * width)
-  start = (n - 1) * step
-  return flat[..., start : start + n * c].reshape(*batch, n, c)

@@ -10,6 +10,8 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from trax_hier.layers.base.products import wide_einsum
+
 
 def softmax_attention(q, k, v, bias, mask, dropout, rng):
   """Softmax attention: (.., h, q, d / h), in the dtype of v.
@@ -25,9 +27,7 @@ def scores(q, k, bias):
   """Attention scores (q.k + bias) / sqrt(d / h), float32 (.., h, q, k)."""
   # Cached keys have one axis for batch and heads: see `cache.empty_buffer`.
   q_like_k = q.reshape(*k.shape[:-2], *q.shape[-2:]) if q.ndim != k.ndim else q
-  products = jnp.einsum(
-    '...qd,...kd->...qk', q_like_k, k, preferred_element_type=jnp.float32
-  )
+  products = wide_einsum('...qd,...kd->...qk', q_like_k, k)
   return (bias + products.reshape(*q.shape[:-1], -1)) / math.sqrt(q.shape[-1])
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import tl
 from trax_hier.config import configurable
+from trax_hier.layers.attention.distances import distance_grid
 from trax_hier.layers.attention.positions import Bias, NoPositions
 
 
@@ -45,13 +46,16 @@ class T5Positions(NoPositions):
     self, query_stride: int, key_stride: int, max_len: int, mode: str
   ) -> Bias:
     """Returns the bias for each head and distance."""
-    del query_stride, key_stride, max_len, mode
+    del max_len
+    grid = distance_grid(query_stride, key_stride)
     n, longest = self._n_buckets, self._max_distance
 
     def apply(arrays, offsets, q, n_keys):
-      del n_keys
       (table,) = arrays
-      return q, table[:, t5_buckets(-offsets, n, longest)]  # (h, q, k)
+      if mode == 'predict':
+        return q, table[:, t5_buckets(-offsets, n, longest)]  # (h, q, k)
+      buckets = t5_buckets(-grid.distances(n_keys), n, longest)
+      return q, grid.spread(table[:, buckets], q.shape[-2], n_keys)
 
     table = tl.Weights(tl.RandomNormalInitializer(n**-0.5), (self._n_heads, n))
     return Bias(tl.Serial(tl.Select([], n_in=2), table), 1, apply)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.layers.base.products import wide_einsum
 
 # `_dot_by_rows` converts this many weights at a time, but at least _MIN_ROWS
 # rows: 256 KB in float32, a fraction of a core's cache.
@@ -108,13 +109,19 @@ class Dense(tl.Dense):
       kernel_initializer or tl.GlorotUniformInitializer(),
       use_bias=use_bias,
     )
+    self._product = _product
+
+  def in_float32(self) -> 'Dense':
+    """Makes the layer return float32 for inputs of 16 bits; returns it."""
+    self._product = _wide_product
+    return self
 
   def decoding_weights(self, weights: tuple | jax.Array, precision: str):
     """The weights, with an `Int8Kernel` if precision is 'int8'."""
     return quantize_dense(weights) if precision == 'int8' else weights
 
   def forward(self, x):
-    return _affine(x, self.weights)
+    return _affine(x, self.weights, self._product)
 
 
 @configurable(module='trax_hier.layers')
@@ -182,7 +189,7 @@ class Projections(base.Layer):
     return (quantize_dense(merged) if precision == 'int8' else merged,)
 
   def forward(self, x):
-    outputs = [_affine(x, weights) for weights in self.weights]
+    outputs = [_affine(x, weights, _product) for weights in self.weights]
     if len(outputs) < self.n_out:
       outputs = jnp.split(outputs[0], self.n_out, axis=-1)
     return outputs if self.n_out > 1 else outputs[0]
@@ -200,11 +207,17 @@ def quantize_dense(weights: tuple | jax.Array) -> tuple | Int8Kernel:
   return quantize(weights)
 
 
-def _affine(x, weights):
+def _affine(x, weights, product):
   if isinstance(weights, tuple):
     kernel, bias = weights
-    return _product(x, kernel) + bias
-  return _product(x, weights)
+    return product(x, kernel) + bias
+  return product(x, weights)
+
+
+def _wide_product(x, kernel):
+  if isinstance(kernel, Int8Kernel) or x.dtype.itemsize > 2:
+    return _product(x, kernel)
+  return wide_einsum('...d,de->...e', x, kernel)
 
 
 def _product(x, kernel):

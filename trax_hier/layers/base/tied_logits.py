@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
+from trax_hier.layers.base.products import wide_einsum
 
 
 @configurable(
@@ -41,7 +42,7 @@ def TiedLogits(embedding: base.Layer, embedding_norm: float = 1.0):
   """
 
   def logits(table, x):
-    y = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
-    return y / embedding_norm
+    y = wide_einsum('...d,dv->...v', x, table.T)
+    return y.astype(jnp.float32) / embedding_norm
 
   return tl.Serial(embedding, tl.Fn('Logits', logits))

@@ -20,6 +20,7 @@ from trax_hier.layers.base.checks import check_arguments
 from trax_hier.layers.base.choices import Choices, ReplaysChoices
 from trax_hier.layers.base.dense import Rows
 from trax_hier.layers.base.observe import observe_choices
+from trax_hier.layers.base.products import wide_einsum
 
 _TINY = 1e-6  # Keeps the noise finite, as the published code does.
 
@@ -224,7 +225,7 @@ class SparseFF(ReplaysChoices):
     """The controller's logits, float32 (t, B, N)."""
     c1, c2, b, *_ = self.weights
     low = tokens @ c1
-    logits = jnp.dot(low, c2, preferred_element_type=jnp.float32) + b
+    logits = wide_einsum('tr,rf->tf', low, c2) + b
     return logits.reshape(-1, self._n_blocks, self._n_units)
 
   def _index(self, logits):

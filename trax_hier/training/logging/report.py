@@ -9,7 +9,11 @@ import jax
 import numpy as np
 
 from trax_hier.training.logging.console import Console
-from trax_hier.training.logging.coverage import coverage, describe_coverage
+from trax_hier.training.logging.coverage import (
+  coverage,
+  describe_coverage,
+  describe_sources,
+)
 from trax_hier.training.logging.metrics_log import MetricsLog
 from trax_hier.training.logging.not_finite import NotFiniteError, not_finite
 
@@ -106,9 +110,12 @@ class Reporter:
     # Only of short rows are all predictions right.
     if right := values.get('sequence_accuracy'):
       rows = f', sequence accuracy {right:.3f}'
+    if self._bits != 'bits_per_byte' and 'bits_per_byte' in values:
+      rows = f', {values["bits_per_byte"]:.4f} bits per byte{rows}'
     self._console.say(
       f'held-out at step {step}: {values[self._bits]:.4f} '
-      f'{_readable(self._bits)}, loss {values["loss"]:.4f}, '
+      f'{_readable(self._bits)}{describe_sources(values, self._bits)}, '
+      f'loss {values["loss"]:.4f}, '
       f'accuracy {values["accuracy"]:.3f}{rows}, on '
       f'{describe_coverage(coverage(values))}'
     )

@@ -1,0 +1,1 @@
+"""Encoding: texts to token files, once, in parallel, kept in the data cache."""
