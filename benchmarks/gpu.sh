@@ -38,6 +38,10 @@ for name in ${parts//,/ }; do
     *) echo "gpu.sh: unknown part $name; known are $all" >&2; exit 2 ;;
   esac
 done
+if [ -n "$enwik8" ] && ! [ -f "$enwik8" ]; then
+  echo "gpu.sh: --enwik8=$enwik8: no such file" >&2
+  exit 2
+fi
 mkdir -p "$output" && output=$(cd "$output" && pwd) || exit 2
 [ -n "$enwik8" ] && enwik8=$(realpath "$enwik8")
 python=${PYTHON:-python3}

@@ -23,6 +23,7 @@ def gpu(*flags):
     ((), '--output=DIR is missing'),
     (('--output=x', '--tinny'), 'unknown argument --tinny'),
     (('--output=x', '--parts=train,tests'), 'unknown part tests'),
+    (('--output=x', '--enwik8=missing.zip'), 'missing.zip: no such file'),
   ],
 )
 def test_mistakes_exit_at_once(flags, message, tmp_path, monkeypatch):

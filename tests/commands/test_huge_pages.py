@@ -1,5 +1,6 @@
 """Tests of the restart with huge pages."""
 
+import errno
 import os
 import sys
 
@@ -13,9 +14,17 @@ class Restarted(Exception):
   """The process would have been replaced."""
 
 
+def set_arguments(monkeypatch, arguments):
+  """Makes this process one that was started with some arguments."""
+  monkeypatch.setattr(sys, 'argv', [__file__, *arguments])
+  monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'program', *arguments])
+
+
 @pytest.fixture
 def restart(monkeypatch, tmp_path):
-  """A system where huge pages are of use; a restart raises `Restarted`."""
+  """A program to which huge pages are of use; a restart raises `Restarted`."""
+  set_arguments(monkeypatch, ['--output_dir=x'])
+  monkeypatch.setattr(sys, 'gettrace', lambda: None)
   setting = tmp_path / 'enabled'
   setting.write_text('always [madvise] never\n')
   monkeypatch.setattr(huge_pages, '_SYSTEM', setting)
@@ -40,8 +49,7 @@ def restart(monkeypatch, tmp_path):
   ],
 )
 def test_programs_restart(restart, monkeypatch, program, arguments):
-  monkeypatch.setattr(sys, 'argv', ['program', *arguments])
-  monkeypatch.setattr(sys, 'orig_argv', ['python', '-m', 'program', *arguments])
+  set_arguments(monkeypatch, arguments)
   with pytest.raises(Restarted) as caught:
     program.main()
   path, command, environment = caught.value.args
@@ -56,7 +64,7 @@ def test_flag(restart, monkeypatch, program, tmp_path):
   arguments = ['--no_huge_pages', f'--output_dir={tmp_path}']
   arguments.append('--config_file=missing.gin')
   command = ['train'] if program is cli else []
-  monkeypatch.setattr(sys, 'argv', ['program', *command, *arguments])
+  set_arguments(monkeypatch, [*command, *arguments])
   exits = []
   monkeypatch.setattr(os, '_exit', exits.append)
   assert program.main() == 2  # The file is missing.
@@ -90,6 +98,34 @@ def test_pages_without_restart(restart, setting):
 @pytest.mark.parametrize('version', ['glibc 2.34', 'musl 1.2', ''])
 def test_libraries_without_restart(restart, monkeypatch, version):
   monkeypatch.setattr(os, 'confstr', lambda name: version)
+  huge_pages.restart_with_huge_pages()
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('executable', ''),
+    ('argv', ['-c', '--output_dir=x']),
+    ('argv', ['moved/program.py', '--output_dir=x']),
+    ('argv', [__file__, '--changed=x']),
+    ('orig_argv', ['python', '-m', 'ipykernel_launcher', '-f', 'kernel.json']),
+    ('orig_argv', ['python']),
+    ('gettrace', lambda: print),
+  ],
+)
+def test_processes_without_restart(restart, monkeypatch, name, value):
+  with pytest.raises(Restarted):
+    huge_pages.restart_with_huge_pages()
+  monkeypatch.setattr(sys, name, value)
+  huge_pages.restart_with_huge_pages()
+
+
+def test_failed_and_silent_restarts(restart, monkeypatch):
+  def execve(path, arguments, environment):
+    raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+
+  monkeypatch.setattr(os, 'execve', execve)
+  monkeypatch.setattr(sys, 'stdout', None)
   huge_pages.restart_with_huge_pages()
 
 

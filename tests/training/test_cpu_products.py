@@ -54,17 +54,22 @@ def test_products(name, dtype):
 
 
 def test_gradients():
-  """Also inside loops, recomputed parts and batches."""
+  """Also inside loops, branches and recomputed parts."""
+  key = jax.random.key(0)
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(3, 40, 48)), jnp.float32)
   w = jnp.asarray(rng.normal(size=(48, 48)) / 7, jnp.float32)
 
   def loss(w):
     @jax.checkpoint
-    def layer(x, _):
-      return jnp.tanh(x @ w), None
+    def layer(x, i):
+      # Primitives with parameters of many types.
+      noise = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+      x = jnp.take_along_axis(x, jnp.argsort(x), axis=-1) + noise
+      x = jax.lax.cond(i > 0, jnp.tanh, jnp.sin, x @ w)
+      return jax.nn.gelu(x), None
 
-    y, _ = jax.lax.scan(layer, x, length=3)
+    y, _ = jax.lax.scan(layer, x, jnp.arange(3))
     return jnp.sum(y * y)
 
   plain = jax.grad(loss)
@@ -93,6 +98,22 @@ def test_trees_and_closures():
   result = outer(y)
   np.testing.assert_array_equal(result['z'], np.full((48, 64), 80.0))
   assert result['rest'][0] == jax.random.key(0)
+
+
+def test_gathers_and_random_numbers():
+  """Their parameters are named tuples."""
+
+  def loss(table, key):
+    x = jnp.take(table, jnp.arange(40) % 3, axis=0)
+    return jnp.sum((x.T @ x) * jax.random.uniform(key, (32, 32)))
+
+  table, key = jnp.eye(3, 32), jax.random.key(0)
+  plain = jax.grad(loss)
+  faster = cpu_products.speed_up_products(plain)
+  assert 'barrier' in str(jax.make_jaxpr(faster)(table, key))
+  np.testing.assert_allclose(
+    jax.jit(faster)(table, key), jax.jit(plain)(table, key), rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize('name', ['setting', 'backend'])

@@ -5,6 +5,7 @@ the system takes a seventh of the step to provide them. In pages of 2 MB, it
 takes a few percent.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -22,8 +23,8 @@ def add_huge_pages(parser) -> None:
   parser.add_argument(
     '--no_huge_pages',
     action='store_true',
-    help='do not restart the program with huge memory pages, which make '
-    f'training on CPU faster (Linux; {_VARIABLE}={_TUNABLE})',
+    help='do not restart the program with huge memory pages, which are faster '
+    f'on CPUs (Linux; {_VARIABLE}={_TUNABLE})',
   )
 
 
@@ -31,15 +32,31 @@ def restart_with_huge_pages() -> None:
   """Starts this process again with huge pages, if that is of use and allowed.
 
   The process keeps its number, arguments and files. Nothing happens where
-  GLIBC_TUNABLES is set, even if it is empty.
+  GLIBC_TUNABLES is set, even if it is empty, and in a process of another
+  program, such as a notebook or a debugger.
   """
   if _VARIABLE in os.environ or not (_uses_cpu() and _are_available()):
     return
+  if not _can_restart():
+    return
   environment = {**os.environ, _VARIABLE: _TUNABLE}
   arguments = [sys.executable, *sys.orig_argv[1:]]
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os.execve(sys.executable, arguments, environment)
+  for stream in filter(None, (sys.stdout, sys.stderr)):  # None if closed.
+    stream.flush()
+  with contextlib.suppress(OSError):  # It goes on without them.
+    os.execve(sys.executable, arguments, environment)
+
+
+def _can_restart():
+  """Whether the command of this process, given again, starts this program."""
+  given = sys.argv[1:]
+  return (
+    bool(sys.executable)
+    and sys.orig_argv[len(sys.orig_argv) - len(given) :] == given
+    # Not '-c' or '-', and not a relative path after a change of folders.
+    and os.path.isfile(sys.argv[0])
+    and sys.gettrace() is None
+  )
 
 
 def _uses_cpu():

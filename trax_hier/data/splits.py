@@ -109,7 +109,9 @@ def read_splits(
   if by_name is None and keep_files and not corpus.has_rows:
     by_name, how = _fill_each(corpus, fractions, name), 'split by file'
   if by_name is None:
-    parts = _cut(corpus, *fractions)
+    parts, is_whole = _cut(corpus, *fractions)
+    if not is_whole:
+      how += ', within documents, as they are few or very unequal'
   else:
     parts = file_parts(corpus, by_name)
     if isinstance(path, TfdsSource):
@@ -212,19 +214,27 @@ def _are_filled(sizes, fractions):
   )
 
 
-def _cut(corpus, valid_fraction, test_fraction) -> dict[str, Joined]:
-  """Cuts a text in train, valid and test, in this order."""
+def _cut(
+  corpus, valid_fraction, test_fraction
+) -> tuple[dict[str, Joined], bool]:
+  """Cuts a text in train, valid and test, in this order.
+
+  Returns:
+    The parts, and whether rows were left whole as far as the text has rows.
+  """
   edges = cut_edges(len(corpus.text), valid_fraction, test_fraction)
+  is_whole = True
   if corpus.has_rows:
     # Where documents begin; the last one ends at the end of the text.
     begins = np.append(corpus.begins(), len(corpus.text))
     whole = begins[np.searchsorted(begins, edges)]
-    if (np.diff(whole) > 0).tolist() == (np.diff(edges) > 0).tolist():
-      edges = whole
-  return {
+    is_whole = ((np.diff(whole) > 0) == (np.diff(edges) > 0)).all()
+    edges = whole if is_whole else edges
+  parts = {
     split: Joined(corpus.text, edges[i : i + 1], edges[i + 1 : i + 2])
     for i, split in enumerate(SPLITS)
   }
+  return parts, is_whole
 
 
 def cut_edges(

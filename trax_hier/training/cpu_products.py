@@ -54,8 +54,8 @@ def _rewrite(value):
     return value.replace(jaxpr=_rewrite(value.jaxpr))
   if isinstance(value, core.Jaxpr):
     return value.replace(eqns=[_rewrite_equation(each) for each in value.eqns])
-  if isinstance(value, tuple | list):
-    return type(value)(_rewrite(each) for each in value)
+  if type(value) in (tuple, list):  # Not named tuples, such as axes.
+    return type(value)(map(_rewrite, value))
   return value
 
 

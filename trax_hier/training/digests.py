@@ -45,14 +45,7 @@ def summarize(arrays: Mapping[str, jax.Array]) -> dict[str, Summary]:
     >>> found['a'].is_finite, found['b'].is_finite
     (False, True)
   """
-  pending = {
-    name: _on_host(np.asarray(x)) if _is_local(x) else _on_devices(x)
-    for name, x in arrays.items()
-  }
-  return {
-    name: Summary(int(digest), bool(is_finite))
-    for name, (digest, is_finite) in jax.device_get(pending).items()
-  }
+  return {name: _summarize(x) for name, x in arrays.items()}
 
 
 def count_arrays(names: list[str], n: int) -> str:
@@ -64,6 +57,16 @@ def count_arrays(names: list[str], n: int) -> str:
   """
   more = ', …' if len(names) > _SHOWN else ''
   return f'{len(names)} of {n} arrays ({", ".join(names[:_SHOWN])}{more})'
+
+
+def _summarize(x):
+  if _is_local(x):
+    digest, is_finite = _on_host(np.asarray(x))
+  else:
+    # One program at a time: on CPU, hosts that have dispatched more than 32
+    # programs, some with collectives, can wait for each other forever.
+    digest, is_finite = jax.device_get(_on_devices(x))
+  return Summary(int(digest), bool(is_finite))
 
 
 def _is_local(x):

@@ -31,6 +31,8 @@ from trax_hier.data.batching.shares import (
     ((2 / 3, 1 / 3), [2, 1]),
     ((10_000, 1), [999, 1]),
     ((2**0.5, 1), [586, 414]),
+    ((1e308, 1e308), [1, 1]),
+    ((1e308, 2**0.5), [999, 1]),
   ],
 )
 def test_blocks_have_the_ratio_of_the_weights(weights, rows):
@@ -136,7 +138,16 @@ def test_data_sets_with_the_least_that_training_needs(tmp_path):
     np.testing.assert_array_equal(array, b[-1][name])
   assert plain.count_bytes('valid') is None
   assert plain.rows_per_epoch is None
-  assert plain.fingerprint() == {}
+
+
+def test_a_change_of_any_source_changes_the_fingerprint(tmp_path):
+  a, b, c = _texts(tmp_path)
+  found = Mixture([a, _Plain(b)]).fingerprint()
+  assert found['1 train'] == a.fingerprint()['train']
+  assert Mixture([a, _Plain(b)]).fingerprint() == found
+  changed = Mixture([a, _Plain(c)]).fingerprint()
+  differ = {name for name in found if found[name] != changed[name]}
+  assert differ == {'2 train', '2 valid'}
 
 
 def test_batches_are_a_pure_function_of_seed_step_and_shard(tmp_path):
@@ -279,6 +290,7 @@ _A, _B = (
     (dict(sources=_A()), 'Mixture.sources must be data sets, such as'),
     (dict(sources=(_A(), Synthetic)), 'with parentheses'),
     (dict(weights=(1,)), r'Mixture.weights = \(1,\): must be 2 numbers'),
+    (dict(weights=2), 'Mixture.weights = 2: must be 2 numbers'),
     (dict(weights=(1, 0)), 'numbers above 0, not 0'),
     (dict(weights=(1, 'x')), "numbers above 0, not 'x'"),
     (dict(weights=(1, float('inf'))), 'numbers above 0, not inf'),

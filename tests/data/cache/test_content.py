@@ -74,6 +74,26 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path, reads):
   assert _hash(path) != first
 
 
+@pytest.mark.parametrize('text', ['', '[]', 'null', '{"a": 3}', 'record'])
+def test_a_damaged_record_is_made_again(tmp_path, reads, text):
+  path = _write(tmp_path / 'a', b'text')
+  first = _hash(path)
+  (record,) = (content.cache_folder() / 'files').iterdir()
+  record.write_text(text.replace('record', f'{{"{path}": [1]}}'))
+  assert _hash(path) == first
+  assert len(reads) == 2
+  assert _hash(path) == first
+  assert len(reads) == 2
+
+
+def test_a_read_only_cache_needs_no_record(tmp_path, reads, monkeypatch):
+  path = _write(tmp_path / 'a', b'text')
+  monkeypatch.setattr(content, 'why_not_writable', lambda folder: 'read-only')
+  assert _hash(path) == _hash(path)
+  assert len(reads) == 2
+  assert not (content.cache_folder() / 'files').exists()
+
+
 def test_blocks_of_a_large_file(tmp_path, monkeypatch, reads):
   path = _write(tmp_path / 'a', bytes(range(256)) * 40)
   whole = _hash(path)

@@ -10,7 +10,7 @@ import threading
 import filelock
 import pytest
 
-from trax_hier.data.cache import folder
+from trax_hier.data.cache import entries, folder
 from trax_hier.data.cache.entries import open_entry, remember
 
 
@@ -129,6 +129,26 @@ def test_a_chosen_folder_must_be_writable(monkeypatch):
   monkeypatch.setenv('TRAX_HIER_DATA_CACHE', '/proc/cache')
   with pytest.raises(ValueError, match='TRAX_HIER_DATA_CACHE=/proc/cache: can'):
     folder.cache_folder()
+
+
+@pytest.mark.parametrize('text', ['', 'null', '[]', '3', '{"x": null}'])
+def test_damaged_records_are_made_again(cache, text):
+  found = open_entry('key', _build([]), 'my.txt')
+  (found / 'sizes.json').write_text(text)
+  assert (open_entry('key', _build([]), 'my.txt') / 'x').exists()
+  (found / 'x.json').write_text('null')
+  assert remember(found, 'x', lambda: [1]) == [1]
+
+
+def test_a_read_only_cache_serves_what_it_has(cache, monkeypatch):
+  found = open_entry('key', _build([]), 'my.txt')
+  monkeypatch.setattr(entries, 'why_not_writable', lambda folder: 'read-only')
+  assert open_entry('key', pytest.fail, 'my.txt') == found
+  with pytest.raises(
+    ValueError, match=r'y\.txt is not prepared .*\(read-only\)'
+  ):
+    open_entry('other', pytest.fail, 'y.txt')
+  assert not (cache / 'unfinished' / 'other').exists()
 
 
 def test_without_a_home_folder_the_cache_is_temporary(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Sources of texts: files, folders, patterns, rows, and what is left out."""
 
+import errno
 import gzip
 import json
 import lzma
@@ -10,6 +11,7 @@ import pytest
 
 from trax_hier.data import DocumentLanes, TextFiles, TextPairs
 from trax_hier.data.corpora import documents, opening
+from trax_hier.data.corpora.writer import DocumentWriter
 from trax_hier.data.unpacking import unpacked
 
 _TEXTS = [f'document {i}: naïve étude. ' * 5 for i in range(100)]
@@ -103,6 +105,12 @@ def test_rows_without_a_text_are_counted_and_named(tmp_path):
     assert part in described
 
 
+def test_documents_that_are_cut_are_said(tmp_path):
+  (tmp_path / 'x.jsonl').write_bytes(_rows(['word ' * 400] * 2))
+  found = TextFiles(str(tmp_path / 'x.jsonl'), 2, 16, field='text')
+  assert 'split in order, within documents, as they are few' in found.describe()
+
+
 @pytest.mark.parametrize('name', ['x.jsonl', 'x.parquet'])
 def test_an_unknown_field_is_named_with_those_there_are(tmp_path, name):
   _WRITERS[name](tmp_path / name)
@@ -172,7 +180,9 @@ def test_patterns(tmp_path, pattern, names):
 
 def test_patterns_that_fit_no_file_are_named(tmp_path):
   _tree(tmp_path / 'my')
-  with pytest.raises(ValueError, match=r'path = .*no file fits this pattern\n'):
+  with pytest.raises(
+    ValueError, match=r'path = .*no file matches this pattern\n'
+  ):
     TextFiles(str(tmp_path / 'my' / '*.none'), 1, 8)
   with pytest.raises(ValueError, match=r'left out: 2 folders \(a, b\)'):
     TextFiles(str(tmp_path / 'my' / '[ab]'), 1, 8)
@@ -231,3 +241,49 @@ def test_pairs_in_zstd(tmp_path):
   path = tmp_path / 'x.jsonl.zst'
   path.write_bytes(_pack_zstd('\n'.join(map(json.dumps, rows)).encode()))
   assert 'converted: 1 zstd' in TextPairs(str(path), 2, 16, 16).describe()
+
+
+def _folder(tmp_path, n=4):
+  (tmp_path / 'in').mkdir()
+  for i in range(n):
+    (tmp_path / 'in' / f'{i}.txt').write_text(f'text {i} ' * 100)
+  return tmp_path / 'in'
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_no_file_out(
+  tmp_path, monkeypatch
+):
+  """Neither in this run nor, from the cache, in later ones."""
+  folder, write = _folder(tmp_path), DocumentWriter.write
+
+  def full(self, content):
+    if b'text 2' in content:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    write(self, content)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(DocumentWriter, 'write', full)
+    with pytest.raises(ValueError, match='no space left in'):
+      TextFiles(str(folder), 2, 16)
+  found = TextFiles(str(folder), 2, 16).describe()
+  assert '4 files' in found
+  assert 'left out' not in found
+
+
+@pytest.mark.parametrize('name', ['in', 'x.gz'])
+def test_a_file_that_changes_before_it_is_read_is_an_error(
+  tmp_path, monkeypatch, name
+):
+  _folder(tmp_path)
+  (tmp_path / 'x.gz').write_bytes(gzip.compress(b'text ' * 100))
+  changed = {'in': tmp_path / 'in' / '3.txt', 'x.gz': tmp_path / 'x.gz'}[name]
+  write_text = opening.write_text
+
+  def change(*args, **settings):
+    form = write_text(*args, **settings)
+    changed.write_bytes(changed.read_bytes() + gzip.compress(b'more'))
+    return form
+
+  monkeypatch.setattr(opening, 'write_text', change)
+  with pytest.raises(ValueError, match='has changed while it was read'):
+    TextFiles(str(tmp_path / name), 2, 16)

@@ -14,6 +14,7 @@ import pytest
 from trax_hier.data.encoding import shards, tokens
 from trax_hier.data.encoding.tokens import encode_text
 from trax_hier.data.joined import Joined
+from trax_hier.data.vocabularies.text_vocabs import as_text_vocab
 from trax_hier.data.vocabularies.vocab import Encoded
 
 
@@ -157,13 +158,38 @@ def test_a_process_that_dies_is_said(small, monkeypatch):
     _encode(_map(small))
 
 
-def test_a_vocabulary_of_the_main_program_needs_no_other_process(
-  small, monkeypatch
+class Bytes:
+  """The least that a vocabulary has."""
+
+  size = 257
+
+  def encode(self, text):
+    return np.frombuffer(text.encode(), np.uint8) + 1
+
+  def decode(self, ids):
+    return bytes([i - 1 for i in ids]).decode('utf-8', 'replace')
+
+
+@pytest.mark.parametrize('module', ['__main__', 'tests'])
+@pytest.mark.parametrize('kind', [WordVocab, Bytes])
+def test_a_vocabulary_that_others_cannot_read_needs_no_other_process(
+  small, monkeypatch, module, kind
 ):
+  """One that the main program defines, or a function."""
   monkeypatch.setattr(tokens, 'cpu_count', lambda: 2)
   monkeypatch.setattr(tokens, '_worker', None)
-  own = type('Own', (WordVocab,), {'__module__': '__main__'})
-  assert len(_encode(_map(small), vocab=own()).ids) == 2000
+  own = type('Own', (kind,), {'__module__': module})
+  monkeypatch.setattr(sys.modules['__main__'], 'Own', own, raising=False)
+  array = _map(small)
+  vocab = own() if kind is WordVocab else as_text_vocab(own())
+  found = _encode(array, vocab=vocab)
+  assert found.n_bytes.sum() == len(array)
+
+
+def test_a_token_named_main_is_no_class_of_the_main_program():
+  vocab = WordVocab()
+  vocab.content = b'a token: __main__'
+  assert tokens._pickle(vocab) is not None
 
 
 _KILLED = """

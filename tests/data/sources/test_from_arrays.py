@@ -124,6 +124,7 @@ def test_from_gin(tmp_path, monkeypatch):
     ),
     ({'train': np.ones((2, 2, 2), int)}, r'train must be .* int64 \(2, 2, 2\)'),
     ({'train': np.zeros(0, int)}, r'train must be integer ids'),
+    ({'train': None, 'valid': IDS}, 'FromArrays.train must be .* got None'),
     ({'train': [[1], [[2]]]}, r'train\[1\] must be integer ids \(n,\), got'),
     ({'train': [[1], [0.5]]}, r'train\[1\] must be .* got float64 \(1,\)'),
     ({'train': [[], []]}, r'FromArrays\.train: has no token'),

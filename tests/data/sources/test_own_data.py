@@ -70,7 +70,26 @@ def test_texts_weights_and_sources():
     ([1] * 7, "'targets' has 7 tokens, more than the 6 of a row"),
     ([9], r'has an id out of range: ids must be in \[0, 9\)'),
     ([-1], r'has an id out of range: ids must be in \[0, 9\)'),
-    ({'inputs': [1]}, r"row\('train', 0\) has no 'targets', only inputs"),
+    (
+      {'inputs': [1]},
+      r"row\('train', 0\) has 'inputs': a row may have 'targets', 'weights', "
+      "'sources'",
+    ),
+    ({'weights': [1]}, r"row\('train', 0\) has no 'targets', only weights"),
+    (
+      {'targets': [1], 'sources': [1]},
+      r"has 'sources': set Rows\.source_length",
+    ),
+    (
+      {'targets': [1], 'weights': [float('nan')]},
+      "'weights' must be 0 or more, got nan",
+    ),
+    ({'targets': [1], 'weights': [-1]}, "'weights' must be 0 or more, got -1"),
+    ([[1], [1, 2]], r"'targets' must be .* got object \(2,\)"),
+    (
+      {'targets': [1], 'weights': [[1], [1, 2]]},
+      r"'weights' must be numbers \(1,\)",
+    ),
     ({'targets': [1], 'weights': [1, 1]}, r"'weights' must be numbers \(1,\)"),
     ('text', "'text' is not a token id"),
     (None, "'targets' must be a text or integer ids"),
@@ -79,6 +98,27 @@ def test_texts_weights_and_sources():
 def test_rows_that_do_not_fit_are_named(row, message):
   with pytest.raises(ValueError, match=message):
     Rows(lambda split, i: row)
+
+
+def test_a_failure_of_the_user_s_code_names_its_line():
+  line = r'\(line \d+ of .*test_own_data\.py\)'
+  with pytest.raises(
+    ValueError, match=rf"Rows\.row\('train', 0\) failed: KeyError: 'x' {line}"
+  ):
+    Rows(lambda split, i: {}['x'])
+  rows = type('Lacks', (Rows,), {'n_rows': lambda self, split: {}[split]})
+  with pytest.raises(
+    ValueError, match=r"Lacks\.n_rows\('train'\) failed: KeyError"
+  ):
+    rows(lambda split, i: [1])
+
+
+def test_numbers_of_rows_may_be_of_numpy():
+  rows = type('Few', (Rows,), {'n_rows': lambda self, split: np.int64(3)})
+  assert rows(lambda split, i: [1]).rows_per_epoch == 3
+  rows = type('Bad', (Rows,), {'n_rows': lambda self, split: True})
+  with pytest.raises(ValueError, match='True: must be an integer'):
+    rows(lambda split, i: [1])
 
 
 def test_sources_that_are_missing_are_named():

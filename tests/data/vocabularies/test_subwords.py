@@ -266,8 +266,8 @@ def test_a_vocabulary_with_text_at_id_0_is_named(tmp_path):
   [
     (
       {'pad_id': 0, 'unk_id': 1, 'bos_id': -1, 'eos_id': -1},
-      'upper case, accents, spaces, line ends and tabs, the character ▁, '
-      'rare characters',
+      'upper case, accents, spaces, punctuation, line ends and tabs, the '
+      'character ▁, rare characters',
     ),
     (
       {

@@ -96,7 +96,7 @@ def test_loss_is_said(vocab, request):
   said = describe_vocab(vocab, 'my.file')
   assert ('which loses' in said) == (not KINDS[name])
   if name == 'bert':
-    assert 'upper case, accents, spaces, line ends' in said
+    assert 'upper case, accents, spaces, punctuation, line ends' in said
   if name == 'nfc':
     assert vocab.loss == 'accents'
   if name in ('byte_level', 'tiktoken', 'sentencepiece', 'bytes'):
@@ -166,6 +166,61 @@ def test_an_own_vocabulary_is_completed():
   assert pickle.loads(pickle.dumps(vocab)).key == vocab.key
   with pytest.raises(ValueError, match=r'x\.vocab must be .*no size, decode'):
     as_text_vocab('text', 'x.vocab')
+
+
+class Chars:
+  """An own vocabulary of the characters of one text, and of no others."""
+
+  def __init__(self, text):
+    self.chars = ['', *sorted(set(text))]
+    self.size = len(self.chars)
+
+  def encode(self, text):
+    return [self.chars.index(c) for c in text]
+
+  def decode(self, ids):
+    return ''.join([self.chars[i] for i in ids])
+
+
+def test_an_own_vocabulary_need_not_know_every_character(tmp_path):
+  text = 'na\u00efve text. ' * 100
+  (tmp_path / 'my.txt').write_text(text)
+  data = TextFiles(str(tmp_path / 'my.txt'), 2, 16, vocab=Chars(text))
+  assert '10 tokens of Chars)' in data.describe()
+  assert data.vocab.decode(data.train_batch(0)['inputs'][0]) in text
+  n_bytes = len(text.encode())
+  assert data.count_bytes('valid') == int(n_bytes * 0.05)
+  with pytest.raises(
+    ValueError, match=r"Chars\.encode\('t!'\): ValueError: '!'"
+  ):
+    data.vocab.encode('t!')
+  with pytest.raises(ValueError, match=r'Chars\.decode: IndexError'):
+    data.vocab.decode([11])
+  # Files of a folder have zero bytes between them.
+  assert as_text_vocab(Chars('ab')).encode_bytes(b'a\0b').ids.tolist() == [
+    1, 0, 2
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('ids', 'message'),
+  [
+    ([0, 1], r"Own\.encode\('ab'\) returns the id 0: .* in \[1, 5\), as 0 is"),
+    ([1, 5], r'returns the id 5: .* in \[1, 5\), .* size is 5'),
+    ([-1], 'returns the id -1'),
+    ([1.5], r'must return integer ids \(l,\), got float64 \(1,\)'),
+    ([[1]], r'must return integer ids \(l,\), got int64 \(1, 1\)'),
+    (None, r'must return integer ids \(l,\), got object \(\)'),
+  ],
+)
+def test_ids_of_an_own_vocabulary_are_checked(ids, message):
+  own = type(
+    'Own',
+    (),
+    {'size': 5, 'encode': lambda self, text: ids, 'decode': lambda *_: ''},
+  )
+  with pytest.raises(ValueError, match=message):
+    as_text_vocab(own()).encode_bytes(b'ab')
 
 
 def test_bytes_between_divides_shared_characters():
@@ -278,3 +333,62 @@ def test_the_file_s_truncation_and_template_do_not_apply(tmp_path):
   assert len(vocab.encode('the cat ' * 20)) > 10
   bert = tiny_vocabularies.make('bert', tmp_path)
   assert bert.decode(bert.encode('the cat')) == 'the cat'
+
+
+def _changed(name, tmp_path, change):
+  facts = json.loads(tiny_vocabularies.content(name))
+  change(facts)
+  return TokenizersVocab(json.dumps(facts).encode())
+
+
+def test_dropout_of_the_file_does_not_apply(tmp_path):
+  vocab = _changed(
+    'byte_level', tmp_path, lambda x: x['model'].update(dropout=0.9)
+  )
+  plain = TokenizersVocab(tiny_vocabularies.content('byte_level'))
+  text = 'the cat sat on the mat ' * 20
+  np.testing.assert_array_equal(vocab.encode(text), plain.encode(text))
+
+
+def test_a_pre_tokenizer_that_drops_text_is_not_taken_for_exact(tmp_path):
+  drops = {'type': 'CharDelimiterSplit', 'delimiter': '|'}
+
+  def change(facts):
+    parts = [drops, facts['pre_tokenizer']]
+    facts['pre_tokenizer'] = {'type': 'Sequence', 'pretokenizers': parts}
+
+  vocab = _changed('byte_level', tmp_path, change)
+  assert vocab.loss == 'punctuation'
+  assert vocab.byte_lengths is None
+  assert vocab.encode_bytes(b'a|b|||c').n_bytes.sum() == 7
+
+
+def test_bytes_that_are_not_text_leave_their_neighbors(tmp_path):
+  """A run of byte tokens: characters without a token, and invalid bytes."""
+  vocab = TokenizersVocab(tiny_vocabularies.content('byte_fallback'))
+  content = '\U0001f600\u00e9'.encode() + b'\xff' + '\u4e16'.encode()
+  ids = vocab._byte_ids[np.frombuffer(content, np.uint8)]
+  text = '\U0001f600\u00e9\ufffd\u4e16'
+  assert vocab.decode(ids) == text
+  stream = TextStream(vocab.decode)
+  parts = [stream.push([i]) for i in ids.tolist()]
+  assert ''.join([*parts, stream.flush()]) == text
+
+
+def test_long_runs_that_a_pattern_cannot_match_are_cut(monkeypatch):
+  vocab = tiny_vocabularies.make('tiktoken', None)
+  text = ' ' * 50_000 + 'x'
+  encode = vocab._encoding.encode_to_numpy
+
+  def limited(text, **settings):
+    if len(text) > 10_000:
+      raise ValueError('Max stack size exceeded')
+    return encode(text, **settings)
+
+  class Limited:
+    encode_to_numpy = staticmethod(limited)
+
+  monkeypatch.setattr(vocab, '_encoding', Limited)
+  ids, n_bytes = vocab.encode_bytes(text.encode())
+  assert vocab.decode(ids) == text
+  assert n_bytes.sum() == len(text)

@@ -15,6 +15,7 @@ from trax_hier.data.batching.shares import (
   locate_rows,
   split_rows,
 )
+from trax_hier.data.fingerprints import batch_fingerprint
 from trax_hier.data.splits import EVAL_SPLITS
 
 
@@ -181,7 +182,7 @@ class Mixture:
     return {
       f'{i} {name}': text
       for i, source in enumerate(self._sources, 1)
-      for name, text in getattr(source, 'fingerprint', dict)().items()
+      for name, text in _fingerprint(source).items()
     }
 
   def describe(self) -> str:
@@ -259,6 +260,12 @@ class MixedBatches(Sequence[Batch]):
     return self.rows(i, 0, self.batch_size)
 
 
+def _fingerprint(source):
+  found = getattr(source, 'fingerprint', dict)()
+  # Else a change of it would go unnoticed beside the fingerprints of others.
+  return found or batch_fingerprint(source)
+
+
 def _checked_sources(sources):
   if not isinstance(sources, Sequence) or len(sources) == 0:
     raise ValueError(
@@ -287,8 +294,8 @@ def _vocab_name(vocab):
 
 
 def _check_weights(weights, n):
-  binding = f'Mixture.weights = {weights!r}'
-  if len(weights) != n:
+  binding = f'Mixture.weights = {weights!r:.80}'
+  if not isinstance(weights, Sequence) or len(weights) != n:
     raise ValueError(f'{binding}: must be {n} numbers, one for each source')
   for weight in weights:
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)

@@ -35,7 +35,7 @@ def block_shares(weights: Sequence[float]) -> np.ndarray:
     rows = [int(each * denominator) for each in exact]
     divisor = math.gcd(*rows)
     if sum(rows) // divisor <= _LARGEST_BLOCK:
-      return np.array(rows, np.int64) // divisor
+      return np.array([each // divisor for each in rows], np.int64)
   return split_rows(_LARGEST_BLOCK, weights)
 
 
@@ -53,7 +53,8 @@ def split_rows(n: int, weights: Sequence[float]) -> np.ndarray:
     >>> print(split_rows(8, (3, 1)), split_rows(8, (100, 1, 1)))
     [6 2] [6 1 1]
   """
-  wanted = np.asarray(weights, np.float64) / math.fsum(weights) * n
+  scaled = np.asarray(weights, np.float64) / max(weights)
+  wanted = scaled / scaled.sum() * n
   rows = np.maximum(np.floor(wanted), 1).astype(np.int64)
   while rows.sum() < n:
     rows[np.argmax(wanted - rows)] += 1

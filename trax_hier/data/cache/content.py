@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from trax_hier.data.cache.entries import write_json, writing_to
-from trax_hier.data.cache.folder import cache_folder
+from trax_hier.data.cache.folder import cache_folder, why_not_writable
 from trax_hier.data.cache.progress import Progress
 
 _BLOCK = 1 << 26  # bytes of a file that one thread hashes
@@ -90,17 +90,22 @@ def content_hashes(paths: Mapping[str, Path], what: str) -> dict[str, str]:
     if stat[1] < now - _RECENT:
       known[missing[name]] = [*stat, digest]
   known = {path: known[path] for path in full.values() if path in known}
-  with writing_to(root, what):
-    record.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, known)
+  # In a read-only cache there is no record: each start reads the files.
+  if not why_not_writable(root):
+    with writing_to(root, what):
+      record.parent.mkdir(parents=True, exist_ok=True)
+      write_json(record, known)
   return {name: found[name] for name in paths if name in found}
 
 
 def _read_record(path):
   try:
-    return json.loads(path.read_text('utf-8'))
+    known = json.loads(path.read_text('utf-8'))
   except (OSError, ValueError):
     return {}
+  # A file that is damaged may hold anything.
+  known = known.items() if isinstance(known, dict) else ()
+  return {name: x for name, x in known if isinstance(x, list) and len(x) == 4}
 
 
 def _stat(path):

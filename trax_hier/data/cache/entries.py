@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from trax_hier.data.cache.folder import VARIABLE, cache_folder, say
+from trax_hier.data.cache.folder import (
+  VARIABLE,
+  cache_folder,
+  say,
+  why_not_writable,
+)
 
 T = TypeVar('T')
 
@@ -47,6 +52,11 @@ def open_entry(
   folder = root / name
   if _is_complete(folder):
     return folder
+  if reason := why_not_writable(root):
+    raise ValueError(
+      f'{what} is not prepared in the data cache, and {root} cannot be written '
+      f'({reason}): set {VARIABLE} to another folder'
+    )
   with _locked(root, name, what):
     if _is_complete(folder):
       return folder
@@ -76,7 +86,9 @@ def remember(folder: Path, name: str, compute: Callable[[], T]) -> T:
   """
   path = folder / f'{name}.json'
   with contextlib.suppress(OSError, ValueError):
-    return json.loads(path.read_text('utf-8'))
+    value = json.loads(path.read_text('utf-8'))
+    if value is not None:
+      return value
   value = compute()
   with contextlib.suppress(OSError):  # The cache may be read-only, or full.
     write_json(path, value)
@@ -134,7 +146,9 @@ def _cleared(work, can_continue):
 def _is_complete(folder):
   try:
     sizes = json.loads((folder / _SIZES).read_text('utf-8'))
-    return all((folder / n).stat().st_size == x for n, x in sizes.items())
+    return isinstance(sizes, dict) and all(
+      (folder / name).stat().st_size == size for name, size in sizes.items()
+    )
   except (OSError, ValueError):
     return False
 

@@ -23,20 +23,21 @@ def cache_folder() -> Path:
   """Returns the folder of the data cache, created if missing.
 
   It is `trax_hier/data` in the user's cache folder, or the folder that the
-  environment variable TRAX_HIER_DATA_CACHE names. If there is no home folder
-  that can be written to, it is a temporary one, and a line says so.
+  environment variable TRAX_HIER_DATA_CACHE names, which may be read-only if it
+  exists. If there is no home folder that can be written to, it is a temporary
+  one, and a line says so.
 
   Raises:
-    ValueError: if the variable names a folder that cannot be written to.
+    ValueError: if the variable names a folder that cannot be created.
   """
   if chosen := os.environ.get(VARIABLE):
     folder = expand_home(chosen, f'{VARIABLE}={chosen}').absolute()
-    if reason := _why_not_writable(folder):
+    if not folder.is_dir() and (reason := why_not_writable(folder)):
       raise ValueError(f'{VARIABLE}={chosen}: cannot be written: {reason}')
     return folder
   home = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
   folder = Path(home, 'trax_hier', 'data')
-  if not (reason := _why_not_writable(folder)):
+  if not (reason := why_not_writable(folder)):
     return folder
   if not _temporary.cache_info().currsize:
     say(
@@ -46,7 +47,8 @@ def cache_folder() -> Path:
   return Path(_temporary().name)
 
 
-def _why_not_writable(folder):
+def why_not_writable(folder: Path) -> str:
+  """Returns why a folder cannot be written or created; '' if it can."""
   if not folder.is_absolute():
     return 'the home folder is not known'
   try:

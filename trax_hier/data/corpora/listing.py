@@ -1,4 +1,4 @@
-"""Lists the files of a path: a file, a folder, or those that a pattern fits."""
+"""Lists the files of a path: a file, a folder, or the matches of a pattern."""
 
 import glob
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def _match(path, binding):
   if not files:
     others = str(left_out)
     raise ValueError(
-      f'{binding}: no file fits this pattern'
+      f'{binding}: no file matches this pattern'
       + (others and f'; left out: {others} (end it by /**/* for their files)')
     )
   return Listing(files, False, left_out)

@@ -121,6 +121,7 @@ def _unpack(path, key, what):
       writer.end()
       if not writer.n_bytes:
         raise ValueError('the file is empty')
+    _check_unchanged({path.name: path}, {path.name: key}, what)
     write_json(folder / _FILES_FILE, forms)
 
   folder = open_entry(f'texts/{hash_of(_VERSION, "file", key)}', build, what)
@@ -133,6 +134,14 @@ def _hashes(paths, what):
     path = next(iter(paths.values()))
     path.open('rb').close()  # Raises the error of the system.
   return hashes
+
+
+def _check_unchanged(paths, hashes, what):
+  """Raises ValueError if files have changed since they were hashed."""
+  now = content_hashes(paths, what)
+  for name, path in paths.items():
+    if now.get(name) != hashes[name]:
+      raise ValueError(f'{path} has changed while it was read')
 
 
 def _open_files(found, what, name, field) -> Corpus:
@@ -150,6 +159,7 @@ def _open_files(found, what, name, field) -> Corpus:
   def build(folder):
     readable = {n: files[n] for n in hashes}
     _write_files(folder, readable, found.is_file, what, field, owner)
+    _check_unchanged(readable, hashes, what)
 
   if not hashes:
     raise ValueError(_no_text(field, left_out))
@@ -210,14 +220,15 @@ def _write_files(folder, paths, is_file, what, field, owner):
           form = write_text(writer, path, is_checked=True)
         else:
           form = reader.write(writer, path, name)
-      except (NotTextError, OSError) as error:
+      # An OSError ends it: a file that has been hashed is readable, and what is
+      # left out for a full disk would be missing in the cache from then on.
+      except NotTextError as error:
         if isinstance(error, NeedsPackageError):
           # To leave it out would be a surprise, and be kept in the cache.
           raise NeedsPackageError(f'{name} is {error}') from error
         if is_file:
           raise
-        is_unread = isinstance(error, OSError)
-        left_out.add('unreadable' if is_unread else str(error), name)
+        left_out.add(str(error), name)
         writer.take_back(*before)
         continue
       if form:

@@ -60,8 +60,8 @@ def fetch(path: str, binding: str) -> str:
   have changed; if it does not answer, the last copy serves, and a line says so.
 
   Args:
-    path: Address of a file, a folder, or a pattern that fits files; only files
-      by http and https. A local path is returned as it is.
+    path: Address of a file, a folder, or a pattern of files; only files by http
+      and https. A local path is returned as it is.
     binding: Argument that sets the path, for messages.
 
   Raises:

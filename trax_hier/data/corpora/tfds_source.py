@@ -60,8 +60,9 @@ def read_tfds(source: TfdsSource) -> Corpus:
   found = _run('find', source, source.feature)
   found['stats'] = _stats(found['folder'])
   corpus = _open(source, found)
-  known.parent.mkdir(exist_ok=True)
-  write_json(known, found)
+  with contextlib.suppress(OSError):  # The cache may be read-only, or full.
+    known.parent.mkdir(exist_ok=True)
+    write_json(known, found)
   return corpus
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import pickletools
 import queue
 import shutil
 import subprocess
@@ -118,22 +119,33 @@ def _encode_shards(plan: Plan, vocab: TextVocab, what: str) -> None:
   missing = [i for i in range(plan.n_shards) if not is_encoded(plan, i)]
   sizes = plan.shard_sizes()
   n_processes = min(cpu_count(), len(missing))
-  # The class of such a vocabulary exists in this process alone.
-  if type(vocab).__module__ == '__main__':
+  pickled = _pickle(vocab) if n_processes > 1 else None
+  if pickled is None:
     n_processes = min(n_processes, 1)
   how = f'encoding {what}'
   if n_processes > 1:
     how += f' in {n_processes} processes'
   progress = Progress(how, int(sum(sizes[i] for i in missing)), n_processes > 1)
-  with _encoders(plan, vocab, n_processes) as run:
+  with _encoders(plan, vocab, pickled, n_processes) as run:
     for i in run(missing):
       progress.add(int(sizes[i]))
   progress.end('encoded')
 
 
+def _pickle(vocab):
+  """Pickles a vocabulary; None if other processes could not read it."""
+  try:
+    pickled = pickle.dumps(vocab)
+  except Exception:  # Of several kinds, such as for a class in a function.
+    return None
+  # What the main program defines exists in this process alone.
+  words = (word for _, word, _ in pickletools.genops(pickled))
+  return None if '__main__' in words else pickled
+
+
 @contextlib.contextmanager
 def _encoders(
-  plan: Plan, vocab: TextVocab, n: int
+  plan: Plan, vocab: TextVocab, pickled: bytes | None, n: int
 ) -> Iterator[Callable[[list[int]], Iterator[int]]]:
   """Yields a function that encodes shards and yields each when it is done.
 
@@ -149,8 +161,7 @@ def _encoders(
 
     yield encode_here
     return
-  with (plan.scratch / 'vocab.pickle').open('wb') as file:
-    pickle.dump(vocab, file)
+  (plan.scratch / 'vocab.pickle').write_bytes(pickled)
   with contextlib.ExitStack() as stack:
     workers = queue.SimpleQueue()
     for _ in range(n):

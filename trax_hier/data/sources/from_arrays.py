@@ -87,6 +87,8 @@ def FromArrays(
     >>> print(data.eval_batches('valid')[0]['inputs'])
     [[4 5 6 0]]
   """
+  if train is None:
+    raise ValueError('FromArrays.train must be tokens or a file, got None')
   given = {'train': train, 'valid': valid, 'test': test}
   splits = {
     split: read_tokens(tokens, f'FromArrays.{split}', dtype)

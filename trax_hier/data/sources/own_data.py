@@ -1,7 +1,9 @@
 """OwnData: the base class of data sets of the user's own."""
 
 import abc
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +16,8 @@ from trax_hier.data.splits import SPLITS
 from trax_hier.data.vocabularies.id_vocab import IdVocab
 from trax_hier.data.vocabularies.text_vocabs import open_vocab
 from trax_hier.data.vocabularies.vocab import Vocab
+
+_PACKAGE = Path(__file__).parents[2]
 
 
 class TrainData(Protocol):
@@ -105,9 +109,8 @@ class OwnData(DataSet, abc.ABC):
       raise ValueError(f'{name}: give vocab or vocab_size, not both')
     self.vocab = vocabulary
     self._length, self._n_sources = length, source_length
-    n_rows = {split: self.n_rows(split) for split in SPLITS}
+    n_rows = {split: self._count(split) for split in SPLITS}
     for split, n in n_rows.items():
-      checks.check_not_negative(f'{name}.n_rows({split!r})', n)
       self._rows(split, range(min(n, 1)))
     if not n_rows['train']:
       raise ValueError(f"{name}.n_rows('train') = 0: must be 1 or more")
@@ -157,6 +160,14 @@ class OwnData(DataSet, abc.ABC):
       default, and 'sources', a text or its ids, (s,) with s <= source_length.
     """
 
+  def _count(self, split):
+    """Returns the checked `n_rows`."""
+    what = f'{type(self).__name__}.n_rows({split!r})'
+    n = _called(what, self.n_rows, split)
+    n = int(n) if isinstance(n, np.integer) else n
+    checks.check_not_negative(what, n)
+    return n
+
   def _rows(self, split, numbers, n=None):
     """Returns rows; those after `numbers`, up to n, are padding."""
     n = len(numbers) if n is None else n
@@ -166,22 +177,34 @@ class OwnData(DataSet, abc.ABC):
     if self._n_sources is not None:
       sources = np.zeros((n, self._n_sources), np.int32)
     for at, i in enumerate(map(int, numbers)):
-      row = self.row(split, i)
-      row = row if isinstance(row, Mapping) else {'targets': row}
       what = f'{type(self).__name__}.row({split!r}, {i})'
+      row = _called(what, self.row, split, i)
+      row = row if isinstance(row, Mapping) else {'targets': row}
+      self._check_names(row, what)
       ids = self._ids(row, 'targets', self._length, what)
       tokens[at, : len(ids)] = ids
-      scored = np.asarray(row.get('weights', np.ones(len(ids))))
-      if scored.shape != ids.shape or scored.dtype.kind not in 'fiub':
-        raise ValueError(
-          f"{what}: 'weights' must be numbers {ids.shape}, one for each token, "
-          f'got {scored.dtype} {scored.shape}'
-        )
-      weights[at, : len(ids)] = scored
+      if 'weights' in row:
+        weights[at, : len(ids)] = _checked_weights(row['weights'], ids, what)
+      else:
+        weights[at, : len(ids)] = 1
       if sources is not None:
         ids = self._ids(row, 'sources', self._n_sources, what)
         sources[at, : len(ids)] = ids
     return tokens, weights, None, sources
+
+  def _check_names(self, row, what):
+    """Raises ValueError if the row holds what no batch would have."""
+    known = ['targets', 'weights', 'sources']
+    if wrong := [name for name in row if name not in known]:
+      raise ValueError(
+        f'{what} has {", ".join(map(repr, wrong))}: a row may have '
+        f'{", ".join(map(repr, known))}'
+      )
+    if 'sources' in row and self._n_sources is None:
+      raise ValueError(
+        f"{what} has 'sources': set {type(self).__name__}.source_length to the "
+        'tokens in a row of them'
+      )
 
   def _ids(self, row, name, length, what):
     """Returns the checked ids, (m,), of a text or of ids."""
@@ -189,8 +212,8 @@ class OwnData(DataSet, abc.ABC):
       raise ValueError(f'{what} has no {name!r}, only {", ".join(row)}')
     ids = row[name]
     if isinstance(ids, str):
-      ids = self.vocab.encode(ids)
-    ids = np.asarray(ids)
+      ids = _called(f'{what}: {name!r}', self.vocab.encode, ids)
+    ids = _as_array(ids)
     if ids.ndim != 1 or (ids.dtype.kind not in 'iu' and ids.size):
       raise ValueError(
         f'{what}: {name!r} must be a text or integer ids (m,), got '
@@ -207,3 +230,40 @@ class OwnData(DataSet, abc.ABC):
         f'[0, {self.vocab.size})'
       )
     return ids
+
+
+def _called(what, function, *args):
+  """Calls code of the user's; a ValueError says what has failed, and where."""
+  try:
+    return function(*args)
+  except Exception as error:
+    places = [
+      f' (line {frame.lineno} of {frame.filename})'
+      for frame in traceback.extract_tb(error.__traceback__)
+      if not Path(frame.filename).is_relative_to(_PACKAGE)
+    ]
+    raise ValueError(
+      f'{what} failed: {type(error).__name__}: {error}{"".join(places[-1:])}'
+    ) from error
+
+
+def _as_array(values):
+  """An array, (m,), or one that is no such array for values of other shapes."""
+  try:
+    return np.asarray(values)
+  except ValueError:  # Their lengths differ.
+    return np.asarray(values, object)
+
+
+def _checked_weights(values, ids, what):
+  """Returns the weights of ids, (m,)."""
+  weights = _as_array(values)
+  if weights.shape != ids.shape or weights.dtype.kind not in 'fiub':
+    raise ValueError(
+      f"{what}: 'weights' must be numbers {ids.shape}, one for each token, "
+      f'got {weights.dtype} {weights.shape}'
+    )
+  if not (np.isfinite(weights) & (weights >= 0)).all():
+    wrong = weights[~(np.isfinite(weights) & (weights >= 0))][0]
+    raise ValueError(f"{what}: 'weights' must be 0 or more, got {wrong}")
+  return weights

@@ -32,7 +32,7 @@ def TextFiles(
   paths, whole files fill test and valid up to their fractions. If either stays
   less than half full, as with few or very unequal files, the joined bytes are
   cut like a file. With `field`, each row is a document with a zero byte after
-  it, and no document is cut.
+  it, and no document is cut, unless they are too few for three splits.
 
   Nothing is read into memory. A plain file is memory-mapped; what must be
   unpacked, joined or, with a vocabulary, encoded, is kept in the data cache,

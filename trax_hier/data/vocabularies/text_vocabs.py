@@ -81,7 +81,7 @@ def describe_vocab(vocab: TextVocab, given: str | Vocab | None) -> str:
   """
   if isinstance(vocab, ByteVocab):
     return ''
-  name = given if isinstance(given, str) else f'{type(vocab).__name__}'
+  name = given if isinstance(given, str) else type(given).__name__
   text = f'{vocab.size:,} tokens of {name}'
   if vocab.loss:
     text += (
@@ -131,7 +131,6 @@ class _OwnVocab:
   def __init__(self, vocab: Vocab):
     self._vocab = vocab
     self.size = vocab.size
-    self.encode = vocab.encode
     self._lengths = {}
 
   def __reduce__(self):
@@ -141,26 +140,59 @@ class _OwnVocab:
   def key(self) -> str:
     digest = hashlib.sha256(f'{type(self._vocab).__qualname__}\n'.encode())
     for i in range(min(self.size, _MOST_PIECES)):
-      digest.update(f'{self.decode([i])}\n'.encode('utf-8', 'replace'))
+      digest.update(f'{self._piece(i)}\n'.encode('utf-8', 'replace'))
     for text in probe_texts():
       try:
-        digest.update(np.asarray(self.encode(text), np.int64).tobytes())
+        digest.update(self.encode(text).astype(np.int64).tobytes())
       except ValueError:
         digest.update(b'-')
     return f'own {digest.hexdigest()[:32]}'
 
   @functools.cached_property
   def loss(self) -> str:
-    return loss_of(self._vocab)
+    return loss_of(self)
+
+  def encode(self, text: str) -> np.ndarray:
+    """Returns the checked ids of a text, (l,) int32.
+
+    Raises:
+      ValueError: if the vocabulary fails, or returns what is no token of text.
+    """
+    name = f'{type(self._vocab).__name__}.encode({text[:20]!r})'
+    try:
+      ids = np.asarray(self._vocab.encode(text))
+    except Exception as error:  # The code is the user's.
+      raise ValueError(f'{name}: {type(error).__name__}: {error}') from error
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in 'iu'):
+      raise ValueError(
+        f'{name} must return integer ids (l,), got {ids.dtype} {ids.shape}'
+      )
+    if ids.size and not 1 <= ids.min() <= ids.max() < self.size:
+      wrong = ids[(ids < 1) | (ids >= self.size)][0]
+      raise ValueError(
+        f'{name} returns the id {wrong}: ids of text must be in [1, '
+        f'{self.size}), as 0 is padding and size is {self.size}'
+      )
+    return ids.astype(np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
-    return self._vocab.decode(ids)
+    """Returns the text of ids, (l,), without those that are 0.
+
+    Raises:
+      ValueError: if the vocabulary fails.
+    """
+    ids = np.asarray(ids, np.int64)
+    try:
+      return self._vocab.decode(ids[ids > 0])
+    except Exception as error:  # The code is the user's.
+      name = f'{type(self._vocab).__name__}.decode'
+      raise ValueError(f'{name}: {type(error).__name__}: {error}') from error
 
   def encode_bytes(self, content: bytes) -> Encoded:
     return encode_parts(content, MARKS, self._encode, self._encode_run)
 
   def _encode(self, text):
-    ids = np.asarray(self.encode(text), np.int32)
+    ids = self.encode(text)
     weights = np.array([self._length(i) for i in ids.tolist()], np.int64)
     n_bytes = len(text.encode())
     if weights.sum() == n_bytes:
@@ -170,11 +202,18 @@ class _OwnVocab:
 
   def _length(self, i):
     if i not in self._lengths:
-      self._lengths[i] = len(self.decode([i]).encode('utf-8', 'replace'))
+      self._lengths[i] = len(self._piece(i).encode('utf-8', 'replace'))
     return self._lengths[i]
+
+  def _piece(self, i):
+    """Text of one id; '' if it has none."""
+    try:
+      return self.decode([i])
+    except ValueError:
+      return ''
 
   def _encode_run(self, run):
     """Ids of zero bytes, and of U+FFFD for each byte that is not UTF-8."""
-    other = np.asarray(self.encode('\ufffd'), np.int32)
+    other = self.encode('\ufffd') if any(run) else None
     ids = [other if byte else np.zeros(1, np.int32) for byte in run]
     return np.concatenate(ids)

@@ -16,6 +16,7 @@ from trax_hier.data.vocabularies.byte_counts import MARKS, encode_parts
 from trax_hier.data.vocabularies.vocab import Encoded, content_key
 
 _LONGEST_PATTERN = 10_000  # characters
+_LONGEST_RUN = 4096  # characters
 
 
 class TiktokenVocab:
@@ -102,7 +103,17 @@ class TiktokenVocab:
     return content.decode('utf-8', errors='replace')
 
   def _encode(self, text):
-    ids = self._encoding.encode_to_numpy(text, disallowed_special=())
+    try:
+      ids = self._encoding.encode_to_numpy(text, disallowed_special=())
+    except ValueError:
+      # The pattern may need too much memory for a long run of spaces.
+      if len(text) < _LONGEST_RUN:
+        raise
+      half = len(text) // 2
+      pairs = zip(
+        self._encode(text[:half]), self._encode(text[half:]), strict=True
+      )
+      return Encoded(*map(np.concatenate, pairs))
     ids = ids.astype(np.int32) + 1
     return Encoded(ids, self.byte_lengths[ids])
 

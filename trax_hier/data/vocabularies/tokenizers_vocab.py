@@ -1,6 +1,7 @@
 """TokenizersVocab: the tokens of a tokenizer.json as token ids."""
 
 import functools
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from trax_hier.data.vocabularies.losses import loss_of
 from trax_hier.data.vocabularies.vocab import Encoded, content_key
 
 TOKENIZER_FILE = 'tokenizer.json'
+# Types of pre-tokenizers that drop and add no text, unless their settings say.
+_KEEPS_TEXT = ('ByteLevel', 'Split', 'Punctuation', 'Digits')
 
 
 def _import_tokenizers() -> ModuleType:
@@ -37,8 +40,8 @@ class TokenizersVocab:
   """Vocabulary of a tokenizer.json, of Hugging Face's tokenizers.
 
   Ids are those of the file plus 1, because id 0 is padding. No special tokens
-  are added, and text that looks like one, such as '[PAD]', is text. Truncation
-  and padding that the file asks for are ignored.
+  are added, and text that looks like one, such as '[PAD]', is text. Truncation,
+  padding and dropout that the file asks for are ignored.
 
   Attributes:
     size: Number of ids, with those of special tokens.
@@ -68,6 +71,9 @@ class TokenizersVocab:
     self.key = content_key('tokenizers', content)
     self._tokenizer.no_truncation()
     self._tokenizer.no_padding()
+    if self._facts['model'].get('dropout'):
+      # A text would have other ids in each process, and after each start.
+      self._tokenizer.model.dropout = None
     self._tokenizer.encode_special_tokens = True
     ids = self._tokenizer.get_vocab(with_added_tokens=True)
     if not ids:
@@ -76,12 +82,14 @@ class TokenizersVocab:
     # Usual bytes of each id; 1 where they are not known.
     self._weights = np.ones(self.size, np.int64)
     self._byte_ids = None
+    self._falls_back = False  # Whether byte tokens are those of byte fallback.
     if _is_last(self._facts.get('decoder'), 'ByteLevel'):
       self._read_byte_level(ids)
     elif all(f'<0x{byte:02X}>' in ids for byte in range(256)):
       self._byte_ids = np.array(
         [ids[f'<0x{byte:02X}>'] + 1 for byte in range(256)], np.int32
       )
+      self._falls_back = True
 
   def __reduce__(self):
     """Pickles the content."""
@@ -119,9 +127,27 @@ class TokenizersVocab:
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
     ids = np.asarray(ids, np.int64)
+    if self._falls_back:
+      ids = self._with_valid_runs(ids)
     return self._tokenizer.decode(
       (ids[ids > 0] - 1).tolist(), skip_special_tokens=False
     )
+
+  def _with_valid_runs(self, ids):
+    """Replaces bytes that are not UTF-8 by those of U+FFFD.
+
+    The package decodes a run of byte tokens to nothing else if any of it is not
+    UTF-8, such as the first byte of a character that the next tokens complete.
+    """
+    byte_of = {i: byte for byte, i in enumerate(self._byte_ids.tolist())}
+    found = []
+    for is_run, run in itertools.groupby(ids.tolist(), byte_of.__contains__):
+      part = list(run)
+      if is_run:
+        text = bytes(map(byte_of.get, part)).decode('utf-8', 'replace')
+        part = self._byte_ids[np.frombuffer(text.encode(), np.uint8)].tolist()
+      found += part
+    return np.array(found, np.int64)
 
   def _encode(self, text, needs_offsets=True):
     is_fixed = not needs_offsets or self.byte_lengths is not None
@@ -175,8 +201,10 @@ class TokenizersVocab:
       self._byte_ids is not None
       and _is_last(facts.get('decoder'), 'ByteLevel')
       and not facts.get('normalizer')
-      and not any(
-        part.get('add_prefix_space') or part.get('behavior') == 'Removed'
+      and all(
+        part.get('type') in _KEEPS_TEXT
+        and not part.get('add_prefix_space')
+        and part.get('behavior') != 'Removed'
         for part in _parts(facts.get('pre_tokenizer'))
       )
       and not any(
