@@ -241,7 +241,7 @@ def test_hashed_attention_is_causal_in_the_decoder_alone():
   assert logits.shape == (1, 4, toy.VOCAB) and np.isfinite(logits).all()
 
   def found(layer):
-    if type(layer).__name__ == 'PureLSHSelfAttention':
+    if type(layer).__name__ == '_PureLSHSelfAttention':
       return [layer._causal]
     return [c for sub in layer.sublayers for c in found(sub)]
 

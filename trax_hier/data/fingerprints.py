@@ -3,10 +3,8 @@
 A fingerprint of memory-mapped data reads only some blocks of the files.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +17,6 @@ Content = Mapping[
   tuple[str, tuple[np.ndarray, ...]]
   | tuple[str, tuple[np.ndarray, ...], str | None],
 ]
-
-# Training batches that stand for data sets without a fingerprint. A data set
-# may have no batch of a later step.
-_STEPS = (0, 1, 10, 100)
 
 _BLOCK, _N_BLOCKS = 1 << 16, 256  # items hashed at a time; blocks of a file
 
@@ -68,35 +62,4 @@ def _hash(arrays, is_sampled):
       digest.update(flat[begin : begin + _BLOCK].tobytes())
       if i % _N_BLOCKS == _N_BLOCKS - 1:
         release_pages(array)
-  return digest.hexdigest()[:16]
-
-
-def batch_fingerprint(data: Any) -> dict[str, str]:
-  """Returns the hashes of some batches of a data set without `fingerprint`.
-
-  Args:
-    data: Data set, as `TrainData` describes.
-
-  Raises:
-    ValueError: if there is no validation split.
-  """
-  train = []
-  with contextlib.suppress(Exception):
-    for step in _STEPS:
-      train.append(data.train_batch(step))
-  valid = data.eval_batches('valid')
-  n, ends = len(valid), (valid[0], valid[len(valid) - 1])
-  return {
-    'train': f'hash {_hash_batches(train)} of {len(train)} batches',
-    'valid': f'hash {_hash_batches(ends)} of the ends of {n:,} batches',
-  }
-
-
-def _hash_batches(batches):
-  digest = hashlib.sha256()
-  for batch in batches:
-    for name, value in sorted(batch.items()):
-      array = np.asarray(value)
-      digest.update(f'{name} {array.dtype.str} {array.shape}\n'.encode())
-      digest.update(array.tobytes())
   return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from trax_hier.data.batching.shares import (
   locate_rows,
   split_rows,
 )
-from trax_hier.data.fingerprints import batch_fingerprint
+from trax_hier.data.fingerprints import whole_hash
 from trax_hier.data.splits import EVAL_SPLITS
 
 
@@ -261,9 +261,31 @@ class MixedBatches(Sequence[Batch]):
 
 
 def _fingerprint(source):
-  found = getattr(source, 'fingerprint', dict)()
-  # Else a change of it would go unnoticed beside the fingerprints of others.
-  return found or batch_fingerprint(source)
+  """The fingerprint of a source; without one, hashes of some batches.
+
+  Else a change of it would go unnoticed beside the fingerprints of others.
+  """
+  if found := getattr(source, 'fingerprint', dict)():
+    return found
+  valid = source.eval_batches('valid')
+  batches = {
+    'train': [source.train_batch(step) for step in (0, 1)],
+    'valid': [valid[0], valid[len(valid) - 1]],
+  }
+  return {
+    split: f'hash {_hash(few)} of {len(few)} batches'
+    for split, few in batches.items()
+  }
+
+
+def _hash(batches):
+  return whole_hash(
+    tuple(
+      np.asarray(array)
+      for batch in batches
+      for _, array in sorted(batch.items())
+    )
+  )
 
 
 def _checked_sources(sources):
