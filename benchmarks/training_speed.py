@@ -12,12 +12,12 @@
 * layers: seconds of one layer with its gradient, with and without the faster
   products of `trax_hier.training.cpu_products`.
 
-Each model runs in a process of its own, on all cores; steps of all models
-alternate. 'ours, plain' is the same step without huge pages and faster
-products. The share of the product speed is the time that the model's FLOPs
-would take at the speed of a product of 2048 x 2048 matrices, over the time of a
-step. The torch package has no relative positions: its Hourglass has learned
-absolute ones, and attends within groups to resample.
+Each model runs in a process of its own, on all cores; a few steps of ours and
+of another model alternate. 'ours, plain' is the same step without huge pages
+and faster products. The share of the product speed is the time that the model's
+FLOPs would take at the speed of a product of 2048 x 2048 matrices, over the
+time of a step. The torch package has no relative positions: its Hourglass has
+learned absolute ones, and attends within groups to resample.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 PLAIN = {'GLIBC_TUNABLES': '', 'TRAX_HIER_CPU_PRODUCTS': '0'}
@@ -42,6 +43,7 @@ ENVIRONMENTS = {
 }
 SHAPES = {'hourglass': (4, 1536), 'recurrent': (2, 2048)}
 WIDTH, HEADS, VOCAB, RATE = 256, 4, 256, 1e-3
+CACHE = os.path.join(tempfile.gettempdir(), 'training_speed_programs')
 
 
 def our_step(part, name):
@@ -210,7 +212,9 @@ def work(part, name):
     step()
   print('ready', flops or 0, flush=True)
   for _ in sys.stdin:
-    print(step(), flush=True)
+    # Memory that was idle during the other model's turn is slow at first.
+    _, *seconds = [step() for _ in range(4)]
+    print(statistics.median(seconds), flush=True)
 
 
 class Worker:
@@ -219,7 +223,9 @@ class Worker:
   def __init__(self, part, name):
     self._process = subprocess.Popen(
       [sys.executable, __file__, f'--worker={part}', f'--models={name}'],
-      env=os.environ | {'JAX_PLATFORMS': 'cpu'} | ENVIRONMENTS[name],
+      env=os.environ
+      | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': CACHE}
+      | ENVIRONMENTS[name],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -233,7 +239,7 @@ class Worker:
     raise SystemExit('a model has failed: see above')
 
   def step(self):
-    """Seconds of a step."""
+    """Seconds of a step, the median of some."""
     self._process.stdin.write('\n')
     self._process.stdin.flush()
     return float(self._process.stdout.readline())
@@ -262,43 +268,49 @@ def product_speed():
 def models(part, arguments):
   """Prints the speeds of whole steps."""
   wanted = arguments.models.split(',')
-  names = [name for name in ENVIRONMENTS if name.split(',')[0] in wanted]
+  names = [
+    name
+    for name in ENVIRONMENTS
+    if name.split(',')[0] in wanted and name != 'ours'
+  ]
   excluded = {
     'hourglass': ['ours, no positions'],
     'recurrent': ['trax', 'ours, linear and rotary'],
   }
   names = [name for name in names if name not in excluded[part]]
-  workers, flops = {}, {}
-  for name in names:  # One after another: compilation takes both cores.
-    workers[name] = Worker(part, name)
-    flops[name] = workers[name].ready()
-  peak = product_speed()
-  seconds = {name: [] for name in names}
-  for _ in range(arguments.rounds):
-    for name, worker in workers.items():
-      seconds[name].append(worker.step())
-  for worker in workers.values():
-    worker.close()
   batch, length = SHAPES[part]
   n_tokens = batch * length
-  own = statistics.median(seconds['ours']) if 'ours' in seconds else None
   print(
-    f'{part}: width {WIDTH}, {batch} x {length} tokens, Adam, '
-    f'{arguments.rounds} rounds, {len(os.sched_getaffinity(0))} cores; a large '
-    f'product runs at {peak / 1e9:.0f} GFLOP/s'
+    f'{part}: width {WIDTH}, {batch} x {length} tokens, Adam, medians of '
+    f'{arguments.rounds} rounds, {len(os.sched_getaffinity(0))} cores'
   )
-  print(
-    f'{"":26}{"tokens/s":>10}{"best":>8}{"ours/this":>11}{"of products":>13}'
-  )
+  print(f'{"other":26}{"ours":>8}{"other":>8}{"ratio":>7}{"of products":>13}')
+  peak = product_speed()
   for name in names:
-    median = statistics.median(seconds[name])
-    ratio = f'{median / own:.2f}' if own else ''
-    share = flops[name] / peak / median
+    own, flops, other = pair(part, name, arguments.rounds)
+    share = flops / peak / own
     print(
-      f'{name:26}{n_tokens / median:10.0f}{n_tokens / min(seconds[name]):8.0f}'
-      f'{ratio:>11}{f"{share:.2f}" if share else "":>13}',
+      f'{name:26}{n_tokens / own:8.0f}{n_tokens / other:8.0f}'
+      f'{other / own:7.2f}{share:13.2f}',
       flush=True,
     )
+  print(f'a large product runs at {peak / 1e9:.0f} GFLOP/s')
+
+
+def pair(part, name, rounds):
+  """Median seconds of our step, its FLOPs, and seconds of another model's.
+
+  More processes at once would compete for memory, whose huge pages run out.
+  """
+  workers = [Worker(part, 'ours')]
+  flops = workers[0].ready()
+  workers.append(Worker(part, name))
+  workers[1].ready()
+  seconds = [[worker.step() for worker in workers] for _ in range(rounds)]
+  for worker in workers:
+    worker.close()
+  own, other = map(statistics.median, zip(*seconds, strict=True))
+  return own, flops, other
 
 
 def layers(arguments):
