@@ -50,10 +50,10 @@ def speed_up_products(function: Callable) -> Callable:
 
 def _rewrite(value):
   """Rewrites the products in a jaxpr, or in the jaxprs of a parameter."""
-  if isinstance(value, core.ClosedJaxpr):
-    return value.replace(jaxpr=_rewrite(value.jaxpr))
   if isinstance(value, core.Jaxpr):
     return value.replace(eqns=[_rewrite_equation(each) for each in value.eqns])
+  if isinstance(value, core.ClosedJaxpr):  # The same class since JAX 0.12.
+    return value.replace(jaxpr=_rewrite(value.jaxpr))
   if type(value) in (tuple, list):  # Not named tuples, such as axes.
     return type(value)(map(_rewrite, value))
   return value
