@@ -5,6 +5,7 @@ the system takes a seventh of the step to provide them. In pages of 2 MB, it
 takes a few percent.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -18,8 +19,12 @@ _FIRST_GLIBC = (2, 35)
 _SYSTEM = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
-def add_huge_pages(parser) -> None:
-  """Adds --no_huge_pages."""
+def add_huge_pages(parser: argparse.ArgumentParser) -> None:
+  """Adds --no_huge_pages.
+
+  Args:
+    parser: The parser.
+  """
   parser.add_argument(
     '--no_huge_pages',
     action='store_true',

@@ -92,7 +92,7 @@ class DataSet:
       empty_hint: End of the message that the valid split is empty.
       rows_per_epoch: Rows that hold each part of the training split once; None
         if rows are generated.
-      train_lanes: Function from a number of lanes to `train_rows` of so many;
+      train_lanes: Function from a number of lanes to `train_rows` of them;
         None if rows do not continue over batches.
 
     Raises:

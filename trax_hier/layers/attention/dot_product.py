@@ -40,7 +40,7 @@ class DotProductAttention(base.Layer):
 
   Long sequences are cut to skip most of the products that the causal mask or
   the window discards. With a window, each block of queries attends to its own
-  block of keys and the previous one. Without a window, queries are cut into a
+  block of keys and the window before. Without a window, queries are cut into a
   few spans. Each span attends to the keys before its end, in chunks if it is
   long (see `in_chunks`).
 
@@ -117,11 +117,12 @@ class DotProductAttention(base.Layer):
     b, h, length, _ = q.shape
     size = block_size(self._window)
     n = -(-length // size)
-    q = overlapping_blocks(q, size, size, length)
+    q = blocks(q, size)
     keys = [x.reshape(b, -1, *x.shape[-2:]) for x in keys]
     keys = [
       overlapping_blocks(x, size, self._window + size, length) for x in keys
     ]
+    q, *keys = (x.reshape(b * n, *x.shape[2:]) for x in (q, *keys))
     first = t + size * jnp.tile(jnp.arange(n), b)[:, None, None, None]
     y = self._attend(arrays, first, q, keys, self.rng, in_blocks=True)
     y = y.reshape(b, n, h, size, -1).swapaxes(1, 2)
@@ -309,7 +310,7 @@ def overlapping_blocks(x, size, width, length):
   """Cuts the last `length` rows of x (b, h, .., d) into blocks of `size` rows.
 
   Each block begins with the width - size rows before it, or zeros if x has
-  none; size divides width. -> (b * n, h, width, d).
+  none; size divides width. -> (b, n, h, width, d).
   """
   n, before = -(-length // size), width - size
   x = x[..., -(length + before) :, :]
@@ -319,16 +320,4 @@ def overlapping_blocks(x, size, width, length):
   x = x.reshape(b, h, -1, size, d)
   parts = [x[:, :, i : i + n] for i in range(width // size)]
   y = jnp.concatenate(parts, axis=-2)  # (b, h, n, width, d)
-  return y.swapaxes(1, 2).reshape(b * n, h, width, d)
-
-
-def block_pairs(x, window, length):
-  """Joins each block of keys to the previous block: (b, n, h, 2 w, d).
-
-  The last `length` keys of x (b, h, .., d) are cut into blocks. The `window`
-  rows before them, or zeros if x has none, are the block before the first.
-  """
-  if x.shape[-2] == length:
-    x = jnp.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
-  y = blocks(x[..., -(length + window) :, :], window)
-  return jnp.concatenate([y[:, :-1], y[:, 1:]], axis=-2)
+  return y.swapaxes(1, 2)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
 from trax_hier.config.effects import passes_on
-from trax_hier.layers.attention.dot_product import block_pairs, blocks
+from trax_hier.layers.attention.dot_product import blocks, overlapping_blocks
 from trax_hier.layers.attention.positions import NoPositions, check_carry
 from trax_hier.layers.attention.qk_normalization import ScaledAttention
 from trax_hier.layers.base.normalization import RMSNorm
@@ -169,7 +169,9 @@ class _RecurrentStates(Recurrence):
       projected = self._project(s)
       return self._advance(s, projected, rows), tuple(projected[:2])
 
-    rows = tuple(block_pairs(x, w, length).swapaxes(0, 1) for x in (k, v))
+    rows = tuple(
+      overlapping_blocks(x, w, 2 * w, length).swapaxes(0, 1) for x in (k, v)
+    )
     s = self._begin(q.shape[0], length, q.dtype)
     s, states = jax.lax.scan(step, s, rows)
     y = self._read(blocks(q, w), *(x.swapaxes(0, 1) for x in states))
