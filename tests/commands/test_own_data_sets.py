@@ -51,8 +51,8 @@ class Least:
 
 
 @configurable(module='own')
-class Sums(OwnData):
-  """The example of the README."""
+class Additions(OwnData):
+  """As the example of the README; its name must differ from that."""
 
   def n_rows(self, split):
     return {'train': 8, 'valid': 3, 'test': 2}[split]
@@ -64,9 +64,9 @@ class Sums(OwnData):
 KINDS = {
   'least': ['train.data = @own.Least()'],
   'rows': [
-    'train.data = @own.Sums()',
-    'Sums.batch_size = 2',
-    'Sums.length = 8',
+    'train.data = @own.Additions()',
+    'Additions.batch_size = 2',
+    'Additions.length = 8',
   ],
   'arrays': [
     'train.data = @FromArrays()',
