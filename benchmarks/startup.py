@@ -1,16 +1,18 @@
 """CPU seconds from a command to its first result, cold and warm.
 
-    python benchmarks/startup.py [--against=COMMIT] [--rounds=1]
-        [--stages=train,generate,describe,abstract]
+    python benchmarks/startup.py [--against=COMMIT] [--setting=NAME=VALUE]
+        [--rounds=1] [--stages=train,deep,generate,describe,abstract]
 
 Each command runs in a process of its own, first with an empty cache of compiled
 programs (cold), then again with the cache that it left (warm). With --against,
-the same commands run with the code of another commit too, alternately. Figures
+the same commands run with the code of another commit too, and with --setting,
+with a variable of the environment set, alternately. Figures
 are user and system seconds of the whole process; a machine that is busy with
 other work inflates them. With several rounds, they are medians.
 
 * first step: from the command of a training run of the quickstart's model
   until the line of its first step is printed.
+* deep first step: the same for hourglass/enwik8.gin with its 34 blocks, d 16.
 * closing sample: in the same run, which ends after that step, from the line of
   the evaluation until the process has ended: the probes, the sample of 256
   tokens, the end of the checkpoint's writing.
@@ -67,11 +69,13 @@ class Code:
     name: Name in the table.
     tree: Folder that holds the package.
     folder: Folder of its cache of programs and its run.
+    settings: Further variables of the environment.
   """
 
   name: str
   tree: pathlib.Path
   folder: pathlib.Path
+  settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def cache(self) -> pathlib.Path:
@@ -87,11 +91,15 @@ class Code:
     """Environment variables of its processes."""
     inherited = os.environ.copy()
     inherited.pop('JAX_COMPILATION_CACHE_DIR', None)
-    return inherited | {
-      'PYTHONPATH': str(self.tree),
-      'PYTHONUNBUFFERED': '1',
-      'XDG_CACHE_HOME': str(self.cache),
-    }
+    return (
+      inherited
+      | {
+        'PYTHONPATH': str(self.tree),
+        'PYTHONUNBUFFERED': '1',
+        'XDG_CACHE_HOME': str(self.cache),
+      }
+      | self.settings
+    )
 
 
 def cpu_seconds(
@@ -144,20 +152,31 @@ def _seconds_so_far(pid):
 
 def train(code: Code) -> dict[str, float]:
   """Seconds of the first training step and of the closing sample."""
-  shutil.rmtree(code.run, ignore_errors=True)
-  command = [
-    *('-m', 'trax_hier.trainer', '--config_file=text.gin'),
-    # A small text of which the evaluation takes no time.
-    f"--config=DATA = '{argparse.__file__}'",
-    *('--config=train.steps = 1', '--config=train.eval_every = 1'),
-    f'--output_dir={code.run}',
-  ]
-  marks = {'first step': r'^step 1/1\b', 'evaluated': '^held-out at step 1'}
-  seconds = cpu_seconds(code, command, marks)
+  # A small text of which the evaluation takes no time.
+  data = f"--config=DATA = '{argparse.__file__}'"
+  seconds = _train(
+    code, ['--config_file=text.gin', data], evaluated='^held-out at step 1'
+  )
   return {
     'first step': seconds['first step'],
     'closing sample': seconds['end'] - seconds['evaluated'],
   }
+
+
+def deep(code: Code) -> dict[str, float]:
+  """Seconds of the first training step of a deep model."""
+  files = ['--config_file=hourglass/enwik8.gin', '--config_file=smoke.gin']
+  return {'deep first step': _train(code, files)['first step']}
+
+
+def _train(code, flags, **marks):
+  """`cpu_seconds` of a training of one step."""
+  shutil.rmtree(code.run, ignore_errors=True)
+  command = [
+    *('-m', 'trax_hier.trainer', *flags, f'--output_dir={code.run}'),
+    *('--config=train.steps = 1', '--config=train.eval_every = 1'),
+  ]
+  return cpu_seconds(code, command, {'first step': r'^step 1/1\b', **marks})
 
 
 def generate(code: Code) -> dict[str, float]:
@@ -189,7 +208,7 @@ def abstract(code: Code) -> dict[str, float]:
   return {'abstract init': float(re.search(r'seconds (\S+)', output)[1])}
 
 
-_STAGES = {f.__name__: f for f in (train, generate, describe, abstract)}
+_STAGES = {f.__name__: f for f in (train, deep, generate, describe, abstract)}
 
 
 def measure(stage: Callable, code: Code) -> dict[str, tuple[float, float]]:
@@ -202,18 +221,26 @@ def measure(stage: Callable, code: Code) -> dict[str, tuple[float, float]]:
   return {name: (cold[name], warm[name]) for name in cold}
 
 
+def unpack(commit: str, folder: pathlib.Path) -> pathlib.Path:
+  """Writes the files of a commit to a folder, and returns it."""
+  archive = subprocess.check_output(['git', 'archive', commit], cwd=_ROOT)
+  subprocess.run(['tar', '-x'], cwd=folder, input=archive, check=True)
+  return folder
+
+
 @contextlib.contextmanager
-def versions(against: str | None) -> Iterator[list[Code]]:
-  """This code, and that of another commit in a temporary folder."""
+def versions(against: str | None, setting: str | None) -> Iterator[list[Code]]:
+  """This code, that of another commit, and this one with a setting."""
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary)
     codes = [Code('this code', _ROOT, folder / 'this')]
     if against is not None:
       tree = folder / 'tree'
       tree.mkdir()
-      archive = subprocess.check_output(['git', 'archive', against], cwd=_ROOT)
-      subprocess.run(['tar', '-x'], cwd=tree, input=archive, check=True)
-      codes.append(Code(against, tree, folder / 'other'))
+      codes.append(Code(against, unpack(against, tree), folder / 'other'))
+    if setting is not None:
+      name, _, value = setting.partition('=')
+      codes.append(Code(setting, _ROOT, folder / 'set', {name: value}))
     for code in codes:
       code.folder.mkdir()
     yield codes
@@ -225,23 +252,24 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--against', metavar='COMMIT')
+  parser.add_argument('--setting', metavar='NAME=VALUE')
   parser.add_argument('--rounds', type=int, default=1)
-  parser.add_argument('--stages', default=','.join(_STAGES))
+  parser.add_argument('--stages', default='train,generate,describe,abstract')
   arguments = parser.parse_args()
   measured = {}
-  with versions(arguments.against) as codes:
+  with versions(arguments.against, arguments.setting) as codes:
     for stage in map(_STAGES.get, arguments.stages.split(',')):
       for _ in range(arguments.rounds):
         for code in codes:
           for name, seconds in measure(stage, code).items():
             measured.setdefault((name, code.name), []).append(seconds)
-            print(f'{name:16}{code.name:12}', *map('{:7.1f}'.format, seconds))
-  print(f'\n{"":28}{"cold":>8}{"goal":>6}{"warm":>8}{"goal":>6}')
+            print(f'{name:18}{code.name:26}', *map('{:7.1f}'.format, seconds))
+  print(f'\n{"":44}{"cold":>8}{"goal":>6}{"warm":>8}{"goal":>6}')
   for (name, code), rounds in sorted(measured.items()):
-    line = f'{name:16}{code:12}'
+    line = f'{name:18}{code:26}'
     both = zip(*rounds, strict=True)
-    for values, goal in zip(both, _GOALS[name], strict=True):
-      line += f'{statistics.median(values):8.1f}{goal:6}'
+    for values, goal in zip(both, _GOALS.get(name, ('', '')), strict=True):
+      line += f'{statistics.median(values):8.1f}{goal:>6}'
     print(line)
 
 

@@ -1,6 +1,10 @@
 """Timing code that several benchmarks share."""
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 
 import jax
@@ -27,6 +31,47 @@ def random_weights(shapes):
   return jax.tree.map(
     lambda w: jnp.asarray(rng.normal(size=w.shape) * 0.05, w.dtype), shapes
   )
+
+
+def report(*numbers):
+  """The answer of a worker."""
+  print('answer', *numbers, flush=True)
+
+
+class Worker:
+  """This program in a process of its own, which answers lines by numbers."""
+
+  def __init__(self, arguments, environment):
+    """Starts it.
+
+    Args:
+      arguments: Its arguments.
+      environment: Variables to set.
+    """
+    cache = os.path.join(tempfile.gettempdir(), 'benchmark_programs')
+    self._process = subprocess.Popen(
+      [sys.executable, sys.argv[0], *arguments],
+      env=os.environ
+      | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': cache}
+      | environment,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def ask(self, text=''):
+    """Writes a line; returns the numbers that the worker reports."""
+    self._process.stdin.write(f'{text}\n')
+    self._process.stdin.flush()
+    for line in self._process.stdout:
+      if line.startswith('answer '):
+        return [float(word) for word in line.split()[1:]]
+    raise SystemExit('a worker has failed: see above')
+
+  def close(self):
+    """Ends it."""
+    self._process.stdin.close()
+    self._process.wait()
 
 
 class TrainingSteps:

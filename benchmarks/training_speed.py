@@ -2,15 +2,13 @@
 
     pip install torch hourglass-transformer-pytorch
     pip install block-recurrent-transformer-pytorch
-    python benchmarks/training_speed.py [--parts=hourglass,recurrent,layers]
+    python benchmarks/training_speed.py [--parts=hourglass,recurrent]
         [--models=ours,trax,torch] [--rounds=7]
 
 * hourglass: tokens per second of whole training steps (Adam) of 1@1 4@3 1@1,
   width 256, 4 heads, 4 x 1536 tokens, with attention resampling.
 * recurrent: the same for a Block-Recurrent Transformer of 4 layers, width 256,
   window and states 512, one recurrent layer, 2 x 2048 tokens.
-* layers: seconds of one layer with its gradient, with and without the faster
-  products of `trax_hier.training.cpu_products`.
 
 Each model runs in a process of its own, on all cores; a few steps of ours and
 of another model alternate. 'ours, plain' is the same step without huge pages
@@ -25,10 +23,10 @@ import functools
 import importlib.metadata
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+
+from timing import Worker, report
 
 PLAIN = {'GLIBC_TUNABLES': '', 'TRAX_HIER_CPU_PRODUCTS': '0'}
 FAST = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
@@ -43,7 +41,6 @@ ENVIRONMENTS = {
 }
 SHAPES = {'hourglass': (4, 1536), 'recurrent': (2, 2048)}
 WIDTH, HEADS, VOCAB, RATE = 256, 4, 256, 1e-3
-CACHE = os.path.join(tempfile.gettempdir(), 'training_speed_programs')
 
 
 def our_step(part, name):
@@ -205,48 +202,15 @@ def random_tokens(shape):
 
 
 def work(part, name):
-  """Runs steps when asked: prints seconds and 0 or FLOPs, a line for a line."""
+  """Answers each line by seconds of a step, and FLOPs or 0."""
   make = {'trax': trax_step, 'torch': torch_step}.get(name, our_step)
   step, flops = make(part, name)
   for _ in range(2):
     step()
-  print('ready', flops or 0, flush=True)
   for _ in sys.stdin:
     # Memory that was idle during the other model's turn is slow at first.
     _, *seconds = [step() for _ in range(4)]
-    print(statistics.median(seconds), flush=True)
-
-
-class Worker:
-  """A model in a process of its own."""
-
-  def __init__(self, part, name):
-    self._process = subprocess.Popen(
-      [sys.executable, __file__, f'--worker={part}', f'--models={name}'],
-      env=os.environ
-      | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': CACHE}
-      | ENVIRONMENTS[name],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
-  def ready(self):
-    """Waits for the first steps; returns the FLOPs of a step, or 0."""
-    for line in self._process.stdout:
-      if line.startswith('ready'):
-        return float(line.split()[1])
-    raise SystemExit('a model has failed: see above')
-
-  def step(self):
-    """Seconds of a step, the median of some."""
-    self._process.stdin.write('\n')
-    self._process.stdin.flush()
-    return float(self._process.stdout.readline())
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.wait()
+    report(statistics.median(seconds), flops or 0)
 
 
 def product_speed():
@@ -302,75 +266,20 @@ def pair(part, name, rounds):
 
   More processes at once would compete for memory, whose huge pages run out.
   """
-  workers = [Worker(part, 'ours')]
-  flops = workers[0].ready()
-  workers.append(Worker(part, name))
-  workers[1].ready()
-  seconds = [[worker.step() for worker in workers] for _ in range(rounds)]
+  workers = []
+  for each in ('ours', name):
+    workers.append(
+      Worker([f'--worker={part}', f'--models={each}'], ENVIRONMENTS[each])
+    )
+    workers[-1].ask()  # Compiles before the next process starts.
+  answers = [[worker.ask() for worker in workers] for _ in range(rounds)]
   for worker in workers:
     worker.close()
-  own, other = map(statistics.median, zip(*seconds, strict=True))
-  return own, flops, other
-
-
-def layers(arguments):
-  """Prints seconds of a forward and backward pass of single layers."""
-  import jax
-  import jax.numpy as jnp
-
-  from trax_hier import layers as parts
-  from trax_hier.compat import ShapeDtype, tl
-  from trax_hier.training import cpu_products
-
-  b, length = SHAPES['hourglass']
-  attention = functools.partial(parts.SelfAttention, WIDTH, HEADS)
-  relative = parts.RelativePositions(WIDTH, HEADS)
-  rows = {
-    'layer normalization': tl.LayerNorm(),
-    'dense': parts.Dense(WIDTH),
-    'feed-forward': parts.FeedForward(WIDTH, 4 * WIDTH),
-    'sparse feed-forward': parts.SparseFF(WIDTH, 4 * WIDTH),
-    'attention': attention(),
-    'attention, rotary': attention(positions=parts.RotaryPositions()),
-    'attention, T5': attention(positions=parts.T5Positions(HEADS)),
-    'attention, relative': tl.Serial(
-      parts.ShareWeights(*relative.shared), attention(positions=relative)
-    ),
-    'attention, window 512': attention(window=512),
-    'attention, window 512, T5': attention(
-      window=512, positions=parts.T5Positions(HEADS)
-    ),
-    'SRU': parts.SRU(WIDTH),
-    'attention, sparse QKV': attention(qkv=parts.SparseQKV),
-  }
-  x = jax.random.normal(jax.random.PRNGKey(0), (b, length, WIDTH))
-  print(
-    f'layers: milliseconds with gradient, {b} x {length} x {WIDTH}, '
-    f'{arguments.rounds} rounds'
+  (own, flops), (other, _) = (
+    map(statistics.median, zip(*each, strict=True))
+    for each in zip(*answers, strict=True)
   )
-  print(f'{"":30}{"plain":>8}{"faster products":>17}{"ratio":>7}')
-  for name, layer in rows.items():
-    weights, state = layer.init(ShapeDtype(x.shape), jax.random.PRNGKey(0))
-
-    def loss(weights, x, layer=layer, state=state):
-      y, _ = layer.pure_fn(x, weights, state, jax.random.PRNGKey(1))
-      return jnp.sum(y * y)
-
-    gradient = jax.grad(loss, argnums=(0, 1))
-    steps = [
-      jax.jit(gradient).lower(weights, x).compile(),
-      jax.jit(cpu_products.speed_up_products(gradient))
-      .lower(weights, x)
-      .compile(),
-    ]
-    seconds = [[], []]
-    for _ in range(arguments.rounds):
-      for step, measured in zip(steps, seconds, strict=True):
-        start = time.perf_counter()
-        jax.block_until_ready(step(weights, x))
-        measured.append(time.perf_counter() - start)
-    plain, fast = (1e3 * min(each) for each in seconds)
-    print(f'{name:30}{plain:8.1f}{fast:17.1f}{fast / plain:7.2f}', flush=True)
+  return own, flops, other
 
 
 def versions():
@@ -392,7 +301,7 @@ def versions():
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--parts', default='hourglass,recurrent,layers')
+  parser.add_argument('--parts', default='hourglass,recurrent')
   parser.add_argument('--models', default='ours,trax,torch')
   parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--worker', help=argparse.SUPPRESS)
@@ -402,10 +311,7 @@ def main():
     return
   print(versions())
   for part in arguments.parts.split(','):
-    if part == 'layers':
-      layers(arguments)
-    else:
-      models(part, arguments)
+    models(part, arguments)
 
 
 if __name__ == '__main__':

@@ -122,6 +122,17 @@ def test_chunks_change_nothing(model, chunk, options):
   assert gap(parts[2], whole[2]) < 1e-6
 
 
+def test_among_equal_logits_the_first_one_is_the_prediction():
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.integers(0, 3, (4, 50, 5)), jnp.bfloat16)
+  targets = jnp.asarray(rng.integers(0, 5, (4, 50)))
+  weights = jnp.ones(targets.shape)
+  expected = jnp.sum(jnp.argmax(logits, axis=-1) == targets)
+  _, correct = weighted_sums(logits, {'targets': targets, 'weights': weights})
+  assert correct == expected
+  assert row_scores(logits, targets, weights)[:, 2].sum() == expected
+
+
 @pytest.mark.slow
 def test_chunks_change_nothing_on_a_mesh():
   found = on_devices('run_chunked_loss.py', n=4)

@@ -29,9 +29,9 @@ class SRU(Memory, ReadsDocuments):
   c_t = f c_(t-1) + (1 - f) y
   h = r c + (1 - r) sqrt(3) x
 
-  The cells c start at zero, in each document of a row. A parallel scan of log l
-  steps computes them in float32. In predict mode and with `carry`, the last
-  cell is the layer's state.
+  The cells c start at zero, in each document of a row. Loops of about sqrt(l)
+  steps compute them in float32. In predict mode and with `carry`, the last cell
+  is the layer's state.
 
   Weights: W (u, 3 u), b (3 u,).
 
