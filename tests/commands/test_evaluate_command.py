@@ -11,7 +11,7 @@ import toy
 
 from trax_hier import config
 from trax_hier.commands.evaluate import _context
-from trax_hier.data import ByteVocab, DocumentLanes, ImageBytes
+from trax_hier.data import ByteVocab, DocumentLanes, FromArrays, ImageBytes
 from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.windows import EvalWindows
 from trax_hier.storage import runs
@@ -222,3 +222,10 @@ def test_context_of_documents_in_lanes(tmp_path):
   assert context(2) == plain + memory + unscored
   assert context(2, predict_first=True) == plain + memory
   assert context(1) == plain + unscored
+
+
+def test_context_in_rows_of_several_documents():
+  data = FromArrays([[1, 2]], 2, 8, valid=[[1, 2], [1]], packed=True)
+  batches = data.eval_batches('valid')
+  text = _context(batches, 'token', types.SimpleNamespace(n_in=1))
+  assert text.endswith('from those before it in its document')

@@ -165,6 +165,23 @@ def test_the_sample_of_an_encoder_decoder_shows_the_source(monkeypatch):
   assert asked == [('', [3, 1, 2])]
 
 
+def test_the_held_out_text_is_one_document(monkeypatch):
+  asked = []
+
+  def sample_text(model, weights, vocab, prompt, *_, **settings):
+    asked.append(prompt.tolist())
+    return '!'
+
+  monkeypatch.setattr(generation, 'sample_text', sample_text)
+  batch = {
+    'inputs': np.array([[3, 1, 2, 0, 2, 2, 3, 0]]),
+    'weights': np.array([[1, 1, 1, 0, 1, 1, 1, 0]]),
+    'documents': np.array([[1, 1, 1, 1, 2, 2, 1, 0]]),
+  }
+  probes.sample(None, toy_training.Vocab(), None, batch)
+  assert asked == [[3, 1, 2]]
+
+
 def test_images_have_no_sample(monkeypatch):
   monkeypatch.setattr(generation, 'sample_text', None)
   data = types.SimpleNamespace(unit='dim')

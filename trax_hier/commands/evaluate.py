@@ -185,6 +185,7 @@ def _context(batches, unit, layer):
     first = batches[0]
     text = f'rows of {first["inputs"].shape[1]:,}; each {unit} is predicted '
     text += 'from those before it'
+    text += ' in its document' * ('documents' in first)
     # Documents of one row need no memory; the longest documents come first.
     has_long_documents = not all(
       batches[i]['start_of_sequence'].all() for i in range(min(2, len(batches)))

@@ -169,6 +169,8 @@ def sample(
   else:
     source = None
     is_text = (batch['inputs'][0] != 0) | (batch['weights'][0] > 0)
+    if (ids := batch.get('documents')) is not None:
+      is_text &= np.logical_and.accumulate(ids[0] == ids[0, 0])
     n = 1 + np.flatnonzero(is_text).max(initial=-1)  # Without padding.
     prompt = batch['inputs'][0, : min(n, _PROMPT_TOKENS)]
     prompt = whole_characters(prompt, vocab.decode)

@@ -427,11 +427,13 @@ def test_any_vocabulary(tmp_path, kind):
   assert ('which loses' in said) == bool(vocab.loss)
 
 
-def test_a_prepared_folder_has_a_vocabulary(tmp_path):
+def test_a_prepared_folder_has_a_vocabulary_and_no_fields(tmp_path):
   texts = {'train': [b'one book', b'another'], 'test': [b'held out', b'it']}
   _write_prepared(tmp_path, texts)
   with pytest.raises(ValueError, match=r'leave out DocumentLanes\.vocab'):
     DocumentLanes(str(tmp_path), 2, 4, vocab=ByteVocab())
+  with pytest.raises(ValueError, match=r'leave out DocumentLanes\.field'):
+    DocumentLanes(str(tmp_path), 2, 4, field='text')
 
 
 def test_malformed_prepared_folder_is_named(tmp_path):

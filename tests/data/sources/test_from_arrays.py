@@ -146,6 +146,8 @@ def test_from_gin(tmp_path, monkeypatch):
     ({'valid': [[1]]}, r'one form, got train: a stream \(n,\), valid: docum'),
     ({'seed': -1}, r'FromArrays\.seed = -1'),
     ({'batch_size': 0}, r'FromArrays\.batch_size = 0'),
+    ({'packed': True}, r'FromArrays\.packed = True: .* is a stream'),
+    ({'multiple_of': 2}, r'FromArrays\.multiple_of = 2: .* is a stream'),
     ({'valid_fraction': 1.0}, r'FromArrays\.valid_fraction = 1\.0'),
   ],
 )

@@ -187,6 +187,11 @@ def test_a_vocabulary_of_the_command(tmp_path, tfds, monkeypatch):
 def test_bad_folders_are_named(tmp_path):
   with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*no such file'):
     PaddedDocuments(str(tmp_path / 'none'), 1, 8)
+  # Without a file, a prepared folder is not one of texts.
+  np.save(tmp_path / 'valid.ends.npy', np.array([3]))
+  (tmp_path / 'valid.tokens').write_bytes(b'abc')
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*train\.'):
+    PaddedDocuments(str(tmp_path), 1, 8)
   (tmp_path / 'train.tokens').write_bytes(b'abc')
   for ends in ([2], [2, 1, 3], [-1, 3], 3, [[3]], [3.0]):
     np.save(tmp_path / 'train.ends.npy', np.array(ends))
@@ -236,6 +241,7 @@ def test_bad_numbers_are_named(tmp_path):
     (dict(multiple_of=2), 'multiple_of = 2 has no effect without .*packed'),
     (dict(multiple_of=3, packed=True), 'multiple_of = 3: must divide'),
     (dict(multiple_of=0, packed=True), 'multiple_of = 0'),
+    (dict(packed='False'), "packed = 'False': must be one of False, True"),
   ):
     with pytest.raises(ValueError, match=rf'PaddedDocuments\.{message}'):
       PaddedDocuments(str(tmp_path), 1, 8, **sizes)

@@ -23,6 +23,7 @@ from trax_hier.compat import tl
 from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.flash import ALL_KEYS, Pattern
 from trax_hier.layers.attention.softmax import softmax_attention
+from trax_hier.layers.base.documents import Documents, set_documents
 
 LENGTHS = (128, 150)
 HAS_KERNELS = flash._compute_capability() is not None
@@ -439,4 +440,21 @@ def test_layers(make, kind, n_calls, on_gpu, monkeypatch):
   )
   y, _ = toy.run(make(mode='eval'), x, weights, state)
   assert len(calls) == n_calls
+  np.testing.assert_allclose(y, expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize('name', ['causal', 'rotary', 'window', 'upsampling'])
+def test_documents_in_a_row_are_kept_apart(name, on_gpu, monkeypatch):
+  make, kind, _ = CAUSAL_LAYERS[name]
+  layer, x = make(mode='eval'), inputs_of(kind)
+  weights, state = toy.make(layer, x)
+  n = jax.tree.leaves(x)[-1].shape[1]
+  ids = jnp.broadcast_to(jnp.arange(n) >= 100, (2, n)).astype(jnp.int32)
+  state = set_documents(layer, state, Documents.from_ids(ids))
+  expected, _ = toy.run(layer, x, weights, state)
+  monkeypatch.setattr(flash, '_DTYPES', (jnp.float32,))
+  monkeypatch.setattr(flash, 'attend', pytest.fail)
+  on_gpu()
+  with pytest.warns(UserWarning, match='rows hold several documents'):
+    y, _ = toy.run(make(mode='eval'), x, weights, state)
   np.testing.assert_allclose(y, expected, 1e-5, 1e-5)

@@ -130,3 +130,15 @@ def test_multiple_of_an_hourglass(sizes, multiple):
   assert document_multiple(HourglassLM(9, d_model=8, n_heads=1, **sizes)) == (
     multiple
   )
+
+
+def test_a_layer_that_occurs_twice():
+  recurrence = hl.SRU()
+  layer = tl.Serial(recurrence, tl.Dense(4), recurrence)
+  x = toy.normal(2, 6, 4)
+  weights, state = toy.make(layer, x)
+  packed = set_documents(layer, state, documents([2, 4]))
+  y, after = toy.run(layer, x, weights, packed)
+  assert set_documents(layer, after, ()) == state
+  alone, _ = toy.run(layer, x[:, 2:], weights, state)
+  np.testing.assert_allclose(y[:, 2:], alone, 0, 1e-5)

@@ -121,6 +121,7 @@ def _cutting(name, length, packed, multiple_of):
     A function from `Documents` to rows, and one from rows and their numbers to
     the arguments of `make_batch`.
   """
+  checks.check_choice(f'{name}.packed', packed, (False, True))
   checks.check_positive(f'{name}.multiple_of', multiple_of)
   if not packed and multiple_of != 1:
     raise ValueError(

@@ -69,7 +69,7 @@ def find_documents(
     local = expand_home(fetch(path, binding), binding)
     try:
       if path and is_prepared(local):
-        return _read_prepared(name, local, vocab)
+        return _read_prepared(name, local, field, vocab)
       if path and local.is_file() and field is None:
         texts = _map_file(name, local)
     except (OSError, ValueError) as error:
@@ -84,7 +84,12 @@ def find_documents(
   return FoundDocuments(vocabulary, splits, token_bytes, None, how)
 
 
-def _read_prepared(name, root, vocab):
+def _read_prepared(name, root, field, vocab):
+  if field is not None:
+    raise ValueError(
+      'the folder is prepared, so its documents have no fields: leave out '
+      f'{name}.field'
+    )
   if vocab is not None:
     raise ValueError(
       'the folder is already encoded, with a vocabulary of its own: leave '

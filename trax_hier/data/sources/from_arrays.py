@@ -128,10 +128,12 @@ def FromArrays(
       multiple_of,
       empty_hint=_HINT,
     )
-  if packed:
+  if packed or multiple_of != 1:
+    binding = 'packed = True' if packed else f'multiple_of = {multiple_of}'
     raise ValueError(
-      'FromArrays.packed = True: packs documents, but FromArrays.train is '
-      f'{splits["train"].form}; give a sequence of arrays, each a document'
+      f'FromArrays.{binding}: is for documents that share rows, but '
+      f'FromArrays.train is {splits["train"].form}; give a sequence of arrays, '
+      'each a document'
     )
   return windowed(
     'FromArrays',

@@ -45,8 +45,9 @@ class Prepared(NamedTuple):
 
 
 def is_prepared(path: Path) -> bool:
-  """Returns whether a path is a folder that `read_prepared` can read."""
-  return (path / 'train.tokens').is_file()
+  """Returns whether a path is a folder for `read_prepared`, maybe damaged."""
+  names = 'train.tokens', *(f'{split}.ends.npy' for split in SPLITS)
+  return any((path / name).is_file() for name in names)
 
 
 def read_prepared(root: Path) -> Prepared:

@@ -157,7 +157,15 @@ class DotProductAttention(ReadsDocuments):
       return self._apply_bias(arrays, q, k)[1]
 
     bias = jax.eval_shape(bias, arrays, q, k)
-    return flash.fits(q, k, self._pattern, bias, self._masked, self._dropout)
+    return flash.fits(
+      q,
+      k,
+      self._pattern,
+      bias,
+      self._masked,
+      self._dropout,
+      in_documents=self.documents is not None,
+    )
 
   def _apply_bias(self, arrays, q, k):
     """Queries for the products, and the bias, for queries and keys at once."""

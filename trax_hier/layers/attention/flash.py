@@ -84,6 +84,7 @@ def fits(
   bias: jax.ShapeDtypeStruct | None = None,
   masked: bool = False,
   dropout: float = 0.0,
+  in_documents: bool = False,
 ) -> bool:
   """Whether `attend` can and should compute an attention.
 
@@ -98,10 +99,14 @@ def fits(
     bias: Shape of the bias, as for `attend`.
     masked: Whether some keys are masked besides.
     dropout: Dropout rate of the attention weights.
+    in_documents: Whether queries attend to keys of their document only.
   """
   if not available(q, k):
     return False
-  reason = _misfit(q, k, pattern, bias, masked, dropout)
+  if in_documents:
+    reason = 'rows hold several documents (packed)'
+  else:
+    reason = _misfit(q, k, pattern, bias, masked, dropout)
   if reason is None:
     one_row = [(1, *x.shape[-3:]) for x in (q, k)]
     reason = _failure(*one_row, q.dtype, pattern, _matters(bias))

@@ -82,10 +82,12 @@ def set_documents(
     state: Its state in 'train' or 'eval' mode.
     documents: The documents of each row; () takes them out.
   """
+  if isinstance(state, dict):
+    return state  # Trax's marker of a layer that occurs earlier.
   if isinstance(layer, ReadsDocuments):
     return documents
-  if isinstance(state, dict) or not layer.sublayers:
-    return state  # Trax's marker of a layer that occurs earlier is a dict.
+  if not layer.sublayers:
+    return state
   if isinstance(layer, Stack):
     documents = jax.tree.map(
       lambda x: jnp.broadcast_to(x, (layer.n, *x.shape)), documents

@@ -45,6 +45,11 @@ class Head(tl.Serial):
   """
 
   def mixing_layer(self) -> base.Layer | None:
-    """The first layer that may read several positions for one, or None."""
-    leaves = leaf_layers(self).values()
-    return next((x for x in leaves if not is_positionwise(x)), None)
+    """The first layer that may read several positions for one, or None.
+
+    Dropout counts as one: each part of the positions would repeat its mask.
+    """
+    for layer in leaf_layers(self).values():
+      if isinstance(layer, tl.Dropout) or not is_positionwise(layer):
+        return layer
+    return None

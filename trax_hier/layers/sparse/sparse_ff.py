@@ -72,7 +72,7 @@ class SparseFF(ReplaysChoices):
     SparseFF        1,384   (2, 12, 8)   (2, 12, 8)
   """
 
-  is_positionwise = True
+  keeps_documents_apart = True
 
   def __init__(
     self,
