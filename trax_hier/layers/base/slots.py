@@ -139,6 +139,23 @@ UPSAMPLE = Kind(
   has='coarse',
 )
 EXPAND = dataclasses.replace(UPSAMPLE, parts=_UPSAMPLINGS)
+BOUNDARIES = Kind(
+  '',
+  (
+    'SimilarityRouter',
+    'BoundaryPredictor',
+    'ByteRule',
+    'WordRule',
+    'FixedBoundaries',
+  ),
+  'boundaries',
+)
+DYNAMIC_SHORTEN = Kind('', ('TakeFirst', 'SegmentMean'), 'vectors of segments')
+DYNAMIC_UPSAMPLE = Kind(
+  '',
+  ('SmoothedHold', 'PreviousSegment', 'AtBoundaries', 'PositionLinear'),
+  'an upsampling of segments',
+)
 INJECT = Kind('x, x -> x', ('ConcatDense', 'Sum'), 'a sum of two sequences')
 AGGREGATE = Kind(
   'x, x/2 -> x',
