@@ -41,7 +41,7 @@ from trax_hier.training.state import (
   store_shapes,
   with_rows,
 )
-from trax_hier.training.step import make_train_step
+from trax_hier.training.step import make_train_step, metric_names
 
 PyTree = object
 
@@ -67,6 +67,7 @@ class Build:
     count_flops: Function that traces the model and returns the FLOPs of a
       training step.
     learning_rate: Schedule of the optimizer.
+    metrics: Names of the metrics of a step.
   """
 
   model: Callable[..., base.Layer]
@@ -81,6 +82,7 @@ class Build:
   compute_dtype: jnp.dtype
   count_flops: Callable[[], int]
   learning_rate: Schedule
+  metrics: tuple[str, ...]
 
 
 def build(
@@ -172,6 +174,7 @@ def build(
     compute_dtype=dtype,
     count_flops=lambda: 3 * forward_flops(*initialized, batch),
     learning_rate=optimizer.learning_rate,
+    metrics=metric_names(layer, abstract.model_state),
   )
 
 

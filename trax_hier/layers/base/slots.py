@@ -156,6 +156,13 @@ DYNAMIC_UPSAMPLE = Kind(
   ('SmoothedHold', 'PreviousSegment', 'AtBoundaries', 'PositionLinear'),
   'an upsampling of segments',
 )
+DYNAMIC = Kind(
+  '',
+  ('DynamicStack',),
+  'a stack on segments',
+  has='rule',
+  takes=('inner', 'target'),
+)
 INJECT = Kind('x, x -> x', ('ConcatDense', 'Sum'), 'a sum of two sequences')
 AGGREGATE = Kind(
   'x, x/2 -> x',

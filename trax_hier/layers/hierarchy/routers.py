@@ -139,14 +139,17 @@ def BoundaryPredictor(
 
 
 @configurable(module='trax_hier.layers')
-def FixedBoundaries(shorten_factor: int = 4, mode: str = 'train'):
+def FixedBoundaries(target: float = 4.0, mode: str = 'train'):
   """Starts a segment at every k-th position.
 
   h (b, l, d), valid (b, l), first (b, l) -> p (b, l), beta (b, l)
 
   Args:
-    shorten_factor: k, the length of a segment.
+    target: k, the length of a segment, a whole number.
     mode: 'train', 'eval' or 'predict'.
+
+  Raises:
+    ValueError: target is not a whole number, at least 1.
 
   Example:
     >>> mask = jnp.ones((1, 5), bool)
@@ -154,11 +157,14 @@ def FixedBoundaries(shorten_factor: int = 4, mode: str = 'train'):
     >>> print(beta)
     [[1. 0. 1. 0. 1.]]
   """
-  check_arguments('FixedBoundaries', shorten_factor=shorten_factor)
+  if target < 1 or target != int(target):
+    raise ValueError(
+      f'FixedBoundaries.target = {target} must be a whole number, at least 1'
+    )
 
   def route(t, h, valid, first):
     positions = t + jnp.arange(h.shape[1])
-    starts = jnp.broadcast_to(positions % shorten_factor == 0, h.shape[:2])
+    starts = jnp.broadcast_to(positions % int(target) == 0, h.shape[:2])
     p = starts.astype(jnp.float32)
     return p, p
 
