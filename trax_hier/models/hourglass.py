@@ -28,7 +28,7 @@ from trax_hier.models.embedding import (
   embed,
   token_embedding,
 )
-from trax_hier.models.hourglass_levels import Place, Stacks, round_up
+from trax_hier.models.hourglass_levels import make_levels
 
 
 @configurable(module='trax_hier.models')
@@ -153,7 +153,10 @@ def HourglassLM(
     (d, h): build_positions('HourglassLM', positions, d, h)
     for d, _, h in dict.fromkeys(sizes)
   }
-  stacks = Stacks(
+  before, hourglass, after = make_levels(
+    levels,
+    vanilla_layers,
+    max_len,
     sizes=sizes,
     schemes=schemes,
     vanilla_block=vanilla_block,
@@ -168,16 +171,13 @@ def HourglassLM(
   )
   scheme = schemes[d_model, n_heads]
   embedding, tables = token_embedding(vocab_size, d_model, logits)
-  outer = Place(0, 1, round_up(max_len, levels))
-  hourglass = stacks.hourglass(levels, outer)
-  n_before, n_after = vanilla_layers
   shared = [layer for s in schemes.values() for layer in s.shared]
   return tl.Serial(  # tokens
     ShareWeights(*tables, *shared),
     _encode(embedding, scheme, dropout, mode, hourglass),  # (b, l, d)[, marks]
-    stacks.blocks('vanilla_block', n_before, outer),
+    before,
     hourglass,
-    stacks.blocks('vanilla_block', n_after, outer),
+    after,
     Logits(vocab_size, logits, mode, 'HourglassLM.logits', *tables),
   )
 

@@ -27,8 +27,36 @@ from trax_hier.layers.base.slots import (
 from trax_hier.layers.hierarchy.dynamic_stack import token_rules
 
 
+def make_levels(
+  levels: list[tuple[int, int | float]],
+  vanilla_layers: tuple[int, int],
+  max_len: int,
+  **arguments: Any,
+) -> tuple[base.Layer, base.Layer, base.Layer]:
+  """Makes the blocks before the hourglass, the hourglass, and those after it.
+
+  Args:
+    levels: Levels, from `parse_hierarchy`.
+    vanilla_layers: Numbers of blocks at full length, before and after.
+    max_len: Capacity of predict mode, in tokens.
+    **arguments: The fields of `_Stacks`.
+
+  Returns:
+    Layers (b, l, d) -> (b, l, d). If the outermost level is dynamic, that of
+    the hourglass also takes marks (b, l, 2 + r), those of `token_marks`.
+  """
+  stacks = _Stacks(**arguments)
+  outer = _Place(0, 1, _round_up(max_len, levels))
+  n_before, n_after = vanilla_layers
+  return (
+    stacks.blocks('vanilla_block', n_before, outer),
+    stacks.hourglass(levels, outer),
+    stacks.blocks('vanilla_block', n_after, outer),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
-class Place:
+class _Place:
   """Where a part of the hourglass is.
 
   Attributes:
@@ -44,7 +72,7 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stacks:
+class _Stacks:
   """Builds the levels from the arguments of `HourglassLM`.
 
   Attributes:
@@ -134,8 +162,8 @@ class Stacks:
     n_rows = place.max_len // place.stride
 
     def make_inner(max_len):
-      max_len = round_up(max_len, deeper)
-      return self._inner(n, deeper, Place(level, 1, max_len))
+      max_len = _round_up(max_len, deeper)
+      return self._inner(n, deeper, _Place(level, 1, max_len))
 
     # What the blocks inside take of the arguments of HourglassLM has an effect.
     context = contextvars.copy_context()
@@ -168,7 +196,7 @@ def _without_rules(inner):
   return tl.Serial(tl.Branch(None, valid), inner)
 
 
-def round_up(max_len, levels):
+def _round_up(max_len, levels):
   """Rounds up, so that the last group of every fixed level fits.
 
   That is, of those outside the first dynamic one.

@@ -64,12 +64,30 @@ class Metrics(base.Layer):
 class AuxiliaryLoss(Metrics):
   """A loss, a scalar, that training adds to its objective.
 
-  Takes the loss and returns nothing. Evaluations report it, too.
+  Takes the loss and returns nothing. The metrics have it apart, those of
+  evaluations too. The state is a tuple of the loss, a scalar, or (n,) inside a
+  `Repeat` of n blocks.
 
   Args:
     name: Name of the loss in the metrics.
     weight: Factor of the loss in the objective.
     mode: 'train', 'eval' or 'predict'.
+
+  Example: a layer whose outputs shall be small.
+    >>> from trax_hier.compat import signature, tl
+    >>> layer = tl.Serial(
+    ...   tl.Fn('Double', lambda x: 2 * x),
+    ...   tl.Dup(),
+    ...   tl.Fn('Square', lambda x: jnp.mean(x * x)),
+    ...   AuxiliaryLoss('square', weight=0.5),
+    ... )
+    >>> x = jnp.ones((1, 3))
+    >>> _ = layer.init(signature(x))
+    >>> print(layer(x))
+    [[2. 2. 2.]]
+    >>> objective, values = sum_reported(layer, layer.state)
+    >>> print(objective, values)
+    2.0 [4.]
   """
 
   def __init__(self, name: str, weight: float, mode: str = 'train'):

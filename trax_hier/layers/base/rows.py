@@ -26,7 +26,7 @@ _is_over_rows = contextvars.ContextVar('is_over_rows', default=False)
 
 
 def largest_of_rows(n: jax.Array) -> jax.Array:
-  """The largest value of a scalar over all rows; inside `over_rows`.
+  """The largest value of a scalar over all rows (b,), inside `over_rows`.
 
   Elsewhere, the scalar itself. A branch that `lax.switch` selects by it is the
   same in all rows, so that only this branch runs.

@@ -48,7 +48,9 @@ class Kind:
   Attributes:
     signature: Inputs and outputs: `x` (b, l, d), `x/4` (b, l / 4, d), `y` (b,
       l, d_out), `mask` (b, l) bool, `context` (b, m, d), whose `mask` is (b,
-      m). '' for parts that are not layers.
+      m); of a `DynamicStack`, `c` (b, m, d_inner), `p` and `beta` (b, l),
+      `starts` (b, m) int32. '' for parts that are not layers, or of several
+      signatures.
     parts: Names of the parts in this library that fit.
     noun: What the slot takes.
     has: An attribute of what the factory makes.
@@ -81,6 +83,9 @@ _CAUSAL = (
   'BlockRecurrentCell',
 )
 _SHORTENINGS = ('AverageShorten', 'LinearShorten', 'AttentionShorten')
+_ROUTERS = ('SimilarityRouter', 'BoundaryPredictor', 'FixedBoundaries')
+_RULES = ('ByteRule', 'WordRule')
+_HOLDS = ('SmoothedHold', 'PreviousSegment', 'AtBoundaries', 'PositionLinear')
 _UPSAMPLINGS = ('LinearUpsample', 'RepeatUpsample', 'ZeroUpsample')
 
 BLOCK = Kind('x -> x', ('DecoderBlock',), 'a block')
@@ -139,30 +144,14 @@ UPSAMPLE = Kind(
   has='coarse',
 )
 EXPAND = dataclasses.replace(UPSAMPLE, parts=_UPSAMPLINGS)
-BOUNDARIES = Kind(
-  '',
-  (
-    'SimilarityRouter',
-    'BoundaryPredictor',
-    'ByteRule',
-    'WordRule',
-    'FixedBoundaries',
-  ),
-  'boundaries',
+BOUNDARIES = Kind('', (*_ROUTERS, *_RULES), 'boundaries')
+DYNAMIC_SHORTEN = Kind(
+  'x, beta, starts -> c', ('TakeFirst', 'SegmentMean'), 'vectors of segments'
 )
-DYNAMIC_SHORTEN = Kind('', ('TakeFirst', 'SegmentMean'), 'vectors of segments')
 DYNAMIC_UPSAMPLE = Kind(
-  '',
-  ('SmoothedHold', 'PreviousSegment', 'AtBoundaries', 'PositionLinear'),
-  'an upsampling of segments',
+  'c, x, p, beta, starts -> x', _HOLDS, 'an upsampling of segments'
 )
-DYNAMIC = Kind(
-  '',
-  ('DynamicStack',),
-  'a stack on segments',
-  has='rule',
-  takes=('inner', 'target'),
-)
+DYNAMIC = Kind('', ('DynamicStack',), 'a stack on segments', has='rule')
 INJECT = Kind('x, x -> x', ('ConcatDense', 'Sum'), 'a sum of two sequences')
 AGGREGATE = Kind(
   'x, x/2 -> x',

@@ -31,6 +31,8 @@ class TokenRule(base.Layer):
     mode: 'train', 'eval' or 'predict'.
   """
 
+  takes_tokens = True
+
   def __init__(self, mode: str = 'train'):
     super().__init__()
     self._mode = mode

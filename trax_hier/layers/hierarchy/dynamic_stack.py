@@ -82,13 +82,13 @@ class DynamicStack(base.Layer):
     >>> layer = DynamicStack(lambda max_len: FeedForward(8, 16), 8, target=3)
     >>> marks = ShapeDtype((2, 12, 2), bool)
     >>> print(tree(layer, (2, 12, 8), marks).text(0))
-    layer           parameters   in                      out
-    DynamicStack           472   (2, 12, 8) (2, 12, 2)   (2, 12, 8)
+    layer              parameters   in                      out
+    DynamicStack ...          472   (2, 12, 8) (2, 12, 2)   (2, 12, 8)
   """
 
   def __init__(
     self,
-    inner: Callable[[int], base.Layer],
+    inner: object,
     d_model: int,
     target: float,
     d_inner: int | None = None,
