@@ -154,7 +154,7 @@ class _MeanBefore(base.Layer):
     """
     index = count(beta)
     soft = jnp.cumsum(beta, axis=1)
-    weights = 1 + soft - jax.lax.stop_gradient(soft)
+    weights = 1 + (soft - jax.lax.stop_gradient(soft))  # Exactly 1.
 
     def add(values):
       def of_row(values, index):

@@ -73,7 +73,7 @@ class SmoothedHold(base.Layer):
     if self._mode == 'predict':
       self.state = held[:, -1:].astype(self.state.dtype)
     confidence = jnp.where(beta > 0.5, p, 1 - p)[..., None]
-    ste = 1 + confidence - jax.lax.stop_gradient(confidence)
+    ste = 1 + (confidence - jax.lax.stop_gradient(confidence))  # Exactly 1.
     y = ste * held + wide_einsum('bld,de->ble', h, self.weights)
     return y.astype(h.dtype)
 

@@ -284,6 +284,6 @@ class _Bernoulli(base.Layer):
       noise = jax.random.logistic(self.rng, logits.shape, jnp.float32)
       soft = jax.nn.sigmoid((logits + noise) / self._temperature)
       hard = (soft > 0.5).astype(jnp.float32)
-      sample = hard + soft - jax.lax.stop_gradient(soft)
+      sample = hard + (soft - jax.lax.stop_gradient(soft))  # Exactly hard.
       beta = jnp.where(first, 1.0, sample)
     return p, beta, valid
