@@ -149,6 +149,12 @@ def HourglassLM(
     d_ff=(d_ff, dynamic_d_ff),
     n_heads=(n_heads, dynamic_n_heads),
   )
+  if isinstance(dynamic, tuple | list) and len(dynamic) != len(sizes) - 1:
+    raise ValueError(
+      'HourglassLM.dynamic must have one layer for each of the '
+      f'{len(sizes) - 1} dynamic levels of HourglassLM.hierarchy, but has '
+      f'{len(dynamic)}'
+    )
   schemes = {
     (d, h): build_positions('HourglassLM', positions, d, h)
     for d, _, h in dict.fromkeys(sizes)
