@@ -39,6 +39,7 @@ from trax_hier.layers.base.feed_forward import (
   Gelu,
   Relu,
   ReluFeedForward,
+  SwiGLU,
 )
 from trax_hier.layers.base.head import Head
 from trax_hier.layers.base.memory import Lanes, Memory, ShiftRight
@@ -197,6 +198,7 @@ __all__ = [
   'SparseFF',
   'SparseQKV',
   'Sum',
+  'SwiGLU',
   'T5Positions',
   'TakeFirst',
   'TiedLogits',

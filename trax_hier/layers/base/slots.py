@@ -107,7 +107,7 @@ CROSS_ATTENTION = Kind(
 )
 FEED_FORWARD = Kind(
   'x -> x',
-  ('FeedForward', 'ReluFeedForward', 'SparseFF'),
+  ('FeedForward', 'ReluFeedForward', 'SwiGLU', 'SparseFF'),
   'a feed-forward layer',
 )
 ENCODER_FEED_FORWARD = dataclasses.replace(FEED_FORWARD, row_wise=True)
@@ -230,7 +230,7 @@ def build_part(
     ...
     trax_hier.layers.base.slots.MisfitError: DecoderBlock.feed_forward = \
 @DenseQKV must make a feed-forward layer, x -> x, but makes a layer of 1 input \
-and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
+and 3 outputs: legal are @FeedForward, @ReluFeedForward, @SwiGLU and @SparseFF
   """
   slots = [binding]
   if isinstance(factory, _Forwarded):
