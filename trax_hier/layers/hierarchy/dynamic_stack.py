@@ -106,8 +106,8 @@ class DynamicStack(base.Layer):
     if capacity <= 0:
       raise ValueError(f'DynamicStack.capacity = {capacity} must be above 0')
     self._mode = mode
-    self._n_segments = lambda length: n_segments(length, target, capacity)
-    self._max_segments = self._n_segments(max_len)
+    self._target, self._capacity = target, capacity
+    self._max_segments = self.n_segments(max_len)
     dimensions = dict(
       d_model=d_model, d_inner=d_inner, target=target, mode=mode, level=level
     )
@@ -135,6 +135,10 @@ class DynamicStack(base.Layer):
     self._weights = (None,) * len(self._sublayers)
     self._state = (None,) * len(self._sublayers)
 
+  def n_segments(self, length: int) -> int:
+    """Number of segments that a sequence of `length` positions can have."""
+    return n_segments(length, self._target, self._capacity)
+
   @property
   def rule(self) -> TokenRule | None:
     """The rule on tokens whose marks this layer gets in column 2."""
@@ -144,7 +148,7 @@ class DynamicStack(base.Layer):
     x, marks = input_signature
     (b, l, d), columns = x.shape, marks.shape[-1]
     rows = b
-    m = self._n_segments(l)
+    m = self.n_segments(l)
     if self._mode == 'predict':
       b, l, m = 1, 1, 1
     route, shorten, inner, upsample, metrics, _ = self.sublayers
@@ -187,7 +191,7 @@ class DynamicStack(base.Layer):
       y, self.state = over_rows(self._decode, axes, self.state, x, marks)
       return y
     run = _Run(self, self.weights, self.state[:-1], self.rng)
-    m = self._n_segments(x.shape[1])
+    m = self.n_segments(x.shape[1])
     p, found = self._route(run, x, marks, 0)
     beta = limit(found, 0, m)
     first = starts(beta, m)
