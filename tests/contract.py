@@ -267,9 +267,11 @@ ROWS = {
       '1@~2 2@~4 1@~2',
       vanilla_block=_WINDOWED,
       shortened_block=_WINDOWED,
+      positions=hl.RotaryPositions,
+      dynamic_positions='tokens',
       remat=True,
     ),
-    idle=10,
+    idle=0,
     slow=True,
   ),
   'hourglass dynamic around fixed': Row(

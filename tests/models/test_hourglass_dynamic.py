@@ -73,6 +73,16 @@ def test_notation(text, levels):
     (dict(dynamic=hl.DecoderBlock), 'HourglassLM.dynamic = @DecoderBlock'),
     (dict(dynamic=()), 'HourglassLM.dynamic must have one layer for each'),
     (dict(hierarchy='1@2 1@~6 1@2', dynamic=WORDS), 'a rule on tokens'),
+    (dict(dynamic_positions='bytes'), "must be 'segments' or 'tokens'"),
+    (dict(dynamic_positions='tokens'), '@RelativePositions needs vectors'),
+    (
+      dict(
+        dynamic_positions='tokens',
+        positions=hl.RotaryPositions,
+        hierarchy='1@~2 1@4 1@~2',
+      ),
+      'a fixed level inside a dynamic one',
+    ),
   ],
   ids=str,
 )
@@ -127,3 +137,25 @@ def test_rows_of_other_texts_decode_together():
     whole = np.pad(row, (0, 48 - len(row)))[None]
     best = np.asarray(logits(whole))[0].argmax(-1)
     np.testing.assert_array_equal(new, best[len(prompt) : len(row)])
+
+
+@pytest.mark.parametrize('of', ['segments', 'tokens'])
+def test_attention_counts_segments_or_tokens(of):
+  """The text is changed where it moves tokens but no words."""
+  layer = model(
+    '2@~5',
+    dynamic=P(hl.DynamicStack, boundaries=hl.WordRule),
+    vanilla_layers=(0, 0),
+    positions=hl.RotaryPositions,
+    dynamic_positions=of,
+  )
+  # Without blocks outside, a vector knows the last byte before its segment.
+  short, long = (
+    np.array([[*text]], np.int32) for text in (b'a b c d', b'a bbbb c d')
+  )
+  weights, _ = toy.make(layer, short)
+  ends = []
+  for x in short, long:
+    state = toy.make(layer, x)[1]
+    ends.append(toy.run(layer, x, weights, state)[0][0, -2:])
+  assert np.allclose(*ends, atol=1e-5) == (of == 'segments')

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
@@ -50,6 +51,7 @@ def HourglassLM(
   dynamic_d_model: tuple[int, ...] = (),
   dynamic_d_ff: tuple[int, ...] = (),
   dynamic_n_heads: tuple[int, ...] = (),
+  dynamic_positions: Literal['segments', 'tokens'] = 'segments',
   positions: Callable[..., NoPositions] = RelativePositions,
   logits: Callable[..., base.Layer] = Dense,
   shorten_factor_dropout: tuple[int, ...] = (),
@@ -89,6 +91,8 @@ def HourglassLM(
       fixed levels are the ones of the level around them. () means d_model.
     dynamic_d_ff: `d_ff` of the dynamic levels; () means d_ff.
     dynamic_n_heads: `n_heads` of the dynamic levels; () means n_heads.
+    dynamic_positions: What the attention of dynamic levels counts: 'segments',
+      or 'tokens' up to the start of a segment, which needs @RotaryPositions.
     positions: Factory of the position scheme of all attention layers.
     logits: Factory of the last layer, of width `d_out`; @TiedLogits shares the
       embedding.
@@ -142,6 +146,11 @@ def HourglassLM(
     dropout=dropout,
     mode=mode,
   )
+  if dynamic_positions not in ('segments', 'tokens'):
+    raise ValueError(
+      f'HourglassLM.dynamic_positions = {dynamic_positions!r} must be '
+      "'segments' or 'tokens'"
+    )
   levels = _levels(hierarchy, shorten_factor_dropout)
   sizes = _sizes(
     levels,
@@ -170,6 +179,7 @@ def HourglassLM(
     shorten=shorten,
     upsample=upsample,
     dynamic=dynamic,
+    dynamic_positions=dynamic_positions,
     shorten_factor_dropout=shorten_factor_dropout,
     remats=remat_per_stack(remat, 2, 'HourglassLM.remat'),
     dropout=dropout,

@@ -17,6 +17,7 @@ from trax_hier.layers import (
   ShortenedStack,
   Upsample,
 )
+from trax_hier.layers.attention.token_positions import TokenPositions
 from trax_hier.layers.base.slots import (
   BLOCK,
   DYNAMIC,
@@ -80,7 +81,8 @@ class _Stacks:
     schemes: Position schemes by (d_model, n_heads).
     remats: What the backward pass recomputes in vanilla and shortened blocks.
     vanilla_block, shortened_block, shorten, upsample, dynamic,
-      shorten_factor_dropout, dropout, mode: See `HourglassLM`.
+      dynamic_positions, shorten_factor_dropout, dropout, mode: See
+      `HourglassLM`.
   """
 
   sizes: list[tuple[int, int, int]]
@@ -90,6 +92,7 @@ class _Stacks:
   shorten: Callable[..., base.Layer]
   upsample: Callable[..., Upsample]
   dynamic: Any
+  dynamic_positions: str
   shorten_factor_dropout: tuple[int, ...]
   remats: tuple
   dropout: float
@@ -97,6 +100,9 @@ class _Stacks:
 
   def _make(self, slot, kind, place, **sizes):
     d_model, d_ff, n_heads = self.sizes[place.n_dynamic]
+    positions = self.schemes[d_model, n_heads]
+    if place.n_dynamic and self.dynamic_positions == 'tokens':
+      positions = TokenPositions(positions)
     return build_part(
       f'HourglassLM.{slot}',
       getattr(self, slot),
@@ -108,7 +114,7 @@ class _Stacks:
       dropout=self.dropout,
       mode=self.mode,
       max_len=place.max_len,
-      positions=self.schemes[d_model, n_heads],
+      positions=positions,
     )
 
   def blocks(self, slot, n, place):
@@ -140,6 +146,12 @@ class _Stacks:
     return tl.Serial(*layers)
 
   def _fixed(self, n, k, deeper, place):
+    if place.n_dynamic and self.dynamic_positions == 'tokens':
+      raise ValueError(
+        "HourglassLM.dynamic_positions = 'tokens' cannot be combined with a "
+        'fixed level inside a dynamic one, as groups of segments have no '
+        "position: use 'segments'"
+      )
     sizes = dict(shorten_factor=k, stride=place.stride)
     shorten = self._make('shorten', SHORTEN.of(f'x -> x/{k}'), place, **sizes)
     inner = self._inner(

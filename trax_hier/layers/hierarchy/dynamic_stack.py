@@ -7,6 +7,12 @@ import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, signature
 from trax_hier.config import configurable
+from trax_hier.layers.attention.token_positions import (
+  Positions,
+  PositionsOfTokens,
+  positions_in,
+  set_positions,
+)
 from trax_hier.layers.base.auxiliary import Metrics
 from trax_hier.layers.base.rows import (
   over_rows,
@@ -52,6 +58,8 @@ class DynamicStack(base.Layer):
   Boundaries beyond are dropped: their positions continue the last segment. The
   metrics count them, as a share of all boundaries; they also have the mean
   length of a segment, and the share of segments that start after white space.
+
+  Attention inside counts segments or, with `TokenPositions`, tokens.
 
   In predict mode, every row of the batch counts its own segments. `inner` runs
   when a segment starts in any row, and changes the state of these rows.
@@ -131,6 +139,7 @@ class DynamicStack(base.Layer):
       make('upsample', upsample, DYNAMIC_UPSAMPLE),
       Metrics(*(f'level_{level}/{name}' for name in names), mode=mode),
       base.Layer(name='Memory'),
+      PositionsOfTokens(),
     )
     self._weights = (None,) * len(self._sublayers)
     self._state = (None,) * len(self._sublayers)
@@ -138,6 +147,11 @@ class DynamicStack(base.Layer):
   def n_segments(self, length: int) -> int:
     """Number of segments that a sequence of `length` positions can have."""
     return n_segments(length, self._target, self._capacity)
+
+  @property
+  def makes_positions(self) -> bool:
+    """Whether the layer makes the positions of the layers inside it."""
+    return True
 
   @property
   def rule(self) -> TokenRule | None:
@@ -151,7 +165,7 @@ class DynamicStack(base.Layer):
     m = self.n_segments(l)
     if self._mode == 'predict':
       b, l, m = 1, 1, 1
-    route, shorten, inner, upsample, metrics, _ = self.sublayers
+    route, shorten, inner, upsample, metrics, *_ = self.sublayers
     x = ShapeDtype((b, l, d), x.dtype)
     beta, valid = (ShapeDtype((b, l), t) for t in (jnp.float32, bool))
     first = ShapeDtype((b, m), jnp.int32)
@@ -169,13 +183,14 @@ class DynamicStack(base.Layer):
     _, values = metrics.init((scalar,) * 3)
     memory = ()
     if self._mode == 'predict':
-      # Segments so far, and marks since the start of the last one.
+      # Positions and segments so far, and marks since the last start.
       memory = (
+        jnp.zeros((), jnp.int32),
         jnp.zeros((), jnp.int32),
         jnp.zeros((1, 1, columns), jnp.int32),
       )
-    self.weights = *weights, (), ()
-    self.state = *states, values, memory
+    self.weights = *weights, (), (), ()
+    self.state = *states, values, memory, ()
     if self._mode == 'predict':
       self.state = row_states(self, self.state, rows)
 
@@ -190,7 +205,7 @@ class DynamicStack(base.Layer):
       axes = row_axes(self, self.state)
       y, self.state = over_rows(self._decode, axes, self.state, x, marks)
       return y
-    run = _Run(self, self.weights, self.state[:-1], self.rng)
+    run = _Run(self, self.weights, self.state, self.rng)
     m = self.n_segments(x.shape[1])
     p, found = self._route(run, x, marks, 0)
     beta = limit(found, 0, m)
@@ -198,15 +213,29 @@ class DynamicStack(base.Layer):
     c = run(1, (x, beta, first))
     n = count(beta)[:, -1:]
     inner_marks, _ = self._inner_marks(marks, beta, first, n, 0)
-    z = run(2, (c, inner_marks) if self._takes_marks else c)
+    positions = take(self._positions(self.state[-1], x, 0), first)
+    z = self._run_inner(run, (c, inner_marks, positions))
     y = run(3, (z, x, p, beta, first))
     run(4, _statistics(found, beta, marks))
-    self.state = *run.states, self.state[-1]
+    self.state = tuple(run.states)
     return y
 
-  @property
-  def _takes_marks(self):
-    return self.sublayers[2].n_in == 2
+  def _positions(self, given, x, t):
+    """Positions in tokens of x (b, l, d), where an outer level gives none."""
+    tokens = positions_in(given)
+    if tokens is None:
+      tokens = t + jnp.arange(x.shape[1])
+    # In `_decode`, the state is that of a row, and has no axis of rows.
+    return jnp.broadcast_to(tokens, x.shape[:2])
+
+  def _run_inner(self, run, rows):
+    """Applies `inner` to rows: c (b, m, d_inner), marks and positions."""
+    c, marks, positions = rows
+    inner = self.sublayers[2]
+    run.states[2] = set_positions(inner, run.states[2], Positions(positions))
+    z = run(2, (c, marks) if inner.n_in == 2 else c)
+    run.states[2] = set_positions(inner, run.states[2], ())
+    return z
 
   def _route(self, run, x, marks, begun):
     """Probabilities and boundaries (b, l), before the limit."""
@@ -248,7 +277,7 @@ class DynamicStack(base.Layer):
 
   def _decode(self, state, x, marks):
     """Continues one row with x (1, l, d); see `over_rows`."""
-    *states, (begun, before) = state
+    *states, (t, begun, before), given = state
     run = _Run(self, self.weights, states, self.rng, use_cache=False)
     p, found = self._route(run, x, marks, begun)
     beta = limit(found, begun, self._max_segments)
@@ -256,26 +285,28 @@ class DynamicStack(base.Layer):
     c = run(1, (x, beta, first))
     n = count(beta)[:, -1:]
     inner_marks, before = self._inner_marks(marks, beta, first, n, before)
-    z = self._decode_inner(run, c, inner_marks, n[0, 0])
+    positions = take(self._positions(given, x, t), first)
+    z = self._decode_inner(run, (c, inner_marks, positions), n[0, 0])
     y = run(3, (z, x, p, beta, first))
-    return y, (*run.states, (begun + n[0, 0], before))
+    memory = t + x.shape[1], begun + n[0, 0], before
+    return y, (*run.states, memory, given)
 
-  def _decode_inner(self, run, c, marks, n):
+  def _decode_inner(self, run, rows, n):
     """Applies `inner` to the first n of c (1, l, d_inner): z (1, l, d_inner).
 
-    The rows of z after the first n are zeros.
+    `rows` are c, marks and positions. The rows of z after the first n are
+    zeros.
     """
-    inner = self.sublayers[2]
+    inner, c = self.sublayers[2], rows[0]
     axes = row_axes(inner, run.states[2])
     own, merge = split_own(axes, run.states[2])
 
     def apply(i, size, z, own):
-      rows = [
-        jax.lax.dynamic_slice_in_dim(a, i, size, axis=1) for a in (c, marks)
-      ]
-      inputs = tuple(rows) if self._takes_marks else rows[0]
       run.states[2] = merge(own)
-      y = run(2, inputs)
+      y = self._run_inner(
+        run,
+        [jax.lax.dynamic_slice_in_dim(a, i, size, axis=1) for a in rows],
+      )
       new, _ = split_own(axes, run.states[2])
       own = [x.astype(old.dtype) for x, old in zip(new, own, strict=True)]
       z = jax.lax.dynamic_update_slice_in_dim(z, y.astype(z.dtype), i, axis=1)
