@@ -146,11 +146,6 @@ def HourglassLM(
     dropout=dropout,
     mode=mode,
   )
-  if dynamic_positions not in ('segments', 'tokens'):
-    raise ValueError(
-      f'HourglassLM.dynamic_positions = {dynamic_positions!r} must be '
-      "'segments' or 'tokens'"
-    )
   levels = _levels(hierarchy, shorten_factor_dropout)
   sizes = _sizes(
     levels,
@@ -158,12 +153,7 @@ def HourglassLM(
     d_ff=(d_ff, dynamic_d_ff),
     n_heads=(n_heads, dynamic_n_heads),
   )
-  if isinstance(dynamic, tuple | list) and len(dynamic) != len(sizes) - 1:
-    raise ValueError(
-      'HourglassLM.dynamic must have one layer for each of the '
-      f'{len(sizes) - 1} dynamic levels of HourglassLM.hierarchy, but has '
-      f'{len(dynamic)}'
-    )
+  _check_dynamic(dynamic, dynamic_positions, len(sizes) - 1)
   schemes = {
     (d, h): build_positions('HourglassLM', positions, d, h)
     for d, _, h in dict.fromkeys(sizes)
@@ -196,6 +186,20 @@ def HourglassLM(
     after,
     Logits(vocab_size, logits, mode, 'HourglassLM.logits', *tables),
   )
+
+
+def _check_dynamic(dynamic, positions, n):
+  """Checks the arguments of n dynamic levels."""
+  if positions not in ('segments', 'tokens'):
+    raise ValueError(
+      f'HourglassLM.dynamic_positions = {positions!r} must be '
+      "'segments' or 'tokens'"
+    )
+  if isinstance(dynamic, tuple | list) and len(dynamic) != n:
+    raise ValueError(
+      f'HourglassLM.dynamic must have one layer for each of the {n} dynamic '
+      f'levels of HourglassLM.hierarchy, but has {len(dynamic)}'
+    )
 
 
 def _encode(embedding, scheme, dropout, mode, hourglass):

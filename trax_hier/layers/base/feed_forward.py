@@ -123,10 +123,10 @@ def SwiGLU(d_model: int, d_ff: int = 2048):
   Example:
     >>> from trax_hier.inspection.layer_tree import tree
     >>> print(tree(SwiGLU(d_model=8, d_ff=16), (2, 6, 8)))
-    layer           parameters   in                       out
-    SwiGLU                 384   (2, 6, 8)                (2, 6, 8)
-      Projections          256   (2, 6, 8)                (2, 6, 16) (2, 6, 16)
-      Dense_8              128   (2, 6, 16)               (2, 6, 8)
+    layer           parameters   in           out
+    SwiGLU                 384   (2, 6, 8)    (2, 6, 8)
+      Projections          256   (2, 6, 8)    (2, 6, 16) (2, 6, 16)
+      Dense_8              128   (2, 6, 16)   (2, 6, 8)
 
   Source: GLU variants improve Transformer (arXiv 2002.05202).
   """
