@@ -35,6 +35,7 @@ from trax_hier.models import (
   TopDownLM,
   TransformerLM,
 )
+from trax_hier.training.step import apply_model
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'weights.json'
 LENGTH = 13  # A multiple of no shorten factor or window.
@@ -593,6 +594,19 @@ class Subject:
   def logits(self):
     """Logits of `tokens` in eval mode."""
     return np.asarray(self.eval(self.weights, self.tokens))
+
+  @functools.cached_property
+  def eval_documents(self):
+    """(weights, tokens, ids of documents) -> logits, in eval mode."""
+
+    @jax.jit
+    def logits(weights, x, ids):
+      batch = {'inputs': x, 'documents': ids}
+      return apply_model(
+        self.model, weights, self.state, batch, toy.KEY, jnp.float32
+      )[0]
+
+    return logits
 
   def train(self, dropout):
     """(weights, rng) -> logits, in train mode with a rate of dropout."""

@@ -14,8 +14,11 @@ from contract import LENGTH
 
 from trax_hier import generation
 from trax_hier.generation import programs
+from trax_hier.layers.base.documents import document_multiple, mixing_layer
+from trax_hier.training.packing import multiple_of_documents
 
 GOLDEN = json.loads(contract.GOLDEN.read_text())
+PACKED = 24  # Tokens in a row of documents: a multiple of all factors.
 MANY_LENGTHS = [[4] + [1] * 9, [3, 4, 5, 1], [7, 2, 1, 3]]
 
 
@@ -55,6 +58,35 @@ def test_every_logit_depends_on_all_tokens_before_it_and_no_others(model):
     moved = np.asarray(moved.any(axis=-1))
     assert not moved[:, : t + 1].any(), f'earlier logits depend on token {t}'
     assert moved[:, t + 1 :].all(), f'token {t} has no effect'
+
+
+def documents_of(multiple):
+  """Two rows of two documents of tokens: rows, numbers, and begin of each."""
+  ends = np.array([-(-5 // multiple) * multiple, PACKED])
+  numbers = np.repeat([1, 2], np.diff(ends, prepend=0))
+  rows = toy.tokens(PACKED, seed=2)
+  return rows, np.broadcast_to(numbers, rows.shape), ends[0]
+
+
+def test_documents_that_share_a_row_are_computed_as_if_alone(model):
+  if model.model.n_in > 1 or mixing_layer(model.model):
+    # Training refuses the model with these data.
+    with pytest.raises(ValueError, match='does not keep apart in'):
+      multiple_of_documents(model.model, {'documents': None})
+    return
+  rows, numbers, second = documents_of(document_multiple(model.model))
+  packed = model.eval_documents(model.weights, rows, numbers)
+  # By causality, logits do not depend on what follows a document in a row.
+  alone = model.eval(model.weights, rows)
+  np.testing.assert_allclose(packed[:, :second], alone[:, :second], 0, 1e-4)
+  alone = model.eval(model.weights, np.roll(rows, -second, axis=1))
+  np.testing.assert_allclose(
+    packed[:, second:], alone[:, : PACKED - second], 0, 1e-4
+  )
+  rows[:, :second] = (rows[:, :second] + 1) % toy.VOCAB
+  moved = model.eval_documents(model.weights, rows, numbers)
+  np.testing.assert_array_equal(packed[:, second:], moved[:, second:])
+  assert (packed[:, 1:second] != moved[:, 1:second]).any()
 
 
 def is_bias(g, w):

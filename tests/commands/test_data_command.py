@@ -139,6 +139,32 @@ def test_what_a_vocabulary_loses(describe, tmp_path, kind):
     assert '; loses' not in out and 'unknown' not in found
 
 
+def test_documents_that_share_rows(describe, tmp_path):
+  texts = ['six by', 'nine long', 'ab', 'much longer than a row']
+  rows = [{'text': texts[i % 4]} for i in range(40)]
+  (tmp_path / 'x.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  code, out, err = describe(
+    'train.data = @PaddedDocuments()',
+    "PaddedDocuments.path = 'x.jsonl'",
+    "PaddedDocuments.field = 'text'",
+    'PaddedDocuments.batch_size = 1',
+    'PaddedDocuments.length = 18',
+    'PaddedDocuments.packed = True',
+    'PaddedDocuments.multiple_of = 3',
+    'PaddedDocuments.valid_fraction = 0.2',
+    'PaddedDocuments.test_fraction = 0.2',
+    flags=['--batches=1000', '--rows=20'],
+  )
+  assert code == 0, err
+  n_pieces, padding = re.search(
+    r'several documents: ([\d.]+) on average in train, ([\d.]+%) of it', out
+  ).groups()
+  assert float(n_pieces) > 1.5 and table(out)['train']['padding'] == padding
+  assert 'documents int32 (1, 18)' in out
+  lines = re.findall(r'^\d+\. (.*)$', out, re.MULTILINE)
+  assert {'much longer than a', 'six by ‖ six by ‖ six by'} <= {*lines}
+
+
 def test_pairs(describe, tmp_path):
   rows = [
     {'document': f'doc {i}', 'summary': 's' * (i % 3 + 1)} for i in range(40)

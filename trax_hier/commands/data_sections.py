@@ -45,12 +45,18 @@ class Split:
     return sum(int((batch['weights'] > 0).sum()) for batch in self.batches)
 
   def padding(self, name: str) -> int:
-    """Returns the number of padded tokens of the batches, at ends of rows."""
+    """Returns the number of padded tokens of the batches, at ends of rows.
+
+    In rows of several documents, also of those at the ends of documents.
+    """
     total = 0
     for batch in self.batches:
       is_empty = batch[name] == 0
       if name != 'sources':
         is_empty &= batch['weights'] == 0
+      if name != 'sources' and 'documents' in batch:
+        total += int(is_empty.sum())
+        continue
       total += int(np.logical_and.accumulate(is_empty[:, ::-1], 1).sum())
     return total
 
@@ -169,21 +175,32 @@ def print_rows(data: object, splits: list[Split], n: int) -> None:
     for i, row in enumerate(rows):
       if not i:
         print_heading(f'First rows of {split.name}')
-      for name, ids in row.items():
+      for name, documents in row.items():
         label = f'{name}: ' * (len(row) > 1)
-        print(f'{i + 1}. {label}{_text(ids, data)}')
+        texts = [_text(ids, data) for ids in documents]
+        print(f'{i + 1}. {label}{" ‖ ".join(texts)}')
 
 
 def _rows(split):
-  """Yields {'targets': ids} of each row, with 'sources' if there are any."""
+  """Yields {'targets': documents} of each row, with 'sources' if there are."""
   for batch in split.batches:
     for i in range(len(batch['inputs'])):
       if batch['inputs'][i].any() or batch['weights'][i].any():
         yield {
-          name: np.trim_zeros(batch[name][i], 'b')
+          name: _documents(batch, name, i)
           for name in ('sources', 'targets')
           if name in batch
         }
+
+
+def _documents(batch, name, i):
+  """The ids of each document of row i, without padding."""
+  ids, parts = batch[name][i], [batch[name][i]]
+  if name != 'sources' and 'documents' in batch:
+    edges = np.flatnonzero(np.diff(batch['documents'][i])) + 1
+    parts = np.split(ids, edges)
+  parts = [np.trim_zeros(part, 'b') for part in parts]
+  return [part for part in parts if part.size]
 
 
 def _text(ids, data):

@@ -83,7 +83,7 @@ def patch(module: types.ModuleType) -> None:
     """
 
     def __init__(self, path, fault, cause):
-      Exception.__init__(self, f'{_path_text(path)}: {fault}')
+      Exception.__init__(self, f'{path_text(path)}: {fault}')
       self.path, self.fault, self.cause = path, fault, cause
 
     @property
@@ -128,7 +128,7 @@ def _record_maker(find_frame, frame):
   return found
 
 
-def _path_text(path) -> str:
+def path_text(path) -> str:
   """The names of the layers, outermost first, without those in `_OMITTED`."""
   names = []
   for layer in path:

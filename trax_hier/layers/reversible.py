@@ -73,6 +73,8 @@ def ReversibleRepeat(
 class _Block(base.Layer):
   """x1, x2, *context -> the same shapes, after all sublayers in turn."""
 
+  keeps_documents_apart = True
+
   def __init__(self, kinds):
     sublayers = [layer for kind in kinds for layer in kind]
     if not all(kinds):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
-from trax_hier.layers import Dense, Head, NoPositions
+from trax_hier.layers import Dense, Head, NoPositions, ShiftRight
 from trax_hier.layers.base.build import accepts
 from trax_hier.layers.base.slots import LOGITS, build_part
 
@@ -22,7 +22,7 @@ def TokenEncoder(
     ((1, 96, 32),)
   """
   return tl.Serial(
-    tl.ShiftRight(mode=mode), *embed(embedding, positions, dropout, mode)
+    ShiftRight(False, mode), *embed(embedding, positions, dropout, mode)
   )
 
 

@@ -30,6 +30,7 @@ from trax_hier.training.mesh import (
   weight_shardings,
 )
 from trax_hier.training.optimizers import Optimizer
+from trax_hier.training.packing import multiple_of_documents
 from trax_hier.training.schedules import Schedule
 from trax_hier.training.state import (
   Batch,
@@ -121,7 +122,8 @@ def build(
   _check_rows(shape[0], mesh.size, accumulate_steps)
 
   layer, optimizer = model(mode='train'), optimizer()
-
+  multiple = multiple_of_documents(layer, batch)
+  train_rows = TrainRows(data, mesh, shape[0], multiple)
   initialization = Initialization(
     lambda rng: init_train_state(layer, optimizer, batch, rng)
   )
@@ -161,7 +163,7 @@ def build(
     data=data,
     mesh=mesh,
     batch_shape=shape,
-    train_rows=TrainRows(data, mesh, shape[0]),
+    train_rows=train_rows,
     abstract=abstract,
     init=lambda rng: initialization(rng, shardings),
     step=jax.jit(

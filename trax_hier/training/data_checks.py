@@ -26,6 +26,7 @@ _ARRAYS = {
   'weights': ('fiub', 'numbers', 'bl'),
   'start_of_sequence': ('b', 'booleans', 'b'),
   'sources': ('iu', 'integers', 'bs'),
+  'documents': ('iu', 'integers', 'bl'),
 }
 _IDS = 'inputs', 'targets', 'sources'
 _MAKE = 'trax_hier.data.make_batch(tokens) makes a batch of token ids (b, l)'

@@ -26,6 +26,7 @@ from trax_hier.training.mesh import (
   row_sharding,
   weight_shardings,
 )
+from trax_hier.training.packing import multiple_of_documents
 from trax_hier.training.state import (
   init_layer,
   lane_axes,
@@ -71,7 +72,8 @@ class Evaluator:
         not known.
 
     Raises:
-      ValueError: if there is no batch, or the first one is not a batch.
+      ValueError: if there is no batch, the first one is not a batch, or the
+        model does not keep its documents apart.
     """
     if not (hasattr(batches, '__len__') and hasattr(batches, '__getitem__')):
       raise ValueError(
@@ -88,7 +90,9 @@ class Evaluator:
     self._layer = layer
     self._loss = loss = loss or Loss()
     batch = _batch_shapes(batches, n_ids)
-    self._local = HeldOutRows(batches, mesh, batch)
+    self._local = HeldOutRows(
+      batches, mesh, batch, multiple_of_documents(layer, batch)
+    )
     self._batch = batch = self._local.shapes
     rows = batch['inputs'].shape[0]
     self._init_state = Initialization(

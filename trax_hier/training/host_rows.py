@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from trax_hier.training.data_checks import takes_shards
 from trax_hier.training.mesh import row_sharding
+from trax_hier.training.packing import check_documents
 from trax_hier.training.state import Batch, with_rows
 
 LocalBatch = dict[str, np.ndarray]
@@ -45,18 +46,20 @@ class TrainRows:
     note: What a data set costs that cannot make a part of a batch; else None.
   """
 
-  def __init__(self, data: object, mesh: Mesh, n_rows: int):
+  def __init__(self, data: object, mesh: Mesh, n_rows: int, multiple: int = 1):
     """Asks the data for its shard of batch 0, if there are several hosts.
 
     Args:
       data: Data set.
       mesh: Device mesh.
       n_rows: Rows of a global batch, a multiple of the number of devices.
+      multiple: Number of which each document must fill a multiple of tokens.
 
     Raises:
-      ValueError: if the data set makes shards that are not parts of a batch.
+      ValueError: if the data set makes shards that are not parts of a batch, or
+        if documents do not fill multiples of tokens.
     """
-    self._data, self._n_rows = data, n_rows
+    self._data, self._n_rows, self._multiple = data, n_rows, multiple
     self._ranges = local_ranges(mesh, n_rows)
     self._shard_rows = math.gcd(n_rows, *itertools.chain(*self._ranges))
     self._in_shards = self._shard_rows < n_rows and self._makes_shards()
@@ -67,9 +70,20 @@ class TrainRows:
         f'of n_shards equal parts of a batch: each of {jax.process_count()} '
         f'hosts makes all {n_rows} rows of a batch and uses its own'
       )
+    if multiple > 1:
+      self(0)  # A fault is found before anything compiles.
 
   def __call__(self, step: int) -> LocalBatch:
-    """Returns the rows of batch `step`, from 0, in the order of the batch."""
+    """Returns the rows of batch `step`, from 0, in the order of the batch.
+
+    Raises:
+      ValueError: if documents do not fill multiples of tokens.
+    """
+    batch = self._make(step)
+    check_documents(batch, self._multiple, f'train_batch({step})')
+    return batch
+
+  def _make(self, step):
     if not self._in_shards:
       batch = self._data.train_batch(step)
       if self._ranges == [(0, self._n_rows)]:
@@ -128,7 +142,11 @@ class HeldOutRows:
   """
 
   def __init__(
-    self, batches: Sequence[Mapping[str, np.ndarray]], mesh: Mesh, shapes: Batch
+    self,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    shapes: Batch,
+    multiple: int = 1,
   ):
     """Makes no batch.
 
@@ -136,15 +154,21 @@ class HeldOutRows:
       batches: Held-out batches of one shape.
       mesh: Device mesh.
       shapes: Shapes of a batch.
+      multiple: See `TrainRows`.
     """
-    self._batches = batches
+    self._batches, self._multiple = batches, multiple
     self._n_rows = n = shapes['inputs'].shape[0]
     padded = n + -n % mesh.size
     self._ranges = local_ranges(mesh, padded)
     self.shapes = with_rows(shapes, padded)
 
   def __call__(self, i: int) -> Mapping[str, np.ndarray]:
-    """Returns the rows of batch `i`, from 0, in the order of the batch."""
+    """Returns the rows of batch `i`; see `TrainRows`."""
+    batch = self._make(i)
+    check_documents(batch, self._multiple, f'held-out batch {i + 1}')
+    return batch
+
+  def _make(self, i):
     if self._ranges == [(0, self._n_rows)]:
       return self._batches[i]
     n_local = sum(end - begin for begin, end in self._ranges)

@@ -12,6 +12,7 @@ import optax
 
 from trax_hier.compat import base
 from trax_hier.layers.base.auxiliary import reported_names, sum_reported
+from trax_hier.layers.base.documents import Documents, set_documents
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
 from trax_hier.training.cpu_products import speed_up_products
@@ -52,7 +53,13 @@ def apply_model(
   """
   weights = cast_floats(weights, compute_dtype)
   inputs = model_inputs(layer, batch)
-  logits, new_state = layer.pure_fn(inputs, weights, model_state, rng)
+  state = model_state
+  if 'documents' in batch:
+    documents = Documents.from_ids(batch['documents'])
+    state = set_documents(layer, state, documents)
+  logits, new_state = layer.pure_fn(inputs, weights, state, rng)
+  if 'documents' in batch:
+    new_state = set_documents(layer, new_state, ())
   return logits, jax.tree.map(
     lambda new, old: jnp.asarray(new, old.dtype), new_state, model_state
   )

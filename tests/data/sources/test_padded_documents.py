@@ -185,10 +185,8 @@ def test_a_vocabulary_of_the_command(tmp_path, tfds, monkeypatch):
 
 
 def test_bad_folders_are_named(tmp_path):
-  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*data\.prepare'):
+  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*no such file'):
     PaddedDocuments(str(tmp_path / 'none'), 1, 8)
-  with pytest.raises(ValueError, match=r'PaddedDocuments\.path.*train\.ends'):
-    PaddedDocuments(str(tmp_path), 1, 8)
   (tmp_path / 'train.tokens').write_bytes(b'abc')
   for ends in ([2], [2, 1, 3], [-1, 3], 3, [[3]], [3.0]):
     np.save(tmp_path / 'train.ends.npy', np.array(ends))
@@ -196,8 +194,48 @@ def test_bad_folders_are_named(tmp_path):
       PaddedDocuments(str(tmp_path), 1, 8)
 
 
+@pytest.mark.parametrize(
+  'kind', [kind for kind in tiny_vocabularies.KINDS if kind != 'bytes']
+)
+def test_texts_in_shared_rows_count_all_bytes(tmp_path, kind, monkeypatch):
+  monkeypatch.setenv('TRAX_HIER_DATA_CACHE', str(tmp_path / 'cache'))
+  folder = tmp_path / 'texts'
+  folder.mkdir()
+  texts = ['a long first article', 'short', 'naïve ☂', 'exactly8'] * 5
+  for i, text in enumerate(texts):
+    (folder / f'{i:02}.txt').write_text(text)
+  vocab = tiny_vocabularies.make(kind, tmp_path)
+  arguments = dict(
+    batch_size=3, length=16, valid_fraction=0.3, test_fraction=0.3, vocab=vocab
+  )
+  packed = PaddedDocuments(str(folder), packed=True, **arguments)
+  apart = PaddedDocuments(str(folder), **arguments)
+  assert packed.rows_per_epoch < apart.rows_per_epoch
+  for split in ('valid', 'test'):
+    ids = [
+      np.sort(np.concatenate([b['inputs'][b['weights'] > 0] for b in batches]))
+      for batches in (packed.eval_batches(split), apart.eval_batches(split))
+    ]
+    np.testing.assert_array_equal(*ids)
+    assert packed.count_bytes(split) == apart.count_bytes(split) > 0
+    batches = list(packed.eval_batches(split))
+    assert max(batch['documents'].max() for batch in batches) > 1
+    assert all(
+      batch['documents'][batch['weights'] > 0].all() for batch in batches
+    )
+
+
 def test_bad_numbers_are_named(tmp_path):
   with pytest.raises(ValueError, match=r'PaddedDocuments\.length = 0'):
     PaddedDocuments(str(tmp_path), 1, 0)
   with pytest.raises(ValueError, match=r'PaddedDocuments\.seed = -1'):
     PaddedDocuments(str(tmp_path), 1, 8, -1)
+  for i in range(30):
+    (tmp_path / f'{i}.txt').write_text('text')
+  for sizes, message in (
+    (dict(multiple_of=2), 'multiple_of = 2 has no effect without .*packed'),
+    (dict(multiple_of=3, packed=True), 'multiple_of = 3: must divide'),
+    (dict(multiple_of=0, packed=True), 'multiple_of = 0'),
+  ):
+    with pytest.raises(ValueError, match=rf'PaddedDocuments\.{message}'):
+      PaddedDocuments(str(tmp_path), 1, 8, **sizes)

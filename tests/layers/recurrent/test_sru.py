@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toy
 
 from trax_hier import layers as hl
 from trax_hier.compat import tl
+from trax_hier.layers.recurrent.sru import _recur
 
 D = 4
 X = toy.normal(2, 11, D)
@@ -74,6 +76,28 @@ def test_sru_is_its_recurrence():
   expected = recurrence(X, weights, np.ones(X.shape[:2], bool))
   toy.close(evaluate(sru('eval'), weights, (), X), expected)
   toy.close(sru_in_calls(sru('predict'), weights, X, [4, 1, 1, 3, 2]), expected)
+
+
+def cells_one_by_one(factor, term, start):
+  cells = [start]
+  for t in range(factor.shape[1]):
+    cells.append(factor[:, t] * cells[-1] + term[:, t])
+  return jnp.stack(cells[1:], axis=1)
+
+
+@pytest.mark.parametrize('length', [1, 2, 3, 9, 11, 30])
+def test_gradient_is_that_of_the_recurrence(length):
+  factor = np.asarray(toy.normal(2, length, D))  # 0 forgets all.
+  factor[:, length // 2] = 0
+  inputs = factor, toy.normal(2, length, D, seed=1), toy.normal(2, D, seed=2)
+
+  def gradients(recur):
+    def loss(*inputs):
+      return jnp.sum(jnp.sin(recur(*inputs)))
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*inputs)
+
+  toy.close(gradients(_recur), gradients(cells_one_by_one))
 
 
 def test_masked_rows_leave_the_cells_of_an_sru():

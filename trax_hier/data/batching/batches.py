@@ -66,6 +66,7 @@ def make_batch(
   weights: np.ndarray | None = None,
   start_of_sequence: np.ndarray | None = None,
   sources: np.ndarray | None = None,
+  documents: np.ndarray | None = None,
 ) -> Batch:
   """Returns a batch for models that shift their inputs themselves.
 
@@ -75,12 +76,16 @@ def make_batch(
     start_of_sequence: Whether a row begins a sequence, (b,) bool; False if it
       continues the same row of the previous batch. None means all True.
     sources: Input of the encoder, (b, s) int32; None for a language model.
+    documents: Number of the document of each token, (b, l) int32, in rows of
+      several documents, each of which must be one run of equal numbers; None if
+      a row is one sequence.
   """
   if weights is None:
     weights = np.ones(tokens.shape, np.float32)
   if start_of_sequence is None:
     start_of_sequence = np.ones(len(tokens), np.bool_)
   batch = {} if sources is None else {'sources': sources}
+  batch |= {} if documents is None else {'documents': documents}
   return batch | {
     'inputs': tokens,
     'targets': tokens,

@@ -117,6 +117,11 @@ class SpanCorruption:
         'SpanCorruption.data must be a data set without sources such as '
         f'@TextFiles(), got {data.describe()}'
       )
+    if 'documents' in batch:
+      raise ValueError(
+        'SpanCorruption.data has rows of several documents, which would get '
+        'into one window: set packed = False in it'
+      )
     self._data = data
     self._source_length = source_length
     self._target_length = target_length

@@ -35,6 +35,8 @@ def FromArrays(
   seed: int = 0,
   eval_length: int | None = None,
   eval_stride: int | None = None,
+  packed: bool = False,
+  multiple_of: int = 1,
 ) -> DataSet:
   """Token ids from arrays in memory, or from .npy and raw files.
 
@@ -71,6 +73,8 @@ def FromArrays(
       `length`.
     eval_stride: Tokens that an evaluation window of a stream scores; None means
       all.
+    packed: Whether rows may hold several documents; see `PaddedDocuments`.
+    multiple_of: See `PaddedDocuments`.
 
   Raises:
     ValueError: naming the binding, if a file is missing, or if an array has the
@@ -90,21 +94,7 @@ def FromArrays(
   if train is None:
     raise ValueError('FromArrays.train must be tokens or a file, got None')
   given = {'train': train, 'valid': valid, 'test': test}
-  splits = {
-    split: read_tokens(tokens, f'FromArrays.{split}', dtype)
-    for split, tokens in given.items()
-    if tokens is not None
-  }
-  if len({part.form for part in splits.values()}) > 1:
-    forms = ', '.join(f'{split}: {x.form}' for split, x in splits.items())
-    raise ValueError(f'FromArrays: all splits must have one form, got {forms}')
-  checks.check_fractions('FromArrays', valid_fraction, test_fraction)
-  if len(splits) == 1:
-    parts = splits['train'].cut(valid_fraction, test_fraction)
-    splits = dict(zip(SPLITS, parts, strict=True))
-  else:
-    _, empty = splits['train'].cut(0)
-    splits = {split: splits.get(split, empty) for split in SPLITS}
+  splits = _read(given, dtype, valid_fraction, test_fraction)
   if vocab_size is not None:
     checks.check_positive('FromArrays.vocab_size', vocab_size)
   vocabulary, shift, text = _open(vocab, vocab_size, splits)
@@ -134,7 +124,14 @@ def FromArrays(
       batch_size,
       length,
       seed,
+      packed,
+      multiple_of,
       empty_hint=_HINT,
+    )
+  if packed:
+    raise ValueError(
+      'FromArrays.packed = True: packs documents, but FromArrays.train is '
+      f'{splits["train"].form}; give a sequence of arrays, each a document'
     )
   return windowed(
     'FromArrays',
@@ -150,6 +147,24 @@ def FromArrays(
     move_edges=row is None,
     empty_hint=_HINT,
   )
+
+
+def _read(given, dtype, valid_fraction, test_fraction):
+  """Reads the splits that are given, and cuts or leaves empty the others."""
+  splits = {
+    split: read_tokens(tokens, f'FromArrays.{split}', dtype)
+    for split, tokens in given.items()
+    if tokens is not None
+  }
+  if len({part.form for part in splits.values()}) > 1:
+    forms = ', '.join(f'{split}: {x.form}' for split, x in splits.items())
+    raise ValueError(f'FromArrays: all splits must have one form, got {forms}')
+  checks.check_fractions('FromArrays', valid_fraction, test_fraction)
+  if len(splits) == 1:
+    parts = splits['train'].cut(valid_fraction, test_fraction)
+    return dict(zip(SPLITS, parts, strict=True))
+  _, empty = splits['train'].cut(0)
+  return {split: splits.get(split, empty) for split in SPLITS}
 
 
 def _open(vocab, vocab_size, splits):

@@ -1,65 +1,98 @@
-"""PaddedDocuments: padded rows, each with tokens of one document only."""
+"""PaddedDocuments: padded rows, each with tokens of one document or several."""
 
 from trax_hier.config import configurable
 from trax_hier.data import checks
 from trax_hier.data.batching.dataset import DataSet
 from trax_hier.data.batching.padded_rows import padded_rows
-from trax_hier.data.corpora.remote import fetch
-from trax_hier.data.files import find_path
+from trax_hier.data.corpora.tfds_source import TfdsSource
 from trax_hier.data.named_splits import use_test_as_valid
-from trax_hier.data.sources.prepared_documents import read_prepared
-
-_COMMAND = 'python -m trax_hier.data.prepare --name=wiki40b/en --output_dir=DIR'
+from trax_hier.data.sources.document_source import find_documents
+from trax_hier.data.splits import TEST_FRACTION, VALID_FRACTION
+from trax_hier.data.vocabularies.vocab import Vocab
 
 
 @configurable(module='trax_hier.data')
 def PaddedDocuments(
-  path: str,
+  path: str | TfdsSource,
   batch_size: int,
   length: int,
   seed: int = 0,
   test_as_valid: bool = False,
+  packed: bool = False,
+  multiple_of: int = 1,
+  valid_fraction: float = VALID_FRACTION,
+  test_fraction: float = TEST_FRACTION,
+  vocab: str | Vocab | None = None,
+  field: str | None = None,
 ) -> DataSet:
-  """Documents, such as wiki40b's articles, cut into padded rows.
+  """Documents, such as articles, in padded rows of a batch.
 
-  A row has tokens of one document only. Memory-maps a folder that
-  `python -m trax_hier.data.prepare` wrote. The vocabulary is the one that the
-  folder was prepared with, or bytes.
+  A row has tokens of one document only, unless `packed`. A document that is
+  longer than a row continues in others, without its first tokens before it.
+
+  With `packed`, documents share rows, so that few tokens are padding; models
+  keep them apart: a document is computed as if it were alone in its row.
+  Batches then have 'documents', (b, l) int32. The models that can are those
+  whose layers read no other positions than by attention, shortening, SRU or
+  convolutions: TransformerLM, HourglassLM, TopDownLM, BottomUpLM, RetinaLM,
+  ScalingTransformerLM and ReversibleLM, without SlidingAttention, recurrent
+  cells, LSHAttention and MemorizingAttention.
 
   Args:
-    path: Folder of the documents.
+    path: Source of the documents; see `DocumentLanes`.
     batch_size: Rows of the global batch.
     length: Tokens in a row.
     seed: Seed of the shuffle.
     test_as_valid: Whether test is also used for validation. A set without a
       validation split can only be trained on with True.
+    packed: Whether rows may hold several documents.
+    multiple_of: With `packed`, number of which each document fills a multiple
+      of tokens: a multiple of the largest shorten factor or scale of the model,
+      so that no group of neighboring tokens is of two documents.
+    valid_fraction: See `DocumentLanes`.
+    test_fraction: See `DocumentLanes`.
+    vocab: Vocabulary that texts are encoded with; see `TextFiles`. A prepared
+      folder has its own.
+    field: See `DocumentLanes`.
 
   Raises:
     ValueError: naming the binding, if files are missing or do not fit
       together, or if a number is invalid.
+
+  Example:
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   for i in range(30):
+    ...     text = 'An article. ' * (i % 7 + 1)
+    ...     _ = Path(folder, f'{i}.txt').write_text(text)
+    ...   data = PaddedDocuments(folder, 2, 96, packed=True, multiple_of=3)
+    >>> print(data.train_batch(0)['documents'][:, ::12])
+    [[1 2 2 2 2 2 2 2]
+     [1 1 1 2 2 2 2 2]]
   """
-  binding = f'PaddedDocuments.path = {path!r}'
   checks.check_positive('PaddedDocuments.length', length)
   checks.check_seed('PaddedDocuments.seed', seed)
-  hint = f'. To make one from a tfds data set: {_COMMAND}'
-  root = find_path(fetch(path, binding), binding, 'folder', hint)
-  try:
-    vocab, documents, token_bytes = read_prepared(root)
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{binding}: {error}') from error
+  checks.check_fractions('PaddedDocuments', valid_fraction, test_fraction)
+  fractions = valid_fraction, test_fraction
+  found = find_documents('PaddedDocuments', path, fractions, field, vocab)
+  documents = dict(found.splits)
   hint = use_test_as_valid(
     documents, len(documents['valid'].ends), test_as_valid, 'PaddedDocuments'
   )
   return padded_rows(
     'PaddedDocuments',
-    path,
+    f'{path}{found.how}',
     documents,
-    vocab,
-    vocab.unit,
+    found.vocab,
+    found.vocab.unit,
     batch_size,
     length,
     seed,
-    token_bytes,
+    packed,
+    multiple_of,
+    found.token_bytes,
     decoded_bytes=True,
     empty_hint=hint,
+    hashes=found.hashes,
   )

@@ -79,6 +79,8 @@ class KeyValueCache(base.Layer):
     [1. 1. 2. 2. 0.]
   """
 
+  is_positionwise = True  # In 'train' and 'eval' modes.
+
   def __init__(self, max_len: int, window: int | None, mode: str, n: int = 2):
     super().__init__(n_in=n, n_out=n)
     self._n_rows = window or max_len
@@ -234,6 +236,8 @@ class PastInputs(Memory):
     >>> print(past(x).ravel(), past(2 * x).ravel())
     [0. 0. 1. 1. 1.] [1. 1. 2. 2. 2.]
   """
+
+  keeps_documents_apart = True  # If the layer that reads its outputs does.
 
   def __init__(self, n: int, mode: str, carry: bool = False):
     super().__init__()

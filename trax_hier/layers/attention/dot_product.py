@@ -8,22 +8,23 @@ token.
 Letters: b batch, h heads, l length, d d_model; n blocks, w window.
 """
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import base
 from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.positions import Bias
 from trax_hier.layers.attention.softmax import softmax_attention
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.base.rows import largest_of_rows
 
 # Maximum number of queries whose attention weights are in memory at a time.
 MAX_ROWS = 1024
 
 
-class DotProductAttention(base.Layer):
+class DotProductAttention(ReadsDocuments):
   """Causal attention over heads: arrays, t, q, k, v, .. -> (b, h, l, d / h).
 
   `arrays` are the outputs of `bias.layer`; t is the number of queries in
@@ -47,6 +48,8 @@ class DotProductAttention(base.Layer):
 
   Source of the sizes: benchmarks/hourglass.py on CPU. 4 spans save 3 / 8 of the
   products; 8 spans would save 7 / 16 but double the size of the program.
+
+  In a row of several documents, queries attend to keys of their document.
 
   Where the kernels of `flash` fit, they compute all of this.
 
@@ -97,35 +100,49 @@ class DotProductAttention(base.Layer):
       q, bias = self._apply_bias(arrays, q, keys[0])
       return flash.attend(q, *keys, self._pattern, bias)
     length = q.shape[-2]
+    begins = self._begins(length)
     if self._window is not None and length > self._window:
-      return self._attend_in_blocks(arrays, t, q, keys)
+      return self._attend_in_blocks(arrays, t, q, begins, keys)
     if self._window is not None:
-      return self._attend(arrays, t, q, keys, self.rng)
+      return self._attend(arrays, t, q, begins, keys, self.rng)
     if self._mode == 'predict':
       return self._attend_to_filled(arrays, t, q, keys)
     spans = self._spans(length, keys[0].shape[-2])
     rngs = jax.random.split(self.rng, len(spans))
     outputs = [
       self._attend_in_chunks(
-        arrays, t, q[..., a:b, :], _first_rows(keys, c), rng
+        arrays, t, *_rows([q, begins], a, b), _rows(keys, 0, c), rng
       )
       for (a, b, c), rng in zip(spans, rngs, strict=True)
     ]
     return jnp.concatenate(outputs, axis=-2)
 
-  def _attend_in_blocks(self, arrays, t, q, keys):
+  def _begins(self, length):
+    """Offset from each query to the begin of its document, (b, 1, l, 1).
+
+    None if a row is one sequence.
+    """
+    if self.documents is None:
+      return None
+    positions = self.documents.of_rows(length)
+    return -self._query_stride * positions[:, None, :, None]
+
+  def _attend_in_blocks(self, arrays, t, q, begins, keys):
     """Attends from each block of queries to its keys and the window before."""
     b, h, length, _ = q.shape
     size = block_size(self._window)
     n = -(-length // size)
-    q = blocks(q, size)
+    q, begins = (x if x is None else blocks(x, size) for x in (q, begins))
     keys = [x.reshape(b, -1, *x.shape[-2:]) for x in keys]
     keys = [
       overlapping_blocks(x, size, self._window + size, length) for x in keys
     ]
-    q, *keys = (x.reshape(b * n, *x.shape[2:]) for x in (q, *keys))
+    q, begins, *keys = (
+      x if x is None else x.reshape(b * n, *x.shape[2:])
+      for x in (q, begins, *keys)
+    )
     first = t + size * jnp.tile(jnp.arange(n), b)[:, None, None, None]
-    y = self._attend(arrays, first, q, keys, self.rng, in_blocks=True)
+    y = self._attend(arrays, first, q, begins, keys, self.rng, in_blocks=True)
     y = y.reshape(b, n, h, size, -1).swapaxes(1, 2)
     return y.reshape(b, h, n * size, -1)[:, :, :length]
 
@@ -164,23 +181,27 @@ class DotProductAttention(base.Layer):
       for a, b in itertools.pairwise(ends)
     ]
 
-  def _attend_in_chunks(self, arrays, t, q, keys, rng):
+  def _attend_in_chunks(self, arrays, t, q, begins, keys, rng):
     """Attends a chunk of queries at a time; q and keys end at one token."""
     n_queries, n_keys = q.shape[-2], keys[0].shape[-2]
     if n_queries <= MAX_ROWS or self._query_stride != self._key_stride:
-      return self._attend(arrays, t, q, keys, rng)
+      return self._attend(arrays, t, q, begins, keys, rng)
     if len(keys) == 2:
       keys = [*keys, jnp.ones((len(q), 1, n_keys, 1), bool)]
     # Padding, which is masked, gives each chunk n_keys keys that end where its
     # queries end.
     before = (-(-n_queries // MAX_ROWS) - 1) * MAX_ROWS
-    padded = [jnp.pad(x, [(0, 0), (0, 0), (before, 0), (0, 0)]) for x in keys]
+    padded = [_pad(x, before) for x in keys]
+    if begins is not None:
+      begins = _pad(begins, -n_queries % MAX_ROWS)
 
     def attend(q, start, rng):
-      keys = [
-        jax.lax.dynamic_slice_in_dim(x, start, n_keys, axis=-2) for x in padded
-      ]
-      return self._attend(arrays, t, q, keys, rng)
+      cut = functools.partial(
+        jax.lax.dynamic_slice_in_dim, start_index=start, axis=-2
+      )
+      keys = [cut(x, slice_size=n_keys) for x in padded]
+      own = None if begins is None else cut(begins, slice_size=MAX_ROWS)
+      return self._attend(arrays, t, q, own, keys, rng)
 
     return in_chunks(attend, q, rng)
 
@@ -191,16 +212,18 @@ class DotProductAttention(base.Layer):
     filled = -(-end // self._key_stride)
     branches = [
       lambda arrays, t, q, keys, n=n: self._attend(
-        arrays, t, q, _first_rows(keys, n), self.rng
+        arrays, t, q, None, _rows(keys, 0, n), self.rng
       )
       for n in sizes
     ]
     choice = index_of_size(sizes, filled)
     return jax.lax.switch(choice, branches, arrays, t, q, keys)
 
-  def _attend(self, arrays, t, q, keys, rng, in_blocks=False):
+  def _attend(self, arrays, t, q, begins, keys, rng, in_blocks=False):
     k, v, *mask = keys
     offsets, visible = self._offsets(t, q, k, in_blocks)
+    if begins is not None:
+      visible &= offsets >= begins
     if mask:
       visible &= mask[0].reshape(*q.shape[: q.ndim - 3], 1, 1, -1)
     q, bias = self._bias.apply(arrays, offsets, q, k.shape[-2])
@@ -251,7 +274,7 @@ def in_chunks(attend, q, rng):
   if length <= MAX_ROWS:
     return attend(q, 0, rng)
   padding = -length % MAX_ROWS
-  q = jnp.pad(q, [(0, 0), (0, 0), (padding, 0), (0, 0)])
+  q = _pad(q, padding)
   n = q.shape[-2] // MAX_ROWS
   chunks = jnp.moveaxis(q.reshape(*lead, n, MAX_ROWS, d), 2, 0)
   y = jax.lax.map(
@@ -262,8 +285,13 @@ def in_chunks(attend, q, rng):
   return y[..., padding:, :]
 
 
-def _first_rows(arrays, n):
-  return [x[..., :n, :] for x in arrays]
+def _rows(arrays, begin, end):
+  return [x if x is None else x[..., begin:end, :] for x in arrays]
+
+
+def _pad(x, n):
+  """Prepends n rows of zeros to x (b, h, l, d)."""
+  return jnp.pad(x, [(0, 0), (0, 0), (n, 0), (0, 0)])
 
 
 def read_sizes(capacity, smallest):

@@ -9,6 +9,7 @@ from trax_hier.compat import base
 from trax_hier.config import configurable
 from trax_hier.layers.attention.positions import NoPositions
 from trax_hier.layers.base.checks import check_positive
+from trax_hier.layers.base.documents import ReadsDocuments
 
 _LARGEST = 2**31 - 1  # Positions are int32.
 _INITIAL = 1e-4  # Weights are uniform up to this size at initialization.
@@ -87,7 +88,7 @@ class FixedBasePositions(NoPositions):
     ]
 
 
-class _Digits(base.Layer):
+class _Digits(ReadsDocuments):
   """Adds the digits of positions to x (b, l, d)."""
 
   def __init__(
@@ -142,12 +143,14 @@ class _Digits(base.Layer):
         f'{min(self._bases)}'
       )
     start_rng, drop_rng = jax.random.split(self.rng)
-    positions = self._stride * jnp.arange(length)
-    t = 0
+    rows = jnp.arange(length)
     if self._counts:
-      t = self.state
-      positions = positions + self._stride * t
-      self.state = t + length
+      rows += self.state
+      self.state += length
+    if self.documents is not None:
+      rows = self.documents.of_rows(length)
+    is_first = rows[..., None] == 0
+    positions = self._stride * rows
     if self._random_starts:
       shift_rng, row_rng = jax.random.split(start_rng)
       starts = jax.random.randint(
@@ -159,7 +162,6 @@ class _Digits(base.Layer):
     if self._dropout:
       keeps = jax.random.bernoulli(drop_rng, 1 - self._dropout, (n_rows, 1, 1))
       added = added * keeps.astype(added.dtype)
-    is_first = jnp.arange(length)[:, None] + t == 0
     return x + added + jnp.where(is_first, first, 0)
 
 

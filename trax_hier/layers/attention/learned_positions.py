@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from trax_hier.compat import base
 from trax_hier.config import configurable
 from trax_hier.layers.attention.positions import NoPositions, sinusoid
+from trax_hier.layers.base.documents import ReadsDocuments
 
 
 @configurable(module='trax_hier.layers')
@@ -38,7 +39,7 @@ class LearnedPositions(NoPositions):
     return [_PositionTable(self._n_positions, stride, mode)]
 
 
-class _PositionTable(base.Layer):
+class _PositionTable(ReadsDocuments):
   """Adds table[t : t + l] to x (b, l, d) after t rows in earlier calls."""
 
   def __init__(self, n_positions, stride, mode):
@@ -67,6 +68,8 @@ class _PositionTable(base.Layer):
         f'a sequence of {length * self._stride} tokens exceeds '
         f'LearnedPositions.n_positions = {self._n_positions}'
       )
+    if self.documents is not None:
+      return x + self.weights[self.documents.of_rows(length)]
     if self._mode != 'predict':
       return x + self.weights[:length]
     t = self.state

@@ -36,6 +36,8 @@ class Clock(base.Layer):
   and 'eval' modes, where a call gets a whole sequence.
   """
 
+  is_positionwise = True
+
   def __init__(self, mode: str):
     super().__init__()
     self._mode = mode

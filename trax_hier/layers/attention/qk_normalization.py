@@ -79,6 +79,8 @@ def Normalize() -> base.Layer:
 class HeadScale(base.Layer):
   """Learned scale of each head: q (b, h, l, d_head) -> (h,)."""
 
+  is_positionwise = True
+
   def init_weights_and_state(self, input_signature):
     self.weights = jnp.ones(input_signature.shape[1], jnp.float32)
 

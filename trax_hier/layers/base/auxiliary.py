@@ -37,6 +37,7 @@ class Metrics(base.Layer):
     {'mean': 0.5}
   """
 
+  keeps_documents_apart = True
   # The weight of the values in the objective of training.
   weight = 0.0
 

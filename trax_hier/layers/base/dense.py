@@ -170,6 +170,8 @@ class Projections(base.Layer):
     dense: Factory of a layer, called with d_out.
   """
 
+  is_positionwise = True
+
   def __init__(
     self, d_out: int, n: int, dense: Callable[[int], base.Layer] = Dense
   ):

@@ -3,7 +3,29 @@
 from trax_hier.compat import base, tl
 from trax_hier.layers.base.sharing import leaf_layers
 
-_POSITIONWISE = tl.Dense, tl.Weights, base.PureLayer
+_POSITIONWISE = (
+  tl.AssertShape,
+  tl.Concatenate,
+  tl.Dense,
+  tl.Dropout,
+  tl.Embedding,
+  tl.LayerNorm,
+  tl.Weights,
+  base.PureLayer,
+)
+
+
+def is_positionwise(layer: base.Layer) -> bool:
+  """Whether a layer without sublayers acts on every position by itself.
+
+  This is about 'train' and 'eval' modes. Layers with an attribute
+  `is_positionwise` say so of themselves; dense layers and functions (`tl.Fn`)
+  are taken to do so, but for Trax's `ShiftRight`.
+  """
+  known = isinstance(layer, _POSITIONWISE) and not layer.name.startswith(
+    'ShiftRight('
+  )
+  return getattr(layer, 'is_positionwise', known)
 
 
 class Head(tl.Serial):
@@ -24,8 +46,5 @@ class Head(tl.Serial):
 
   def mixing_layer(self) -> base.Layer | None:
     """The first layer that may read several positions for one, or None."""
-    for layer in leaf_layers(self).values():
-      is_positionwise = isinstance(layer, _POSITIONWISE)
-      if not getattr(layer, 'is_positionwise', is_positionwise):
-        return layer
-    return None
+    leaves = leaf_layers(self).values()
+    return next((x for x in leaves if not is_positionwise(x)), None)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hier.compat import base
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.base.repeat import Stack
 
 
@@ -66,6 +67,11 @@ class Lanes(base.Layer):
     self._state = (None,)
 
   @property
+  def keeps_documents_apart(self) -> bool:
+    """Whether rows may hold several documents: not if they continue."""
+    return self.n_in == 1
+
+  @property
   def takes_start_of_sequence(self) -> bool:
     """Whether the second input is `start_of_sequence`."""
     return self.n_in == 2
@@ -115,11 +121,12 @@ def map_memory(
   return tuple(map_memory(fn, *pair, axis) for pair in pairs)
 
 
-class ShiftRight(Memory):
+class ShiftRight(Memory, ReadsDocuments):
   """Shifts tokens right by one position: (b, l) int32 -> (b, l).
 
   The first position gets 0 or, with `carry`, the last token of the previous
-  call. In predict mode, where the caller shifts, this is the identity.
+  call. The first position of each document in a row gets 0. In predict mode,
+  where the caller shifts, this is the identity.
 
   Args:
     carry: Whether calls in 'train' and 'eval' modes continue one sequence.
@@ -148,7 +155,10 @@ class ShiftRight(Memory):
     if self._mode == 'predict':
       return x
     if not self._carry:
-      return jnp.pad(x[:, :-1], [(0, 0), (1, 0)])
+      y = jnp.pad(x[:, :-1], [(0, 0), (1, 0)])
+      if self.documents is None:
+        return y
+      return jnp.where(self.documents.positions > 0, y, 0)
     y = jnp.concatenate([self.state, x[:, :-1]], axis=1)
     self.state = x[:, -1:]
     return y

@@ -24,6 +24,8 @@ class RMSNorm(base.Layer):
   Source: Root mean square layer normalization (arXiv 1910.07467).
   """
 
+  is_positionwise = True
+
   def __init__(self, epsilon: float = 1e-6):
     super().__init__()
     self._epsilon = epsilon
@@ -53,6 +55,8 @@ class LayerNorm(base.Layer):
     >>> print(layer(x).round())
     [[-1. -1.  1.  1.]]
   """
+
+  is_positionwise = True
 
   def __init__(self, epsilon: float = 1e-6):
     super().__init__()

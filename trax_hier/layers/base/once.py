@@ -21,6 +21,8 @@ class FromWeights(base.Layer):
     n_in: Number of inputs, which are ignored.
   """
 
+  is_positionwise = True
+
   def __init__(self, layer: base.Layer, n_in: int):
     super().__init__(n_in, layer.n_out)
     self._layer = layer

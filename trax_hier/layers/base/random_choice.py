@@ -41,12 +41,19 @@ class RandomChoice(base.Layer):
       ShortenedStack(3) ...            -   (2, 12, 8)   (2, 12, 8)
   """
 
+  keeps_documents_apart = True
+
   def __init__(self, layers: Sequence[base.Layer], mode: str):
     super().__init__(layers[0].n_in, layers[0].n_out)
     self._sublayers = (layers[0],)
     self._weights = (None,)
     self._state = (None,)
     self._choices = tuple(layers) if mode == 'train' else (layers[0],)
+
+  @property
+  def alternatives(self) -> tuple[base.Layer, ...]:
+    """The layers that a call may apply."""
+    return self._choices
 
   def init_weights_and_state(self, input_signature):
     first, *others = self._choices

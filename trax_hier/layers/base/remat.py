@@ -39,6 +39,8 @@ class Remat(base.Layer):
     Remat ...          280   (2, 12, 8)   (2, 12, 8)
   """
 
+  keeps_documents_apart = True
+
   def __init__(self, layer: base.Layer, policy: RematPolicy = True):
     super().__init__(layer.n_in, layer.n_out)
     if policy not in _POLICIES:

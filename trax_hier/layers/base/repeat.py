@@ -155,6 +155,8 @@ class Stack(base.Layer):
     n: Number of blocks.
   """
 
+  keeps_documents_apart = True
+
   def __init__(self, template: base.Layer, other: base.Layer, n: int):
     super().__init__(template.n_in, template.n_out, name=f'Repeat({n})')
     if template.n_in != template.n_out:

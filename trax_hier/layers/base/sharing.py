@@ -28,6 +28,8 @@ class ShareWeights(base.Layer):
       Logits                      -   (256, 8) (2, 12, 8)   (2, 12, 256)
   """
 
+  keeps_documents_apart = True
+
   def __init__(self, *layers: base.Layer):
     super().__init__(n_in=0, n_out=0)
     self._sublayers = layers

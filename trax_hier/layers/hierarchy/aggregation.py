@@ -177,6 +177,8 @@ def AttentionAggregation(
 class _ScaleEmbedding(base.Layer):
   """Adds a learned vector for each head: (b, h, l, d_head) -> same."""
 
+  is_positionwise = True
+
   def init_weights_and_state(self, input_signature):
     _, h, _, d = input_signature.shape
     normal = jax.random.normal(self.rng, (h, 1, d), jnp.float32)

@@ -22,6 +22,7 @@ from trax_hier.layers.attention.softmax import (
   scores,
   weighted_sum,
 )
+from trax_hier.layers.base.documents import ReadsDocuments, documents_in
 from trax_hier.layers.hierarchy.groups import as_tuple
 from trax_hier.layers.hierarchy.scales import n_complete
 
@@ -56,6 +57,8 @@ class AttendToScales(base.Layer):
 
   _MIN_CACHE = 128  # See `DotProductAttention`.
 
+  keeps_documents_apart = True
+
   def __init__(
     self,
     scales: Sequence[int],
@@ -89,10 +92,15 @@ class AttendToScales(base.Layer):
     ]
     self._sublayers = (
       *(bias.layer for bias in self._biases),
-      base.Layer(name='Memory'),
+      ReadsDocuments(name='Memory'),
     )
     self._weights = (None,) * len(self.sublayers)
     self._state = (None,) * len(self.sublayers)
+
+  @property
+  def document_multiple(self) -> int:
+    """The number of which documents in a row must fill a multiple."""
+    return self._window or self._scales[-1]
 
   def init_weights_and_state(self, input_signature):
     q, *rows = input_signature
@@ -139,7 +147,7 @@ class AttendToScales(base.Layer):
       elif self._begin(j) * w < n_tokens:
         arrays, v = self._arrays(j, q, k), v[:, None]
         logits, mask, weighted = self._score(j, arrays, q, tokens, k, v, starts)
-        mask = mask.reshape(-1, 1, w, mask.shape[-1])
+        mask = mask.reshape(*mask.shape[:-3], -1, 1, w, mask.shape[-1])
         sets.append((blocks(logits, w), mask, weighted))
     y = joint_softmax_attention(sets, q.dtype, self._dropout, self.rng)
     if y.ndim == 5:  # (b, n, h, w, d_head)
@@ -176,7 +184,7 @@ class AttendToScales(base.Layer):
     """
     tokens = tokens[:, None]
     q, bias = self._bias(j, arrays, q, k, starts - tokens)
-    mask = self._mask(j, tokens, starts)
+    mask = self._mask(j, tokens, starts)[..., None, :, :]
     return scores(q, k, bias), mask, functools.partial(weighted_sum, v=v)
 
   def _score_band(self, j, q, tokens, k, v):
@@ -203,7 +211,7 @@ class AttendToScales(base.Layer):
     def weighted(weights, v):
       return weighted_sum(weights, bands(v))
 
-    mask = self._mask(j, tokens, starts)[:, None]
+    mask = self._mask(j, tokens, starts)[..., None, :, :]
     return logits(q, k, bias), mask, functools.partial(weighted, v=v)
 
   def _begin(self, j):
@@ -214,6 +222,9 @@ class AttendToScales(base.Layer):
     """True where a token attends to the block of scale j at each start."""
     scale = self._scales[j]
     mask = (starts >= 0) & (starts // scale < n_complete(tokens, scale))
+    if (documents := documents_in(self.state[-1])) is not None:
+      n = documents.positions.shape[1] // self._stride
+      mask = mask & (starts >= tokens - documents.of_rows(n)[:, tokens])
     if self._window is None:
       return mask
     back = tokens // self._window - starts // self._window

@@ -71,6 +71,8 @@ class Together(base.Layer):
     n: Number of sequences.
   """
 
+  keeps_documents_apart = True
+
   def __init__(self, layer: base.Layer, n: int):
     super().__init__(n_in=n, n_out=n * layer.n_out)
     self._sublayers = (layer,)

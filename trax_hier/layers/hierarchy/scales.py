@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import ShapeDtype, base, tl
 from trax_hier.layers.attention.cache import write_rows
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.hierarchy.groups import as_tuple, run_complete_groups
 
 
@@ -84,6 +85,8 @@ class Coarse(base.Layer):
       AverageShorten(4)            -   (2, 16, 8)   (2, 4, 8)
   """
 
+  keeps_documents_apart = True
+
   def __init__(
     self,
     ratio: int,
@@ -95,9 +98,19 @@ class Coarse(base.Layer):
     self._ratio = ratio
     self._mode = mode
     self._strides = strides
-    self._sublayers = (layer, base.Layer(name='Memory'))
+    self._sublayers = (layer, ReadsDocuments(name='Memory'))
     self._weights = (None, None)
     self._state = (None, None)
+
+  @property
+  def shorten_factor(self) -> int:
+    """The factor by which the layer's outputs are shorter."""
+    return self._ratio
+
+  @property
+  def document_multiple(self) -> int:
+    """The number of which documents in a row must fill a multiple."""
+    return self._ratio
 
   def init_weights_and_state(self, input_signature):
     layer, _ = self.sublayers
@@ -169,12 +182,12 @@ class Coarse(base.Layer):
     return write_rows(rows, more, n_valid)[:, :n_rows]
 
 
-class Latest(base.Layer):
+class Latest(ReadsDocuments):
   """Gives each token the latest complete block: x, rows -> (b, l, d).
 
   x (b, l, d) is the finer sequence, of which only the length is used; rows
   (b, m, d) are the output of a `Coarse` on it. Tokens before the end of the
-  first block get a learned vector.
+  first block, of their document if a row holds several, get a learned vector.
 
   Args:
     scale: Number of rows of x in a block.
@@ -209,6 +222,7 @@ class Latest(base.Layer):
     latest = jnp.broadcast_to(
       self.weights.astype(rows.dtype), (rows.shape[0], 1, rows.shape[2])
     )
+    documents = self.documents
     t, kept = self.state if self._mode == 'predict' else (0, None)
     before = n_complete(t - 1, self._scale)
     if kept is not None:
@@ -217,6 +231,9 @@ class Latest(base.Layer):
     rows = jnp.concatenate([latest, rows], axis=1)
     index = n_complete(t + jnp.arange(length), self._scale) - before
     y = jnp.take(rows, index, axis=1)
+    if documents is not None:
+      in_first = documents.of_rows(length) < self._scale - 1
+      y = jnp.where(in_first[..., None], latest, y)
     if kept is not None:
       self.state = t + length, y[:, -1:].astype(kept.dtype)
     return y

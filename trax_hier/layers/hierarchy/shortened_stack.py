@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from trax_hier.compat import ShapeDtype, base, signature, tl
 from trax_hier.layers.attention.cache import empty_buffer, write_rows
 from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.documents import ReadsDocuments, documents_in
 from trax_hier.layers.hierarchy.groups import as_tuple, run_complete_groups
 from trax_hier.layers.hierarchy.upsample import Upsample
 
@@ -50,6 +51,8 @@ class ShortenedStack(base.Layer):
   Source: Hourglass (arXiv 2110.13711) Algorithm 1.
   """
 
+  keeps_documents_apart = True
+
   def __init__(
     self,
     shorten_factor: int,
@@ -77,7 +80,7 @@ class ShortenedStack(base.Layer):
     self._sublayers = (
       tl.Serial(shorten, inner, upsample.coarse),
       upsample.fine,
-      base.Layer(name='Memory'),
+      ReadsDocuments(name='Memory'),
     )
     self._weights = (None,) * 3
     self._state = (None,) * 3
@@ -85,6 +88,11 @@ class ShortenedStack(base.Layer):
   @property
   def shorten_factor(self) -> int:
     """The factor by which the inner layers' sequence is shorter."""
+    return self._k
+
+  @property
+  def document_multiple(self) -> int:
+    """The number of which documents in a row must fill a multiple."""
     return self._k
 
   def init_weights_and_state(self, input_signature):
@@ -133,7 +141,7 @@ class ShortenedStack(base.Layer):
     coarse_state, fine_state, memory = self.state
     length = x.shape[1]
     x = jnp.pad(x, [(0, 0), (0, -length % self._k), (0, 0)])
-    shifted = jnp.pad(x, [(0, 0), (self._k - 1, 0), (0, 0)])[:, : x.shape[1]]
+    shifted = self._shift(x, documents_in(memory))
     outputs, coarse_state = coarse.pure_fn(
       shifted, self.weights[0], coarse_state, coarse_rng, use_cache=True
     )
@@ -146,6 +154,15 @@ class ShortenedStack(base.Layer):
     )
     self.state = coarse_state, fine_state, memory
     return y[:, :length]
+
+  def _shift(self, x, documents):
+    """Shifts x by k - 1, so that groups have inputs of one document only."""
+    n = self._k - 1
+    shifted = jnp.pad(x, [(0, 0), (n, 0), (0, 0)])[:, : x.shape[1]]
+    if documents is None:
+      return shifted
+    positions = documents.of_rows(x.shape[1])
+    return jnp.where(positions[..., None] >= n, shifted, 0)
 
   def _decode(self, x):
     """Continues the inputs of earlier calls with x (b, l, d).

@@ -1,9 +1,11 @@
-"""Simple recurrent units (SRU), a recurrence that a parallel scan can compute.
+"""Simple recurrent units (SRU), a recurrence whose steps can be composed.
 
 Source: SRU (arXiv 1709.02755), as in Terraformer (arXiv 2111.12763) and its
 published code: the gates do not depend on the state, and the state has no
 activation function.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from trax_hier.compat import tl
 from trax_hier.config import configurable
 from trax_hier.layers.base.checks import check_arguments, check_positive
 from trax_hier.layers.base.dense import Dense
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.base.memory import Memory
 from trax_hier.layers.base.observe import observe_gate
 
@@ -19,15 +22,16 @@ from trax_hier.layers.base.observe import observe_gate
 _SCALE = 3**0.5
 
 
-class SRU(Memory):
+class SRU(Memory, ReadsDocuments):
   """A simple recurrent unit: x (b, l, u) -> (b, l, u), causal.
 
   r, f, y = split(x W + b);  r = sigmoid(r), f = sigmoid(f)
   c_t = f c_(t-1) + (1 - f) y
   h = r c + (1 - r) sqrt(3) x
 
-  The cells c start at zero. A parallel scan of log l steps computes them in
-  float32. In predict mode and with `carry`, the last cell is the layer's state.
+  The cells c start at zero, in each document of a row. A parallel scan of log l
+  steps computes them in float32. In predict mode and with `carry`, the last
+  cell is the layer's state.
 
   Weights: W (u, 3 u), b (3 u,).
 
@@ -74,35 +78,72 @@ class SRU(Memory):
     observe_gate('forget', f)
     if mask is not None:
       f = jnp.where(mask[..., None], f, 1)
-    kept, cells = _scan(f, (1 - f) * y)
+    kept = f
+    if self.documents is not None:
+      positions = self.documents.of_rows(x.shape[1])
+      kept = jnp.where(positions[..., None] > 0, f, 0)
+    start = self.state if self._continues else jnp.zeros_like(y[:, 0])
+    cells = _recur(kept, (1 - f) * y, start.astype(jnp.float32))
     if self._continues:
-      cells += kept * self.state[:, None].astype(jnp.float32)
       self.state = cells[:, -1].astype(self.state.dtype)
     h = r * cells + (1 - r) * _SCALE * x.astype(jnp.float32)
     return h.astype(x.dtype)
 
 
-def _scan(factor, term):
-  """c_t = factor_t c_(t-1) + term_t for all t in parallel; arrays (b, l, u).
+@jax.custom_vjp
+def _recur(factor, term, start):
+  """c_t = factor_t c_(t-1) + term_t for all t, with c_0 = start (b, u)."""
+  return factor * _cells_before(factor, term, start) + term
 
-  Returns the factor of the initial cell in each cell, and the cells for an
-  initial cell of 0. Each iteration doubles the span of rows that a result
-  covers. `jax.lax.associative_scan` does less work, but unrolls its log l
-  steps, which takes long to compile.
+
+def _recur_forward(factor, term, start):
+  before = _cells_before(factor, term, start)
+  return factor * before + term, (factor, before)
+
+
+def _recur_backward(kept, gradient):
+  """The gradient that a cell gets from later cells is a recurrence too."""
+  factor, before = kept
+  rows = jnp.flip(factor, axis=1), jnp.flip(factor * gradient, axis=1)
+  later = _cells_before(*rows, jnp.zeros_like(factor[:, 0]))
+  of_cells = gradient + jnp.flip(later, axis=1)
+  return of_cells * before, of_cells, factor[:, 0] * of_cells[:, 0]
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
+def _cells_before(factor, term, start):
+  """c_0 .. c_(l-1), (b, l, u), of the recurrence above.
+
+  The rows are cut into about sqrt(l) blocks. A loop composes the rows of each
+  block, for all blocks at once; another one goes from block to block; a third
+  one computes the cells of all blocks. Each reads the rows at most once, unlike
+  a parallel scan, which reads and writes them log l times.
   """
-  length = factor.shape[1]
-  rows = jnp.arange(length)[:, None]
+  b, length, u = factor.shape
+  n = math.isqrt(length)
 
-  def join(spans, shift):
-    factor, term = spans
-    inside = rows >= shift
-    before = jnp.where(inside, jnp.roll(factor, shift, axis=1), 1)
-    start = jnp.where(inside, jnp.roll(term, shift, axis=1), 0)
-    return (factor * before, factor * start + term), None
+  def split(x):
+    """The rows of all blocks: (b, l, u) -> (l / n, b, n, u)."""
+    x = jnp.pad(x, [(0, 0), (0, -length % n), (0, 0)])
+    return jnp.moveaxis(x.reshape(b, n, -1, u), 2, 0)
 
-  shifts = 2 ** jnp.arange((length - 1).bit_length())
-  spans, _ = jax.lax.scan(join, (factor, term), shifts)
-  return spans
+  def compose(span, row):
+    (factor, term), (next_factor, next_term) = span, row
+    return (next_factor * factor, next_factor * term + next_term), None
+
+  def advance(cell, row):
+    factor, term = row
+    return factor * cell + term, cell
+
+  rows = split(factor), split(term)
+  one = jnp.ones((b, n, u), factor.dtype)
+  spans, _ = jax.lax.scan(compose, (one, jnp.zeros_like(one)), rows)
+  by_block = jax.tree.map(lambda x: x.swapaxes(0, 1), spans)
+  _, starts = jax.lax.scan(advance, start, by_block)
+  _, before = jax.lax.scan(advance, starts.swapaxes(0, 1), rows)
+  return jnp.moveaxis(before, 0, 2).reshape(b, -1, u)[:, :length]
 
 
 @configurable(module='trax_hier.layers', denylist=['masked', 'carry'])

@@ -7,13 +7,16 @@ Letters: b batch, l length, S modules, n and M widths of a module of input and
 output; L tokens and k modules spanned by the kernel.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from trax_hier.compat import base, tl
+from trax_hier.compat import tl
 from trax_hier.config import configurable
 from trax_hier.layers.attention.cache import PastInputs
 from trax_hier.layers.base.checks import check_arguments
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.sparse.multiplicative_dense import check_modules
 
 
@@ -74,7 +77,7 @@ def masked_past_inputs(n, masked, mode, carry=False):
   return tl.Serial(hide if masked else [], PastInputs(n, mode, carry))
 
 
-class Convolution(base.Layer):
+class Convolution(ReadsDocuments):
   """Convolution over modules and time: (b, L - 1 + l, S * n) -> (b, l, S * M).
 
   A module of the output depends on k modules of the last L tokens, centered on
@@ -101,7 +104,12 @@ class Convolution(base.Layer):
   def forward(self, x):
     kernel, bias = self.weights
     b, length, _ = x.shape
-    y = _convolve(x.reshape(b, length, self._n_modules, -1), kernel)
+    x = x.reshape(b, length, self._n_modules, -1)
+    if self.documents is None:
+      y = _convolve(x, kernel)
+    else:
+      n = length - len(kernel) + 1
+      y = _convolve_by_products(x, kernel, self.documents.of_rows(n))
     return (y + bias).reshape(b, y.shape[1], -1)
 
 
@@ -118,8 +126,10 @@ def _convolve(x, kernel):
   )
 
 
-def _convolve_by_products(x, kernel):
-  """`_convolve` as a sum of matrix products, used for its gradient.
+def _convolve_by_products(x, kernel, positions=None):
+  """`_convolve` as a sum of matrix products, for the kernel's gradient.
+
+  `positions` (b, l), those in documents, hides the tokens of other documents.
 
   Inside a loop, such as `Repeat`, XLA on CPU computes the gradient of a
   convolution many times more slowly than the gradient of these products.
@@ -129,16 +139,24 @@ def _convolve_by_products(x, kernel):
   side = n_modules // 2
   x = jnp.pad(x, [(0, 0), (0, 0), (side, side), (0, 0)])
   s = x.shape[2] - n_modules + 1
-  return sum(
-    x[:, i : i + length, j : j + s] @ kernel[i, j]
-    for i in range(n_tokens)
-    for j in range(n_modules)
-  )
+  y = 0
+  for i in range(n_tokens):
+    tokens = x[:, i : i + length]
+    if positions is not None:
+      is_own = positions >= n_tokens - 1 - i
+      tokens = jnp.where(is_own[..., None, None], tokens, 0)
+    y += sum(tokens[:, :, j : j + s] @ kernel[i, j] for j in range(n_modules))
+  return y
 
 
 def _convolve_backward(inputs, gradient):
-  _, transpose = jax.vjp(_convolve_by_products, *inputs)
-  return transpose(gradient)
+  x, kernel = inputs
+  before = len(kernel) - 1
+  padded = jnp.pad(gradient, [(0, 0), (before, before), (0, 0), (0, 0)])
+  of_x = _convolve(padded, kernel[::-1, ::-1].swapaxes(2, 3))
+  products = functools.partial(_convolve_by_products, x)
+  _, transpose = jax.vjp(products, kernel)
+  return of_x, *transpose(gradient)
 
 
 _convolve.defvjp(
