@@ -120,7 +120,6 @@ def build(
   batch = batch_shapes(data)
   shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
-
   layer, optimizer = model(mode='train'), optimizer()
   multiple = multiple_of_documents(layer, batch)
   train_rows = TrainRows(data, mesh, shape[0], multiple)
