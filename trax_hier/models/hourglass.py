@@ -16,6 +16,7 @@ from trax_hier.layers import (
   NoPositions,
   RelativePositions,
   ShareWeights,
+  ShiftRight,
   Upsample,
 )
 from trax_hier.layers.base.checks import check_arguments
@@ -210,7 +211,7 @@ def _encode(embedding, scheme, dropout, mode, hourglass):
   if hourglass.n_in == 1:
     return TokenEncoder(embedding, scheme, dropout, mode)
   return tl.Serial(
-    tl.ShiftRight(mode=mode),
+    ShiftRight(carry=False, mode=mode),
     tl.Branch(
       tl.Serial(embed(embedding, scheme, dropout, mode)),
       token_marks(token_rules(hourglass)),
