@@ -76,6 +76,13 @@ def _hourglass(hierarchy='2@3', **kwargs):
   return P(HourglassLM, hierarchy=hierarchy, **{**toy.SIZES, **kwargs})
 
 
+def _dynamic(hierarchy='2@~2', **kwargs):
+  """Without a limit to the number of segments, which depends on the length."""
+  parts = {name: kwargs.pop(name) for name in _PARTS if name in kwargs}
+  stack = P(hl.DynamicStack, capacity=9, **parts)
+  return _hourglass(hierarchy, dynamic=stack, **kwargs)
+
+
 def _block_recurrent(**kwargs):
   # Without memory between calls, which tests/models/test_block_recurrent.py
   # tests.
@@ -146,6 +153,7 @@ _ALTERNATING = P(
 )
 _TOKEN_OFFSETS = P(hl.AttentionUpsample, token_offsets=True)
 _LINEAR = dict(shorten=hl.LinearShorten, upsample=hl.LinearUpsample)
+_PARTS = 'boundaries', 'shorten', 'upsample'
 _PLAIN = dict(shorten=hl.AverageShorten, upsample=hl.RepeatUpsample)
 
 ROWS = {
@@ -223,6 +231,70 @@ ROWS = {
   ),
   'hourglass windowed, remat': Row(
     _hourglass(vanilla_block=_WINDOWED, remat=True), idle=10, slow=True
+  ),
+  'hourglass dynamic': Row(_dynamic(), idle=6, thorough=True),
+  'hourglass dynamic mean': Row(
+    _dynamic(
+      boundaries=hl.FixedBoundaries,
+      shorten=hl.SegmentMean,
+      upsample=hl.PreviousSegment,
+    ),
+    idle=6,
+    slow=True,
+  ),
+  'hourglass dynamic words, wider': Row(
+    _dynamic(
+      boundaries=hl.WordRule,
+      shorten=P(hl.TakeFirst, projection=True),
+      upsample=P(hl.PositionLinear, n_positions=2),
+      dynamic_d_model=(24,),
+      dynamic_d_ff=(40,),
+      dynamic_n_heads=(3,),
+    ),
+    idle=6,
+    slow=True,
+  ),
+  'hourglass dynamic bytes, rotary': Row(
+    _dynamic(
+      boundaries=hl.ByteRule,
+      upsample=hl.AtBoundaries,
+      positions=hl.RotaryPositions,
+    ),
+    idle=0,
+    slow=True,
+  ),
+  'hourglass dynamic two levels, remat': Row(
+    _dynamic(
+      '1@~2 2@~4 1@~2',
+      vanilla_block=_WINDOWED,
+      shortened_block=_WINDOWED,
+      positions=hl.RotaryPositions,
+      dynamic_positions='tokens',
+      remat=True,
+    ),
+    idle=0,
+    slow=True,
+  ),
+  'hourglass dynamic around fixed': Row(
+    _hourglass(
+      '1@~2 1@4 1@~2', dynamic=P(hl.DynamicStack, capacity=9), **_LINEAR
+    ),
+    idle=10,
+    slow=True,
+  ),
+  'hourglass fixed around dynamic': Row(
+    _dynamic('1@2 1@~4 1@2'), idle=18, slow=True
+  ),
+  'hourglass dynamic block-recurrent, sparse': Row(
+    _dynamic(
+      shortened_block=P(
+        hl.DecoderBlock,
+        attention=P(hl.BlockRecurrentCell, window=3, n_states=3),
+        feed_forward=_SPARSE_FF,
+      ),
+    ),
+    idle=5,
+    slow=True,
   ),
   'slide': Row(_block_recurrent(recurrent_layers=()), idle=0, slow=True),
   'memorizing': Row(

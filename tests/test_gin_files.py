@@ -43,6 +43,8 @@ def is_variant(name):
 
 
 WITHOUT_DATA = (
+  'mix/dynamic_block_recurrent.gin',
+  'dynamic/text.gin',
   'quickstart.gin',
   'scaling/text.gin',
   'terraformer/copy.gin',

@@ -147,6 +147,30 @@ def test_an_override_of_a_file_makes_a_note_of_it(tmp_path, monkeypatch):
   assert 'd_ff' not in config.operative_text()
 
 
+def test_parts_of_fixed_levels_in_a_file_make_notes(tmp_path, monkeypatch):
+  """A dynamic level has slots of its own, though these are the defaults."""
+  monkeypatch.chdir(tmp_path)
+  bindings = (
+    'HourglassLM.shorten = @AttentionShorten',
+    'AttentionShorten.pool = @AverageShorten',
+  )
+  (tmp_path / 'a.gin').write_text('\n'.join(bindings))
+  dynamic = (
+    "HourglassLM.hierarchy = '1@~3'",
+    'DynamicStack.boundaries = @FixedBoundaries',
+  )
+  bind(*dynamic, model='HourglassLM', file=['a.gin'])
+  notes = config.check_used()
+  assert len(notes) == 2
+  for i, (note, binding) in enumerate(zip(notes, bindings, strict=True)):
+    assert note.startswith(f'a.gin:{i + 1}: {binding}: ')
+  # In one file or option with it, they are faults.
+  config.clear()
+  bind(*dynamic, *bindings, model='HourglassLM')
+  with pytest.raises(config.ConfigError, match='no effect'):
+    config.check_used()
+
+
 @pytest.mark.parametrize(
   'model, binding, hint',
   [

@@ -41,6 +41,14 @@ HOSTS = {
   'AttentionUpsample': ('HourglassLM', []),
   'AttentionAggregation': ('BottomUpLM', []),
   'BlockRecurrentCell': ('BlockRecurrentLM', []),
+  'DynamicStack': ('HourglassLM', ["HourglassLM.hierarchy = '1@~2'"]),
+  'BoundaryPredictor': (
+    'HourglassLM',
+    [
+      "HourglassLM.hierarchy = '1@~2'",
+      'DynamicStack.boundaries = @BoundaryPredictor',
+    ],
+  ),
   'RetinaAttention': (
     'TransformerLM',
     ['DecoderBlock.attention = @RetinaAttention'],

@@ -20,8 +20,10 @@ _KINDS = {
   'aggregate': 'AGGREGATE',
   'attention': 'ATTENTION',
   'block': 'BLOCK',
+  'boundaries': 'BOUNDARIES',
   'coarse_block': 'BLOCK',
   'cross_attention': 'CROSS_ATTENTION',
+  'dynamic': 'DYNAMIC',
   'encoder_attention': 'ENCODER_ATTENTION',
   'expand': 'EXPAND',
   'feed_forward': 'FEED_FORWARD',
@@ -44,6 +46,8 @@ _KINDS = {
   'vanilla_block': 'BLOCK',
 }
 _EXCEPTIONS = {
+  'DynamicStack.shorten': 'DYNAMIC_SHORTEN',
+  'DynamicStack.upsample': 'DYNAMIC_UPSAMPLE',
   'EncoderBlock.attention': 'ENCODER_ATTENTION',
   'EncoderBlock.feed_forward': 'ENCODER_FEED_FORWARD',
   'Terraformer.attention': 'MASKED_ATTENTION',

@@ -129,13 +129,13 @@ def passes_on(*arguments: str) -> Callable:
       offered = set() if outer is None else outer.offered
       for name, value in given.items():
         binding, shown = f'{function.__name__}.{name}', _shown(value)
-        if shown == _shown(signature.parameters[name].default):
+        reason = _reason(call, binding, value, arguments)
+        is_default = shown == _shown(signature.parameters[name].default)
+        if is_default and not (reason and _selects_factory(value)):
           reason = ''
-        else:
-          reason = _reason(call, binding, value, arguments)
         is_bound = record_effect(function.__name__, name, reason)
         is_chosen = offered is not None and name not in {*offered, _SET_FOR_ALL}
-        is_fault = reason not in ('', NO_PARTS)
+        is_fault = reason not in ('', NO_PARTS) and not is_default
         if is_fault and is_chosen and not is_bound:
           raise ValueError(f'{binding} = {shown} has no effect: {reason}')
       return made
@@ -147,14 +147,18 @@ def passes_on(*arguments: str) -> Callable:
   return decorate
 
 
+def _selects_factory(value):
+  values = value if isinstance(value, tuple | list) else (value,)
+  return any(map(callable, values))
+
+
 def _reason(call: _Call, binding: str, value: Any, passed_on) -> str:
   """Why an argument has no effect, or ''."""
   name = binding.rpartition('.')[2]
   if value is None:
     return ''  # No value, as for d_head.
   if name not in passed_on:
-    values = value if isinstance(value, tuple | list) else (value,)
-    is_idle = any(map(callable, values)) and binding not in call.built
+    is_idle = _selects_factory(value) and binding not in call.built
     return 'no layer of the model is made by it' if is_idle else ''
   if name in call.used:
     return ''

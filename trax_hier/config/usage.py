@@ -68,6 +68,7 @@ def check_used(called_later: Sequence[str] = ()) -> list[str]:
   table.called_later = {names.resolve(name) for name in called_later}
   calls = names.calls()
   live = live_keys(table)
+  unmade = _unmade(table, calls)
   faults, notes = [], []
   for key, binding in table.bindings.items():
     if key in live:
@@ -75,7 +76,8 @@ def check_used(called_later: Sequence[str] = ()) -> list[str]:
     text = f'{binding.location}: {_why_idle(table, binding, calls)}'
     is_chosen_elsewhere = key in table.excused | table.outranked
     has_no_parts = table.idle.get(key[1:]) == NO_PARTS
-    if _is_idle(table, key) and (is_chosen_elsewhere or has_no_parts):
+    is_idle = _is_idle(table, key) or binding.selector in unmade
+    if is_idle and (is_chosen_elsewhere or has_no_parts):
       if not binding.is_macro:
         notes.append(f'{text}, so the binding has no effect')
     elif key not in table.excused and not _is_spare(table, binding):
@@ -87,6 +89,18 @@ def check_used(called_later: Sequence[str] = ()) -> list[str]:
     lines = '\n  '.join([*faults[:_MOST], *more])
     raise ConfigError(f'{len(faults)} bindings have no effect:\n  {lines}')
   return notes
+
+
+def _unmade(table: Table, calls: Iterable[tuple[str, str]]) -> set[str]:
+  """Components that only arguments without effect select, and nothing calls."""
+  called = {selector for _, selector in calls}
+  return {
+    ref.configurable.selector
+    for key, binding in table.bindings.items()
+    if not binding.is_macro and _is_idle(table, key)
+    for ref in names.references(binding.value)
+    if ref.configurable.selector not in called
+  }
 
 
 def _is_idle(table: Table, key: Key) -> bool:

@@ -31,6 +31,7 @@ from trax_hier.layers.attention.relative_positions import RelativePositions
 from trax_hier.layers.attention.rotary_positions import RotaryPositions
 from trax_hier.layers.attention.sliding_attention import SlidingAttention
 from trax_hier.layers.attention.t5_positions import T5Positions
+from trax_hier.layers.base.auxiliary import AuxiliaryLoss, Metrics
 from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense, Linear, NoProjection
 from trax_hier.layers.base.feed_forward import (
@@ -38,6 +39,7 @@ from trax_hier.layers.base.feed_forward import (
   Gelu,
   Relu,
   ReluFeedForward,
+  SwiGLU,
 )
 from trax_hier.layers.base.head import Head
 from trax_hier.layers.base.memory import Lanes, Memory, ShiftRight
@@ -65,7 +67,21 @@ from trax_hier.layers.hierarchy.aggregation import (
   ConcatDense,
   Sum,
 )
+from trax_hier.layers.hierarchy.boundary_rules import ByteRule, WordRule
+from trax_hier.layers.hierarchy.dynamic_shorten import SegmentMean, TakeFirst
+from trax_hier.layers.hierarchy.dynamic_stack import DynamicStack
+from trax_hier.layers.hierarchy.dynamic_upsample import (
+  AtBoundaries,
+  PositionLinear,
+  PreviousSegment,
+  SmoothedHold,
+)
 from trax_hier.layers.hierarchy.retina_attention import RetinaAttention
+from trax_hier.layers.hierarchy.routers import (
+  BoundaryPredictor,
+  FixedBoundaries,
+  SimilarityRouter,
+)
 from trax_hier.layers.hierarchy.scales import Coarse, Latest, Pyramid
 from trax_hier.layers.hierarchy.shorten import (
   AttentionShorten,
@@ -98,12 +114,16 @@ __all__ = [
   'PRECISIONS',
   'SRU',
   'AlignRight',
+  'AtBoundaries',
   'Attend',
   'AttentionAggregation',
   'AttentionShorten',
   'AttentionUpsample',
+  'AuxiliaryLoss',
   'AverageShorten',
   'BlockRecurrentCell',
+  'BoundaryPredictor',
+  'ByteRule',
   'CausalAttention',
   'CloseGaps',
   'Coarse',
@@ -114,12 +134,14 @@ __all__ = [
   'Dense',
   'DenseQKV',
   'DotProductAttention',
+  'DynamicStack',
   'EncoderAttention',
   'EncoderBlock',
   'EncoderDecoderBlock',
   'FeedForward',
   'FeedbackStack',
   'FixedBasePositions',
+  'FixedBoundaries',
   'FixedGate',
   'Gelu',
   'Head',
@@ -137,6 +159,7 @@ __all__ = [
   'MemorizingAttention',
   'Memory',
   'MergeHeads',
+  'Metrics',
   'ModularConv',
   'MultiplicativeDense',
   'NoPositions',
@@ -144,8 +167,10 @@ __all__ = [
   'Once',
   'PastInputs',
   'PastRows',
+  'PositionLinear',
   'PreNormResidual',
   'Prefixed',
+  'PreviousSegment',
   'Pyramid',
   'RMSNorm',
   'RandomChoice',
@@ -159,20 +184,26 @@ __all__ = [
   'ReversibleRepeat',
   'RotaryPositions',
   'SRUBranch',
+  'SegmentMean',
   'SelfAttention',
   'ShareWeights',
   'ShiftRight',
   'ShortenedStack',
+  'SimilarityRouter',
   'SlidingAttention',
+  'SmoothedHold',
   'SparseAttention',
   'SparseCrossAttention',
   'SparseDense',
   'SparseFF',
   'SparseQKV',
   'Sum',
+  'SwiGLU',
   'T5Positions',
+  'TakeFirst',
   'TiedLogits',
   'Upsample',
+  'WordRule',
   'ZeroUpsample',
   'build',
   'decoding_state',

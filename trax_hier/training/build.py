@@ -42,7 +42,7 @@ from trax_hier.training.state import (
   store_shapes,
   with_rows,
 )
-from trax_hier.training.step import make_train_step
+from trax_hier.training.step import make_train_step, metric_names
 
 PyTree = object
 
@@ -68,6 +68,7 @@ class Build:
     count_flops: Function that traces the model and returns the FLOPs of a
       training step.
     learning_rate: Schedule of the optimizer.
+    metrics: Names of the metrics of a step.
   """
 
   model: Callable[..., base.Layer]
@@ -82,6 +83,7 @@ class Build:
   compute_dtype: jnp.dtype
   count_flops: Callable[[], int]
   learning_rate: Schedule
+  metrics: tuple[str, ...]
 
 
 def build(
@@ -118,7 +120,6 @@ def build(
   batch = batch_shapes(data)
   shape = batch['inputs'].shape
   _check_rows(shape[0], mesh.size, accumulate_steps)
-
   layer, optimizer = model(mode='train'), optimizer()
   multiple = multiple_of_documents(layer, batch)
   train_rows = TrainRows(data, mesh, shape[0], multiple)
@@ -174,6 +175,7 @@ def build(
     compute_dtype=dtype,
     count_flops=lambda: 3 * forward_flops(*initialized, batch),
     learning_rate=optimizer.learning_rate,
+    metrics=metric_names(layer, abstract.model_state),
   )
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from trax_hier import config
 from trax_hier.compat import base
+from trax_hier.layers.base.auxiliary import reported_names
 from trax_hier.training.data_checks import check_batch
 from trax_hier.training.data_error import DataError, reading
 from trax_hier.training.host_rows import HeldOutRows
@@ -100,6 +101,7 @@ class Evaluator:
     model_state = self._init_state.shapes
     store_shapes(layer, layer.weights, model_state)
     weights = layer.weights
+    self._reported = reported_names(layer, model_state)
     shardings = lane_shardings(mesh, lane_axes(layer, batch, model_state))
     self._state_shardings = shardings
     self._step = jax.jit(
@@ -169,7 +171,8 @@ class Evaluator:
     """Computes the mean loss (nats) and the metrics of `TrainResult`.
 
     Of batches with `sources`, such as those of a mixture, also the loss and the
-    bits of each source: 'loss/1', …
+    bits of each source: 'loss/1', … The losses and metrics that layers report
+    have their own names; they are means of the batches, weighted by token.
 
     Args:
       weights: Weights of the model.
@@ -182,7 +185,8 @@ class Evaluator:
     model_state = self._init_state(jax.random.PRNGKey(0), self._state_shardings)
     # Those of a mixture say which source a batch is of.
     sources = getattr(self._batches, 'sources', None)
-    by_source = collections.defaultdict(lambda: np.zeros(5, np.float64))
+    n_sums = 5 + len(self._reported)
+    by_source = collections.defaultdict(lambda: np.zeros(n_sums, np.float64))
     pending = None
     for i in range(self._n_batches):
       before_batch(i, self._n_batches)
@@ -192,7 +196,7 @@ class Evaluator:
       pending = sources[i] if sources else 1, sums
     by_source[pending[0]] += np.asarray(pending[1])
     totals = sum(by_source.values())
-    nats, correct, tokens, right_rows, rows = totals.tolist()
+    nats, correct, tokens, right_rows, rows, *reported = totals.tolist()
     if tokens == 0:
       raise DataError('the held-out set has no token with a weight above 0')
     bits = f'bits_per_{self._unit}'
@@ -208,6 +212,7 @@ class Evaluator:
       'sequence_accuracy': right_rows / rows,
       'tokens': tokens,
       'coverage': self.coverage,
+      **{n: x / tokens for n, x in zip(self._reported, reported, strict=True)},
     }
 
 

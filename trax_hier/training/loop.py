@@ -18,7 +18,6 @@ from trax_hier.training.profile import check_profile_steps, profiling
 from trax_hier.training.run import find_folder, start_run
 from trax_hier.training.schedules import Schedule
 from trax_hier.training.state import n_parameters
-from trax_hier.training.step import METRICS
 from trax_hier.training.steps import Probe, Steps
 from trax_hier.training.stopping import listen_for_signals
 from trax_hier.training.utilization import mesh_peak_flops
@@ -260,7 +259,7 @@ def _make_reporter(run, log_every):
   return Reporter(
     run.log,
     run.console,
-    METRICS,
+    built.metrics,
     built.data.unit,
     tokens,
     log_every,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from trax_hier.compat import base
+from trax_hier.layers.base.auxiliary import reported_names, sum_reported
 from trax_hier.layers.base.documents import Documents, set_documents
 from trax_hier.layers.base.dtypes import cast_floats
 from trax_hier.training.accumulate import accumulate
@@ -21,8 +22,20 @@ from trax_hier.training.state import Batch, TrainState, model_inputs
 
 PyTree = object
 
-# Names of the metrics of a training step, in the order of its metrics array.
+# Names of the metrics of a training step, in the order of its metrics array;
+# those that layers report follow: see `metric_names`.
 METRICS = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
+
+
+def metric_names(layer: base.Layer, model_state: PyTree) -> tuple[str, ...]:
+  """Names of the metrics of a training step of a model.
+
+  Example:
+    >>> from trax_hier.layers import Dense
+    >>> metric_names(Dense(8), ())
+    ('loss', 'accuracy', 'grad_norm', 'learning_rate')
+  """
+  return METRICS + reported_names(layer, model_state)
 
 
 def apply_model(
@@ -66,6 +79,10 @@ def make_train_step(
   `accumulate_steps` = n the batch is processed in n sequential micro-batches:
   the gradient is the same, with 1/n of the activations in memory.
 
+  The gradient is that of this loss and the auxiliary losses of layers, which
+  the metrics have apart. In micro-batches, each of these is the mean of those
+  of the micro-batches, weighted by token.
+
   Args:
     layer: Model in train mode.
     optimizer: Optimizer of the float32 weights.
@@ -78,8 +95,8 @@ def make_train_step(
 
   Returns:
     A function of a batch of tokens (b, l). Its metrics are float32
-    (n_metrics,), in the order of `METRICS`; the gradient norm is taken before
-    clipping.
+    (n_metrics,), in the order of `metric_names`; the gradient norm is taken
+    before clipping.
   """
 
   loss = loss or Loss()
@@ -90,6 +107,11 @@ def make_train_step(
         apply_model, layer, weights, model_state, batch, rng, compute_dtype
       )
       objective, values, new_state = loss.training_sums(layer, apply, batch)
+      added, reported = sum_reported(layer, new_state)
+      if reported.size:
+        share = jnp.sum(batch['weights'])
+        objective += share * added
+        values = jnp.concatenate([values, share * reported])
       return objective, (values, new_state)
 
     grads, (values, new_state) = jax.grad(loss_fn, has_aux=True)(weights)
@@ -117,7 +139,9 @@ def make_train_step(
       rng=state.rng,
     )
     rate = optimizer.learning_rate(state.step + 1)
-    metrics = jnp.stack([*values, global_norm(grads), rate])
+    loss, accuracy, *reported = values
+    metrics = [loss, accuracy, global_norm(grads), rate, *reported]
+    metrics = jnp.stack(metrics)
     return new_state, metrics.astype(jnp.float32)
 
   return train_step
@@ -131,7 +155,8 @@ def make_eval_step(
   """Makes the evaluation step, (weights, model_state, batch) -> (state, sums).
 
   The sums over the tokens (b, l) of the batch are float32 (5,), as in
-  `Loss.evaluation_sums`.
+  `Loss.evaluation_sums`, then the metrics that layers report, (n_metrics,),
+  times the token weights.
   """
   # `pure_fn` requires a key, which layers in eval mode do not use.
   rng = jax.random.PRNGKey(0)
@@ -142,6 +167,8 @@ def make_eval_step(
       apply_model, layer, weights, model_state, batch, rng, compute_dtype
     )
     sums, model_state = loss.evaluation_sums(layer, apply, batch)
-    return model_state, sums
+    _, reported = sum_reported(layer, model_state)
+    tokens = jnp.sum(batch['weights'])
+    return model_state, jnp.concatenate([sums, tokens * reported])
 
   return eval_step

@@ -18,6 +18,7 @@ from trax_hier.layers.attention import flash
 from trax_hier.layers.attention.positions import Bias
 from trax_hier.layers.attention.softmax import softmax_attention
 from trax_hier.layers.base.documents import ReadsDocuments
+from trax_hier.layers.base.rows import largest_of_rows
 
 # Maximum number of queries whose attention weights are in memory at a time.
 MAX_ROWS = 1024
@@ -314,6 +315,7 @@ def read_sizes(capacity, smallest):
 
 def index_of_size(sizes, n):
   """Index of the first of ascending sizes that is at least n, a scalar."""
+  n = largest_of_rows(n)
   # Unlike `searchsorted`, this is no loop.
   return jnp.sum(jnp.array(sizes) < n, dtype=jnp.int32)
 

@@ -53,7 +53,7 @@ class RotaryPositions(NoPositions):
         'choose another n_heads, d_model or d_head'
       )
     frequencies = self._base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[:, None] * frequencies
+    angles = positions[..., None] * frequencies
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     y = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from trax_hier.compat import base, tl
 from trax_hier.config import configurable
-from trax_hier.layers.base.dense import Dense, Linear
+from trax_hier.layers.base.dense import Dense, Linear, Projections
 from trax_hier.layers.base.slots import ACTIVATION, build_part
 
 
@@ -108,5 +108,30 @@ def ReluFeedForward(d_model: int, d_ff: int = 2048):
   return tl.Serial(
     Linear(d_ff),  # (b, l, f)
     Relu(),
+    Linear(d_model),  # (b, l, d)
+  )
+
+
+@configurable(module='trax_hier.layers')
+def SwiGLU(d_model: int, d_ff: int = 2048):
+  """Gated linear units: (silu(x W) * x V) U, (b, l, d) -> (b, l, d).
+
+  Args:
+    d_model: Width of inputs and outputs.
+    d_ff: Width of the hidden layer; W and V are (d, f), U is (f, d).
+
+  Example:
+    >>> from trax_hier.inspection.layer_tree import tree
+    >>> print(tree(SwiGLU(d_model=8, d_ff=16), (2, 6, 8)))
+    layer           parameters   in           out
+    SwiGLU                 384   (2, 6, 8)    (2, 6, 8)
+      Projections          256   (2, 6, 8)    (2, 6, 16) (2, 6, 16)
+      Dense_8              128   (2, 6, 16)   (2, 6, 8)
+
+  Source: GLU variants improve Transformer (arXiv 2002.05202).
+  """
+  return tl.Serial(
+    Projections(d_ff, 2, Linear),  # (b, l, f), (b, l, f)
+    tl.Fn('Gate', lambda x, y: jax.nn.silu(x) * y),
     Linear(d_model),  # (b, l, d)
   )

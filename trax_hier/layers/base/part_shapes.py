@@ -17,6 +17,9 @@ from trax_hier.compat import ShapeDtype, base
 _BATCH, _ROWS, _WIDTH = 3, 2, 8
 
 
+# Symbols of arrays (b, l), with one number for each row.
+_NUMBERS = {'p': jnp.float32, 'beta': jnp.float32, 'starts': jnp.int32}
+
 # Makes an error from the reason why a part does not fit its slot.
 Misfit = Callable[[str], Exception]
 
@@ -40,6 +43,8 @@ def check_signature(
       f'makes a layer of {_count(part.n_in, "input")} and '
       f'{_count(part.n_out, "output")}'
     )
+  if getattr(part, 'takes_tokens', False):
+    raise misfit('makes a rule on tokens')
 
 
 def check_shapes(
@@ -70,6 +75,11 @@ def check_shapes(
       return ShapeDtype((_BATCH, context_length), jnp.bool_)
     if symbol == 'context':
       return ShapeDtype((_BATCH, context_length, width), jnp.float32)
+    if symbol in _NUMBERS:
+      return ShapeDtype((_BATCH, length), _NUMBERS[symbol])
+    if symbol == 'c':
+      d_inner = dimensions.get('d_inner') or width
+      return ShapeDtype((_BATCH, length, d_inner), jnp.float32)
     name, _, factor = symbol.partition('/')
     d = dimensions.get('d_out') if name == 'y' else width
     rows = length // int(factor or 1)

@@ -48,7 +48,9 @@ class Kind:
   Attributes:
     signature: Inputs and outputs: `x` (b, l, d), `x/4` (b, l / 4, d), `y` (b,
       l, d_out), `mask` (b, l) bool, `context` (b, m, d), whose `mask` is (b,
-      m). '' for parts that are not layers.
+      m); of a `DynamicStack`, `c` (b, m, d_inner), `p` and `beta` (b, l),
+      `starts` (b, m) int32. '' for parts that are not layers, or of several
+      signatures.
     parts: Names of the parts in this library that fit.
     noun: What the slot takes.
     has: An attribute of what the factory makes.
@@ -81,6 +83,9 @@ _CAUSAL = (
   'BlockRecurrentCell',
 )
 _SHORTENINGS = ('AverageShorten', 'LinearShorten', 'AttentionShorten')
+_ROUTERS = ('SimilarityRouter', 'BoundaryPredictor', 'FixedBoundaries')
+_RULES = ('ByteRule', 'WordRule')
+_HOLDS = ('SmoothedHold', 'PreviousSegment', 'AtBoundaries', 'PositionLinear')
 _UPSAMPLINGS = ('LinearUpsample', 'RepeatUpsample', 'ZeroUpsample')
 
 BLOCK = Kind('x -> x', ('DecoderBlock',), 'a block')
@@ -102,7 +107,7 @@ CROSS_ATTENTION = Kind(
 )
 FEED_FORWARD = Kind(
   'x -> x',
-  ('FeedForward', 'ReluFeedForward', 'SparseFF'),
+  ('FeedForward', 'ReluFeedForward', 'SwiGLU', 'SparseFF'),
   'a feed-forward layer',
 )
 ENCODER_FEED_FORWARD = dataclasses.replace(FEED_FORWARD, row_wise=True)
@@ -139,6 +144,14 @@ UPSAMPLE = Kind(
   has='coarse',
 )
 EXPAND = dataclasses.replace(UPSAMPLE, parts=_UPSAMPLINGS)
+BOUNDARIES = Kind('', (*_ROUTERS, *_RULES), 'boundaries')
+DYNAMIC_SHORTEN = Kind(
+  'x, beta, starts -> c', ('TakeFirst', 'SegmentMean'), 'vectors of segments'
+)
+DYNAMIC_UPSAMPLE = Kind(
+  'c, x, p, beta, starts -> x', _HOLDS, 'an upsampling of segments'
+)
+DYNAMIC = Kind('', ('DynamicStack',), 'a stack on segments', has='rule')
 INJECT = Kind('x, x -> x', ('ConcatDense', 'Sum'), 'a sum of two sequences')
 AGGREGATE = Kind(
   'x, x/2 -> x',
@@ -217,7 +230,7 @@ def build_part(
     ...
     trax_hier.layers.base.slots.MisfitError: DecoderBlock.feed_forward = \
 @DenseQKV must make a feed-forward layer, x -> x, but makes a layer of 1 input \
-and 3 outputs: legal are @FeedForward, @ReluFeedForward and @SparseFF
+and 3 outputs: legal are @FeedForward, @ReluFeedForward, @SwiGLU and @SparseFF
   """
   slots = [binding]
   if isinstance(factory, _Forwarded):
