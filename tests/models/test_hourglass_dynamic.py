@@ -84,7 +84,6 @@ def test_notation(text, levels):
       'a fixed level inside a dynamic one',
     ),
   ],
-  ids=str,
 )
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
