@@ -4,18 +4,18 @@
         --minutes=10 --output_dir=DIR [--cores=0,1] [--rates=1e-3,2e-3,4e-3] \
         [--seeds=0,1]
 
-Each side, a gin file in benchmarks/quality, is trained by the trainer
-in a process of its own, pinned to one core; as many run at once as there are
-cores. CPU time is the user and system time of the process, so other work beside
-it matters little. The first steps of a side tell its CPU time a step, and from
-that the number of steps for the time given; the schedule ends with them. The
-time includes evaluations of 50 batches.
+Each side, a gin file in benchmarks/quality, is trained by the trainer in a
+process of its own, pinned to one core; as many run at once as cores are given.
+CPU time is the user and system time of the process, so other work on the
+machine changes it little. The CPU time per step, measured in the first steps of
+a side, gives the number of steps that fit into the time; the schedule of the
+learning rate ends with them. The time includes evaluations of 50 batches.
 
 With several rates, every side first trains with each of them for a fifth of the
-time, and then with the best. All results are kept in the folder: a run that is
-stopped goes on where it was.
+time, and then with the best. All results are kept in the folder: if the
+benchmark is stopped, the same command continues it.
 
-Prints a table, and draws bits per byte against CPU time and tokens.
+Prints a table, and plots bits per byte against CPU time and tokens.
 """
 
 import argparse
@@ -29,8 +29,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-_FIRST, _LAST = 20, 60  # Steps between which CPU time a step is measured.
+# The first run of a side evaluates at steps 40 and 80. Between lines of its log
+# are 20 steps, the first evaluation with its compilation, and the second alone.
+_SPEED = 20, 40, 60, 80, 100
 _N_EVALS = 8
+_TOKENS = 8 * 512  # Of a batch, as in quality/base.gin.
 
 
 class Run:
@@ -141,13 +144,14 @@ class Bench:
   def steps(self, side, minutes):
     """Number of steps of a side in CPU minutes."""
     run = self._run(side, 'speed', self._flags.rates[0], 0)
-    if max(run.cpu_seconds(), default=0) < _LAST:
-      self._pinned(lambda core: run.train(10**6, core, until=_LAST))
-    times = run.cpu_seconds()
-    begin, end = (min(x for x in times if x >= n) for n in (_FIRST, _LAST))
-    a_step = (times[end] - times[begin]) / (end - begin)
-    start = times[begin] - begin * a_step
-    return max(_LAST, int((60 * minutes - start) / a_step))
+    if max(run.cpu_seconds(), default=0) < _SPEED[-1]:
+      steps = _N_EVALS * _SPEED[1]
+      self._pinned(lambda core: run.train(steps, core, until=_SPEED[-1]))
+    a, b, _, d, e = map(run.cpu_seconds().get, _SPEED)
+    a_step = (b - a) / (_SPEED[1] - _SPEED[0])
+    an_eval = max(0, e - d - (b - a))
+    rest = 60 * minutes - e - (_N_EVALS - 2) * an_eval
+    return max(_SPEED[-1], _SPEED[-1] + int(rest / a_step))
 
   def train(self, side, what, rate, seed, minutes):
     """A run that has trained for CPU minutes, and its number of steps."""
@@ -193,14 +197,14 @@ def print_table(rows):
     ]
     print(
       f'{side:12} {rate:5} {seed:5} {cpu:8.1f} {steps:6} '
-      f'{steps * 4096 / 1e6:8.2f} {score["bits_per_byte"]:14.3f}  '
+      f'{steps * _TOKENS / 1e6:8.2f} {score["bits_per_byte"]:14.3f}  '
       f'{", ".join(more)}',
       flush=True,
     )
 
 
 def draw(rows, path):
-  """Draws the curves of all runs."""
+  """Plots the curves of all runs."""
   import matplotlib
 
   matplotlib.use('agg')
@@ -215,7 +219,7 @@ def draw(rows, path):
       min(t for x, t in times.items() if x >= step) / 60
       for step in sorted(found)
     ]
-    tokens = [step * 4096 / 1e6 for step in sorted(found)]
+    tokens = [step * _TOKENS / 1e6 for step in sorted(found)]
     for ax, x in zip(axes, (minutes, tokens), strict=True):
       ax.plot(x, bits, marker='.', label=f'{side}, seed {seed}')
   axes[0].set(xlabel='CPU minutes', ylabel='bits per byte, held out')

@@ -5,10 +5,10 @@
 
 Each command runs in a process of its own, first with an empty cache of compiled
 programs (cold), then again with the cache that it left (warm). With --against,
-the same commands run with the code of another commit too, and with --setting,
-with a variable of the environment set, alternately. Figures
-are user and system seconds of the whole process; a machine that is busy with
-other work inflates them. With several rounds, they are medians.
+the code of another commit runs the same commands alternately; with --setting,
+this code with an environment variable does. Figures are user and system seconds
+of the whole process; a machine that is busy with other work inflates them. With
+several rounds, they are medians.
 
 * first step: from the command of a training run of the quickstart's model
   until the line of its first step is printed.

@@ -39,7 +39,7 @@ def report(*numbers):
 
 
 class Worker:
-  """This program in a process of its own, which answers lines by numbers."""
+  """This program in a process of its own, which answers lines with numbers."""
 
   def __init__(self, arguments, environment):
     """Starts it.

@@ -171,7 +171,7 @@ def relative():
 
 
 SHORT = LENGTH // 3
-# In the step of 1@1 4@3 1@1, how often.
+# Parts of the step of 1@1 4@3 1@1, and how often each occurs in it.
 STEP = {
   'embedding': (1, embedding),
   'layer normalization': (7, P(of_layer, hl.LayerNorm, LENGTH)),
@@ -279,7 +279,7 @@ PARTS = {
 # Measurement
 # ------------------------------------------------------------------------------
 def work():
-  """Answers 'part/name' by milliseconds, MB of temporary memory and FLOPs."""
+  """Answers 'part/name' with milliseconds, MB of temporary memory and FLOPs."""
   asked, run = None, None
   while True:
     try:

@@ -202,7 +202,7 @@ def random_tokens(shape):
 
 
 def work(part, name):
-  """Answers each line by seconds of a step, and FLOPs or 0."""
+  """Answers each line with seconds of a step, and FLOPs or 0."""
   make = {'trax': trax_step, 'torch': torch_step}.get(name, our_step)
   step, flops = make(part, name)
   for _ in range(2):

@@ -71,6 +71,10 @@ def test_notation(text, levels):
     (dict(dynamic_n_heads=(3,)), 'HourglassLM.n_heads = 3 must divide'),
     (dict(shorten_factor_dropout=(3,)), 'contain its factor'),
     (dict(dynamic=hl.DecoderBlock), 'HourglassLM.dynamic = @DecoderBlock'),
+    (
+      dict(vocab_size=257, dynamic=WORDS),
+      '@WordRule reads bytes, but HourglassLM.vocab_size = 257',
+    ),
     (dict(dynamic=()), 'HourglassLM.dynamic must have one layer for each'),
     (dict(hierarchy='1@2 1@~6 1@2', dynamic=WORDS), 'a rule on tokens'),
     (dict(dynamic_positions='bytes'), "must be 'segments' or 'tokens'"),

@@ -32,6 +32,8 @@ from trax_hier.models.embedding import (
 )
 from trax_hier.models.hourglass_levels import make_levels
 
+_N_BYTES = 256
+
 
 @configurable(module='trax_hier.models')
 @passes_on('d_ff', 'n_heads', 'positions')
@@ -176,6 +178,7 @@ def HourglassLM(
     dropout=dropout,
     mode=mode,
   )
+  _check_rules(hourglass, vocab_size)
   scheme = schemes[d_model, n_heads]
   embedding, tables = token_embedding(vocab_size, d_model, logits)
   shared = [layer for s in schemes.values() for layer in s.shared]
@@ -200,6 +203,17 @@ def _check_dynamic(dynamic, positions, n):
     raise ValueError(
       f'HourglassLM.dynamic must have one layer for each of the {n} dynamic '
       f'levels of HourglassLM.hierarchy, but has {len(dynamic)}'
+    )
+
+
+def _check_rules(hourglass, vocab_size):
+  """Checks that the ids that rules on tokens read are bytes."""
+  rules = token_rules(hourglass)
+  if rules and vocab_size > _N_BYTES:
+    raise ValueError(
+      f'DynamicStack.boundaries = @{rules[0].name} reads bytes, but '
+      f'HourglassLM.vocab_size = {vocab_size}: use a vocabulary of bytes, of '
+      f'{_N_BYTES} ids, or boundaries such as @SimilarityRouter'
     )
 
 

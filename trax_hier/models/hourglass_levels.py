@@ -177,7 +177,8 @@ class _Stacks:
       max_len = _round_up(max_len, deeper)
       return self._inner(n, deeper, _Place(level, 1, max_len))
 
-    # What the blocks inside take of the arguments of HourglassLM has an effect.
+    # The blocks inside are made while the part is. Their use of arguments of
+    # HourglassLM is recorded in its context; see `config.effects`.
     context = contextvars.copy_context()
     factory = self.dynamic
     if isinstance(factory, tuple | list):

@@ -79,9 +79,10 @@ def make_train_step(
   `accumulate_steps` = n the batch is processed in n sequential micro-batches:
   the gradient is the same, with 1/n of the activations in memory.
 
-  The gradient is that of this loss and the auxiliary losses of layers, which
-  the metrics have apart. In micro-batches, each of these is the mean of those
-  of the micro-batches, weighted by token.
+  The gradient is that of this loss plus the auxiliary losses of layers, which
+  are metrics of their own. With micro-batches, what layers report is the mean
+  over the micro-batches, weighted by token; this may differ from the value of
+  the whole batch.
 
   Args:
     layer: Model in train mode.

@@ -8,10 +8,10 @@ from trax_hier.data.batching.documents import Documents
 class PackedRows:
   """Documents packed into rows, so that little of them is padding.
 
-  A document that is longer than a row fills whole rows first, so no token is
-  lost. The pieces, longest first, then go to the row with the least room that
-  is left for them (best fit). Padding of weight 0 fills rows, and each piece up
-  to a multiple of tokens, which models need that group neighboring tokens.
+  A document that is longer than a row is cut into pieces, so no token is lost.
+  The pieces, longest first, each go to the row with the least room that they
+  fit into (best fit). Padding of weight 0 fills up rows, and pieces to a
+  multiple of tokens, which models that group neighboring tokens need.
 
   Example:
     >>> documents = Documents.adjacent(np.arange(1, 9), np.array([2, 7, 8]))

@@ -1,4 +1,4 @@
-"""Documents from files, rows of files, a file with a table, or prepared."""
+"""Documents of a path: files, records, a file with a table, or prepared."""
 
 import json
 from pathlib import Path

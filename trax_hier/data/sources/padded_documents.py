@@ -28,15 +28,16 @@ def PaddedDocuments(
   """Documents, such as articles, in padded rows of a batch.
 
   A row has tokens of one document only, unless `packed`. A document that is
-  longer than a row continues in others, without its first tokens before it.
+  longer than a row continues in other rows, which do not see its earlier
+  tokens.
 
   With `packed`, documents share rows, so that few tokens are padding; models
   keep them apart: a document is computed as if it were alone in its row.
-  Batches then have 'documents', (b, l) int32. The models that can are those
-  whose layers read no other positions than by attention, shortening, SRU or
-  convolutions: TransformerLM, HourglassLM, TopDownLM, BottomUpLM, RetinaLM,
-  ScalingTransformerLM and ReversibleLM, without SlidingAttention, recurrent
-  cells, LSHAttention and MemorizingAttention.
+  Batches then have 'documents', (b, l) int32. Models can do this if their
+  layers read other positions by attention, shortening, SRU or convolutions
+  only: TransformerLM, HourglassLM, TopDownLM, BottomUpLM, RetinaLM,
+  ScalingTransformerLM and ReversibleLM, without DynamicStack, SlidingAttention,
+  recurrent cells, LSHAttention and MemorizingAttention.
 
   Args:
     path: Source of the documents; see `DocumentLanes`.
@@ -48,7 +49,8 @@ def PaddedDocuments(
     packed: Whether rows may hold several documents.
     multiple_of: With `packed`, number of which each document fills a multiple
       of tokens: a multiple of the largest shorten factor or scale of the model,
-      so that no group of neighboring tokens is of two documents.
+      or of the window of RetinaAttention, so that no group of neighboring
+      tokens is of two documents.
     valid_fraction: See `DocumentLanes`.
     test_fraction: See `DocumentLanes`.
     vocab: Vocabulary that texts are encoded with; see `TextFiles`. A prepared

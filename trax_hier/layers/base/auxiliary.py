@@ -65,9 +65,9 @@ class Metrics(base.Layer):
 class AuxiliaryLoss(Metrics):
   """A loss, a scalar, that training adds to its objective.
 
-  Takes the loss and returns nothing. The metrics have it apart, those of
-  evaluations too. The state is a tuple of the loss, a scalar, or (n,) inside a
-  `Repeat` of n blocks.
+  Takes the loss and returns nothing. It is a metric of its own, in training
+  and in evaluations. The state is a tuple of the loss, a scalar, or (n,) inside
+  a `Repeat` of n blocks.
 
   Args:
     name: Name of the loss in the metrics.

@@ -59,7 +59,7 @@ class Documents:
 
 
 class ReadsDocuments(base.Layer):
-  """A layer that keeps the documents of a row apart, or the memory of one."""
+  """A layer that keeps the documents of a row apart, or stores them for one."""
 
   @property
   def documents(self) -> Documents | None:
@@ -97,7 +97,7 @@ def set_documents(
 
 
 def mixing_layer(layer: base.Layer) -> str:
-  """The first layer inside `layer` that may mix documents, with those around.
+  """The first layer in `layer` that may mix documents, after those around it.
 
   A layer keeps them apart if it reads the documents, is a `Serial` or
   `Parallel`, `is_positionwise`, or says so by `keeps_documents_apart = True`.

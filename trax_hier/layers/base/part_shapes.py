@@ -16,8 +16,7 @@ from trax_hier.compat import ShapeDtype, base
 # the width of a layer whose slot sets none.
 _BATCH, _ROWS, _WIDTH = 3, 2, 8
 
-
-# Symbols of arrays (b, l), with one number for each row.
+# Symbols of arrays with one number for each position or segment.
 _NUMBERS = {'p': jnp.float32, 'beta': jnp.float32, 'starts': jnp.int32}
 
 # Makes an error from the reason why a part does not fit its slot.

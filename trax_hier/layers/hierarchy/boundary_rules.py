@@ -138,8 +138,12 @@ class WordRule(TokenRule):
     self._n = n_words
 
   def start(self, b: int) -> tuple[jax.Array, ...]:
-    """The last token; positions since others than digits, and than marks; words
-    since the last boundary of another kind."""
+    """What is known before the first token, arrays (b,) int32.
+
+    The last token; how far the next position is from the last one that is no
+    digit, and from the last one that is no punctuation mark; the number of
+    words since the last boundary at a number, mark or line end.
+    """
     zero, one = jnp.zeros(b, jnp.int32), jnp.ones(b, jnp.int32)
     return zero, one, one, zero
 

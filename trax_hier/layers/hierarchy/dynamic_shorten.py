@@ -29,12 +29,12 @@ def TakeFirst(
 
   Args:
     d_model: Width of the inputs.
-    d_inner: Width of the outputs, at least d_model; None means d_model.
-    projection: Whether to widen by RMSNorm and a linear layer, as in AU-Net; if
-      not, a learned vector fills the additional channels, as in H-Net.
+    d_inner: Width of the outputs; None means d_model.
+    projection: Whether RMSNorm and a linear layer change the width, as in
+      AU-Net; if not, a learned vector fills additional channels, as in H-Net.
 
   Raises:
-    ValueError: d_inner is below d_model.
+    ValueError: d_inner is below d_model, without `projection`.
 
   Example:
     >>> h = jnp.array([[[1.0], [2.0], [3.0]]])
@@ -59,8 +59,8 @@ def SegmentMean(d_model: int, d_inner: int | None = None, mode: str = 'train'):
 
   The mean of a segment is known at its end only, so it stands for the segment
   after it. A learned null vector stands for the first segment. Gradients reach
-  beta as in the published code: an input of weight 1 in the mean of segment j
-  has the gradient of j.
+  beta as in the published code: the weight of an input in its mean is 1, with
+  the gradient of the number of boundaries up to this input.
 
   Args:
     d_model: Width of the inputs.

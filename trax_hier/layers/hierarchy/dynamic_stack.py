@@ -38,8 +38,8 @@ from trax_hier.layers.hierarchy.segments import (
   take,
 )
 
-# In predict mode, the inner layers get as many segments at once, and the rest
-# one by one.
+# In predict mode, the inner layers get 16 segments at once while as many are
+# left, then one by one.
 _CHUNKS = 16, 1
 
 
@@ -50,19 +50,22 @@ class DynamicStack(base.Layer):
   x (b, l, d), marks (b, l, 2 + r) bool -> (b, l, d)
 
   upsample(inner(shorten(x))), where `boundaries` finds the segments. `marks`
-  are those of `token_marks`. All positions of a segment read its vector, which
+  are those of `token_marks`. Positions of a segment read its vector, which
   depends on the inputs up to its first position, so the layer is causal if
   `inner` is.
 
   A call of l positions holds up to capacity * l / target segments, rounded up.
   Boundaries beyond are dropped: their positions continue the last segment. The
-  metrics count them, as a share of all boundaries; they also have the mean
-  length of a segment, and the share of segments that start after white space.
+  metrics are the share of boundaries that were dropped, the mean length of a
+  segment in positions of this layer's input, and the share of segments that
+  start after white space.
 
   Attention inside counts segments or, with `TokenPositions`, tokens.
 
-  In predict mode, every row of the batch counts its own segments. `inner` runs
-  when a segment starts in any row, and changes the state of these rows.
+  In predict mode, every row of the batch counts its own segments, up to those
+  that fit into `max_len` positions, so it may keep boundaries that a shorter
+  call in 'eval' mode drops. `inner` runs when a segment starts in any row, and
+  changes the state of these rows only.
 
   Args:
     inner: Factory of the layer on the segments: called with max_len, its
@@ -249,10 +252,11 @@ class DynamicStack(base.Layer):
     return p, beta * valid
 
   def _inner_marks(self, marks, beta, first, n, before):
-    """Marks of the segments, (b, m, 2 + r), and what to add to later ones.
+    """Marks of the segments, (b, m, 2 + r), and marks since the last boundary.
 
     A rule of an inner level marks a segment if it fired at its first position,
-    or at any position since the start of the segment before.
+    or at any position since the start of the segment before. r is here the
+    number of these rules.
 
     Args:
       marks: Those of this level.
@@ -294,7 +298,7 @@ class DynamicStack(base.Layer):
   def _decode_inner(self, run, rows, n):
     """Applies `inner` to the first n of c (1, l, d_inner): z (1, l, d_inner).
 
-    `rows` are c, marks and positions. The rows of z after the first n are
+    `rows` are c, marks and positions. The vectors of z after the first n are
     zeros.
     """
     inner, c = self.sublayers[2], rows[0]

@@ -164,7 +164,8 @@ def PositionLinear(d_model: int, n_positions: int = 16, mode: str = 'train'):
   d)
 
   h_t + (W + W_{i mod n}) RMSNorm(z), with i the position of t in its segment.
-  The maps (d_inner, d) start at a deviation of d_inner^(-1/2).
+  The maps (d_inner, d) are initialized from a truncated normal distribution of
+  standard deviation d_inner^(-1/2).
 
   Args:
     d_model: Width of the outputs, d.
@@ -255,8 +256,9 @@ class _MapByPosition(base.Layer):
       held = hold(last, z, beta)
       maps = shared + by_position[index[:, 0]]
       return jnp.einsum('bld,bde->ble', held, maps)
-    # A segment has all n products: fewer than one for each input, unless the
-    # segments are shorter than n.
+    # All n products of each segment, then the one of each position: this takes
+    # more products than positions if segments are shorter than n, but gathers
+    # vectors, not a matrix for each position.
     z = jnp.concatenate([last.astype(z.dtype), z], axis=1)
     y = jnp.einsum('bmd,nde->bmne', z, shared + by_position)
     b, m, n, d = y.shape

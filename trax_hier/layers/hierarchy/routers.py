@@ -106,7 +106,8 @@ def BoundaryPredictor(
     level: Number of the level, from 1, in the names of metrics.
 
   Raises:
-    ValueError: target is not above 1, or temperature not above 0.
+    ValueError: target is not above 1, temperature not above 0, or d_ff not
+      positive.
 
   Example:
     >>> from trax_hier.compat import ShapeDtype
