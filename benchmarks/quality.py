@@ -9,7 +9,7 @@ process of its own, pinned to one core; as many run at once as cores are given.
 CPU time is the user and system time of the process, so other work on the
 machine changes it little. The CPU time per step, measured in the first steps of
 a side, gives the number of steps that fit into the time; the schedule of the
-learning rate ends with them. The time includes evaluations of 50 batches.
+learning rate ends with them. The time includes evaluations of 25 batches.
 
 With several rates, every side first trains with each of them for a fifth of the
 time, and then with the best. All results are kept in the folder: if the
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 # The first run of a side evaluates at steps 40 and 80. Between lines of its log
 # are 20 steps, the first evaluation with its compilation, and the second alone.
 _SPEED = 20, 40, 60, 80, 100
-_N_EVALS = 8
+_N_EVALS = 5
 _TOKENS = 8 * 512  # Of a batch, as in quality/base.gin.
 
 
