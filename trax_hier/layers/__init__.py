@@ -34,6 +34,7 @@ from trax_hier.layers.attention.t5_positions import T5Positions
 from trax_hier.layers.base.auxiliary import AuxiliaryLoss, Metrics
 from trax_hier.layers.base.build import build
 from trax_hier.layers.base.dense import Dense, Linear, NoProjection
+from trax_hier.layers.base.documents import ReadsDocuments
 from trax_hier.layers.base.feed_forward import (
   FeedForward,
   Gelu,
@@ -174,6 +175,7 @@ __all__ = [
   'Pyramid',
   'RMSNorm',
   'RandomChoice',
+  'ReadsDocuments',
   'RelativePositions',
   'Relu',
   'ReluFeedForward',

@@ -59,7 +59,24 @@ class Documents:
 
 
 class ReadsDocuments(base.Layer):
-  """A layer that keeps the documents of a row apart, or stores them for one."""
+  """A layer that keeps the documents of a row apart, or the memory of one.
+
+  In 'train' and 'eval' modes, its state must be () otherwise. Positions of
+  vectors (b, l, d) in their documents are `documents.of_rows(l)`.
+
+  Example: sums over a document so far.
+    >>> class Total(ReadsDocuments):
+    ...   def forward(self, x):
+    ...     total = jnp.cumsum(x, axis=1)
+    ...     if self.documents is None:
+    ...       return total
+    ...     begins = jnp.arange(x.shape[1]) - self.documents.of_rows(x.shape[1])
+    ...     return total - jnp.take_along_axis(total - x, begins, axis=1)
+    >>> documents = Documents.from_ids(jnp.array([[1, 1, 2, 2]]))
+    >>> y, _ = Total().pure_fn(jnp.ones((1, 4)), (), documents, None)
+    >>> print(y)
+    [[1. 2. 1. 2.]]
+  """
 
   @property
   def documents(self) -> Documents | None:
