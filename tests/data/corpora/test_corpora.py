@@ -9,7 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from trax_hier.data import DocumentLanes, TextFiles, TextPairs
+from trax_hier.data import (
+  DocumentLanes,
+  PaddedDocuments,
+  TextFiles,
+  TextPairs,
+)
 from trax_hier.data.corpora import documents, opening
 from trax_hier.data.corpora.writer import DocumentWriter
 from trax_hier.data.unpacking import unpacked
@@ -287,3 +292,10 @@ def test_a_file_that_changes_before_it_is_read_is_an_error(
   monkeypatch.setattr(opening, 'write_text', change)
   with pytest.raises(ValueError, match='has changed while it was read'):
     TextFiles(str(tmp_path / name), 2, 16)
+
+
+@pytest.mark.parametrize('data', [TextFiles, DocumentLanes, PaddedDocuments])
+@pytest.mark.parametrize('path', [None, 3, ('a.txt',)])
+def test_paths_are_strings(data, path):
+  with pytest.raises(ValueError, match=rf'{data.__name__}\.path = .*string'):
+    data(path, 1, 8)

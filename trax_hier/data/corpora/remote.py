@@ -65,9 +65,11 @@ def fetch(path: str, binding: str) -> str:
     binding: Argument that sets the path, for messages.
 
   Raises:
-    ValueError: naming the binding, if a package is missing, if there is no such
-      file, or if it cannot be read.
+    ValueError: naming the binding, if the path is no text, if a package is
+      missing, if there is no such file, or if it cannot be read.
   """
+  if not isinstance(path, str):
+    raise ValueError(f'{binding}: must be a path or an address, as a string')
   if not is_remote(path):
     return path
   latest = cache_folder() / 'remote' / f'{hash_of(path)}.json'
