@@ -77,6 +77,20 @@ def test_attention_of_any_size(positions, window, lengths):
     np.testing.assert_allclose(y[:, begin:end], alone, 0, 1e-5)
 
 
+def test_stacks_inside_stacks():
+  def block():
+    return hl.SelfAttention(4, n_heads=1, mode='eval')
+
+  layer = hl.Repeat(lambda: hl.Repeat(block, 3), 2)
+  x = toy.normal(2, 8, 4)
+  weights, state = toy.make(layer, x)
+  y, _ = toy.run(
+    layer, x, weights, set_documents(layer, state, documents((3, 5)))
+  )
+  alone, _ = toy.run(layer, x[:, 3:], weights, state)
+  np.testing.assert_allclose(y[:, 3:], alone, 0, 1e-5)
+
+
 @pytest.mark.parametrize(
   ('layer', 'path'),
   [

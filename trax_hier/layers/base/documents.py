@@ -106,8 +106,9 @@ def set_documents(
   if not layer.sublayers:
     return state
   if isinstance(layer, Stack):
+    # The axis of the blocks follows those of the stacks around.
     documents = jax.tree.map(
-      lambda x: jnp.broadcast_to(x, (layer.n, *x.shape)), documents
+      lambda x: jnp.repeat(x[..., None, :, :], layer.n, axis=-3), documents
     )
   pairs = zip(layer.sublayers, state, strict=True)
   return tuple(set_documents(*pair, documents) for pair in pairs)
@@ -143,8 +144,8 @@ def _path_to_mixing(layer):
 def document_multiple(layer: base.Layer) -> int:
   """The number of which each document in a row must fill a multiple of tokens.
 
-  Layers that group `document_multiple` vectors have this attribute. Those that
-  run their first sublayer on shorter sequences have `shorten_factor` too.
+  Layers that run their first sublayer on a shorter sequence have an attribute
+  `shorten_factor`, others that group vectors have `document_multiple`.
 
   Example:
     >>> from trax_hier.models import HourglassLM
@@ -152,8 +153,8 @@ def document_multiple(layer: base.Layer) -> int:
     4
   """
   inside = [document_multiple(x) for x in layer.sublayers]
-  if inside and (factor := getattr(layer, 'shorten_factor', None)):
-    inside[0] *= factor
+  if inside:
+    inside[0] *= getattr(layer, 'shorten_factor', 1)
   alternatives = map(document_multiple, getattr(layer, 'alternatives', ()))
   own = getattr(layer, 'document_multiple', 1)
   return math.lcm(own, *inside, *alternatives)

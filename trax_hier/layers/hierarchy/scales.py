@@ -107,11 +107,6 @@ class Coarse(base.Layer):
     """The factor by which the layer's outputs are shorter."""
     return self._ratio
 
-  @property
-  def document_multiple(self) -> int:
-    """The number of which documents in a row must fill a multiple."""
-    return self._ratio
-
   def init_weights_and_state(self, input_signature):
     layer, _ = self.sublayers
     b, l, d = input_signature.shape

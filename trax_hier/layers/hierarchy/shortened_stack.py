@@ -90,11 +90,6 @@ class ShortenedStack(base.Layer):
     """The factor by which the inner layers' sequence is shorter."""
     return self._k
 
-  @property
-  def document_multiple(self) -> int:
-    """The number of which documents in a row must fill a multiple."""
-    return self._k
-
   def init_weights_and_state(self, input_signature):
     coarse, fine, _ = self.sublayers
     x = self._padded(input_signature)
